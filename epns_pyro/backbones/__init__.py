@@ -1,0 +1,1 @@
+"""Equivariant networks: geometry in, features out. No probability here."""

@@ -1,0 +1,118 @@
+"""Strict typed configuration and the registries that map a name to a config class.
+
+A config is frozen; an unknown key is an error that offers the nearest name. What the user chose lives here; what the data
+dictates (shapes, scales, dt) travels separately.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+import pydantic
+import yaml
+
+from epns_pyro.errors import ConfigError, nearest
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(pydantic.BaseModel):
+    """Base of all configs: frozen, no unknown keys, errors in one clear line."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, raw: dict[str, Any], *, where: str = "config") -> Self:
+        """Validate plain data.
+
+        Raises
+        ------
+        ConfigError
+            One line per problem: the key, what was expected, what was found.
+        """
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{where}: expected a mapping, found {type(raw).__name__}")
+        try:
+            return cls.model_validate(raw)
+        except pydantic.ValidationError as error:
+            raise ConfigError("; ".join(_explain(cls, item, where) for item in error.errors())) from None
+
+    def override(self, changes: dict[str, Any]) -> Self:
+        """Return a copy with dotted keys changed, e.g. {"training.steps": 100}, fully validated again."""
+        raw = self.model_dump(mode="python")
+        for dotted, value in changes.items():
+            node: Any = raw
+            *parents, leaf = dotted.split(".")
+            for parent in parents:
+                if not isinstance(node, dict) or not isinstance(node.get(parent), dict):
+                    raise ConfigError(
+                        f"--set {dotted}: there is no section {parent!r}: {nearest(parent, node if isinstance(node, dict) else ())}"
+                    )
+                node = node[parent]
+            if leaf not in node:
+                raise ConfigError(f"--set {dotted}: unknown key {leaf!r}: {nearest(leaf, node)}")
+            node[leaf] = value
+        return type(self).parse(raw)
+
+
+def _explain(cls: type[Config], item: Any, where: str) -> str:
+    location = ".".join(str(part) for part in item["loc"]) or where
+    if item["type"] == "extra_forbidden":
+        owner: Any = cls
+        for part in item["loc"][:-1]:
+            owner = _submodel(owner, part)
+        known = owner.model_fields if owner is not None else ()
+        return f"{where}: unknown key {location!r}: {nearest(str(item['loc'][-1]), known)}"
+    found = item.get("input")
+    return f"{where}: {location}: {item['msg'][:1].lower()}{item['msg'][1:]}, found {found!r}"
+
+
+def _submodel(owner: Any, part: Any) -> Any:
+    if owner is None or part not in getattr(owner, "model_fields", {}):
+        return owner if isinstance(owner, type) else None
+    annotation = owner.model_fields[part].annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Config) else None
+
+
+def parse_value(text: str) -> Any:
+    """Read the value of a `--set key=value`, as YAML (so 1e-3, true, [1, 2] and words mean what they look like)."""
+    try:
+        return float(text) if _is_exponent(text) else yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _is_exponent(text: str) -> bool:
+    # YAML 1.1 reads 1e-3 as a word.
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "e" in text.lower()
+
+
+class Registry:
+    """Names for things of one kind, with an error that offers the nearest name."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Any] = {}
+
+    def register(self, name: str) -> Callable[[Any], Any]:
+        def decorate(entry: Any) -> Any:
+            if name in self._entries:
+                raise ConfigError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = entry
+            return entry
+
+        return decorate
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._entries:
+            raise ConfigError(f"unknown {self.kind} {name!r}: {nearest(name, self._entries)}")
+        return self._entries[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._entries))

@@ -1,0 +1,1 @@
+"""Trajectory stores, windows and importers."""

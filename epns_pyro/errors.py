@@ -1,0 +1,42 @@
+"""The errors a user can cause. Each names the thing, what was expected, what was found, and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EpnsError(ValueError):
+    """Base of every error that is the input's fault, not the program's."""
+
+
+class ConfigError(EpnsError):
+    """A setting is unknown, has the wrong type, or contradicts another one."""
+
+
+class DataError(EpnsError):
+    """A store or file does not hold what its description says."""
+
+
+class ShapeError(EpnsError):
+    """A tensor has the wrong shape or dtype."""
+
+
+class CheckpointError(EpnsError):
+    """A checkpoint is truncated, foreign, or belongs to another run."""
+
+
+class TrainingError(EpnsError):
+    """Training cannot go on: too many non-finite losses, no data left, nowhere to write."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that offers the known name closest to `name`, or all of them.
+
+    >>> nearest("widht", ["width", "layers"])
+    "did you mean 'width'? (known: layers, width)"
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    listing = f"known: {', '.join(known)}"
+    return f"did you mean {close[0]!r}? ({listing})" if close else listing

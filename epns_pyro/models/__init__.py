@@ -1,0 +1,1 @@
+"""The probabilistic model: transitions, emissions, and the Pyro model and guide that unroll them."""

@@ -1,0 +1,78 @@
+"""The abstract stochastic system."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from epns_pyro.config import Config
+from epns_pyro.state import StateSpec
+from epns_pyro.symmetry import Group
+
+
+@dataclass(frozen=True)
+class Observable:
+    """A scalar summary of a state, evaluated along trajectories.
+
+    `values` has shape (*batch, time); `discrete` observables (counts) need randomised PIT values.
+    """
+
+    label: str
+    unit: str
+    values: np.ndarray
+    discrete: bool = False
+
+
+class System(ABC):
+    """A stochastic system: its state, symmetry and time step, and, where it can be simulated, its true law.
+
+    States are NumPy float64 arrays (*batch, *site, channel). A system without a simulator (recorded data) leaves `can_simulate` False;
+    one whose transition density is known sets `has_oracle`.
+    """
+
+    name: ClassVar[str]
+    can_simulate: ClassVar[bool] = False
+    has_oracle: ClassVar[bool] = False
+
+    config: Config
+    spec: StateSpec
+    group: Group
+    frame_dt: float
+    time_unit: str = ""
+
+    @abstractmethod
+    def observables(self, x: np.ndarray) -> dict[str, Observable]:
+        """Evaluate every observable on trajectories x (*batch, time, *site, channel)."""
+
+    @abstractmethod
+    def alive(self, x: np.ndarray) -> np.ndarray:
+        """Return (*batch, time) booleans: True until a trajectory x (*batch, time, *site, channel) first stops being plausible."""
+
+    def initial(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw n initial states: (n, *site, channel)."""
+        raise TypeError(f"system {self.name!r} has no law of initial states")
+
+    def simulate(self, x0: np.ndarray, steps: int, seeds: np.ndarray, *, workers: int | None = None) -> np.ndarray:
+        """Run the true process from x0 (n, *site, channel) for `steps` frames: (n, steps + 1, *site, channel).
+
+        `seeds` (n,) uint64, one per trajectory: the result does not depend on the number of threads (`workers`, default: all).
+        """
+        raise TypeError(f"system {self.name!r} has no simulator")
+
+    def transition_log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
+        """The oracle: true log p(x_next | x), nats, (*batch,), for full states (*batch, *site, channel)."""
+        raise TypeError(f"system {self.name!r} has no known transition density")
+
+
+def trajectory_seeds(seed: int, group: str, n: int, *, start: int = 0) -> np.ndarray:
+    """Seeds of trajectories start .. start + n - 1 of a named set: (n,) uint64, each derived from (seed, set, index).
+
+    Sets of different names share no stream, and a set made in several pieces equals the set made at once.
+    """
+    key = int.from_bytes(group.encode(), "little")
+    return np.array(
+        [np.random.SeedSequence((seed, key, i)).generate_state(1, np.uint64)[0] for i in range(start, start + n)], dtype=np.uint64
+    )
