@@ -7,7 +7,7 @@ dictates (shapes, scales, dt) travels separately.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import pydantic
 import yaml
@@ -52,6 +52,8 @@ class Config(pydantic.BaseModel):
                 node = node[parent]
             if leaf not in node:
                 raise ConfigError(f"--set {dotted}: unknown key {leaf!r}: {nearest(leaf, node)}")
+            if leaf == "name" and value != node["name"]:
+                node.clear()  # another choice: the settings of the old one do not carry over
             node[leaf] = value
         return type(self).parse(raw)
 
@@ -64,6 +66,8 @@ def _explain(cls: type[Config], item: Any, where: str) -> str:
             owner = _submodel(owner, part)
         known = owner.model_fields if owner is not None else ()
         return f"{where}: unknown key {location!r}: {nearest(str(item['loc'][-1]), known)}"
+    if item["type"] == "value_error":  # raised by one of our own validators: already a whole sentence
+        return f"{where}: {location}: {item['ctx']['error']}"
     found = item.get("input")
     return f"{where}: {location}: {item['msg'][:1].lower()}{item['msg'][1:]}, found {found!r}"
 
@@ -93,7 +97,10 @@ def _is_exponent(text: str) -> bool:
 
 
 class Registry:
-    """Names for things of one kind, with an error that offers the nearest name."""
+    """Names for config classes of one kind, with an error that offers the nearest name.
+
+    A registered class is a `Config` with a field ``name`` whose default is the name it is registered under, and a method ``build``.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -116,3 +123,20 @@ class Registry:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self._entries))
+
+    def parse(self, raw: Any) -> Any:
+        """Read a choice: a config, the bare name (all defaults), or a mapping with the key ``name``."""
+        if isinstance(raw, Config):
+            return raw
+        if isinstance(raw, str):
+            return self[raw]()
+        if not isinstance(raw, dict) or "name" not in raw:
+            raise ConfigError(
+                f"expected a {self.kind}: a name or a mapping with the key 'name' (known: {', '.join(self.names)}), found {raw!r}"
+            )
+        return self[raw["name"]].parse(raw, where=f"{self.kind} {raw['name']}")
+
+
+def choice(registry: Registry) -> Any:
+    """Type of a config field whose value is one of the configs of a registry."""
+    return Annotated[pydantic.SerializeAsAny[Config], pydantic.BeforeValidator(registry.parse)]

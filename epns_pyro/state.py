@@ -45,6 +45,12 @@ class Field:
         Typical size (standard deviation, in `unit`), computed from training data; networks see value / scale.
     kind : {"real", "label", "category"}
         A label is an arbitrary name of an entity (a cell id), which relabelling permutes; a category is a class (a type).
+    size : int
+        Labels and categories take the values 0 .. size - 1; 0 for real fields.
+    rate_of : str
+        Name of the field whose rate of change this is: a velocity is the rate of a position. "" for none.
+    of : str
+        Name of the label field whose entities this belongs to: a cell's type travels with its label. "" for a property of the site.
     """
 
     name: str
@@ -54,6 +60,9 @@ class Field:
     unit: str = ""
     scale: float = 1.0
     kind: str = "real"
+    size: int = 0
+    rate_of: str = ""
+    of: str = ""
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -64,6 +73,14 @@ class Field:
             raise ConfigError(f"field {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
         if self.translates and self.irreps != "1o":
             raise ConfigError(f"field {self.name!r}: only a vector (irreps '1o') can translate, found {self.irreps!r}")
+        if (self.kind == "real") != (self.size == 0):
+            raise ConfigError(
+                f"field {self.name!r}: size is for labels and categories, and they need one; found kind {self.kind!r}, size {self.size}"
+            )
+        if self.of and self.dynamic:
+            raise ConfigError(
+                f"field {self.name!r}: a property of the entities of {self.of!r} travels with them, so it must have dynamic = false"
+            )
         if not (np.isfinite(self.scale) and self.scale > 0):
             raise ConfigError(f"field {self.name!r}: scale must be positive and finite, found {self.scale}")
 
@@ -89,11 +106,14 @@ class StateSpec:
         Names of the site axes, e.g. ("body",) or ("y", "x").
     space : int
         Dimension of space: the number of channels of a vector field.
+    periodic : bool
+        Whether the site axes of a lattice wrap around.
     """
 
     fields: tuple[Field, ...]
     sites: tuple[str, ...] = ("body",)
     space: int = 3
+    periodic: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", tuple(self.fields))
@@ -107,6 +127,14 @@ class StateSpec:
             raise ConfigError("a state needs at least one dynamic field, all are static")
         if self.space not in (1, 2, 3):
             raise ConfigError(f"space must be 1, 2 or 3 dimensions, found {self.space}")
+        for f in self.fields:
+            for role, other in (("rate_of", f.rate_of), ("of", f.of)):
+                if other and other not in names:
+                    raise ConfigError(f"field {f.name!r}: {role} names no field: {nearest(other, names)}")
+            if f.rate_of and self[f.rate_of].irreps != f.irreps:
+                raise ConfigError(f"field {f.name!r} is declared the rate of {f.rate_of!r}, but their irreps differ")
+            if f.of and self[f.of].kind != "label":
+                raise ConfigError(f"field {f.name!r} is declared a property of {f.of!r}, which is not a label field")
 
     # -- structure ---------------------------------------------------------------------------------------------------
 
@@ -228,17 +256,50 @@ class StateSpec:
         return cat([x[..., self.slice(f.name)] for f in self.dynamic_fields], -1)
 
     def advance(self, x: Array, y: Array) -> Array:
-        """Return the state x with its dynamic channels replaced by y; batch dimensions broadcast."""
+        """Return the state x with its dynamic channels replaced by y; batch dimensions broadcast.
+
+        A field that belongs to entities (`of`) is looked up for the new labels: a pixel that a cell has taken gets the type of that cell.
+        """
         if not self.static_fields:
             return y
+        is_torch = isinstance(x, torch.Tensor)
+        shape = tuple((torch.broadcast_shapes if is_torch else np.broadcast_shapes)(x.shape[:-1], y.shape[:-1]))
+
+        def part(field: Field) -> Array:
+            if field.dynamic:
+                value = y[..., self.slice(field.name, among_dynamic=True)]
+            elif field.of:
+                value = self._travel(field, x, y)[..., None]
+            else:
+                value = x[..., self.slice(field.name)]
+            return value.expand(*shape, -1) if is_torch else np.broadcast_to(value, (*shape, value.shape[-1]))
+
+        parts = [part(field) for field in self.fields]
+        return torch.cat(parts, -1) if is_torch else np.concatenate(parts, -1)
+
+    def entity_property(self, x: Array, name: str) -> Array:
+        """Return a property of the entities of a label field, read off the sites that they occupy: (*batch, label); 0 where an entity is absent."""
+        field = self[name]
+        owner, sites = self[field.of], len(self.sites)
+        labels, values = self.get(x, owner.name), self.get(x, name)
+        batch = labels.shape[: labels.ndim - sites]
         if isinstance(x, torch.Tensor):
-            shape = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1])
-            cat, expand = torch.cat, (lambda a: a.expand(*shape, a.shape[-1]))
-        else:
-            shape = np.broadcast_shapes(x.shape[:-1], y.shape[:-1])
-            cat, expand = np.concatenate, (lambda a: np.broadcast_to(a, (*shape, a.shape[-1])))
-        parts = [expand(y[..., self.slice(f.name, among_dynamic=True)] if f.dynamic else x[..., self.slice(f.name)]) for f in self.fields]
-        return cat(parts, -1)
+            flat = labels.reshape(*batch, -1).long()
+            return values.new_zeros(*batch, owner.size).scatter(-1, flat, values.reshape(*batch, -1))
+        table = np.zeros((*batch, owner.size), dtype=x.dtype)
+        np.put_along_axis(table, labels.reshape(*batch, -1).astype(np.int64), values.reshape(*batch, -1), axis=-1)
+        return table
+
+    def _travel(self, field: Field, x: Array, y: Array) -> Array:
+        table, labels = self.entity_property(x, field.name), self.get_dynamic(y, field.of)
+        batch = labels.shape[: labels.ndim - len(self.sites)]
+        if isinstance(x, torch.Tensor):
+            table = table.expand(*torch.broadcast_shapes(table.shape[:-1], batch), -1)
+            flat = labels.reshape(*batch, -1).long().expand(*table.shape[:-1], -1)
+            return table.gather(-1, flat).reshape(*table.shape[:-1], *labels.shape[len(batch) :])
+        table = np.broadcast_to(table, (*np.broadcast_shapes(table.shape[:-1], batch), table.shape[-1]))
+        flat = np.broadcast_to(labels.reshape(*batch, -1).astype(np.int64), (*table.shape[:-1], int(np.prod(labels.shape[len(batch) :]))))
+        return np.take_along_axis(table, flat, axis=-1).reshape(*table.shape[:-1], *labels.shape[len(batch) :])
 
     def act(self, g: GroupElement, x: Array) -> Array:
         """Return g x for full states x (*batch, *site, channel)."""
@@ -285,9 +346,9 @@ class StateSpec:
     def from_dict(cls, raw: dict[str, Any]) -> StateSpec:
         """Build a spec from plain data (JSON or YAML), with errors that name the entry."""
         if not isinstance(raw, dict) or not isinstance(raw.get("fields"), (list, tuple)):
-            raise ConfigError("a state specification is a mapping with the keys fields, sites, space")
+            raise ConfigError("a state specification is a mapping with the keys fields, sites, space, periodic")
         for key in raw:
-            if key not in ("fields", "sites", "space"):
+            if key not in ("fields", "sites", "space", "periodic"):
                 raise ConfigError(f"state specification: unknown key {key!r}: {nearest(key, ('fields', 'sites', 'space'))}")
         known = tuple(Field.__dataclass_fields__)
         fields = []

@@ -7,10 +7,35 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import pydantic
 
-from epns_pyro.config import Config
+from epns_pyro.config import Config, Registry
 from epns_pyro.state import StateSpec
 from epns_pyro.symmetry import Group
+
+
+SYSTEMS = Registry("system")
+
+
+class SetConfig(Config):
+    """One named set of trajectories: `trajectories` runs of `steps` frames after the initial state.
+
+    `initial_states` k: the runs share k initial states evenly (run i starts from state i // (trajectories / k)); None: every run has its own.
+    """
+
+    trajectories: int = pydantic.Field(gt=0)
+    steps: int = pydantic.Field(gt=0)
+    initial_states: int | None = None
+
+
+class SystemConfig(Config, ABC):
+    """What a user can vary about a system; `build` makes it."""
+
+    name: str
+    sets: dict[str, SetConfig] = {}
+
+    @abstractmethod
+    def build(self) -> System: ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +62,7 @@ class System(ABC):
     can_simulate: ClassVar[bool] = False
     has_oracle: ClassVar[bool] = False
 
-    config: Config
+    config: SystemConfig
     spec: StateSpec
     group: Group
     frame_dt: float
