@@ -226,7 +226,8 @@ class StateSpec:
             if field.is_vector:
                 if value.ndim < 1 + len(self.sites) or value.shape[-1] != self.space:
                     raise ShapeError(
-                        f"field {field.name!r} is a vector: expected (*batch, {', '.join(self.sites)}, {self.space}), found {tuple(value.shape)}"
+                        f"field {field.name!r} is a vector: expected (*batch, {', '.join(self.sites)}, {self.space}), "
+                        f"found {tuple(value.shape)}"
                     )
             else:
                 if value.ndim < len(self.sites):
@@ -278,7 +279,7 @@ class StateSpec:
         return torch.cat(parts, -1) if is_torch else np.concatenate(parts, -1)
 
     def entity_property(self, x: Array, name: str) -> Array:
-        """Return a property of the entities of a label field, read off the sites that they occupy: (*batch, label); 0 where an entity is absent."""
+        """Return a property of the entities of a label field, read off the sites they occupy: (*batch, label); 0 for the absent."""
         field = self[name]
         owner, sites = self[field.of], len(self.sites)
         labels, values = self.get(x, owner.name), self.get(x, name)

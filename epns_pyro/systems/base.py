@@ -13,14 +13,14 @@ from epns_pyro.config import Config, Registry
 from epns_pyro.state import StateSpec
 from epns_pyro.symmetry import Group
 
-
 SYSTEMS = Registry("system")
 
 
 class SetConfig(Config):
     """One named set of trajectories: `trajectories` runs of `steps` frames after the initial state.
 
-    `initial_states` k: the runs share k initial states evenly (run i starts from state i // (trajectories / k)); None: every run has its own.
+    With `initial_states` k the runs share k initial states evenly: run i starts from
+    state i // (trajectories / k). With None every run has its own.
     """
 
     trajectories: int = pydantic.Field(gt=0)
@@ -32,7 +32,7 @@ class SystemConfig(Config, ABC):
     """What a user can vary about a system; `build` makes it."""
 
     name: str
-    sets: dict[str, SetConfig] = {}
+    sets: dict[str, SetConfig] = pydantic.Field(default_factory=dict)
 
     @abstractmethod
     def build(self) -> System: ...
