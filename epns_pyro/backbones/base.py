@@ -1,0 +1,117 @@
+"""What every network on particles shares: what goes in, what comes out, how it behaves under the symmetry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from epns_pyro.config import Config, Registry
+from epns_pyro.errors import ShapeError
+
+BACKBONES = Registry("backbone")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Representations that go into a backbone and come out of it, per body.
+
+    Parameters
+    ----------
+    in_scalars, out_scalars : int
+        Invariant channels.
+    in_vectors, out_vectors : int
+        Vectors of space; they rotate and reflect, they do not translate.
+    space : int
+        Dimension of space.
+    bodies : int
+        Number of bodies; only networks that are not permutation equivariant depend on it.
+    """
+
+    in_scalars: int
+    in_vectors: int
+    out_scalars: int
+    out_vectors: int
+    space: int = 3
+    bodies: int = 1
+
+
+@dataclass(frozen=True)
+class Features:
+    """Per-body features: `scalars` (*batch, body, channel) and `vectors` (*batch, body, channel, space)."""
+
+    scalars: Tensor
+    vectors: Tensor
+
+
+class Backbone(nn.Module, ABC):
+    """A network f(positions, features) -> features on a set of bodies.
+
+    An equivariant backbone satisfies, for every rotation or reflection R, translation t and permutation P of the bodies,
+    f(P(R r + t), P s, P R v) = (P s', P R v') where f(r, s, v) = (s', v').
+    """
+
+    equivariant: ClassVar[bool]
+
+    def __init__(self, signature: Signature) -> None:
+        super().__init__()
+        self.signature = signature
+
+    def forward(self, positions: Tensor, features: Features) -> Features:
+        """Evaluate the network.
+
+        Parameters
+        ----------
+        positions : Tensor, (*batch, body, space)
+        features : Features
+            With the channels that the signature declares.
+
+        Returns
+        -------
+        Features
+            `out_scalars` and `out_vectors` channels per body.
+
+        Raises
+        ------
+        ShapeError
+            If a neighbour feeds it other representations than it declares.
+        """
+        want = (self.signature.in_scalars, self.signature.in_vectors, self.signature.space)
+        have = (features.scalars.shape[-1], features.vectors.shape[-2], positions.shape[-1])
+        if want != have:
+            raise ShapeError(f"{type(self).__name__} declares (scalars, vectors, space) = {want}, found {have}")
+        return self.evaluate(positions, features)
+
+    @abstractmethod
+    def evaluate(self, positions: Tensor, features: Features) -> Features:
+        """Do the work of `forward`, for arguments whose shapes are right."""
+
+
+class BackboneConfig(Config, ABC):
+    """What a user can choose about a backbone; `build` makes it for the representations of its place."""
+
+    name: str
+
+    @abstractmethod
+    def build(self, signature: Signature) -> Backbone: ...
+
+
+def perceptron(*widths: int, small_output: bool = False) -> nn.Sequential:
+    """Return a multilayer perceptron with SiLU between its layers; `small_output` makes it start near zero."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(fan_in, fan_out), nn.SiLU()]
+    layers.pop()
+    if small_output:
+        with torch.no_grad():
+            layers[-1].weight.mul_(0.1)
+            layers[-1].bias.zero_()
+    return nn.Sequential(*layers)
+
+
+def safe_norm(vectors: Tensor, floor: float = 1e-12) -> Tensor:
+    """Return |v| over the last axis with a finite gradient at v = 0: sqrt(v . v + floor)."""
+    return (vectors.square().sum(-1) + floor).sqrt()

@@ -1,0 +1,117 @@
+"""Who talks to whom: interaction graphs over the bodies of a batch.
+
+A graph only gathers the two ends of its edges and sums messages at their receivers, so a message-passing layer is written once.
+`DenseGraph` (complete graphs of few bodies: no index arithmetic at run time) and `SparseGraph` (torch-geometric) agree to rounding.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import pydantic
+import torch
+from torch import Tensor
+from torch_geometric.utils import scatter
+
+from epns_pyro.config import Config
+
+DENSE_BODIES = 32  # above this, all pairs at once cost more memory than the indices do
+
+
+class Graph(ABC):
+    """Edges from senders j to receivers i. Edge tensors are (*edge, channel); `edge` is a layout that only the graph knows."""
+
+    @abstractmethod
+    def receivers(self, nodes: Tensor) -> Tensor:
+        """Return the node features (*batch, body, ...) at the receiving end of every edge: (*edge, ...)."""
+
+    @abstractmethod
+    def senders(self, nodes: Tensor) -> Tensor:
+        """Return the node features (*batch, body, ...) at the sending end of every edge: (*edge, ...)."""
+
+    @abstractmethod
+    def collect(self, messages: Tensor) -> Tensor:
+        """Sum messages (*edge, ...) at their receivers: (*batch, body, ...)."""
+
+
+class DenseGraph(Graph):
+    """The complete graph without self-loops; edges are laid out as (*batch, receiver, other body)."""
+
+    def __init__(self, positions: Tensor) -> None:
+        bodies = positions.shape[-2]
+        others = torch.arange(bodies - 1, device=positions.device).expand(bodies, -1)
+        self._others = (others + (others >= torch.arange(bodies, device=positions.device)[:, None]).long()).reshape(-1)
+        self._batch = positions.dim() - 2
+
+    def receivers(self, nodes: Tensor) -> Tensor:
+        return nodes.unsqueeze(self._batch + 1)
+
+    def senders(self, nodes: Tensor) -> Tensor:
+        bodies = nodes.shape[self._batch]
+        return nodes.index_select(self._batch, self._others).unflatten(self._batch, (bodies, bodies - 1))
+
+    def collect(self, messages: Tensor) -> Tensor:
+        return messages.sum(self._batch + 1)
+
+
+class SparseGraph(Graph):
+    """Any graph, as an edge list over the flattened bodies of the batch; edges are laid out as (edge,)."""
+
+    def __init__(self, edge_index: Tensor, shape: torch.Size) -> None:
+        self._sender, self._receiver = edge_index
+        self._shape = shape  # (*batch, body)
+
+    def _flat(self, nodes: Tensor) -> Tensor:
+        return nodes.reshape(-1, *nodes.shape[len(self._shape) :])
+
+    def receivers(self, nodes: Tensor) -> Tensor:
+        return self._flat(nodes).index_select(0, self._receiver)
+
+    def senders(self, nodes: Tensor) -> Tensor:
+        return self._flat(nodes).index_select(0, self._sender)
+
+    def collect(self, messages: Tensor) -> Tensor:
+        summed = scatter(messages, self._receiver, dim=0, dim_size=self._shape.numel(), reduce="sum")
+        return summed.reshape(*self._shape, *messages.shape[1:])
+
+
+class GraphConfig(Config):
+    """The interaction graph: `complete`, all pairs nearer than `radius`, or the `neighbours` nearest bodies of each."""
+
+    kind: Literal["complete", "radius", "nearest"] = "complete"
+    radius: float | None = pydantic.Field(default=None, gt=0, description="in standard deviations of the positions")
+    neighbours: int | None = pydantic.Field(default=None, gt=0)
+    dense: bool | None = pydantic.Field(default=None, description="force (true) or forbid (false) the dense path of a complete graph")
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> GraphConfig:
+        for kind, key in (("radius", "radius"), ("nearest", "neighbours")):
+            if (self.kind == kind) != (getattr(self, key) is not None):
+                raise ValueError(f"graph kind {kind!r} and the setting {key!r} go together; found kind {self.kind!r}, {key} {getattr(self, key)}")
+        if self.dense and self.kind != "complete":
+            raise ValueError(f"only a complete graph has a dense path, found kind {self.kind!r}")
+        return self
+
+    def connect(self, positions: Tensor) -> Graph:
+        """Build the graph of positions (*batch, body, space), in units of their scale."""
+        shape, bodies = positions.shape[:-1], positions.shape[-2]
+        if self.kind == "complete" and (bodies <= DENSE_BODIES if self.dense is None else self.dense):
+            return DenseGraph(positions)
+        with torch.no_grad():
+            flat = positions.reshape(-1, bodies, positions.shape[-1])
+            distance = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
+            distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+            if self.kind == "nearest":
+                near = distance.topk(min(self.neighbours, bodies - 1), largest=False).indices  # (graph, receiver, neighbour)
+                graph, receiver = torch.meshgrid(
+                    torch.arange(len(flat), device=flat.device), torch.arange(bodies, device=flat.device), indexing="ij"
+                )
+                receiver = (graph * bodies + receiver)[..., None].expand_as(near)
+                sender = near + graph[..., None] * bodies
+                edges = torch.stack([sender.reshape(-1), receiver.reshape(-1)])
+            else:
+                reach = distance < (self.radius if self.kind == "radius" else torch.inf)
+                graph, receiver, sender = reach.nonzero(as_tuple=True)
+                edges = torch.stack([graph * bodies + sender, graph * bodies + receiver])
+        return SparseGraph(edges, shape)
