@@ -310,18 +310,21 @@ class StateSpec:
         """Return g y for the dynamic channels y (*batch, *site, dynamic channel) of a state."""
         return g.act(self, self.dynamic_fields, y)
 
-    def check(self, x: Array, *, what: str = "the state") -> None:
-        """Raise ShapeError unless x is a finite floating-point (*batch, *site, channel) array of this spec."""
+    def check_shape(self, x: Array, *, what: str = "the state") -> None:
+        """Raise ShapeError unless x is a (*batch, *site, channel) array of this spec with the right dtype."""
         if x.ndim < 1 + len(self.sites) or x.shape[-1] != self.channels:
             named = ", ".join(f"{f.name} {self.width(f)}" for f in self.fields)
             raise ShapeError(
                 f"{what}: expected (*batch, {', '.join(self.sites)}, {self.channels}) with channels {named}; found {tuple(x.shape)}. "
                 "spec.pack(...) builds it from named fields"
             )
-        floating = x.dtype.is_floating_point if isinstance(x, torch.Tensor) else np.issubdtype(x.dtype, np.floating)
-        if not floating and all(f.kind == "real" for f in self.fields):
+        if not _is_floating(x) and all(f.kind == "real" for f in self.fields):
             raise ShapeError(f"{what}: expected floating point numbers, found dtype {x.dtype}")
-        if floating and not bool((torch if isinstance(x, torch.Tensor) else np).isfinite(x).all()):
+
+    def check(self, x: Array, *, what: str = "the state") -> None:
+        """Raise ShapeError unless x is a finite (*batch, *site, channel) array of this spec."""
+        self.check_shape(x, what=what)
+        if _is_floating(x) and not bool((torch if isinstance(x, torch.Tensor) else np).isfinite(x).all()):
             raise ShapeError(f"{what}: holds NaN or infinite values")
 
     # -- travel --------------------------------------------------------------------------------------------------------
@@ -350,7 +353,7 @@ class StateSpec:
             raise ConfigError("a state specification is a mapping with the keys fields, sites, space, periodic")
         for key in raw:
             if key not in ("fields", "sites", "space", "periodic"):
-                raise ConfigError(f"state specification: unknown key {key!r}: {nearest(key, ('fields', 'sites', 'space'))}")
+                raise ConfigError(f"state specification: unknown key {key!r}: {nearest(key, ('fields', 'sites', 'space', 'periodic'))}")
         known = tuple(Field.__dataclass_fields__)
         fields = []
         for number, entry in enumerate(raw["fields"]):
@@ -360,5 +363,9 @@ class StateSpec:
                 if key not in known:
                     raise ConfigError(f"state specification: field {entry['name']!r}: unknown key {key!r}: {nearest(key, known)}")
             fields.append(Field(**entry))
-        rest = {k: raw[k] for k in ("sites", "space") if k in raw}
+        rest = {k: raw[k] for k in ("sites", "space", "periodic") if k in raw}
         return cls(fields=tuple(fields), **rest)
+
+
+def _is_floating(x: Array) -> bool:
+    return x.dtype.is_floating_point if isinstance(x, torch.Tensor) else np.issubdtype(x.dtype, np.floating)
