@@ -28,12 +28,26 @@ def mix(vectors: Tensor, weight: Tensor) -> Tensor:
     return weight @ vectors
 
 
+def bound(x: Tensor) -> Tensor:
+    """Bend a product of two lengths so that it grows like one length: x / (1 + x^2)^(1/4)."""
+    return x / (1 + x.square()).pow(0.25)
+
+
+def vector_norm(vectors: Tensor) -> Tensor:
+    """Shorten a body's vectors (..., channel, space) by their common root mean square where that is above one."""
+    return vectors * (1 + vectors.square().sum(-1, keepdim=True).mean(-2, keepdim=True)).rsqrt()
+
+
 class VectorLayer(nn.Module):
-    """One round of messages and an update of scalars (width) and vectors (vectors)."""
+    """One round of messages and an update of scalars (width) and vectors (vectors).
+
+    Messages and updates read normalised features: products of vectors and gates would otherwise grow cubically from layer to layer.
+    """
 
     def __init__(self, width: int, vectors: int) -> None:
         super().__init__()
         self.sizes = [width, vectors, vectors]
+        self.norm = nn.LayerNorm(width)
         self.receiver = nn.Linear(width, width)
         self.sender = nn.Linear(width, width, bias=False)
         self.edge = nn.Linear(DISTANCE_CHANNELS + 2 * vectors, width, bias=False)
@@ -43,17 +57,17 @@ class VectorLayer(nn.Module):
         self.update = perceptron(width + 2 * vectors, width, width + vectors)
 
     def forward(self, scalars: Tensor, vectors: Tensor, direction: Tensor, distance: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        theirs = graph.senders(vectors)
-        mine = graph.receivers(vectors)
-        along = direction[..., None]
+        seen, arrows = self.norm(scalars), vector_norm(vectors)
+        mine, theirs, along = graph.receivers(arrows), graph.senders(arrows), direction[..., None]
         invariants = torch.cat([distance, (mine @ along)[..., 0], (theirs @ along)[..., 0]], -1)
-        joint = graph.receivers(self.receiver(scalars)) + graph.senders(self.sender(scalars)) + self.edge(invariants)
+        joint = graph.receivers(self.receiver(seen)) + graph.senders(self.sender(seen)) + self.edge(invariants)
         signal, towards, copy = self.message(joint).split(self.sizes, -1)
         scalars = scalars + graph.collect(signal)
         vectors = vectors + graph.collect(towards[..., None] * direction[..., None, :] + copy[..., None] * theirs)
 
-        left, right = mix(vectors, self.left.weight), mix(vectors, self.right.weight)
-        change, gate = self.update(torch.cat([scalars, (left * right).sum(-1), safe_norm(right)], -1)).split(self.sizes[:2], -1)
+        seen, arrows = self.norm(scalars), vector_norm(vectors)
+        left, right = mix(arrows, self.left.weight), mix(arrows, self.right.weight)
+        change, gate = self.update(torch.cat([seen, (left * right).sum(-1), safe_norm(right)], -1)).split(self.sizes[:2], -1)
         return scalars + change, vectors + gate[..., None] * left
 
 
@@ -69,6 +83,7 @@ class VectorNetwork(Backbone):
         self.embed_scalars = perceptron(s.in_scalars + seen * (seen + 1) // 2, config.width, config.width)
         self.embed_vectors = nn.Linear(seen, config.vectors, bias=False)
         self.layers = nn.ModuleList(VectorLayer(config.width, config.vectors) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
         self.out_scalars = perceptron(config.width, config.width, s.out_scalars)
         self.out_gates = perceptron(config.width, config.width, config.vectors)
         self.out_vectors = nn.Linear(config.vectors, s.out_vectors, bias=False)
@@ -82,13 +97,13 @@ class VectorNetwork(Backbone):
         direction, distance = relative / (distance + 1e-3)[..., None], distance_features(distance)
 
         seen = torch.cat([centred[..., None, :], features.vectors], -2)
-        gram = (seen @ seen.mT)[..., self._pairs[0], self._pairs[1]]
-        gram = gram / (1 + gram.square()).pow(0.25)  # grows like a length, not like a square
+        gram = bound((seen @ seen.mT)[..., self._pairs[0], self._pairs[1]])
         scalars = self.embed_scalars(torch.cat([features.scalars, gram], -1))
         vectors = mix(seen, self.embed_vectors.weight)
         for layer in self.layers:
             scalars, vectors = layer(scalars, vectors, direction, distance, graph)
-        gated = self.out_gates(scalars)[..., None] * vectors
+        scalars = self.norm(scalars)
+        gated = self.out_gates(scalars)[..., None] * vector_norm(vectors)
         return Features(self.out_scalars(scalars), mix(gated, self.out_vectors.weight))
 
 

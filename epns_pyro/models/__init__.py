@@ -1,1 +1,11 @@
 """The probabilistic model: transitions, emissions, and the Pyro model and guide that unroll them."""
+
+import pyro
+
+from epns_pyro.models import particles  # noqa: F401  (registers itself)
+from epns_pyro.models.epns import EPNSGuide, EPNSModel, Feedback
+from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig
+
+pyro.settings.set(module_local_params=True)  # parameters live in modules, never in the global store
+
+__all__ = ["TRANSITIONS", "EPNSGuide", "EPNSModel", "Feedback", "Transition", "TransitionConfig"]

@@ -1,0 +1,150 @@
+"""The law of the next state of a set of bodies given its mean and invariant noise parameters."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from pyro.distributions import Normal
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from epns_pyro.config import Config, Registry
+from epns_pyro.errors import ConfigError
+from epns_pyro.state import StateSpec
+
+EMISSIONS = Registry("emission")
+
+
+class CoupledNormal(TorchDistribution):
+    """x = loc + (L ⊗ I_space) e, e ~ Normal(0, 1): the vector fields of a body share their noise through L.
+
+    Parameters
+    ----------
+    loc : Tensor, (*batch, body, field * space)
+    factor : Tensor, (*batch, body, field, field)
+        L, lower triangular with a positive diagonal; invariant, so that the law rotates with loc.
+    """
+
+    arg_constraints = {"loc": constraints.real_vector, "factor": constraints.lower_cholesky}  # noqa: RUF012
+    support = constraints.independent(constraints.real, 2)
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, factor: Tensor, validate_args: bool | None = None) -> None:
+        self.loc, self.factor = loc, factor
+        super().__init__(loc.shape[:-2], loc.shape[-2:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        per_field = self.factor.square().sum(-1)
+        return per_field.repeat_interleave(self.loc.shape[-1] // per_field.shape[-1], -1)
+
+    def expand(self, batch_shape: torch.Size, _instance: CoupledNormal | None = None) -> CoupledNormal:
+        batch_shape = torch.Size(batch_shape)
+        return CoupledNormal(
+            self.loc.expand(batch_shape + self.loc.shape[-2:]), self.factor.expand(batch_shape + self.factor.shape[-3:]), validate_args=False
+        )
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
+        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        return self.loc + (self.factor @ self._by_field(noise)).flatten(-2)
+
+    def standardise(self, value: Tensor) -> Tensor:
+        """Return e, the standard Normal noise that makes `value`: (*batch, body, field * space)."""
+        residual = self._by_field(value - self.loc)
+        return torch.linalg.solve_triangular(self.factor.expand(*residual.shape[:-1], -1), residual, upper=False).flatten(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        space = self.loc.shape[-1] // self.factor.shape[-1]
+        noise = self.standardise(value)
+        log_volume = space * self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return (-0.5 * noise.square().sum(-1) - log_volume - 0.5 * self.loc.shape[-1] * math.log(2 * math.pi)).sum(-1)
+
+    def _by_field(self, value: Tensor) -> Tensor:
+        return value.unflatten(-1, (self.factor.shape[-1], -1))
+
+
+class EmissionConfig(Config, ABC):
+    """How the noise of a body's dynamic fields is described by `parameters(spec)` invariant numbers per body."""
+
+    name: str
+    minimum: float = 1e-4
+    maximum: float = 10.0
+
+    @abstractmethod
+    def parameters(self, spec: StateSpec) -> int:
+        """Number of invariant noise parameters per body.
+
+        Raises
+        ------
+        ConfigError
+            If this emission cannot describe the fields of the spec.
+        """
+
+    @abstractmethod
+    def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor) -> TorchDistribution:
+        """Return the law over (*batch, body, dynamic channel).
+
+        Parameters
+        ----------
+        loc : Tensor, (*batch, body, dynamic channel)
+        noise : Tensor, (*batch, body, parameters)
+            Unconstrained; zero means `unit` for every standard deviation and no coupling.
+        unit : Tensor, (dynamic field,)
+            Unit of the standard deviations, which are kept within [minimum, maximum] units.
+        """
+
+    def scales(self, raw: Tensor, unit: Tensor) -> Tensor:
+        """Map unconstrained numbers to standard deviations: exponential, bent smoothly to stay within [minimum, maximum] units."""
+        low, high = math.log(self.minimum), math.log(self.maximum)
+        return unit * torch.exp(low + torch.nn.functional.softplus(raw - low) - torch.nn.functional.softplus(raw - high))
+
+
+def innovation(law: TorchDistribution, value: Tensor) -> Tensor:
+    """Return how far `value` is from the mean of a Normal emission, standardised: (*batch, body, dynamic channel)."""
+    if isinstance(law, CoupledNormal):
+        return law.standardise(value)
+    return (value - law.mean) / law.base_dist.scale
+
+
+@EMISSIONS.register("diagonal")
+class DiagonalConfig(EmissionConfig):
+    """p(x' | h, z) = Normal(loc, sigma): one invariant sigma per body and field, as published."""
+
+    name: Literal["diagonal"] = "diagonal"
+
+    def parameters(self, spec: StateSpec) -> int:
+        return len(spec.dynamic_fields)
+
+    def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor) -> TorchDistribution:
+        widths = torch.tensor([spec.width(f) for f in spec.dynamic_fields], device=loc.device)
+        scale = self.scales(noise, unit).repeat_interleave(widths, -1, output_size=spec.dynamic_channels)
+        return Normal(loc, scale).to_event(2)
+
+
+@EMISSIONS.register("coupled")
+class CoupledConfig(EmissionConfig):
+    """p(x' | h, z) = Normal(loc, LL^T ⊗ I): position and velocity noise of a body are correlated, isotropically in space."""
+
+    name: Literal["coupled"] = "coupled"
+
+    def parameters(self, spec: StateSpec) -> int:
+        if scalars := [f.name for f in spec.dynamic_fields if not f.is_vector]:
+            raise ConfigError(f"emission 'coupled' correlates vector fields; {', '.join(scalars)} is a dynamic scalar: use emission 'diagonal'")
+        count = len(spec.dynamic_fields)
+        return count * (count + 1) // 2
+
+    def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor) -> TorchDistribution:
+        count = len(spec.dynamic_fields)
+        scale = self.scales(noise[..., :count], unit)
+        rows, columns = torch.tril_indices(count, count, -1, device=loc.device)
+        coupling = torch.eye(count, dtype=loc.dtype, device=loc.device).repeat(*noise.shape[:-1], 1, 1)
+        coupling[..., rows, columns] = noise[..., count:]
+        return CoupledNormal(loc, scale[..., :, None] * coupling)

@@ -1,0 +1,135 @@
+"""The Pyro program: a transition unrolled over time.
+
+    p(x_{1:T}, z_{1:T} | x_0) = prod_t p(z_t | h_t) p(x_t | h_t, z_t),   h_t = f(x_{t-1})         EPNSModel
+    q(z_{1:T} | x_{0:T})      = prod_t q(z_t | h_t, x_t)                                          EPNSGuide
+
+Model and guide have one signature. With a path, its dynamic channels are observed; without one the model forecasts and the guide has no
+sites, so that `Predictive(model, guide=guide, ...)` falls back to the prior.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import pyro
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from epns_pyro.errors import ShapeError
+from epns_pyro.models.transition import Transition
+
+
+class Feedback(enum.Enum):
+    """What is fed back as the state from which the next step starts."""
+
+    TEACHER = "teacher"  # the observed state
+    PUSHFORWARD = "pushforward"  # the mean of the emission, detached: no gradient flows from step to step
+    ANCESTRAL = "ancestral"  # a sample of the emission
+
+
+class _Unrolled(PyroModule):
+    """What model and guide share: the transition, what is fed back along an observed path, and the weight of the KL term."""
+
+    def __init__(self, transition: Transition, *, feedback: Feedback = Feedback.TEACHER, kl_weight: float = 1.0) -> None:
+        super().__init__()
+        self.transition = transition
+        self.feedback = feedback
+        self.kl_weight = kl_weight
+
+    def _steps(self, x0: Tensor, path: Tensor | None, horizon: int | None) -> int:
+        spec = self.transition.spec
+        spec.check_shape(x0, what="x0")
+        if path is None:
+            if horizon is None or horizon < 1:
+                raise ShapeError(f"without a path the model needs horizon=, a number of steps of at least 1, found {horizon}")
+            return horizon
+        time = path.dim() - self.transition.state_event_dim - 1
+        if path.dim() != x0.dim() + 1 or path.shape[:time] + path.shape[time + 1 :] != x0.shape:
+            raise ShapeError(f"path: expected (batch, time, *site, channel) to go with x0 {tuple(x0.shape)}, found {tuple(path.shape)}")
+        if horizon is not None and horizon != path.shape[time]:
+            raise ShapeError(f"horizon {horizon} contradicts the length of the path, {path.shape[time]}: leave it out")
+        return path.shape[time]
+
+    def _plate(self, x0: Tensor) -> pyro.plate:
+        return pyro.plate("trajectory", x0.shape[x0.dim() - self.transition.state_event_dim - 1], dim=-1)
+
+    def _weighted(self) -> poutine.handlers._PoutineFactory:
+        return poutine.scale(scale=self.kl_weight)
+
+    def _observed(self, path: Tensor, t: int) -> Tensor:
+        """Return the full state of step t of the path, counted from 1."""
+        return path.select(path.dim() - self.transition.state_event_dim - 1, t - 1)
+
+
+class EPNSModel(_Unrolled):
+    """p(x_{1:T}, z_{1:T} | x_0) = prod_t Normal(z_t; mu(h_t), sigma(h_t)) p(x_t | h_t, z_t), h_t = f(x_{t-1}).
+
+    Sites per step t = 1 .. T: ``h_t`` (deterministic), ``z_t`` (entity, latent), ``x_t`` (*site, dynamic channel), in the plate
+    ``trajectory``.
+
+    Parameters
+    ----------
+    transition : Transition
+    feedback : Feedback
+        What is fed back along an observed path: TEACHER (default) or PUSHFORWARD. Without a path TEACHER has nothing to feed back, and
+        the sample is fed (ANCESTRAL); PUSHFORWARD then gives the published mean feedback.
+    kl_weight : float
+        Weight of the latents in the objective (annealing); a likelihood needs 1.
+    """
+
+    def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> Tensor:
+        """Run the program.
+
+        Parameters
+        ----------
+        x0 : Tensor, (batch, *site, channel)
+            Full initial states, static fields included.
+        path : Tensor, (batch, time, *site, channel), optional
+            The observed future; its length is the horizon.
+        horizon : int, optional
+            Steps to forecast where there is no path.
+
+        Returns
+        -------
+        Tensor, (batch, *site, channel)
+            The state that the last step ended in (with a path: the last observed state).
+        """
+        steps, transition = self._steps(x0, path, horizon), self.transition
+        spec, x = transition.spec, x0
+        with self._plate(x0):
+            for t in pyro.markov(range(1, steps + 1)):
+                h = pyro.deterministic(f"h_{t}", transition.forward_model(x), event_dim=transition.hidden_event_dim)
+                with self._weighted():
+                    z = pyro.sample(f"z_{t}", transition.prior(x, h))
+                emission = transition.emission(x, h, z)
+                observed = None if path is None else self._observed(path, t)
+                y = pyro.sample(f"x_{t}", emission, obs=None if observed is None else spec.dynamic(observed))
+                if self.feedback is Feedback.PUSHFORWARD:
+                    x = spec.advance(x, emission.mean.detach())
+                else:
+                    x = spec.advance(x, y)
+        return x
+
+
+class EPNSGuide(_Unrolled):
+    """q(z_{1:T} | x_{0:T}) = prod_t Normal(z_t; mu(h_t, x_t), sigma(h_t, x_t)), h_t = f(x_{t-1}).
+
+    The signature is the model's. Without a path there is nothing to infer: no sites.
+    """
+
+    def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> None:
+        steps, transition = self._steps(x0, path, horizon), self.transition
+        if path is None:
+            return
+        spec, x = transition.spec, x0
+        with self._plate(x0):
+            for t in pyro.markov(range(1, steps + 1)):
+                h = transition.forward_model(x)
+                observed = self._observed(path, t)
+                with self._weighted():
+                    z = pyro.sample(f"z_{t}", transition.posterior(x, h, observed))
+                if self.feedback is Feedback.PUSHFORWARD:
+                    x = spec.advance(x, transition.emission(x, h, z).mean.detach())
+                else:
+                    x = spec.advance(x, spec.dynamic(observed))
