@@ -1,1 +1,18 @@
 """Systems: what a state is, how its symmetry acts, how the true process runs. No networks here."""
+
+from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig, trajectory_seeds
+from epns_pyro.systems.nbody import NBody, NBodyConfig
+from epns_pyro.systems.recorded import Recorded, RecordedConfig
+
+__all__ = [
+    "SYSTEMS",
+    "NBody",
+    "NBodyConfig",
+    "Observable",
+    "Recorded",
+    "RecordedConfig",
+    "SetConfig",
+    "System",
+    "SystemConfig",
+    "trajectory_seeds",
+]

@@ -1,0 +1,353 @@
+"""Celestial dynamics: a star and planets under softened gravity, with Brownian kicks to the velocities.
+
+Units are natural: lengths L, times T and masses M such that G has the value given in the config (1 by default).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal, Self, final
+
+import numpy as np
+import pydantic
+
+from epns_pyro.errors import ShapeError
+from epns_pyro.state import Field, StateSpec
+from epns_pyro.symmetry import Euclidean
+from epns_pyro.systems import nbody_dynamics as dynamics
+from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig
+from epns_pyro.systems.threads import limited
+
+Range = tuple[pydantic.PositiveFloat, pydantic.PositiveFloat]
+
+
+def _default_sets() -> dict[str, SetConfig]:
+    return {
+        "train": SetConfig(trajectories=400, steps=100),
+        "val": SetConfig(trajectories=100, steps=100),
+        "test": SetConfig(trajectories=100, steps=100),
+        "same_init": SetConfig(trajectories=2500, steps=100, initial_states=5),
+        "long": SetConfig(trajectories=100, steps=1000),
+    }
+
+
+@SYSTEMS.register("nbody")
+class NBodyConfig(SystemConfig):
+    """Every number of the celestial system.
+
+    Parameters
+    ----------
+    gravitational_constant : float
+        G, in L^3 / (M T^2).
+    softening : float
+        eps, L: the pull of two bodies at distance d is G m / (d^2 + eps^2).
+    bodies : int
+        One star and bodies - 1 planets.
+    star_mass : float
+        M.
+    planet_mass, planet_distance, speed_factor : (float, float)
+        Ranges of the planets' initial masses (log-uniform, M), distances from the star (uniform, L) and speeds in units of
+        that of a circular orbit (uniform).
+    sigma : float
+        Standard deviation of the kicks to every velocity component, L / T per square root of T. 0 for no noise.
+    dt, frame_dt : float
+        Integrator step and time between two frames, T; a frame is a whole number of steps.
+    oracle_dt : float, optional
+        Step of the covariance in the oracle, T, a multiple of dt that divides frame_dt. None: dt, the law of the simulator itself.
+        Five times dt is five times faster and moves the mean score by 1e-5 nats per transition.
+    energy_jump : float
+        A trajectory is no longer alive once a frame has raised its total energy by more than this, M L^2 / T^2.
+    """
+
+    name: Literal["nbody"] = "nbody"
+    gravitational_constant: pydantic.PositiveFloat = 1.0
+    softening: pydantic.PositiveFloat = 0.1
+    bodies: int = pydantic.Field(5, ge=2)
+    star_mass: pydantic.PositiveFloat = 10.0
+    planet_mass: Range = (0.05, 1.0)
+    planet_distance: Range = (1.0, 5.0)
+    speed_factor: Range = (0.8, 1.1)
+    sigma: pydantic.NonNegativeFloat = 0.1
+    dt: pydantic.PositiveFloat = 1e-3
+    frame_dt: pydantic.PositiveFloat = 0.1
+    oracle_dt: pydantic.PositiveFloat | None = None
+    energy_jump: pydantic.PositiveFloat = 20.0
+    sets: dict[str, SetConfig] = pydantic.Field(default_factory=_default_sets)
+
+    @classmethod
+    def twenty_bodies(cls) -> Self:
+        """The second preset: a star and 19 planets; the oracle takes five steps at a time, because its cost grows as bodies^3."""
+        return cls(bodies=20, oracle_dt=5e-3)
+
+    @pydantic.field_validator("planet_mass", "planet_distance", "speed_factor")
+    @classmethod
+    def _ordered(cls, value: Range) -> Range:
+        if value[0] > value[1]:
+            raise ValueError(f"expected (low, high) with low <= high, found {value}")
+        return value
+
+    @pydantic.field_validator("frame_dt", "oracle_dt")
+    @classmethod
+    def _whole_steps(cls, value: float | None, info: pydantic.ValidationInfo) -> float | None:
+        dt = info.data.get("dt")
+        if value is not None and dt is not None and not _divides(dt, value):
+            raise ValueError(f"expected a whole number of integrator steps dt = {dt:g}, found {value:g} = {value / dt:g} dt")
+        frame_dt = info.data.get("frame_dt")
+        if info.field_name == "oracle_dt" and value is not None and frame_dt is not None and not _divides(value, frame_dt):
+            raise ValueError(f"expected a whole fraction of frame_dt = {frame_dt:g}, found {value:g} = frame_dt / {frame_dt / value:g}")
+        return value
+
+    def build(self) -> NBody:
+        return NBody(self)
+
+
+def _divides(step: float, span: float) -> bool:
+    count = round(span / step)
+    return count >= 1 and abs(span - count * step) <= 1e-9 * span
+
+
+@final
+class NBody(System):
+    """Bodies under softened gravity with Brownian kicks, and the exact law of one frame to first order in the noise.
+
+    dr_i = v_i dt,  dv_i = sum_{j != i} G m_j (r_j - r_i) / (|r_j - r_i|^2 + eps^2)^{3/2} dt + sigma dW_i
+
+    Simulator and oracle work for any number of bodies; only `initial` is tied to `config.bodies`.
+    """
+
+    name = "nbody"
+    can_simulate = True
+    has_oracle = True
+    time_unit = "T"
+
+    def __init__(self, config: NBodyConfig) -> None:
+        self.config = config
+        self.spec = StateSpec(
+            fields=(
+                Field("mass", "0e", dynamic=False, unit="M"),
+                Field("position", "1o", translates=True, unit="L"),
+                Field("velocity", "1o", unit="L/T", rate_of="position"),
+            ),
+            sites=("body",),
+            space=3,
+        )
+        self.group = Euclidean(space=3)
+        self.frame_dt = config.frame_dt
+        self.steps_per_frame = round(config.frame_dt / config.dt)
+        self.oracle_stride = round((config.oracle_dt or config.dt) / config.dt)
+        self.physics = dynamics.Physics(config.gravitational_constant, config.softening, config.sigma, config.dt)
+        # A single noisy step leaves the positions certain: no density.
+        self.has_oracle = config.sigma > 0 and self.steps_per_frame > 1
+
+    # -- the process -------------------------------------------------------------------------------------------------------
+
+    def initial(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw n systems of planets on nearly circular orbits around a star, seen from their centre of mass: (n, body, channel).
+
+        States are drawn one after the other, so n at once equal n in several pieces.
+        """
+        c, planets = self.config, self.config.bodies - 1
+        u_mass, u_distance, u_height, u_azimuth, u_plane, u_speed = np.moveaxis(rng.random((n, planets, 6)), -1, 0)
+
+        mass = _between(np.log(c.planet_mass), u_mass, np.exp)
+        distance = _between(c.planet_distance, u_distance)
+        speed = _between(c.speed_factor, u_speed) * np.sqrt(c.gravitational_constant * c.star_mass / distance)
+        outward, south, east = _sphere(cos_polar=_between((-1, 1), u_height), azimuth=2 * np.pi * u_azimuth)
+        plane = 2 * np.pi * u_plane[..., None]
+        forward = np.cos(plane) * south + np.sin(plane) * east
+
+        star = np.zeros((n, 1, 3))
+        masses = np.concatenate([np.full((n, 1), c.star_mass), mass], axis=1)
+        position = np.concatenate([star, distance[..., None] * outward], axis=1)
+        velocity = np.concatenate([star, speed[..., None] * forward], axis=1)
+        return self.spec.pack(
+            mass=masses,
+            position=position - _centre(masses, position),
+            velocity=velocity - _centre(masses, velocity),
+        )
+
+    def simulate(self, x0: np.ndarray, steps: int, seeds: np.ndarray, *, workers: int | None = None) -> np.ndarray:
+        """Run the true process from x0 (n, body, channel) for `steps` frames: (n, steps + 1, body, channel).
+
+        Every trajectory has its own random stream, made from its seed (n,) uint64; the number of threads changes nothing.
+        """
+        self.spec.check(x0, what="the initial states")
+        seeds = np.asarray(seeds)
+        if x0.ndim != 3 or seeds.shape != x0.shape[:1] or not np.issubdtype(seeds.dtype, np.integer):
+            raise ShapeError(
+                f"simulate: expected initial states (n, body, {self.spec.channels}) and n integer seeds, "
+                f"found {x0.shape} and {seeds.dtype} {seeds.shape}"
+            )
+        mass, position, velocity = self._parts(x0)
+        with limited(workers):
+            positions, velocities = dynamics.simulate(
+                mass, position, velocity, seeds.astype(np.uint64), steps, self.steps_per_frame, self.physics
+            )
+        return self.spec.pack(mass=mass[:, None], position=positions, velocity=velocities)
+
+    # -- the oracle --------------------------------------------------------------------------------------------------------
+
+    def transition_law(self, x: np.ndarray, *, workers: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of the next frame given x (*batch, body, channel), to first order in the noise.
+
+        Returns
+        -------
+        mean : numpy.ndarray, (*batch, body, dynamic channel)
+            The frame that the integrator reaches without noise.
+        covariance : numpy.ndarray, (*batch, body * dynamic channel, body * dynamic channel)
+            P <- A P A' + sigma^2 dt on the velocities, A the Jacobian of an integrator step; rows as in mean.reshape(*batch, -1).
+        """
+        self._require_oracle()
+        self.spec.check(x)
+        batch, bodies = x.shape[:-2], x.shape[-2]
+        with limited(workers):
+            position, velocity, covariance = dynamics.propagate_law(
+                *self._parts(x.reshape(-1, *x.shape[-2:])), self.steps_per_frame, self.oracle_stride, self.physics
+            )
+        mean = self.spec.pack_dynamic(position=position, velocity=velocity)
+        # (field, body, axis) twice -> (body, field, axis) twice: the order of the dynamic channels of a state
+        covariance = covariance.reshape(-1, 2, bodies, 3, 2, bodies, 3).transpose(0, 2, 1, 3, 5, 4, 6)
+        return mean.reshape(*batch, bodies, 6), covariance.reshape(*batch, 6 * bodies, 6 * bodies)
+
+    def transition_log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
+        """log p(x' | x) = log Normal(x'; mean(x), covariance(x)): nats, (*batch,), for full states (*batch, body, channel).
+
+        To first order in the noise, which is all there is to see over one frame: squared Mahalanobis distances of simulated
+        transitions follow their chi-squared law.
+        """
+
+        def log_normal(deviation: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+            root = np.linalg.cholesky(covariance)
+            white = np.linalg.solve(root, deviation.reshape(len(root), -1, 1))[..., 0]
+            log_root = np.log(np.diagonal(root, axis1=-2, axis2=-1))
+            return -(0.5 * white**2 + log_root + 0.5 * np.log(2 * np.pi)).sum(-1)
+
+        return self._score(x, x_next, log_normal)
+
+    def diagonal_log_prob(self, x: np.ndarray, x_next: np.ndarray, *, isotropic: bool = False) -> np.ndarray:
+        """log Normal(x'; mean(x), diag covariance(x)): nats, (*batch,); the ceiling of diagonal emissions without latent variables.
+
+        The variances are the true ones; the correlations are what is given up. With `isotropic` a body has one variance per
+        field, the mean over the axes: the ceiling of an emission that is equivariant as well.
+        """
+        return np.sum(list(self.diagonal_log_prob_by_field(x, x_next, isotropic=isotropic).values()), axis=0)
+
+    def diagonal_log_prob_by_field(self, x: np.ndarray, x_next: np.ndarray, *, isotropic: bool = False) -> dict[str, np.ndarray]:
+        """The share of every dynamic field in `diagonal_log_prob`: nats, (*batch,) by name."""
+
+        def log_normals(deviation: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+            variance = np.diagonal(covariance, axis1=-2, axis2=-1).reshape(deviation.shape)
+            scores = []
+            for field in self.spec.dynamic_fields:
+                d, v = self.spec.get_dynamic(deviation, field.name), self.spec.get_dynamic(variance, field.name)
+                v = v.mean(-1, keepdims=True) if isotropic else v
+                scores.append(-0.5 * (d**2 / v + np.log(2 * np.pi * v)).sum((-2, -1)))
+            return np.stack(scores, axis=-1)
+
+        scores = self._score(x, x_next, log_normals)
+        return {field.name: scores[..., i] for i, field in enumerate(self.spec.dynamic_fields)}
+
+    def _score(self, x: np.ndarray, x_next: np.ndarray, log_prob: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        """Evaluate log_prob(x' - mean (n, body, dynamic channel), covariance) (n, ...) in pieces that fit in memory: (*batch, ...)."""
+        self._require_oracle()
+        self.spec.check(x_next, what="the next state")
+        try:
+            x, x_next = np.broadcast_arrays(x, x_next)
+        except ValueError:
+            raise ShapeError(f"the states {x.shape} and the next states {x_next.shape} do not have the same shape") from None
+        batch, rows = x.shape[:-2], (-1, *x.shape[-2:])
+        before, after = x.reshape(rows), self.spec.dynamic(x_next.reshape(rows))
+        scores = [np.empty(0)] if not len(before) else []
+        for piece in _pieces(len(before), size=max(1, 10**7 // (6 * x.shape[-2]) ** 2)):
+            mean, covariance = self.transition_law(before[piece])
+            scores.append(log_prob(after[piece] - mean, covariance))
+        scores = np.concatenate(scores)
+        return scores.reshape(*batch, *scores.shape[1:])
+
+    def _require_oracle(self) -> None:
+        if not self.has_oracle:
+            raise TypeError(
+                f"the transition has no density with sigma = {self.config.sigma:g} and {self.steps_per_frame} integrator step(s) "
+                "per frame: it needs noise and at least two steps"
+            )
+
+    # -- what to look at -----------------------------------------------------------------------------------------------------
+
+    def observables(self, x: np.ndarray) -> dict[str, Observable]:
+        """Energies, angular momentum about the origin and distances along trajectories x (*batch, time, body, channel)."""
+        mass, position, velocity = self._parts(x)
+        kinetic, potential = self.kinetic_energy(x), self.potential_energy(x)
+        angular_momentum = (mass[..., None] * np.cross(position, velocity)).sum(-2)
+        energy = "M L²/T²"
+        return {
+            "kinetic_energy": Observable("kinetic energy", energy, kinetic),
+            "potential_energy": Observable("potential energy", energy, potential),
+            "total_energy": Observable("total energy", energy, kinetic + potential),
+            "angular_momentum": Observable("angular momentum", "M L²/T", _length(angular_momentum)),
+            "furthest_body": Observable("distance of the furthest body", "L", _length(position).max(-1)),
+            "least_pair_distance": Observable(
+                "least pair distance", "L", np.min([d.min(-1) for _, d in _pair_distances(position)], axis=0)
+            ),
+            "centre_of_mass": Observable("distance of the centre of mass", "L", _length(_centre(mass, position)[..., 0, :])),
+        }
+
+    def kinetic_energy(self, x: np.ndarray) -> np.ndarray:
+        """sum_i m_i |v_i|^2 / 2 of states (*batch, body, channel): (*batch,)."""
+        mass, _, velocity = self._parts(x)
+        return 0.5 * (mass * (velocity**2).sum(-1)).sum(-1)
+
+    def potential_energy(self, x: np.ndarray) -> np.ndarray:
+        """-sum_{i < j} G m_i m_j / sqrt(|r_i - r_j|^2 + eps^2) of states (*batch, body, channel): (*batch,)."""
+        mass, position, _ = self._parts(x)
+        eps, total = self.physics.eps, np.zeros(x.shape[:-2])
+        for i, distance in _pair_distances(position):
+            total -= self.physics.G * mass[..., i] * (mass[..., i + 1 :] / np.hypot(distance, eps)).sum(-1)
+        return total
+
+    def alive(self, x: np.ndarray) -> np.ndarray:
+        """Return (*batch, time) booleans: True until a frame of x (*batch, time, body, channel) is not finite or gains too much energy."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            energy = self.kinetic_energy(x) + self.potential_energy(x)
+            gain = np.diff(energy, axis=-1, prepend=energy[..., :1])
+            plausible = np.isfinite(x).all((-2, -1)) & np.isfinite(energy) & ~(gain > self.config.energy_jump)
+        return np.logical_and.accumulate(plausible, axis=-1)
+
+    def _parts(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mass (*batch, body), position and velocity (*batch, body, 3), each contiguous in float64."""
+        mass, position, velocity = (np.ascontiguousarray(self.spec.get(x, name), dtype=np.float64) for name in self.spec.names)
+        return mass, position, velocity
+
+
+def _between(bounds: tuple[float, float], u: np.ndarray, curve: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray:
+    """Map u in [0, 1) linearly to the bounds, and on through a curve."""
+    return curve(bounds[0] + (bounds[1] - bounds[0]) * u)
+
+
+def _sphere(cos_polar: np.ndarray, azimuth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit vectors outward, south and east (..., 3) at points (...) of the sphere: an orthonormal frame."""
+    sin_polar = np.sqrt(1 - cos_polar**2)
+    cos, sin, zero = np.cos(azimuth), np.sin(azimuth), np.zeros_like(azimuth)
+    return (
+        np.stack([sin_polar * cos, sin_polar * sin, cos_polar], axis=-1),
+        np.stack([cos_polar * cos, cos_polar * sin, -sin_polar], axis=-1),
+        np.stack([-sin, cos, zero], axis=-1),
+    )
+
+
+def _centre(mass: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Mass-weighted mean over the bodies: (*batch, body) and (*batch, body, 3) -> (*batch, 1, 3)."""
+    return (mass[..., None] * vectors).sum(-2, keepdims=True) / mass.sum(-1)[..., None, None]
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(vectors, axis=-1)
+
+
+def _pair_distances(position: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """For every body i but the last its distances from the bodies after it: i, (*batch, bodies - 1 - i)."""
+    for i in range(position.shape[-2] - 1):
+        yield i, _length(position[..., i + 1 :, :] - position[..., i : i + 1, :])
+
+
+def _pieces(n: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, n, size))

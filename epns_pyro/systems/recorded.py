@@ -1,0 +1,150 @@
+"""Recorded particles: data whose law nobody can simulate. The config says what the channels are; the observables are generic."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Literal, Self, final
+
+import numpy as np
+import pydantic
+
+from epns_pyro.state import Field, StateSpec
+from epns_pyro.symmetry import Euclidean
+from epns_pyro.systems.base import SYSTEMS, Observable, System, SystemConfig
+
+
+@SYSTEMS.register("recorded")
+class RecordedConfig(SystemConfig):
+    """What there is to know about recorded particles.
+
+    Parameters
+    ----------
+    spec : dict
+        The state specification as plain data, as `StateSpec.from_dict` reads it.
+    frame_dt : float
+        Time between two frames, in `time_unit`.
+    time_unit : str
+        For labels.
+    extent : dict of str to float
+        By dynamic field how large it gets in the data, in the unit of the field (see `RecordedConfig.describing`). A field without
+        an entry is only asked to be finite.
+    extent_multiple : float
+        A trajectory is no longer alive once a field exceeds this multiple of its extent.
+    """
+
+    name: Literal["recorded"] = "recorded"
+    spec: dict[str, Any]
+    frame_dt: pydantic.PositiveFloat
+    time_unit: str = ""
+    extent: dict[str, pydantic.PositiveFloat] = pydantic.Field(default_factory=dict)
+    extent_multiple: float = pydantic.Field(10.0, gt=1)
+
+    @classmethod
+    def describing(cls, spec: StateSpec, x: np.ndarray, *, frame_dt: float, time_unit: str = "") -> Self:
+        """Return the config of data x (*batch, time, body, channel), with the extent of every field measured."""
+        sizes = {f.name: float(_size(spec, f, x).max()) for f in spec.dynamic_fields}
+        extent = {name: size for name, size in sizes.items() if size > 0}
+        return cls(spec=asdict(spec), frame_dt=frame_dt, time_unit=time_unit, extent=extent)
+
+    @pydantic.field_validator("spec")
+    @classmethod
+    def _particles(cls, value: dict[str, Any]) -> dict[str, Any]:
+        spec = StateSpec.from_dict(value)
+        if len(spec.sites) != 1:
+            raise ValueError(f"recorded data are particles with one site axis, found {', '.join(spec.sites) or 'none'}")
+        if unreal := [f.name for f in spec.fields if f.kind != "real" and f.dynamic]:
+            raise ValueError(f"recorded particles have real dynamic fields, found a {spec[unreal[0]].kind} {unreal[0]!r}")
+        return value
+
+    @pydantic.field_validator("extent")
+    @classmethod
+    def _of_dynamic_fields(cls, value: dict[str, float], info: pydantic.ValidationInfo) -> dict[str, float]:
+        if "spec" in info.data:
+            spec = StateSpec.from_dict(info.data["spec"])
+            for name in value:
+                if not spec[name].dynamic:
+                    raise ValueError(f"field {name!r} is static: only a dynamic field can outgrow its extent")
+        return value
+
+    def build(self) -> Recorded:
+        return Recorded(self)
+
+
+@final
+class Recorded(System):
+    """Particles in Euclidean space, known from data only: no simulator, no oracle."""
+
+    name = "recorded"
+
+    def __init__(self, config: RecordedConfig) -> None:
+        self.config = config
+        self.spec = StateSpec.from_dict(config.spec)
+        self.frame_dt = config.frame_dt
+        self.time_unit = config.time_unit
+        fields = self.spec.dynamic_fields
+        self._position = next((f for f in fields if f.translates), None)
+        self._velocity = next((f for f in fields if f.is_vector and f.rate_of), None)
+        self.group = Euclidean(self.spec.space) if self._position else Euclidean(self.spec.space, translation_scale=0.0)
+
+    def observables(self, x: np.ndarray) -> dict[str, Observable]:
+        """Evaluate what the fields allow on trajectories x (*batch, time, body, channel).
+
+        The first translating field is the position: spread about the centroid and least pair distance. The first rate of a vector
+        is the velocity: mean speed and, where there is a scalar "mass", kinetic energy. Any other dynamic field: root mean square.
+        """
+        found = self._of_position(x, self._position) if self._position else {}
+        found |= self._of_velocity(x, self._velocity) if self._velocity else {}
+        for field in self.spec.dynamic_fields:
+            if field not in (self._position, self._velocity):
+                found[f"rms_{field.name}"] = Observable(f"root mean square {field.name}", field.unit, _rms(_vectors(self.spec, field, x)))
+        return found
+
+    def _of_position(self, x: np.ndarray, field: Field) -> dict[str, Observable]:
+        position = _vectors(self.spec, field, x)
+        found = {"spread": Observable("spread about the centroid", field.unit, _rms(position - position.mean(-2, keepdims=True)))}
+        if position.shape[-2] > 1:
+            found["least_pair_distance"] = Observable("least pair distance", field.unit, _least_pair_distance(position))
+        return found
+
+    def _of_velocity(self, x: np.ndarray, field: Field) -> dict[str, Observable]:
+        squared = (_vectors(self.spec, field, x) ** 2).sum(-1)
+        found = {"mean_speed": Observable("mean speed", field.unit, np.sqrt(squared).mean(-1))}
+        if "mass" in self.spec and not self.spec["mass"].is_vector:
+            unit = f"{self.spec['mass'].unit} ({field.unit})²" if self.spec["mass"].unit and field.unit else ""
+            energy = 0.5 * (self.spec.get(x, "mass").astype(np.float64) * squared).sum(-1)
+            found["kinetic_energy"] = Observable("kinetic energy", unit, energy)
+        return found
+
+    def alive(self, x: np.ndarray) -> np.ndarray:
+        """Return (*batch, time) booleans: True until x (*batch, time, body, channel) is not finite or a field outgrows its extent."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            plausible = np.isfinite(x).all((-2, -1))
+            for name, extent in self.config.extent.items():
+                plausible &= ~(_size(self.spec, self.spec[name], x) > self.config.extent_multiple * extent)
+        return np.logical_and.accumulate(plausible, axis=-1)
+
+
+def _vectors(spec: StateSpec, field: Field, x: np.ndarray) -> np.ndarray:
+    """A field of x as vectors (*batch, time, body, width) in float64."""
+    return x[..., spec.slice(field.name)].astype(np.float64)
+
+
+def _size(spec: StateSpec, field: Field, x: np.ndarray) -> np.ndarray:
+    """Largest length of a field over the bodies of x (*batch, time, body, channel): (*batch, time).
+
+    A translating field is measured from the centroid of the first frame, so that moving all of the data changes nothing.
+    """
+    values = _vectors(spec, field, x)
+    if field.translates:
+        values = values - values[..., :1, :, :].mean(-2, keepdims=True)
+    return np.linalg.norm(values, axis=-1).max(-1)
+
+
+def _rms(vectors: np.ndarray) -> np.ndarray:
+    """Root mean square length over the bodies: (..., body, width) -> (...)."""
+    return np.sqrt((vectors**2).sum(-1).mean(-1))
+
+
+def _least_pair_distance(position: np.ndarray) -> np.ndarray:
+    after = [np.linalg.norm(position[..., i + 1 :, :] - position[..., i : i + 1, :], axis=-1) for i in range(position.shape[-2] - 1)]
+    return np.min([d.min(-1) for d in after], axis=0)
