@@ -1,1 +1,14 @@
 """The command line: thin commands over the library."""
+
+from __future__ import annotations
+
+import click
+
+from epns_pyro import __version__
+from epns_pyro.cli._common import Group
+
+
+@click.group(cls=Group, lazy={"data": "epns_pyro.cli.data:data"}, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="epns-pyro")
+def main() -> None:
+    """Learn the distribution over futures of a stochastic system."""

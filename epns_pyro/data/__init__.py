@@ -1,1 +1,26 @@
 """Trajectory stores, windows and importers."""
+
+from epns_pyro.data.check import check
+from epns_pyro.data.context import DataContext, compute_context
+from epns_pyro.data.description import Split
+from epns_pyro.data.findings import Finding
+from epns_pyro.data.generate import generate
+from epns_pyro.data.labels import import_labels
+from epns_pyro.data.published import import_epns
+from epns_pyro.data.stores import Store, open_store
+from epns_pyro.data.windows import Batch, Windows
+
+__all__ = [
+    "Batch",
+    "DataContext",
+    "Finding",
+    "Split",
+    "Store",
+    "Windows",
+    "check",
+    "compute_context",
+    "generate",
+    "import_epns",
+    "import_labels",
+    "open_store",
+]

@@ -1,0 +1,85 @@
+"""What a user says about a store of their own: the fields, the time step, and how it is split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydantic
+import yaml
+
+from epns_pyro.config import Config
+from epns_pyro.errors import ConfigError, DataError
+from epns_pyro.state import StateSpec
+
+
+class Split(Config):
+    """Shares of the trajectories that go to each set; which ones they are depends on `seed` alone."""
+
+    train: float = pydantic.Field(0.8, gt=0)
+    val: float = pydantic.Field(0.1, ge=0)
+    test: float = pydantic.Field(0.1, ge=0)
+    seed: int = 0
+
+    def rows(self, trajectories: int) -> dict[str, np.ndarray]:
+        """Return the sorted trajectory numbers of every set that gets any; the training set always does."""
+        shares = {"val": self.val, "test": self.test}
+        total = self.train + self.val + self.test
+        counts = {name: max(1, round(trajectories * share / total)) if share else 0 for name, share in shares.items()}
+        for name in ("test", "val"):
+            counts[name] = min(counts[name], trajectories - 1 - sum(n for other, n in counts.items() if other != name))
+            counts[name] = max(counts[name], 0)
+        order = np.random.default_rng(self.seed).permutation(trajectories)
+        cuts = np.cumsum([trajectories - sum(counts.values()), counts["val"]])
+        parts = dict(zip(("train", "val", "test"), np.split(order, cuts), strict=True))
+        return {name: np.sort(part) for name, part in parts.items() if len(part)}
+
+
+class Description(Config):
+    """A StateSpec in YAML, with the time step and the split: what stands in `<store>.yaml` or behind `--spec`.
+
+    >>> fields:
+    >>>   - {name: position, irreps: 1o, translates: true, unit: um}
+    >>>   - {name: velocity, irreps: 1o, rate_of: position, unit: um/s}
+    >>> space: 2
+    >>> frame_dt: 0.5
+    >>> time_unit: s
+    """
+
+    fields: list[dict[str, Any]]
+    sites: tuple[str, ...] = ("body",)
+    space: int = 3
+    periodic: bool = False
+    frame_dt: float | None = pydantic.Field(None, gt=0)
+    time_unit: str = ""
+    split: Split = Split()
+
+    @property
+    def spec(self) -> StateSpec:
+        raw = self.model_dump(include={"fields", "sites", "space", "periodic"})
+        return StateSpec.from_dict(raw)
+
+
+def read_description(path: str | Path) -> Description:
+    """Read a description from a YAML file.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read.
+    ConfigError
+        If an entry is unknown or does not fit; the message names the file.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    description = Description.parse(raw, where=str(path))
+    try:
+        description.spec  # noqa: B018 - say now what is wrong with the fields, with the name of the file
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return description

@@ -1,0 +1,110 @@
+"""Inspectors of label images and of the properties of the entities in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from epns_pyro.data.findings import ERROR, WARNING, Inspector, Tally
+from epns_pyro.state import Field
+
+BY_LABEL = ("trajectory", "frame", "label")
+
+
+class Labels(Inspector):
+    """Impossible labels, empty frames, and labels that jump, vanish for a while, or never occur."""
+
+    def __init__(self, field: Field) -> None:
+        self._field = field
+        self._negative, self._beyond, self._empty = Tally(), Tally(), Tally()
+        self._jumps, self._gaps = Tally(BY_LABEL), Tally(BY_LABEL)
+        self._largest, self._seen = 0, np.zeros(field.size, dtype=bool)
+
+    def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        labels = arrays[self._field.name]
+        self._negative.add(labels < 0, first)
+        self._beyond.add(labels >= self._field.size, first)
+        self._largest = max(self._largest, int(labels.max()))
+        labels = np.where((labels < 0) | (labels >= self._field.size), 0, labels)
+        flat = labels.reshape(*labels.shape[:2], -1)
+        self._empty.add(~flat.any(-1), first)
+        present = count_labels(flat, np.ones_like(flat, dtype=bool), self._field.size) > 0
+        stayed = count_labels(flat[:, 1:], flat[:, 1:] == flat[:, :-1], self._field.size) > 0
+        self._seen |= present.any((0, 1))
+        self._jumps.add(_late(present[:, 1:] & present[:, :-1] & ~stayed), first)
+        before, after = (np.logical_or.accumulate(p, axis=1) for p in (present, present[:, ::-1]))
+        self._gaps.add(_starts(before & after[:, ::-1] & ~present), first)
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        name, declared = self._field.name, self._field.size - 1
+        if self._negative.count:
+            yield (
+                ERROR,
+                f"field {name!r}: labels are negative, first in {self._negative.where}: use 0 for the medium, 1, 2, ... for {name}s",
+            )
+        if self._beyond.count:
+            yield (
+                ERROR,
+                f"field {name!r}: label {self._largest} is more than the {declared} {name}s declared, first in {self._beyond.where}: "
+                f"declare size {self._largest + 1}, or number the {name}s from 1 without holes",
+            )
+        if self._empty.count:
+            yield ERROR, f"field {name!r}: {self._empty.count} frames are empty, the first is {self._empty.where}: leave them out"
+        if self._jumps.count:
+            yield (
+                WARNING,
+                f"field {name!r}: labels jump {self._jumps.count} times, first in {self._jumps.where}: "
+                "no pixel is shared with the frame before; was the tracking lost?",
+            )
+        if self._gaps.count:
+            yield (
+                WARNING,
+                f"field {name!r}: labels vanish and come back {self._gaps.count} times, first in {self._gaps.where}: fill the gaps",
+            )
+        unused = np.flatnonzero(~self._seen[1:]) + 1
+        if unused.size:
+            some = ", ".join(map(str, unused[:5])) + (", ..." if unused.size > 5 else "")
+            yield WARNING, f"field {name!r}: {unused.size} of {declared} declared labels never occur ({some}): they cost memory and time"
+
+
+class Entities(Inspector):
+    """Entities that occur but have no category."""
+
+    def __init__(self, field: Field, owner: Field) -> None:
+        self._field, self._owner, self._tally = field, owner, Tally(("trajectory", owner.name))
+
+    def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        labels, categories = arrays[self._owner.name], arrays[self._field.name]
+        inside = np.where((labels < 0) | (labels >= self._owner.size), 0, labels).reshape(len(labels), 1, -1)
+        present = count_labels(inside, np.ones_like(inside, dtype=bool), self._owner.size)[:, 0] > 0
+        missing = present & (np.pad(categories, ((0, 0), (1, 0)), constant_values=1) == 0)  # label 0, the medium, needs none
+        self._tally.add(missing, first)
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        if self._tally.count:
+            owner, name = self._owner.name, self._field.name
+            yield (
+                ERROR,
+                f"field {name!r}: {self._tally.count} {owner}s have no {name} (0 is the medium's), the first in {self._tally.where}",
+            )
+
+
+def count_labels(labels: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
+    """Count the pixels of every label where mask holds: labels, mask (trajectory, time, pixel) -> (trajectory, time, label)."""
+    n, frames, _ = labels.shape
+    frame = np.arange(n * frames).reshape(n, frames, 1) * size
+    counts = np.bincount((labels.astype(np.int64) + frame)[mask], minlength=n * frames * size)
+    return counts.reshape(n, frames, size)
+
+
+def _late(mask: np.ndarray) -> np.ndarray:
+    """Turn a mask over steps into one over the frames that they lead to, label 0 left out."""
+    mask = np.pad(mask, ((0, 0), (1, 0), (0, 0)))
+    mask[..., 0] = False
+    return mask
+
+
+def _starts(mask: np.ndarray) -> np.ndarray:
+    """Keep the first frame of every run of True frames, label 0 left out."""
+    return _late(mask[:, 1:] & ~mask[:, :-1])

@@ -1,0 +1,153 @@
+"""How states lie in a dataset: which variable holds a field, along which dimensions, and back.
+
+A field `position` is a variable `position` (trajectory, time, body, space). A static field has no time dimension. A property of the
+entities of a label field, such as the type of a cell, is a variable `cell_type` (trajectory, cell) whose entry l - 1 belongs to label l.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from epns_pyro.errors import DataError, nearest
+from epns_pyro.state import Field, StateSpec
+
+TRAJECTORY, TIME, SPACE = "trajectory", "time", "space"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """The variable of a dataset that holds one field."""
+
+    name: str
+    field: Field
+    dims: tuple[str, ...]
+    dtype: np.dtype
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Dimensions it cannot do without; a store of one trajectory may leave `trajectory` out, shared static values too."""
+        return tuple(d for d in self.dims if d != TRAJECTORY)
+
+
+def variables(spec: StateSpec) -> tuple[Variable, ...]:
+    """Return the variables of a spec, in the order of its fields."""
+    return tuple(_variable(spec, field) for field in spec.fields)
+
+
+def _variable(spec: StateSpec, field: Field) -> Variable:
+    if field.of:
+        dims: tuple[str, ...] = (TRAJECTORY, field.of)
+    else:
+        dims = (TRAJECTORY, TIME, *spec.sites) if field.dynamic else (TRAJECTORY, *spec.sites)
+    if field.is_vector:
+        dims = (*dims, SPACE)
+    whole = np.uint16 if field.size <= 2**16 else np.uint32
+    dtype = np.dtype(np.float64 if field.kind == "real" else whole)
+    return Variable(f"{field.of}_{field.name}" if field.of else field.name, field, dims, dtype)
+
+
+def shape(variable: Variable, spec: StateSpec, trajectories: int, frames: int, sites: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a variable for a set of given size."""
+    sizes = dict(zip(spec.sites, sites, strict=True)) | {TRAJECTORY: trajectories, TIME: frames, SPACE: spec.space}
+    if variable.field.of:
+        sizes[variable.field.of] = spec[variable.field.of].size - 1
+    return tuple(sizes[d] for d in variable.dims)
+
+
+# -- states to variables ---------------------------------------------------------------------------------------------------
+
+
+def encode(spec: StateSpec, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Split states x (trajectory, time, *site, channel) into one array per variable."""
+    return {v.name: _encode(spec, v, x).astype(v.dtype, copy=False) for v in variables(spec)}
+
+
+def _encode(spec: StateSpec, variable: Variable, x: np.ndarray) -> np.ndarray:
+    field = variable.field
+    values = spec.get(x, field.name)
+    if field.of:
+        labels = spec.get(x, field.of).astype(np.int64)
+        table = np.zeros((len(x), spec[field.of].size, *values.shape[labels.ndim :]), values.dtype)
+        table[_rows(labels), labels] = values
+        return table[:, 1:]
+    return values if field.dynamic else values[:, 0]
+
+
+# -- variables to states ---------------------------------------------------------------------------------------------------
+
+
+def decode(spec: StateSpec, dataset: xr.Dataset) -> np.ndarray:
+    """Build full states (trajectory, time, *site, channel) from a dataset, which is read only here.
+
+    Raises
+    ------
+    DataError
+        If a label lies outside of what the spec declares.
+    """
+    values: dict[str, np.ndarray] = {}
+    for variable in sorted(variables(spec), key=lambda v: bool(v.field.of)):  # properties come after the labels they belong to
+        array = _in_memory(variable.field, load(dataset, variable))
+        values[variable.field.name] = _look_up(variable, array, values[variable.field.of]) if variable.field.of else array
+    return spec.pack(**values)
+
+
+def load(dataset: xr.Dataset, variable: Variable) -> np.ndarray:
+    """Read one variable as an array whose axes are (trajectory, time, *site[, space]); missing axes have length 1."""
+    data = dataset.variables[variable.name].load()
+    dims = variable.dims if variable.field.of or TIME in variable.dims else (TRAJECTORY, TIME, *variable.dims[1:])
+    array = data.transpose(*(d for d in dims if d in data.dims)).values
+    return np.expand_dims(array, tuple(i for i, d in enumerate(dims) if d not in data.dims))
+
+
+def _in_memory(field: Field, array: np.ndarray) -> np.ndarray:
+    if field.kind == "real":
+        return array
+    if array.size and (array.min() < 0 or array.max() >= field.size):
+        raise DataError(f"field {field.name!r}: expected values 0 to {field.size - 1}, found {array.min()} to {array.max()}")
+    return array.astype(np.int16 if field.size <= 2**15 else np.int32)  # signed, which torch is at home with
+
+
+def _look_up(variable: Variable, table: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    # Label 0 is nobody (the medium): its category is 0.
+    table = np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
+    return np.broadcast_to(table, (len(labels), *table.shape[1:]))[_rows(labels), labels]
+
+
+def _rows(labels: np.ndarray) -> np.ndarray:
+    return np.arange(len(labels)).reshape(-1, *(1,) * (labels.ndim - 1))
+
+
+# -- does a dataset fit? ---------------------------------------------------------------------------------------------------
+
+
+def problems(spec: StateSpec, dataset: xr.Dataset) -> list[str]:
+    """Say in one sentence each why a dataset cannot hold states of this spec, judging by names, dimensions and dtypes alone."""
+    found = [p for v in variables(spec) for p in variable_problems(spec, v, dataset)]
+    if not found and dataset.sizes[TIME] < 2:
+        found.append(f"has {dataset.sizes[TIME]} frame: a step needs at least 2")
+    return found
+
+
+def variable_problems(spec: StateSpec, variable: Variable, dataset: xr.Dataset) -> list[str]:
+    """Say what is wrong with one variable, as `problems` does for all."""
+    name, field = variable.name, variable.field
+    if name not in dataset.variables:
+        return [f"field {name!r} is missing: {nearest(name, map(str, dataset.variables))}"]
+    found = dataset.variables[name]
+    allowed = {TRAJECTORY, TIME, *variable.dims} - ({TIME} if field.of else set())
+    if not set(variable.required) <= set(found.dims) <= allowed:
+        expected, have = ", ".join(variable.dims), ", ".join(map(str, found.dims))
+        return [f"field {name!r}: expected the dimensions ({expected}), found ({have}): rename them, or change the specification"]
+    problems = []
+    if field.kind == "real" and found.dtype.kind not in "fiu":
+        problems.append(f"field {name!r}: expected real numbers, found dtype {found.dtype}")
+    if field.kind != "real" and found.dtype.kind not in "iu":
+        problems.append(f"field {name!r}: a {field.kind} is a whole number, found dtype {found.dtype}: convert it to unsigned integers")
+    if field.is_vector and found.sizes[SPACE] != spec.space:
+        problems.append(f"field {name!r}: space has {spec.space} dimensions, found {found.sizes[SPACE]}")
+    if field.of and found.sizes[field.of] != (expected_size := spec[field.of].size - 1):
+        problems.append(f"field {name!r}: expected {expected_size} entries, one per {field.of}, found {found.sizes[field.of]}")
+    return problems

@@ -1,0 +1,283 @@
+"""Reading trajectory stores: zarr directories or netCDF files, made here or by a user."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5netcdf
+import numpy as np
+import xarray as xr
+import zarr
+
+from epns_pyro.data import layout
+from epns_pyro.data.context import DataContext, compute_context
+from epns_pyro.data.description import Description, Split, read_description
+from epns_pyro.data.writing import chunk_trajectories
+from epns_pyro.errors import DataError, nearest
+from epns_pyro.state import StateSpec
+from epns_pyro.systems import SYSTEMS, RecordedConfig, System
+
+ORDER = ("train", "val", "test", "same_init", "long")
+
+
+@dataclass(frozen=True)
+class _Set:
+    """Where the trajectories of a set are: a group of the file, and their numbers there (None: all of them)."""
+
+    location: str | None
+    rows: np.ndarray | None = None
+
+
+class Store:
+    """Sets of trajectories on disk, read on demand; `open_store` makes it.
+
+    Parameters
+    ----------
+    path : Path
+    spec : StateSpec
+        As stored, without scales from the data: those are in `context`.
+    frame_dt : float
+        Time between two frames.
+    time_unit : str
+    config : dict
+        Of the system, as plain data.
+    sets : dict
+    """
+
+    def __init__(self, path: Path, spec: StateSpec, frame_dt: float, time_unit: str, config: dict[str, Any], sets: dict[str, _Set]) -> None:
+        self.path, self.spec, self.frame_dt, self.time_unit, self.config = path, spec, frame_dt, time_unit, config
+        self._sets = sets
+        self._datasets: dict[str, xr.Dataset] = {}
+        self._contexts: dict[str, DataContext] = {}
+
+    @cached_property
+    def system(self) -> System:
+        """The system that the trajectories are of; of recorded particles the extent of the training set is measured first."""
+        config = SYSTEMS.parse(self.config)
+        if isinstance(config, RecordedConfig) and not config.extent and "train" in self.groups:
+            config = config.override({"extent": self._extent(config)})
+        return config.build()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the sets."""
+        return tuple(self._sets)
+
+    def size(self, group: str) -> int:
+        """Number of trajectories of a set."""
+        rows = self._set(group).rows
+        return self.dataset(group).sizes.get(layout.TRAJECTORY, 1) if rows is None else len(rows)
+
+    def steps(self, group: str) -> int:
+        """Number of steps of a trajectory: frames after the initial state."""
+        return self.dataset(group).sizes.get(layout.TIME, 1) - 1
+
+    def sites(self, group: str) -> tuple[int, ...]:
+        """Sizes of the site axes."""
+        return tuple(self.dataset(group).sizes.get(name, 0) for name in self.spec.sites)
+
+    def dataset(self, group: str) -> xr.Dataset:
+        """Return the raw dataset that a set is in, nothing of it read yet; `rows` says which trajectories belong to the set."""
+        location = self._set(group).location
+        if group not in self._datasets:
+            self._datasets[group] = _open(self.path, location)
+        return self._datasets[group]
+
+    def rows(self, group: str, indices: slice | Iterable[int] | int | None = None) -> np.ndarray:
+        """Return the numbers in the dataset of the trajectories `indices` (default: all) of a set."""
+        rows = self._set(group).rows
+        rows = np.arange(self.size(group)) if rows is None else rows
+        if indices is None or isinstance(indices, slice):
+            return rows[slice(None) if indices is None else indices]
+        wanted = np.atleast_1d(np.asarray(indices if isinstance(indices, (int, np.integer)) else list(indices), dtype=np.int64))
+        if wanted.size and not (-len(rows) <= wanted.min() and wanted.max() < len(rows)):
+            raise DataError(f"{self.path}: set {group!r} has trajectories 0 to {len(rows) - 1}, found {wanted.min()} to {wanted.max()}")
+        return rows[wanted]
+
+    def missing(self, group: str) -> int:
+        """How many trajectories an interrupted run has not written yet."""
+        dataset = self.dataset(group)
+        total = dataset.sizes.get(layout.TRAJECTORY, 1)
+        return total - int(dataset.attrs.get("complete", total))
+
+    def read(self, group: str, indices: slice | Iterable[int] | int | None = None, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Read full states: (trajectory, time, *site, channel), floating point, or integers where every field is a label or category.
+
+        Parameters
+        ----------
+        group : str
+        indices : slice, int or iterable of int, optional
+            Trajectories of the set, all by default. Only the chunks that hold them are read.
+        start, stop : int
+            Range of frames.
+
+        Raises
+        ------
+        DataError
+            If the set is unknown, incomplete, not finite, or does not hold what the spec says.
+        """
+        self.require(group)
+        rows = self.rows(group, indices)
+        if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
+            rows = slice(int(rows[0]), int(rows[0]) + len(rows))
+        piece = self.dataset(group).isel({layout.TRAJECTORY: rows}, missing_dims="ignore").isel({layout.TIME: slice(start, stop)})
+        try:
+            x = layout.decode(self.spec, piece)
+        except DataError as error:
+            raise DataError(f"{self.path}: set {group!r}: {error}") from None
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            raise DataError(f"{self.path}: set {group!r} holds NaN or infinite values: epns-pyro data info says where")
+        return x
+
+    def require(self, group: str) -> None:
+        """Raise DataError unless the set is complete and its variables fit the spec."""
+        if missing := self.missing(group):
+            total = self.size(group)
+            raise DataError(
+                f"{self.path}: set {group!r} is incomplete, {total - missing} of {total} trajectories: "
+                "run the command that made the store again to finish it"
+            )
+        if problems := layout.problems(self.spec, self.dataset(group)):
+            more = f" (and {len(problems) - 1} more: see epns-pyro data info)" if problems[1:] else ""
+            raise DataError(f"{self.path}: set {group!r}: {problems[0]}{more}")
+
+    def blocks(self, group: str) -> list[np.ndarray]:
+        """Partition the trajectories of a set into runs that share chunks and take a few MiB, to read everything once."""
+        chunk = self._chunk(group)
+        block = chunk * max(1, chunk_trajectories(self.spec, self.steps(group) + 1, self.sites(group)) // chunk)
+        home = self.rows(group) // block
+        return np.split(np.arange(len(home)), np.flatnonzero(np.diff(home)) + 1)
+
+    def context(self, group: str = "train") -> DataContext:
+        """What the data dictates to a model: scales and sizes, from the training set alone; computed once per opened store."""
+        if group not in self._contexts:
+            self._contexts[group] = compute_context(self, group)
+        return self._contexts[group]
+
+    def _extent(self, config: RecordedConfig) -> dict[str, float]:
+        extent: dict[str, float] = {}
+        for block in self.blocks("train"):
+            x = self.read("train", block)
+            here = config.describing(self.spec, x, frame_dt=self.frame_dt).extent
+            extent = {name: max(size, extent.get(name, 0.0)) for name, size in (extent | here).items()}
+        return extent
+
+    def _chunk(self, group: str) -> int:
+        found = self.dataset(group).variables
+        names = [v.name for v in layout.variables(self.spec) if v.field.dynamic and v.name in found]
+        return max((int(found[name].encoding.get("preferred_chunks", {}).get(layout.TRAJECTORY, 1)) for name in names), default=1)
+
+    def _set(self, group: str) -> _Set:
+        if group not in self._sets:
+            raise DataError(f"{self.path}: has no set {group!r}: {nearest(group, self._sets)}")
+        return self._sets[group]
+
+
+def open_store(path: str | Path, *, spec: str | Path | None = None, split: Split | None = None) -> Store:
+    """Open a store for reading.
+
+    Parameters
+    ----------
+    path : str or Path
+        A zarr directory or a netCDF file. Groups are sets; without groups the trajectories are split into train, val and test.
+    spec : str or Path, optional
+        YAML file that describes the fields. Without it the attribute `state_spec` counts, then `<path>.yaml` beside the store.
+    split : Split, optional
+        How a store without groups is split; by default as the YAML file says, or 80, 10 and 10 percent.
+
+    Raises
+    ------
+    DataError
+        If there is no store, no set in it, or nothing that describes it.
+    """
+    path = Path(path)
+    names, attributes = _contents(path)
+    description = _description(path, spec, attributes)
+    locations: list[str | None] = [*sorted(names, key=_place)] or [None]
+    sample = _open(path, locations[0])
+    frame_dt = description.frame_dt or _spacing(path, sample)
+    if "system_config" in attributes and spec is None:
+        config = _json(path, attributes, "system_config")
+    else:
+        config = {"name": "recorded", "spec": asdict(description.spec), "frame_dt": frame_dt, "time_unit": description.time_unit}
+    if locations == [None]:
+        trajectories = sample.sizes.get(layout.TRAJECTORY, 1)
+        sets = {name: _Set(None, rows) for name, rows in (split or description.split).rows(trajectories).items()}
+    else:
+        sets = {str(name): _Set(name) for name in locations}
+    return Store(path, description.spec, frame_dt, description.time_unit, config, sets)
+
+
+def _place(name: str) -> tuple[int, str]:
+    return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+
+
+def _description(path: Path, spec: str | Path | None, attributes: dict[str, Any]) -> Description:
+    if spec is not None:
+        return read_description(spec)
+    if "state_spec" in attributes:
+        raw = asdict(StateSpec.from_dict(_json(path, attributes, "state_spec")))
+        units = _json(path, attributes, "units")
+        return Description.parse(raw | {"frame_dt": attributes.get("frame_dt"), "time_unit": units.get("time", "")}, where=str(path))
+    for beside in (path.with_name(path.name + ".yaml"), path.with_suffix(".yaml")):
+        if beside.is_file():
+            return read_description(beside)
+    raise DataError(
+        f"{path}: nothing says what its fields are: give --spec FILE, put {path.name}.yaml beside it, or set the attribute state_spec"
+    )
+
+
+def _json(path: Path, attributes: dict[str, Any], key: str) -> dict[str, Any]:
+    try:
+        value = json.loads(attributes.get(key, "{}"))
+    except (TypeError, json.JSONDecodeError):
+        value = None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: the attribute {key!r} is not a JSON object")
+    return value
+
+
+def _spacing(path: Path, dataset: xr.Dataset) -> float:
+    time = dataset.variables.get(layout.TIME)
+    if time is None or time.size < 2 or time.dtype.kind not in "fiu":
+        raise DataError(f"{path}: the time between frames is unknown: give frame_dt in the description, or a numeric coordinate 'time'")
+    spacing = float(np.median(np.diff(time.values)))
+    if not spacing > 0:
+        raise DataError(f"{path}: the coordinate 'time' does not increase: correct it, or give frame_dt in the description")
+    return spacing
+
+
+# -- the two file formats --------------------------------------------------------------------------------------------------
+
+
+def _contents(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of the groups, and the attributes of the file or, failing these, of its first group."""
+    if not path.exists():
+        raise DataError(f"{path}: no such store: make one with epns-pyro data generate, or check the path")
+    try:
+        if path.is_dir():
+            root = zarr.open_group(path, mode="r", use_consolidated=False)
+            names, attributes = sorted(root.group_keys()), dict(root.attrs)
+        else:
+            with h5netcdf.File(path, "r") as file:
+                names, attributes = sorted(file.groups), dict(file.attrs)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: is neither a zarr directory nor a netCDF-4 file ({' '.join(str(error).split())})") from None
+    if names and "state_spec" not in attributes:
+        attributes = _open(path, names[0]).attrs | attributes
+    return names, attributes
+
+
+def _open(path: Path, group: str | None) -> xr.Dataset:
+    options = {"consolidated": False} if path.is_dir() else {}
+    engine = "zarr" if path.is_dir() else "h5netcdf"
+    try:
+        return xr.open_dataset(path, group=group, engine=engine, chunks=None, cache=False, decode_times=False, **options)
+    except (OSError, ValueError, KeyError) as error:
+        where = f"{path}: group {group!r}" if group else str(path)
+        raise DataError(f"{where} cannot be read as a dataset: {' '.join(str(error).split())}") from None

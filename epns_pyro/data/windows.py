@@ -1,0 +1,209 @@
+"""Random windows of trajectories for training, streamed from a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+
+from epns_pyro.data.stores import Store
+from epns_pyro.errors import CheckpointError, ConfigError, DataError
+
+
+class Batch(NamedTuple):
+    """x0 (batch, *site, channel) and its observed future, path (batch, time, *site, channel)."""
+
+    x0: torch.Tensor
+    path: torch.Tensor
+
+
+class Windows:
+    """An endless stream of windows (x_t, x_{t+1..t+length}), uniform over trajectories and start frames.
+
+    A set that fits into `memory` is held there as one tensor. A larger one passes through a pool of that size: one block of
+    trajectories (a few chunks) is replaced, first in first out, once as many windows as a block has have been drawn. Blocks come in a
+    shuffled order, each once per round, and all stay for the same time, so over many rounds every trajectory is drawn equally
+    often; within a short time the draws are uniform over the pool only.
+
+    Every rank draws the same global minibatch and takes its own rows, so 1 and 2 processes see the same data.
+
+    Parameters
+    ----------
+    store : Store
+    group : str
+    length : int
+        Steps of a window after its first state; may be set anew between batches.
+    batch : int
+        Windows of the global minibatch, over all ranks.
+    seed : int
+    first_frame : int
+        Windows start at this frame or later.
+    rank, world_size : int
+    memory : int
+        Bytes that the trajectories may take.
+    device : str or torch.device
+        Where the trajectories are held and the windows come out.
+    dtype : torch.dtype
+        Of real states. States of labels and categories only come as int64.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        group: str,
+        length: int,
+        batch: int,
+        *,
+        seed: int = 0,
+        first_frame: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        memory: int = 2 * 2**30,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if batch < 1 or batch % world_size:
+            raise ConfigError(f"batch: {batch} windows cannot be shared evenly by {world_size} processes")
+        store.require(group)
+        self.group, self.batch, self.first_frame = group, batch, first_frame
+        self._store, self._rank, self._world_size = store, rank, world_size
+        self._frames = store.steps(group) + 1
+        self.length = length
+        self._rng = np.random.default_rng(seed)
+        self._blocks = store.blocks(group)
+        self._held, self._out = _dtypes(store, group, dtype)
+        self._pool = self._allocate(memory, torch.device(device))
+        self._queue: list[int] = []  # blocks still to come in this round
+        self._resident = [-1] * len(self._pool)  # block in each slot
+        self._oldest = 0  # slot to be replaced next
+        self._drawn = 0  # windows since the last replacement
+        self._fill(list(range(len(self._pool))) if self.in_memory else [self._next_block() for _ in self._pool])
+
+    # -- drawing -----------------------------------------------------------------------------------------------------------
+
+    def draw(self) -> Batch:
+        """Return this rank's rows of the next minibatch."""
+        if not self.in_memory:
+            self._refresh()
+        rows = self._rng.integers(len(self._rows), size=self.batch)
+        starts = self._rng.integers(self.first_frame, self._frames - self.length, size=self.batch)
+        share = self.batch // self._world_size
+        mine = slice(self._rank * share, (self._rank + 1) * share)
+        frames = torch.from_numpy(starts[mine, None] + np.arange(self.length + 1))
+        slots = torch.from_numpy(self._rows[rows[mine]])
+        device = self._pool.device
+        windows = self._pool.flatten(0, 1)[slots[:, None].to(device), frames.to(device)].to(self._out)
+        return Batch(windows[:, 0], windows[:, 1:])
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return self.draw()
+
+    @property
+    def length(self) -> int:
+        """Steps of a window after its first state."""
+        return self._length
+
+    @length.setter
+    def length(self, length: int) -> None:
+        longest = self._frames - 1 - self.first_frame
+        if not 1 <= length <= longest:
+            raise ConfigError(
+                f"window length: set {self.group!r} has {self._frames} frames and windows start at frame {self.first_frame} or later, "
+                f"so a length is 1 to {longest}; found {length}"
+            )
+        self._length = length
+
+    @property
+    def count(self) -> int:
+        """Number of different windows of the present length: one epoch."""
+        return sum(map(len, self._blocks)) * (self._frames - self.first_frame - self._length)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the whole set is held in memory."""
+        return len(self._pool) == len(self._blocks)
+
+    # -- the pool ----------------------------------------------------------------------------------------------------------
+
+    def _allocate(self, memory: int, device: torch.device) -> torch.Tensor:
+        """Make the pool (slot, trajectory, time, *site, channel)."""
+        shape = (max(map(len, self._blocks)), self._frames, *self._store.sites(self.group), self._store.spec.channels)
+        slot = int(np.prod(shape)) * self._held.itemsize
+        slots = min(memory // slot, len(self._blocks))
+        if slots < 1:
+            raise DataError(
+                f"{self._store.path}: {shape[0]} trajectories of set {self.group!r} are read at a time and take {slot / 2**20:.3g} MiB, "
+                f"more than the memory of {memory / 2**20:.3g} MiB for windows: allow more, or write the store in smaller chunks"
+            )
+        return torch.zeros((slots, *shape), dtype=self._held, device=device)
+
+    def _next_block(self) -> int:
+        if not self._queue:
+            self._queue = self._rng.permutation(len(self._blocks)).tolist()
+        return self._queue.pop()
+
+    def _refresh(self) -> None:
+        windows_of_a_block = self._pool.shape[1] * (self._frames - self.first_frame - 1)
+        if self._drawn >= windows_of_a_block:
+            resident = self._resident.copy()
+            resident[self._oldest] = self._next_block()
+            self._oldest = (self._oldest + 1) % len(resident)
+            self._drawn = 0
+            self._fill(resident)
+        self._drawn += self.batch
+
+    def _fill(self, resident: list[int]) -> None:
+        """Read the blocks that have changed, and list the rows of the pool that hold a trajectory."""
+        for slot, (old, new) in enumerate(zip(self._resident, resident, strict=True)):
+            if old != new:
+                block = self._blocks[new]
+                self._pool[slot, : len(block)] = torch.from_numpy(self._store.read(self.group, block)).to(self._held)
+        self._resident = resident
+        size = self._pool.shape[1]
+        self._rows = np.concatenate([slot * size + np.arange(len(self._blocks[b])) for slot, b in enumerate(resident)])
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data from which `load_state_dict` goes on, bit for bit."""
+        return {
+            "set": [self.group, sum(map(len, self._blocks)), self._frames, len(self._blocks), len(self._pool)],
+            "rng": self._rng.bit_generator.state,
+            "length": self.length,
+            "queue": list(self._queue),
+            "resident": list(self._resident),
+            "oldest": self._oldest,
+            "drawn": self._drawn,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> Self:
+        """Go on where a `state_dict` was taken.
+
+        Raises
+        ------
+        CheckpointError
+            If the state was taken with another set or another amount of memory.
+        """
+        expected = self.state_dict()["set"]
+        if list(state["set"]) != expected:
+            raise CheckpointError(
+                "the checkpoint was made with other data: (set, trajectories, frames, blocks, blocks in memory) "
+                f"was {tuple(state['set'])} and is {tuple(expected)}"
+            )
+        self._rng.bit_generator.state = state["rng"]
+        self.length, self._oldest, self._drawn = state["length"], state["oldest"], state["drawn"]
+        self._queue = list(state["queue"])
+        self._fill(list(state["resident"]))
+        return self
+
+
+def _dtypes(store: Store, group: str, real: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
+    """Return the dtype in which states are held and the one in which they are given out."""
+    if any(f.kind == "real" for f in store.spec.fields):
+        return real, real
+    return torch.from_numpy(store.read(group, 0, stop=1)).dtype, torch.int64
