@@ -69,7 +69,7 @@ class NBodyConfig(SystemConfig):
     speed_factor: Range = (0.8, 1.1)
     sigma: pydantic.NonNegativeFloat = 0.1
     dt: pydantic.PositiveFloat = 1e-3
-    frame_dt: pydantic.PositiveFloat = 0.1
+    frame_dt: pydantic.PositiveFloat = pydantic.Field(0.1, validate_default=True)  # even the default must fit dt
     oracle_dt: pydantic.PositiveFloat | None = None
     energy_jump: pydantic.PositiveFloat = 20.0
     sets: dict[str, SetConfig] = pydantic.Field(default_factory=_default_sets)
@@ -218,7 +218,7 @@ class NBody(System):
 
         def log_normal(deviation: np.ndarray, covariance: np.ndarray) -> np.ndarray:
             root = np.linalg.cholesky(covariance)
-            white = np.linalg.solve(root, deviation.reshape(len(root), -1, 1))[..., 0]
+            white = np.linalg.solve(root, deviation.reshape(*root.shape[:-1], 1))[..., 0]
             log_root = np.log(np.diagonal(root, axis1=-2, axis2=-1))
             return -(0.5 * white**2 + log_root + 0.5 * np.log(2 * np.pi)).sum(-1)
 
@@ -257,12 +257,12 @@ class NBody(System):
             raise ShapeError(f"the states {x.shape} and the next states {x_next.shape} do not have the same shape") from None
         batch, rows = x.shape[:-2], (-1, *x.shape[-2:])
         before, after = x.reshape(rows), self.spec.dynamic(x_next.reshape(rows))
-        scores = [np.empty(0)] if not len(before) else []
+        scores = []
         for piece in _pieces(len(before), size=max(1, 10**7 // (6 * x.shape[-2]) ** 2)):
             mean, covariance = self.transition_law(before[piece])
             scores.append(log_prob(after[piece] - mean, covariance))
         scores = np.concatenate(scores)
-        return scores.reshape(*batch, *scores.shape[1:])
+        return scores.reshape(batch + scores.shape[1:])
 
     def _require_oracle(self) -> None:
         if not self.has_oracle:
@@ -350,4 +350,4 @@ def _pair_distances(position: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _pieces(n: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, n, size))
+    return (slice(start, start + size) for start in range(0, max(n, 1), size))  # an empty batch is one empty piece
