@@ -67,7 +67,8 @@ def _explain(cls: type[Config], item: Any, where: str) -> str:
         known = owner.model_fields if owner is not None else ()
         return f"{where}: unknown key {location!r}: {nearest(str(item['loc'][-1]), known)}"
     if item["type"] == "value_error":  # raised by one of our own validators: already a whole sentence
-        return f"{where}: {location}: {item['ctx']['error']}"
+        about = f"{where}: {location}" if item["loc"] else where
+        return f"{about}: {item['ctx']['error']}"
     found = item.get("input")
     return f"{where}: {location}: {item['msg'][:1].lower()}{item['msg'][1:]}, found {found!r}"
 
