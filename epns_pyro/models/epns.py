@@ -10,6 +10,7 @@ sites, so that `Predictive(model, guide=guide, ...)` falls back to the prior.
 from __future__ import annotations
 
 import enum
+import weakref
 
 import pyro
 from pyro import poutine
@@ -38,6 +39,7 @@ class _Unrolled(PyroModule):
         self.kl_weight = kl_weight
 
     def _steps(self, x0: Tensor, path: Tensor | None, horizon: int | None) -> int:
+        self._own_parameters()
         spec = self.transition.spec
         spec.check_shape(x0, what="x0")
         if path is None:
@@ -50,6 +52,12 @@ class _Unrolled(PyroModule):
         if horizon is not None and horizon != path.shape[time]:
             raise ShapeError(f"horizon {horizon} contradicts the length of the path, {path.shape[time]}: leave it out")
         return path.shape[time]
+
+    def _own_parameters(self) -> None:
+        # SVI.step asks every parameter for its unconstrained form; with module_local_params Pyro 1.9 tells only its own kind of
+        # parameters. Ours are unconstrained, so each is its own form.
+        for parameter in self.parameters():
+            parameter.unconstrained = weakref.ref(parameter)
 
     def _plate(self, x0: Tensor) -> pyro.plate:
         return pyro.plate("trajectory", x0.shape[x0.dim() - self.transition.state_event_dim - 1], dim=-1)

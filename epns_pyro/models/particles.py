@@ -15,13 +15,14 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from epns_pyro.backbones import BACKBONES, Backbone, Features, Signature
-from epns_pyro.backbones.base import perceptron
+from epns_pyro.backbones.base import perceptron, safe_norm
 from epns_pyro.config import choice
 from epns_pyro.data.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.emissions import EMISSIONS, innovation
 from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig
 
+FRAME_FLOOR = 1e-3  # vectors of h shorter than this give no axis
 INNOVATION_BOUND = 10.0  # innovations beyond this many standard deviations are shortened before a network sees them
 
 
@@ -63,6 +64,12 @@ class ParticleTransition(Transition):
         self.posterior_net = network(width + changed, vectors + moved, 2 * latent, 0)
         with torch.no_grad():
             self.guess_vectors.weight.mul_(0.1)
+        if config.linear_path:
+            # At first the latents hold the mean innovation of the vector fields in the body's own frame, and give it back to each.
+            count = min(latent, spec.space)
+            path = torch.eye(count, latent).expand(moved, -1, -1)
+            self.unload = nn.Parameter(path.clone() / moved)  # (vector field, axis, latent)
+            self.load = nn.Parameter(path.clone())
 
     # -- the four pieces -----------------------------------------------------------------------------------------------
 
@@ -88,7 +95,10 @@ class ParticleTransition(Transition):
         scalars = torch.cat([hidden.scalars.expand(*shape, -1), z.expand(*shape, -1)], -1)
         positions = self._positions(x).expand(*shape, -1)
         out = self.decoder(positions, Features(scalars, hidden.vectors.expand(*shape, *hidden.vectors.shape[-2:])))
-        correction = self._join(out.vectors, out.scalars[..., : len(self._dynamic_scalars)])
+        vectors = out.vectors
+        if self.config.linear_path:
+            vectors = vectors + torch.einsum("...l,fal,...as->...fs", z, self.load, self._frame(hidden))
+        correction = self._join(vectors, out.scalars[..., : len(self._dynamic_scalars)])
         loc = guess.mean + guess.variance.sqrt() * correction
         return self._law(loc, noise + out.scalars[..., len(self._dynamic_scalars) :])
 
@@ -102,6 +112,8 @@ class ParticleTransition(Transition):
         scalars = [self.spec.get_dynamic(surprise, f.name)[..., None] for f in self._dynamic_scalars]
         seen = Features(torch.cat([hidden.scalars, *scalars], -1), torch.cat([hidden.vectors, vectors], -2))
         shift, log_scale = self._pool(self.posterior_net(self._positions(x), seen).scalars).chunk(2, -1)
+        if self.config.linear_path:
+            shift = shift + torch.einsum("...fs,...as,fal->...l", vectors, self._frame(hidden), self.unload)
         prior = self.prior(x, h).base_dist
         return Normal(prior.loc + prior.scale * shift, prior.scale * bounded_exp(log_scale)).to_event(2)
 
@@ -127,6 +139,18 @@ class ParticleTransition(Transition):
                 for f in spec.dynamic_fields
             }
         )
+
+    def _frame(self, hidden: Features) -> Tensor:
+        """Orthonormal axes that move with each body, (*batch, body, axis, space): Gram-Schmidt on the first vectors of h.
+
+        Where those vectors do not span space (a planar state) the missing axes shrink to zero, and equivariance holds all the same.
+        """
+        axes: list[Tensor] = []
+        for vector in hidden.vectors.unbind(-2)[: self.load.shape[1]]:
+            for axis in axes:
+                vector = vector - (vector * axis).sum(-1, keepdim=True) * axis
+            axes.append(vector / safe_norm(vector, floor=FRAME_FLOOR**2)[..., None])
+        return torch.stack(axes, -2)
 
     def _positions(self, x: Tensor) -> Tensor:
         return self.spec.get(x, self.position) / self.spec[self.position].scale
@@ -183,6 +207,15 @@ class ParticlesConfig(TransitionConfig):
     hidden_vectors: int = pydantic.Field(default=8, gt=0, description="vector channels of h per body")
     latent: int = pydantic.Field(default=16, gt=0, description="latent dimensions per body, or of the whole system")
     latents: Literal["per-body", "shared"] = "per-body"
+    linear_path: bool = pydantic.Field(default=True, description="a linear path from innovation to latents to mean, in the body's own frame")
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> ParticlesConfig:
+        if self.linear_path and self.latents == "shared":
+            raise ValueError("a linear path needs latents per body: set linear_path to false for shared latents")
+        if self.linear_path and self.hidden_vectors < 3:
+            raise ValueError(f"a linear path needs 3 hidden vectors for a frame, found hidden_vectors = {self.hidden_vectors}")
+        return self
 
     def build(self, context: DataContext) -> ParticleTransition:
         return ParticleTransition(self, context)

@@ -11,6 +11,7 @@ Distributions describe the DYNAMIC channels of a state; static fields are given 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from pyro.distributions import Independent
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -32,6 +33,7 @@ class Transition(nn.Module, ABC):
 
     spec: StateSpec
     hidden_event_dim: int
+    chunk: ClassVar[int] = 4096  # states that evaluation and sampling pass through the networks at a time
 
     @property
     def state_event_dim(self) -> int:

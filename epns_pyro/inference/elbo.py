@@ -1,0 +1,183 @@
+"""The evidence bounds of a transition, computed directly: h once per step, shared by prior, posterior and emission.
+
+Stock Pyro, TraceMeanField_ELBO()(EPNSModel, EPNSGuide), gives the same numbers and gradients from the same noise; a test holds the two
+together. All values are in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from epns_pyro.models import Feedback, Transition
+
+Noise = Callable[[Tensor], Tensor]  # like (batch, entity, latent) -> standard Normal noise of that shape
+
+
+class Step(NamedTuple):
+    """One step of a batch: log p(x' | h, z) (batch,), KL(q || p) (batch, entity, latent), and the emission."""
+
+    log_likelihood: Tensor
+    kl: Tensor
+    emission: TorchDistribution
+
+
+def elbo_step(transition: Transition, x: Tensor, x_next: Tensor, noise: Noise = torch.randn_like) -> Step:
+    """ELBO of one transition = log_likelihood - kl.sum((-2, -1)), with z drawn from the posterior.
+
+    Parameters
+    ----------
+    x, x_next : Tensor, (*batch, *site, channel)
+    noise : callable
+    """
+    h = transition.forward_model(x)
+    posterior, prior = transition.posterior(x, h, x_next).base_dist, transition.prior(x, h).base_dist
+    z = posterior.loc + posterior.scale * noise(posterior.loc)
+    emission = transition.emission(x, h, z)
+    return Step(emission.log_prob(transition.spec.dynamic(x_next)), kl_divergence(posterior, prior), emission)
+
+
+class Loss(NamedTuple):
+    """The objective of a minibatch and its parts, per transition, means over batch and time.
+
+    Parameters
+    ----------
+    loss : Tensor, ()
+        -(log likelihood) + kl_weight * (KL, free bits applied): what is minimised.
+    log_likelihood, kl : Tensor, ()
+        The two parts of the ELBO, without annealing and free bits.
+    """
+
+    loss: Tensor
+    log_likelihood: Tensor
+    kl: Tensor
+
+
+class Objective(nn.Module):
+    """The negative ELBO along a window of a path, as the trainer minimises it.
+
+    A module, so that data-parallel wrappers see the forward pass.
+    """
+
+    def __init__(self, transition: Transition, feedback: Feedback = Feedback.PUSHFORWARD) -> None:
+        super().__init__()
+        if feedback is Feedback.ANCESTRAL:
+            raise ValueError("along an observed path either the observed state or the mean is fed back, not a sample")
+        self.transition, self.feedback = transition, feedback
+
+    def forward(
+        self,
+        x0: Tensor,
+        path: Tensor,
+        *,
+        kl_weight: float = 1.0,
+        free_bits: float = 0.0,
+        noise: Noise = torch.randn_like,
+        share: Callable[[Tensor], Tensor] = lambda mean: mean,
+    ) -> Loss:
+        """Evaluate the objective.
+
+        Parameters
+        ----------
+        x0 : Tensor, (batch, *site, channel)
+        path : Tensor, (batch, time, *site, channel)
+        kl_weight : float
+            Weight of the KL term (annealing).
+        free_bits : float
+            Nats per entity: a latent dimension whose mean KL over the global minibatch is below this counts as this, without gradient.
+        noise : callable
+        share : callable
+            Averages a tensor over processes.
+        """
+        transition, steps = self.transition, path.shape[1]
+        x, likelihoods, divergences = x0, [], []
+        for t in range(steps):
+            step = elbo_step(transition, x, path[:, t], noise)
+            likelihoods.append(step.log_likelihood.mean())
+            divergences.append(step.kl.flatten(0, -3).mean(0))
+            if t + 1 < steps:
+                y = transition.spec.dynamic(path[:, t]) if self.feedback is Feedback.TEACHER else step.emission.mean.detach()
+                x = transition.spec.advance(x, y)
+        log_likelihood = torch.stack(likelihoods).mean()
+        kl = torch.stack(divergences).mean(0)  # (entity, latent)
+        per_dimension = kl.mean(0)
+        counted = per_dimension
+        if free_bits:
+            counted = torch.where(share(per_dimension.detach()) > free_bits, per_dimension, free_bits)
+        return Loss(kl_weight * kl.shape[0] * counted.sum() - log_likelihood, log_likelihood.detach(), kl.detach().sum())
+
+
+# -- bounds along a path -----------------------------------------------------------------------------------------------------
+
+
+class Bounds(NamedTuple):
+    """Teacher-forced bounds of a path, summed over its steps: each (batch,), nats.
+
+    The state is fully observed, so log p(x_{1:T} | x_0) is a sum over steps, and every step has its own importance samples: the IWAE
+    bound stays tight however long the path is.
+    """
+
+    elbo: Tensor
+    iwae: Tensor
+    log_likelihood: Tensor
+    kl: Tensor
+
+
+@torch.no_grad()
+def path_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples: int = 1, chunk: int | None = None) -> Bounds:
+    """Estimate the ELBO and the IWAE bound (Burda et al., ICLR 2016) of paths with `num_samples` latents per step.
+
+    Parameters
+    ----------
+    x0 : Tensor, (batch, *site, channel)
+    path : Tensor, (batch, time, *site, channel)
+    num_samples : int
+    chunk : int, optional
+        Transitions x samples evaluated at a time; bounds the memory.
+    """
+    batch, steps = path.shape[:2]
+    rows = []
+    for x, x_next in _pairs(transition, x0, path, max(1, (chunk or transition.chunk) // num_samples)):
+        h = transition.forward_model(x)
+        posterior, prior = transition.posterior(x, h, x_next), transition.prior(x, h)
+        z = posterior.sample((num_samples,))
+        log_likelihood = transition.emission(x, h, z).log_prob(transition.spec.dynamic(x_next))  # (sample, transition)
+        log_weight = log_likelihood + prior.log_prob(z) - posterior.log_prob(z)
+        kl = kl_divergence(posterior.base_dist, prior.base_dist).sum((-2, -1))
+        iwae = log_weight.logsumexp(0) - math.log(num_samples)
+        rows.append(torch.stack([log_likelihood.mean(0) - kl, iwae, log_likelihood.mean(0), kl], -1))
+    return Bounds(*torch.cat(rows).unflatten(0, (batch, steps)).sum(1).unbind(-1))
+
+
+@torch.no_grad()
+def latent_kl(transition: Transition, x0: Tensor, path: Tensor, *, chunk: int | None = None) -> Tensor:
+    """Mean KL(q || p) of every latent dimension along paths, teacher-forced: (entity, latent), nats per transition."""
+    total, count = 0.0, 0
+    for x, x_next in _pairs(transition, x0, path, chunk or transition.chunk):
+        h = transition.forward_model(x)
+        total = total + kl_divergence(transition.posterior(x, h, x_next).base_dist, transition.prior(x, h).base_dist).sum(0)
+        count += len(x)
+    return total / count
+
+
+def log_density(transition: Transition, x0: Tensor, path: Tensor, z: Tensor) -> Tensor:
+    """log p(x_{1:T}, z_{1:T} | x_0) of given latents z (batch, time, entity, latent): (batch,), nats."""
+    total, x = 0.0, x0
+    for t in range(path.shape[1]):
+        h = transition.forward_model(x)
+        y = transition.spec.dynamic(path[:, t])
+        total = total + transition.prior(x, h).log_prob(z[:, t]) + transition.emission(x, h, z[:, t]).log_prob(y)
+        x = transition.spec.advance(x, y)
+    return total
+
+
+def _pairs(transition: Transition, x0: Tensor, path: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """All transitions of the paths, flattened, in pieces."""
+    before = torch.cat([x0[:, None], path[:, :-1]], 1).flatten(0, 1)
+    return zip(before.split(chunk), path.flatten(0, 1).split(chunk), strict=True)
