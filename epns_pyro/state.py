@@ -202,7 +202,7 @@ class StateSpec:
         Raises
         ------
         ShapeError
-            If a field is missing, unknown, not finite, or does not have the shape that its representation asks for.
+            If a field is missing, unknown, or does not have the shape that its representation asks for.
         """
         return self._pack(self.fields, values)
 
@@ -362,9 +362,28 @@ class StateSpec:
             for key in entry:
                 if key not in known:
                     raise ConfigError(f"state specification: field {entry['name']!r}: unknown key {key!r}: {nearest(key, known)}")
+                _check_type(f"field {entry['name']!r}: {key}", entry[key], Field.__dataclass_fields__[key].type)
             fields.append(Field(**entry))
         rest = {k: raw[k] for k in ("sites", "space", "periodic") if k in raw}
+        for key, value in rest.items():
+            _check_type(key, value, {"sites": "names", "space": "int", "periodic": "bool"}[key])
         return cls(fields=tuple(fields), **rest)
+
+
+_PLAIN = {"str": "a word", "bool": "true or false", "int": "a whole number", "float": "a number", "names": "a list of names"}
+
+
+def _check_type(what: str, value: Any, kind: str) -> None:
+    """Raise ConfigError unless a value of plain data is of the kind that a field of a dataclass is annotated with."""
+    fits = {
+        "str": isinstance(value, str),
+        "bool": isinstance(value, bool),
+        "int": isinstance(value, int) and not isinstance(value, bool),
+        "float": isinstance(value, (int, float)) and not isinstance(value, bool),
+        "names": isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value),
+    }
+    if not fits[kind]:
+        raise ConfigError(f"state specification: {what}: expected {_PLAIN[kind]}, found {value!r}")
 
 
 def _is_floating(x: Array) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Any, Literal, Self, final
 
@@ -54,7 +55,7 @@ class RecordedConfig(SystemConfig):
             raise ValueError(f"recorded data are particles with one site axis, found {', '.join(spec.sites) or 'none'}")
         if unreal := [f.name for f in spec.fields if f.kind != "real" and f.dynamic]:
             raise ValueError(f"recorded particles have real dynamic fields, found a {spec[unreal[0]].kind} {unreal[0]!r}")
-        return value
+        return json.loads(spec.to_json())  # in full, as it is read back from a store
 
     @pydantic.field_validator("extent")
     @classmethod
