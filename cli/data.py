@@ -42,7 +42,7 @@ def generate(
     from epns_pyro.data.generate import generate as simulate
     from epns_pyro.systems import SYSTEMS
 
-    config = SYSTEMS[system]().override(overrides(changes))
+    config = SYSTEMS.parse({"name": system}).override(overrides(changes))
     config = _limited(config, trajectories) if trajectories else config
     names = [name.strip() for name in sets.split(",")] if sets else None
     out = out or Path("data") / f"{system}.zarr"

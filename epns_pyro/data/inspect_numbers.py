@@ -74,38 +74,35 @@ class OutOfRange(Inspector):
 class Rate(Inspector):
     """A velocity that is not the rate of change of its position: other units, another time step, or shuffled bodies.
 
-    Over one step the displacement should be dt (v + v') / 2. Per trajectory the slope of one against the other and the share of the
-    displacement left unexplained are found, and their medians judged, so that a few violent encounters do not count.
+    Over one step the displacement should be dt (v + v') / 2. The slope of one against the other and the squared correlation are found
+    for every trajectory, and their medians judged, so that a few violent encounters do not count.
     """
 
     def __init__(self, field: Field, frame_dt: float) -> None:
         self._field, self._frame_dt = field, frame_dt
         self._slopes: list[float] = []
-        self._unexplained: list[float] = []
+        self._correlations: list[float] = []
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
         position, velocity = (arrays[name].astype(np.float64) for name in (self._field.rate_of, self._field.name))
         moved = np.diff(position, axis=1).reshape(len(position), -1)
         expected = (self._frame_dt * (velocity[:, 1:] + velocity[:, :-1]) / 2).reshape(len(position), -1)
+        both, square = (moved * expected).sum(1), (expected**2).sum(1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            self._slopes += ((moved * expected).sum(1) / (expected**2).sum(1)).tolist()
-            self._unexplained += (((moved - expected) ** 2).sum(1) / (moved**2).sum(1)).tolist()
+            self._slopes += (both / square).tolist()
+            self._correlations += (both**2 / square / (moved**2).sum(1)).tolist()
 
     def findings(self) -> Iterator[tuple[str, str]]:
-        finite = np.isfinite(self._slopes) & np.isfinite(self._unexplained)
+        finite = np.isfinite(self._slopes) & np.isfinite(self._correlations)
         if not finite.any():
             return
-        slope, unexplained = (float(np.median(np.asarray(v)[finite])) for v in (self._slopes, self._unexplained))
-        name, of = self._field.name, self._field.rate_of
-        if not 0.8 < slope < 1.25:
+        slope, correlation = (float(np.median(np.asarray(v)[finite])) for v in (self._slopes, self._correlations))
+        name = self._field.name
+        mismatch = f"field {name!r} does not match the change of {self._field.rate_of!r}"
+        if correlation < 0.5:
+            yield WARNING, f"{mismatch}, of which it explains {correlation:.0%}: are frames and bodies in the same order in both?"
+        elif not 0.8 < slope < 1.25:
             yield (
                 WARNING,
-                f"field {name!r} does not match the change of {of!r}: in one step it moves by {slope:.3g} times {name} x frame_dt, "
-                "expected 1: check the units and frame_dt",
-            )
-        elif unexplained > 0.5:
-            yield (
-                WARNING,
-                f"field {name!r} does not match the change of {of!r}: it leaves {min(unexplained, 1):.0%} of it unexplained: "
-                "check that frames and bodies are in the same order in both",
+                f"{mismatch}: in one step it moves by {slope:.3g} times {name} x frame_dt, expected 1: check the units and frame_dt",
             )

@@ -247,6 +247,6 @@ def _sets(layout: Layout, files: dict[str, list[Path]], shapes: dict[str, tuple[
 def _initial_states(layout: Layout, paths: list[Path]) -> int | None:
     """Return how many initial states the files share evenly, one block after the other; None if they do not."""
     first = np.stack([layout.frames(_load(path))[0] for path in paths])
-    new = np.flatnonzero((first[1:] != first[:-1]).reshape(len(paths) - 1, -1).any(1)) + 1
+    new = [i for i in range(1, len(paths)) if not np.array_equal(first[i], first[i - 1])]
     runs = np.diff([0, *new, len(paths)])
     return len(runs) if len(runs) < len(paths) and (runs == runs[0]).all() else None

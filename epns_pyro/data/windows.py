@@ -38,8 +38,8 @@ class Windows:
     batch : int
         Windows of the global minibatch, over all ranks.
     seed : int
-    first_frame : int
-        Windows start at this frame or later.
+    first_frame : int, optional
+        Windows start at this frame or later; by default after the burn-in of the system.
     rank, world_size : int
     memory : int
         Bytes that the trajectories may take.
@@ -57,7 +57,7 @@ class Windows:
         batch: int,
         *,
         seed: int = 0,
-        first_frame: int = 0,
+        first_frame: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         memory: int = 2 * 2**30,
@@ -67,7 +67,8 @@ class Windows:
         if batch < 1 or batch % world_size:
             raise ConfigError(f"batch: {batch} windows cannot be shared evenly by {world_size} processes")
         store.require(group)
-        self.group, self.batch, self.first_frame = group, batch, first_frame
+        self.group, self.batch = group, batch
+        self.first_frame = store.system.config.burn_in if first_frame is None else first_frame
         self._store, self._rank, self._world_size = store, rank, world_size
         self._frames = store.steps(group) + 1
         self.length = length
