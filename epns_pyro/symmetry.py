@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from epns_pyro.errors import ConfigError
+
 if TYPE_CHECKING:
     from epns_pyro.state import Field, StateSpec
 
@@ -98,7 +100,7 @@ class Euclidean(Group):
     space : int
         Dimension d.
     translation_scale : float
-        Standard deviation of the random translations, in the unit of the positions.
+        Standard deviation of the random translations, in the unit of the positions; 0 where nothing translates.
     """
 
     space: int = 3
@@ -114,7 +116,95 @@ class Euclidean(Group):
 
     @property
     def description(self) -> str:
+        if not self.translation_scale:
+            return f"O({self.space}) × S_N: rotations, reflections, permutations of bodies"
         return f"E({self.space}) × S_N: rotations, reflections, translations, permutations of bodies"
+
+
+@dataclass(frozen=True)
+class RelabellingElement(GroupElement):
+    """Cells renamed, the lattice shifted, then turned: cell i of the result is cell permutation[i] of the argument (counting from 0).
+
+    On images cell i has the label i + 1, and 0, the medium, keeps its name; a property of cells travels with them.
+
+    Parameters
+    ----------
+    permutation : numpy.ndarray, (cell,)
+        Of integers.
+    shift : (int, int)
+        Pixels by which the image moves in y and x; what leaves at one edge enters at the opposite one.
+    flips : (bool, bool)
+        Whether y and x are mirrored.
+    transposed : bool
+        Whether y and x change places, after all else. With the flips these are the eight symmetries of the square.
+    """
+
+    permutation: np.ndarray
+    shift: tuple[int, int] = (0, 0)
+    flips: tuple[bool, bool] = (False, False)
+    transposed: bool = False
+
+    def act(self, spec: StateSpec, fields: tuple[Field, ...], x: Array) -> Array:
+        if vectors := [f.name for f in fields if f.is_vector]:
+            raise ConfigError(f"symmetries of a lattice act on labels, categories and scalars; {', '.join(vectors)} is a vector field")
+        channels = [self._rename(x[..., i]) if field.kind == "label" else x[..., i] for i, field in enumerate(fields)]
+        x = torch.stack(channels, -1) if isinstance(x, torch.Tensor) else np.stack(channels, -1)
+        return self._move(x)
+
+    def act_latent(self, z: Array) -> Array:
+        if isinstance(z, torch.Tensor):
+            return z.index_select(z.ndim - 2, torch.as_tensor(self.permutation, device=z.device))
+        return np.take(z, self.permutation, axis=-2)
+
+    def _rename(self, labels: Array) -> Array:
+        names = np.zeros(len(self.permutation) + 1, np.int64)
+        names[1 + self.permutation] = 1 + np.arange(len(self.permutation))
+        if isinstance(labels, torch.Tensor):
+            return torch.as_tensor(names, device=labels.device)[labels.long()].to(labels.dtype)
+        return names[labels.astype(np.int64)].astype(labels.dtype)
+
+    def _move(self, x: Array) -> Array:
+        """Shift and turn images (*batch, y, x, channel)."""
+        mirrored = [axis for axis, flip in zip((-3, -2), self.flips, strict=True) if flip]
+        if isinstance(x, torch.Tensor):
+            x = x.roll(self.shift, (-3, -2)).flip(mirrored)
+            return x.transpose(-3, -2) if self.transposed else x
+        x = np.flip(np.roll(x, self.shift, (-3, -2)), mirrored)
+        return np.swapaxes(x, -3, -2) if self.transposed else x
+
+
+@dataclass(frozen=True)
+class Relabelling(Group):
+    """S_n on the names of n cells, and, where asked for, the shifts of a periodic lattice and the symmetries of the square.
+
+    Parameters
+    ----------
+    cells : int
+        Number of names n; the labels are 1 .. n, and 0, the medium, is no name.
+    shifts : bool
+        Whether the lattice wraps around, so that it can be shifted.
+    turns : bool
+        Whether mirror images count too, and on a square lattice rotations by 90 degrees.
+    """
+
+    cells: int
+    shifts: bool = False
+    turns: bool = False
+
+    def random(self, x: Array, rng: np.random.Generator) -> RelabellingElement:
+        height, width = x.shape[-3:-1]
+        return RelabellingElement(
+            permutation=rng.permutation(self.cells),
+            shift=(int(rng.integers(height)), int(rng.integers(width))) if self.shifts else (0, 0),
+            flips=(bool(rng.integers(2)), bool(rng.integers(2))) if self.turns else (False, False),
+            transposed=bool(rng.integers(2)) if self.turns and height == width else False,
+        )
+
+    @property
+    def description(self) -> str:
+        parts = [f"S_{self.cells}: relabelling of cells"]
+        parts += ["shifts of the lattice"] * self.shifts + ["mirror images and quarter turns"] * self.turns
+        return ", ".join(parts)
 
 
 def _caster(x: Array) -> Callable[[np.ndarray], Array]:

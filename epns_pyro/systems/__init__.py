@@ -2,10 +2,14 @@
 
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig, trajectory_seeds
 from epns_pyro.systems.nbody import NBody, NBodyConfig
+from epns_pyro.systems.potts import Cells, CellsConfig, ContactEnergies
 from epns_pyro.systems.recorded import Recorded, RecordedConfig
 
 __all__ = [
     "SYSTEMS",
+    "Cells",
+    "CellsConfig",
+    "ContactEnergies",
     "NBody",
     "NBodyConfig",
     "Observable",

@@ -29,9 +29,13 @@ class SetConfig(Config):
 
 
 class SystemConfig(Config, ABC):
-    """What a user can vary about a system; `build` makes it."""
+    """What a user can vary about a system; `build` makes it.
+
+    `burn_in`: frames at the start of every trajectory that training windows leave out.
+    """
 
     name: str
+    burn_in: int = pydantic.Field(0, ge=0)
     sets: dict[str, SetConfig] = pydantic.Field(default_factory=dict)
 
     @abstractmethod
@@ -54,13 +58,14 @@ class Observable:
 class System(ABC):
     """A stochastic system: its state, symmetry and time step, and, where it can be simulated, its true law.
 
-    States are NumPy float64 arrays (*batch, *site, channel). A system without a simulator (recorded data) leaves `can_simulate` False;
-    one whose transition density is known sets `has_oracle`.
+    States are NumPy float64 arrays (*batch, *site, channel), integers where all fields are labels or categories. A system without a
+    simulator (recorded data) leaves `can_simulate` False; one whose transition density is known sets `has_oracle`.
     """
 
     name: ClassVar[str]
     can_simulate: ClassVar[bool] = False
     has_oracle: ClassVar[bool] = False
+    first_frame: ClassVar[int] = 0  # earlier frames are too artificial to train on
 
     config: SystemConfig
     spec: StateSpec

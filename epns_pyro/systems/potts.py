@@ -1,0 +1,289 @@
+"""Cellular dynamics: cell sorting in the Cellular Potts model.
+
+Energies are dimensionless, lengths in pixels, times in Monte Carlo steps (MCS).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self, final
+
+import numpy as np
+import pydantic
+
+from epns_pyro.config import Config
+from epns_pyro.errors import ShapeError
+from epns_pyro.state import Field, StateSpec
+from epns_pyro.symmetry import Relabelling
+from epns_pyro.systems import label_observables as labels
+from epns_pyro.systems import potts_dynamics as dynamics
+from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig
+from epns_pyro.systems.lattice import square_lattice
+from epns_pyro.systems.threads import limited
+
+Pair = tuple[pydantic.PositiveInt, pydantic.PositiveInt]
+Matrix = tuple[tuple[float, ...], ...]
+
+
+class ContactEnergies(Config):
+    """Energy of a pair of neighbouring pixels of different cells: of the same type, of different types, of a cell and the medium.
+
+    With J = 2 between cells of the same type, as in CompuCell3D's cellsort demo, cells are shredded into fragments.
+    """
+
+    same: float = 6.0
+    different: float = 11.0
+    medium: float = 16.0
+
+    def matrix(self, types: int) -> np.ndarray:
+        J = np.full((types + 1, types + 1), self.different)
+        np.fill_diagonal(J, self.same)
+        J[0, :] = J[:, 0] = self.medium
+        J[0, 0] = 0.0
+        return J
+
+
+def _read_energies(raw: Any) -> ContactEnergies | Matrix:
+    if isinstance(raw, ContactEnergies):
+        return raw
+    if isinstance(raw, dict):
+        return ContactEnergies.parse(raw, where="{same, different, medium}")
+    try:
+        J = np.array(raw, dtype=np.float64)
+    except (TypeError, ValueError):
+        J = np.array(np.nan)
+    if J.ndim != 2 or J.shape[0] != J.shape[1] or not np.isfinite(J).all():
+        raise ValueError(f"expected {{same, different, medium}} or a square matrix of finite numbers, the medium first, found {raw!r}")
+    for a, b in np.argwhere(J != J.T)[:1]:
+        raise ValueError(f"expected a symmetric matrix, found [{a}][{b}] = {J[a, b]:g} but [{b}][{a}] = {J[b, a]:g}")
+    return tuple(map(tuple, J.tolist()))
+
+
+def _sets(train: int, held_out: int, initial_states: int) -> dict[str, SetConfig]:
+    return {
+        "train": SetConfig(trajectories=train, steps=60),
+        "val": SetConfig(trajectories=held_out, steps=60),
+        "test": SetConfig(trajectories=held_out, steps=60),
+        "same_init": SetConfig(trajectories=400 * initial_states, steps=60, initial_states=initial_states),
+    }
+
+
+@SYSTEMS.register("cells")
+class CellsConfig(SystemConfig):
+    """Every number of the cellular system; the defaults are 64 cells, `small` are 16.
+
+    Parameters
+    ----------
+    lattice : (int, int)
+        Height and width, pixels.
+    blocks, block_size : (int, int), int
+        Cells start as rows and columns of square blocks, in the middle of the lattice, labelled row by row; side in pixels.
+    types : int
+        Each cell's type is drawn uniformly from 1 .. types; the medium has type 0.
+    contact_energies : ContactEnergies or matrix
+        J: either three numbers {same, different, medium}, or a symmetric matrix (type + 1, type + 1) with the medium first.
+    target_area, stiffness : float
+        Pixels; lambda of the area term lambda (area - target)^2.
+    temperature : float
+        T. At 0 no attempt that raises the energy succeeds.
+    neighbours : {4, 8}
+        The nearest pixels that count for contacts and copies.
+    boundary : {"no flux", "periodic"}
+        No flux: attempts towards off-lattice pixels are skipped and off-lattice neighbours contribute nothing.
+    frame_mcs : int
+        Monte Carlo steps between two frames; one step is as many copy attempts as pixels.
+    plausible_area, implausible_share : (float, float), float
+        A trajectory is no longer alive once more than this share of its cells has an area outside this range (in target areas).
+    burn_in : int
+        1: frame 0 is made of perfect squares.
+    """
+
+    name: Literal["cells"] = "cells"
+    lattice: Pair = (72, 72)
+    blocks: Pair = (8, 8)
+    block_size: pydantic.PositiveInt = 5
+    types: int = pydantic.Field(4, ge=1, le=254)
+    contact_energies: Annotated[ContactEnergies | Matrix, pydantic.BeforeValidator(_read_energies)] = ContactEnergies()
+    target_area: pydantic.PositiveFloat = 25.0
+    stiffness: pydantic.NonNegativeFloat = 2.0
+    temperature: pydantic.NonNegativeFloat = 10.0
+    neighbours: Literal[4, 8] = 8
+    boundary: Literal["no flux", "periodic"] = "no flux"
+    frame_mcs: pydantic.PositiveInt = 50
+    plausible_area: tuple[pydantic.NonNegativeFloat, pydantic.PositiveFloat] = (0.64, 1.2)
+    implausible_share: float = pydantic.Field(12 / 64, ge=0, le=1)
+    burn_in: int = pydantic.Field(1, ge=0)
+    sets: dict[str, SetConfig] = pydantic.Field(default_factory=lambda: _sets(800, 100, 5))
+
+    @classmethod
+    def small(cls) -> Self:
+        """The small preset: 16 cells on 40 x 40 pixels, 20 MCS per frame."""
+        return cls(lattice=(40, 40), blocks=(4, 4), frame_mcs=20, sets=_sets(400, 50, 2))
+
+    @property
+    def cells(self) -> int:
+        return self.blocks[0] * self.blocks[1]
+
+    @property
+    def contact_matrix(self) -> np.ndarray:
+        """J: (type + 1, type + 1), the medium first."""
+        J = self.contact_energies
+        return J.matrix(self.types) if isinstance(J, ContactEnergies) else np.array(J)
+
+    @pydantic.field_validator("plausible_area")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] >= value[1]:
+            raise ValueError(f"expected (low, high) with low < high, found {value}")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _coherent(self) -> Self:
+        for side, size, count in zip(("height", "width"), self.lattice, self.blocks, strict=True):
+            if count * self.block_size > size:
+                raise ValueError(
+                    f"{count} blocks of {self.block_size} pixels need a lattice {side} of {count * self.block_size}, found {size}: "
+                    "enlarge lattice, or lower blocks or block_size"
+                )
+            if self.boundary == "periodic" and size < 3:
+                raise ValueError(f"a periodic lattice needs a {side} of 3 or more, or a pixel is its own neighbour's twin; found {size}")
+        if self.cells >= labels.MOST_LABELS:
+            raise ValueError(f"expected fewer than {labels.MOST_LABELS} cells, found blocks {self.blocks} = {self.cells}")
+        if self.contact_matrix.shape[0] != self.types + 1:
+            size = self.contact_matrix.shape[0]
+            raise ValueError(f"contact_energies: {self.types} types and the medium need a matrix of {self.types + 1} rows, found {size}")
+        return self
+
+    def build(self) -> Cells:
+        return Cells(self)
+
+
+@final
+class Cells(System):
+    """The Cellular Potts model of Graner, Glazier and Hogeweg, from any label image.
+
+    States are integer arrays (*batch, y, x, channel), channels the cell's label and its type. A cell may vanish or split into fragments.
+    """
+
+    name = "cells"
+    can_simulate = True
+    time_unit = "MCS"
+
+    def __init__(self, config: CellsConfig) -> None:
+        self.config = config
+        periodic = config.boundary == "periodic"
+        self.spec = StateSpec(
+            fields=(
+                Field("cell", kind="label", size=config.cells + 1),
+                Field("type", kind="category", size=config.types + 1, of="cell", dynamic=False),
+            ),
+            sites=("y", "x"),
+            space=2,
+            periodic=periodic,
+        )
+        self.group = Relabelling(config.cells, shifts=periodic)
+        self.frame_dt = float(config.frame_mcs)
+        self.potts = dynamics.potts(config.contact_matrix, config.stiffness, config.target_area, config.temperature)
+        self.lattice = square_lattice(*config.lattice, neighbours=config.neighbours, periodic=periodic)
+        self.edges = square_lattice(*config.lattice, neighbours=4, periodic=periodic)
+
+    # -- the process -------------------------------------------------------------------------------------------------------
+
+    def initial(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw n tissues of square blocks with random types: (n, y, x, channel), int16. n at once equal n in several pieces."""
+        c = self.config
+        types = np.zeros((n, c.cells + 1), np.int16)
+        types[:, 1:] = rng.integers(1, c.types + 1, size=(n, c.cells))
+        block = np.arange(1, c.cells + 1, dtype=np.int16).reshape(c.blocks).repeat(c.block_size, 0).repeat(c.block_size, 1)
+        top, left = ((size - side) // 2 for size, side in zip(c.lattice, block.shape, strict=True))
+        image = np.zeros((n, *c.lattice), np.int16)
+        image[:, top : top + block.shape[0], left : left + block.shape[1]] = block
+        return self._states(image, types)
+
+    def simulate(self, x0: np.ndarray, steps: int, seeds: np.ndarray, *, workers: int | None = None) -> np.ndarray:
+        """Run from label images x0 (n, y, x, channel) for `steps` frames: (n, steps + 1, y, x, channel), int16.
+
+        `seeds` (n,) uint64, one per trajectory: the result does not depend on the number of threads (`workers`, default: all), nor on the
+        other trajectories.
+        """
+        x0, seeds = np.asarray(x0), np.asarray(seeds)
+        if seeds.shape != x0.shape[:1]:
+            raise ShapeError(f"seeds: expected one per trajectory, {x0.shape[:1]}, found {seeds.shape}")
+        if steps < 0:
+            raise ShapeError(f"steps: expected 0 or more frames, found {steps}")
+        images, types = self._read(x0[:, None], typed=True, what="the initial state")
+        frames = np.empty((len(x0), steps + 1, self.lattice.pixels), np.uint16)
+        frames[:, 0] = images.reshape(len(x0), -1)
+        attempts = self.config.frame_mcs * self.lattice.pixels
+        with limited(workers):
+            dynamics.trajectories(frames, types, self.lattice, self.potts, attempts, seeds.astype(np.uint64))
+        return self._states(frames.reshape(len(x0), steps + 1, *self.config.lattice), types)
+
+    # -- what is measured --------------------------------------------------------------------------------------------------
+
+    def observables(self, x: np.ndarray) -> dict[str, Observable]:
+        """Clusters, fragments, areas, contacts, energy, shape and motion of trajectories x (*batch, time, y, x, channel).
+
+        The cells of a trajectory are those that it shows in any frame; one that has vanished counts with area 0 and stays where it was.
+        Displacement and path length start at the first frame given.
+        """
+        n = self.config.cells
+        cells, types = self._read(x)
+        present = types[..., None, 1:] > 0
+        area = labels.areas(cells, n)
+        mean_area = _mean(area, present)
+        contacts = labels.contacts(cells, types, self.lattice, self.config.types + 1)
+        edges = contacts[..., :2, :, :].sum(-3)
+        same, medium = np.trace(edges, axis1=-2, axis2=-1), edges[..., 0, 1:].sum(-1)
+        different = edges.sum((-2, -1)) - same - medium
+        perimeter = (2 * (same + different) + medium) / np.maximum(present.sum(-1), 1)
+        pieces = labels.components(cells, np.broadcast_to(np.arange(n + 1), types.shape), self.edges)
+        displacement, travelled = labels.paths(labels.centres(cells, n, self.lattice), self.lattice)
+        return {
+            "clusters": Observable("clusters of one type", "", labels.components(cells, types, self.edges), discrete=True),
+            "fragments": Observable("extra fragments of cells", "", pieces - (area > 0).sum(-1), discrete=True),
+            "area_mean": Observable("mean cell area", "pixels", mean_area),
+            "area_sd": Observable("spread of cell areas", "pixels", np.sqrt(_mean((area - mean_area[..., None]) ** 2, present))),
+            "perimeter": Observable("mean cell perimeter", "pixel edges", perimeter),
+            "contact_same": Observable("contact of cells of one type", "pixel edges", same, discrete=True),
+            "contact_different": Observable("contact of cells of different types", "pixel edges", different, discrete=True),
+            "contact_medium": Observable("contact with the medium", "pixel edges", medium, discrete=True),
+            "hamiltonian": Observable("Hamiltonian", "", self._hamiltonian(contacts, area, present)),
+            "gyration_radius": Observable("radius of gyration of the tissue", "pixels", labels.gyration_radius(cells, self.lattice)),
+            "changed_pixels": Observable("pixels changed since the last frame", "pixels", labels.changed_pixels(cells), discrete=True),
+            "displacement": Observable("mean displacement of a cell", "pixels", _mean(displacement, present)),
+            "distance_travelled": Observable("mean distance travelled by a cell", "pixels", _mean(travelled, present)),
+        }
+
+    def alive(self, x: np.ndarray) -> np.ndarray:
+        """Return (*batch, time) booleans: True until more than the implausible share of the cells first has an area out of range."""
+        cells, types = self._read(x)
+        present = types[..., None, 1:] > 0
+        low, high = (edge * self.config.target_area for edge in self.config.plausible_area)
+        area = labels.areas(cells, self.config.cells)
+        outside = (present & ((area < low) | (area > high))).sum(-1)
+        return np.logical_and.accumulate(outside <= self.config.implausible_share * present.sum(-1), axis=-1)
+
+    def _hamiltonian(self, contacts: np.ndarray, area: np.ndarray, present: np.ndarray) -> np.ndarray:
+        """H = sum over neighbouring pairs with different labels of J  +  lambda sum over cells (area - target)^2: (*batch, time)."""
+        strain = (present * (area - self.config.target_area) ** 2).sum(-1)
+        return (self.config.contact_matrix * contacts).sum((-3, -2, -1)) + self.config.stiffness * strain
+
+    # -- states ------------------------------------------------------------------------------------------------------------
+
+    def _read(self, x: np.ndarray, *, typed: bool = False, what: str = "the trajectory") -> tuple[np.ndarray, np.ndarray]:
+        """Images (*batch, time, y, x) and types (*batch, label) of states x (*batch, time, y, x, channel), checked."""
+        x = np.asarray(x)
+        if x.ndim < 4 or x.shape[-3:] != (*self.config.lattice, self.spec.channels):
+            expected = f"(*batch, time, {', '.join(map(str, (*self.config.lattice, self.spec.channels)))})"
+            raise ShapeError(f"{what}: expected {expected} with channels cell, type; found {x.shape}")
+        return labels.read_states(x, self.config.cells, self.config.types, typed=typed, what=what)
+
+    def _states(self, images: np.ndarray, types: np.ndarray) -> np.ndarray:
+        """States (n, *time, y, x, channel) of label images (n, *time, y, x) with the type of every pixel looked up in types (n, label)."""
+        kind = np.take_along_axis(types, images.reshape(len(images), -1).astype(np.intp), axis=-1).reshape(images.shape)
+        return self.spec.pack(cell=images.astype(np.int16), type=kind.astype(np.int16))
+
+
+def _mean(values: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Mean over the cells that are present: (*batch, time); 0 where there are none."""
+    return (values * present).sum(-1) / np.maximum(present.sum(-1), 1)

@@ -1,0 +1,145 @@
+"""The Cellular Potts model, compiled: its Hamiltonian's change under a copy, the Metropolis step, and whole trajectories.
+
+    H = sum over neighbouring pixel pairs {k, l} with different labels of J[type_k, type_l]  +  lambda sum over cells (area - target)^2
+
+Energies are dimensionless. A Monte Carlo step (MCS) is as many copy attempts as the lattice has pixels.
+
+Sources: Graner and Glazier, "Simulation of biological cell sorting using a two-dimensional extended Potts model", PRL 69 (1992); Glazier
+and Graner, PRE 47 (1993); the copy attempt is the one that CompuCell3D calls metropolisFast.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, prange
+
+from epns_pyro.systems.lattice import Lattice
+from epns_pyro.systems.random import below, seeded, uniform
+
+# The inner loop: inlined, and without reference counting of arrays, which would cost more than the physics. The caller owns the arrays.
+hot = njit(cache=True, error_model="numpy", forceinline=True, _nrt=False)
+
+
+class Potts(NamedTuple):
+    """The parameters of the Hamiltonian and of the dynamics.
+
+    Parameters
+    ----------
+    J : numpy.ndarray, (type + wall, type + wall)
+        Energy per pair of neighbouring pixels with different labels, symmetric. Type 0 is the medium; the wall, a type of its own after
+        the last, has zeros: what is off the lattice contributes nothing.
+    stiffness, target_area : float
+        lambda and the area at which a cell is at ease (pixels).
+    temperature : float
+        T, in the unit of the energies.
+    """
+
+    J: np.ndarray
+    stiffness: float
+    target_area: float
+    temperature: float
+
+
+def potts(J: np.ndarray, stiffness: float, target_area: float, temperature: float) -> Potts:
+    """Parameters with contact energies J (type, type), the wall added."""
+    return Potts(np.pad(np.asarray(J, np.float64), (0, 1)), float(stiffness), float(target_area), float(temperature))
+
+
+class Tissue(NamedTuple):
+    """One configuration, changed in place by the dynamics.
+
+    Parameters
+    ----------
+    label : numpy.ndarray, (pixel + wall,), uint16
+        0 is the medium; the wall's label is the one after the last cell's.
+    area : numpy.ndarray, (label + wall,), int64
+        Pixels of each label.
+    type : numpy.ndarray, (label + wall,), uint8
+        Type of each label.
+    """
+
+    label: np.ndarray
+    area: np.ndarray
+    type: np.ndarray
+
+
+@njit(cache=True)
+def tissue_of(image: np.ndarray, types: np.ndarray, potts: Potts) -> Tissue:
+    """Prepare a label image (pixel,) of cells with `types` (label,) for the dynamics."""
+    wall = types.size
+    label, area, kind = np.empty(image.size + 1, np.uint16), np.zeros(wall + 1, np.int64), np.empty(wall + 1, np.uint8)
+    for name in range(wall):
+        kind[name] = types[name]
+    for pixel in range(image.size):
+        label[pixel] = image[pixel]
+        area[image[pixel]] += 1
+    label[image.size], kind[wall] = wall, potts.J.shape[0] - 1
+    return Tissue(label, area, kind)
+
+
+@hot
+def contact_change(tissue: Tissue, lattice: Lattice, potts: Potts, target: int, new: int) -> float:
+    """Change of sum_{k,l} J[type_k, type_l] (1 - delta(label_k, label_l)) if pixel `target` took the label `new`."""
+    label, kind, J = tissue.label, tissue.type, potts.J
+    old, change = label[target], 0.0
+    for direction in range(lattice.neighbour.shape[1]):
+        other = label[lattice.neighbour[target, direction]]
+        change += (other != new) * J[kind[new], kind[other]] - (other != old) * J[kind[old], kind[other]]
+    return change
+
+
+@hot
+def area_change(tissue: Tissue, potts: Potts, target: int, new: int) -> float:
+    """Change of lambda sum_cells (area - target_area)^2 if pixel `target` took the label `new`; the medium has no target."""
+    old, change = tissue.label[target], 0.0
+    if new != 0:
+        change += potts.stiffness * (2.0 * (tissue.area[new] - potts.target_area) + 1.0)
+    if old != 0:
+        change -= potts.stiffness * (2.0 * (tissue.area[old] - potts.target_area) - 1.0)
+    return change
+
+
+@hot
+def attempt_copy(tissue: Tissue, lattice: Lattice, potts: Potts, rng: np.ndarray) -> bool:
+    """One Metropolis step: copy the label of a random pixel to a random neighbour with probability min(1, exp(-dH / T))."""
+    source = np.uint32(below(rng, lattice.neighbour.shape[0]))
+    target = lattice.neighbour[source, np.uint32(below(rng, lattice.neighbour.shape[1]))]
+    new, old = tissue.label[source], tissue.label[target]
+    if new == old or target == lattice.neighbour.shape[0]:  # nothing to change, or off the lattice
+        return False
+    dH = contact_change(tissue, lattice, potts, target, new) + area_change(tissue, potts, target, new)
+    if dH > 0.0 and uniform(rng) >= math.exp(-dH / potts.temperature):
+        return False
+    tissue.label[target] = new
+    tissue.area[new] += 1
+    tissue.area[old] -= 1
+    return True
+
+
+@njit(cache=True, error_model="numpy", _nrt=False)
+def run(tissue: Tissue, lattice: Lattice, potts: Potts, attempts: int, rng: np.ndarray) -> int:
+    """Make `attempts` copy attempts, one after the other; return how many copies were made."""
+    copies = 0
+    for _ in range(attempts):
+        copies += attempt_copy(tissue, lattice, potts, rng)
+    return copies
+
+
+@njit(cache=True)
+def trajectory(frames: np.ndarray, types: np.ndarray, lattice: Lattice, potts: Potts, attempts: int, seed: np.uint64) -> None:
+    """Fill frames 1, 2, ... of frames (time, pixel) from frame 0, with `attempts` copy attempts between two."""
+    tissue, rng = tissue_of(frames[0], types, potts), seeded(seed)
+    for t in range(1, frames.shape[0]):
+        run(tissue, lattice, potts, attempts, rng)
+        for pixel in range(frames.shape[1]):
+            frames[t, pixel] = tissue.label[pixel]
+
+
+@njit(cache=True, parallel=True)
+def trajectories(frames: np.ndarray, types: np.ndarray, lattice: Lattice, potts: Potts, attempts: int, seeds: np.ndarray) -> None:
+    """Fill frames (trajectory, time, pixel) of cells with types (trajectory, label), each trajectory from its own seed (trajectory,)."""
+    for i in prange(frames.shape[0]):
+        trajectory(frames[i], types[i], lattice, potts, attempts, seeds[i])
