@@ -6,6 +6,7 @@ from epns_pyro.data.description import Split
 from epns_pyro.data.findings import Finding
 from epns_pyro.data.generate import generate
 from epns_pyro.data.labels import import_labels
+from epns_pyro.data.layout import to_dataset
 from epns_pyro.data.published import import_epns
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.windows import Batch, Windows
@@ -23,4 +24,5 @@ __all__ = [
     "import_epns",
     "import_labels",
     "open_store",
+    "to_dataset",
 ]

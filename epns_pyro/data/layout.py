@@ -76,6 +76,28 @@ def _encode(spec: StateSpec, variable: Variable, x: np.ndarray) -> np.ndarray:
     return values if field.dynamic else values[:, 0]
 
 
+def to_dataset(spec: StateSpec, x: np.ndarray, dims: tuple[str, ...], *, frame_dt: float) -> xr.Dataset:
+    """Return states as a labelled dataset in memory: one variable per field, with units, and times in physical units.
+
+    Parameters
+    ----------
+    x : numpy.ndarray, (*dims, *site, channel)
+    dims : tuple of str
+        Names of the leading axes; they end with "trajectory", "time". What is static is taken from the first frame and, since all
+        members of an ensemble share it, from the first sample.
+    frame_dt : float
+        Time between two frames.
+    """
+    first = x[(0,) * (len(dims) - 2)]  # (trajectory, time, *site, channel)
+    data = {}
+    for variable in variables(spec):
+        moving = variable.field.dynamic
+        values = spec.get(x, variable.field.name) if moving else _encode(spec, variable, first[:, :1])
+        leading = dims if moving else ()
+        data[variable.name] = ((*leading, *variable.dims[2:]) if moving else variable.dims, values, {"units": variable.field.unit})
+    return xr.Dataset(data, coords={TIME: frame_dt * np.arange(x.shape[len(dims) - 1])})
+
+
 # -- variables to states ---------------------------------------------------------------------------------------------------
 
 

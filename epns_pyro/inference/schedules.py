@@ -37,7 +37,9 @@ class HorizonSchedule(Config):
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> HorizonSchedule:
         if self.end < self.start or self.finish < self.begin:
-            raise ValueError(f"a horizon grows: expected start <= end and begin <= finish, found {self.start}, {self.end}, {self.begin}, {self.finish}")
+            raise ValueError(
+                f"a horizon grows: expected start <= end and begin <= finish, found {self.start}, {self.end}, {self.begin}, {self.finish}"
+            )
         return self
 
     def at(self, fraction: float) -> int:

@@ -1,0 +1,72 @@
+"""Ancestral sampling of futures, in blocks of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from epns_pyro.models import Feedback, Transition
+
+
+class Block(NamedTuple):
+    """Part of an ensemble: states (sample, trajectory, time, *site, channel) of the given ranges."""
+
+    samples: slice
+    trajectories: slice
+    states: np.ndarray
+
+
+@torch.no_grad()
+def rollout_blocks(
+    transition: Transition,
+    x0: Tensor,
+    *,
+    steps: int,
+    members: int,
+    seed: int,
+    feedback: Feedback = Feedback.ANCESTRAL,
+    chunk: int | None = None,
+) -> Iterator[Block]:
+    """Sample futures of x0 block by block; the initial state is time 0.
+
+    Parameters
+    ----------
+    x0 : Tensor, (trajectory, *site, channel)
+    steps, members : int
+        Length of the futures, and samples per initial state.
+    seed : int
+        Every block draws from a stream of its own, made from (seed, block): the same blocks come out whatever was drawn before.
+    feedback : Feedback
+        ANCESTRAL samples the emission; PUSHFORWARD feeds its mean back, as published, and then the ensemble is not a sample of the
+        model whose likelihood is reported.
+    chunk : int, optional
+        States per block; the default is the transition's. Memory is bounded by chunk x (steps + 1) states.
+    """
+    if feedback is Feedback.TEACHER:
+        raise ValueError("a forecast has no observed states to feed back")
+    spec, chunk = transition.spec, chunk or transition.chunk
+    width = min(len(x0), chunk)
+    height = max(1, chunk // width)
+    blocks = [(s, t) for s in range(0, members, height) for t in range(0, len(x0), width)]
+    for number, (s, t) in enumerate(blocks):
+        samples, trajectories = slice(s, min(s + height, members)), slice(t, min(t + width, len(x0)))
+        start = x0[trajectories]
+        with torch.random.fork_rng(devices=[x0.device] if x0.is_cuda else []):
+            torch.manual_seed(_block_seed(seed, number))
+            x = start.expand(samples.stop - samples.start, *start.shape).flatten(0, 1)
+            states = [x.cpu()]
+            for _ in range(steps):
+                h = transition.forward_model(x)
+                emission = transition.emission(x, h, transition.prior(x, h).sample())
+                x = spec.advance(x, emission.sample() if feedback is Feedback.ANCESTRAL else emission.mean)
+                states.append(x.cpu())
+        path = torch.stack(states, 1).unflatten(0, (samples.stop - samples.start, len(start)))
+        yield Block(samples, trajectories, path.numpy())
+
+
+def _block_seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,208 @@
+"""A trained simulator: what scripts hold in their hands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from epns_pyro.data import to_dataset
+from epns_pyro.data.context import DataContext
+from epns_pyro.errors import CheckpointError, ShapeError
+from epns_pyro.inference import elbo
+from epns_pyro.inference.checkpoint import context_from_plain, read_checkpoint
+from epns_pyro.inference.rollout import Block, rollout_blocks
+from epns_pyro.inference.run import RunConfig, RunFolder
+from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
+from epns_pyro.state import StateSpec
+from epns_pyro.systems import SYSTEMS, System
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """A trained EPNS with everything it needs to be used; `epns_pyro.load` makes it.
+
+    Parameters
+    ----------
+    transition : Transition
+    system : System
+        What the data are of: symmetry, observables, and the true process where it is known.
+    context : DataContext
+        What the training data dictated.
+    config : RunConfig
+        What the user chose.
+    step : int
+        Optimiser steps behind these weights.
+    store : str
+        Path of the store it was trained on.
+    versions : dict
+        Of the code and the libraries that wrote the checkpoint.
+    """
+
+    transition: Transition
+    system: System
+    context: DataContext
+    config: RunConfig
+    step: int = 0
+    store: str = ""
+    versions: dict[str, str] | None = None
+
+    @property
+    def spec(self) -> StateSpec:
+        return self.context.spec
+
+    @property
+    def model(self) -> EPNSModel:
+        return EPNSModel(self.transition)
+
+    @property
+    def guide(self) -> EPNSGuide:
+        return EPNSGuide(self.transition)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.transition.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.transition.parameters()).dtype
+
+    def to(self, *args: Any) -> Simulator:
+        """Move or cast the networks, in place, as `torch.nn.Module.to` does; return the simulator."""
+        self.transition.to(*args)
+        return self
+
+    # -- sampling ----------------------------------------------------------------------------------------------------------
+
+    def rollout(
+        self,
+        x0: Tensor | np.ndarray,
+        *,
+        steps: int,
+        members: int,
+        seed: int = 0,
+        feedback: Feedback = Feedback.ANCESTRAL,
+        chunk: int | None = None,
+    ) -> xr.Dataset:
+        """Sample futures.
+
+        Parameters
+        ----------
+        x0 : (trajectory, *site, channel)
+            Full initial states, as `spec.pack` builds them.
+        steps, members : int
+        seed : int
+        feedback : Feedback
+            ANCESTRAL: a sample of the model. PUSHFORWARD: the emission mean is fed back, as published.
+        chunk : int, optional
+            States that pass through the networks at a time.
+
+        Returns
+        -------
+        xarray.Dataset
+            One variable per field, dims (sample, trajectory, time, *site[, space]); `alive` (sample, trajectory, time) is False from
+            the first implausible frame on. The initial state is time 0; time is in physical units.
+        """
+        x0 = self._states(x0)
+        paths, alive = None, None
+        for block in self.rollout_blocks(x0, steps=steps, members=members, seed=seed, feedback=feedback, chunk=chunk):
+            if paths is None:
+                paths = np.empty((members, len(x0), *block.states.shape[2:]), block.states.dtype)
+                alive = np.empty(paths.shape[:3], bool)
+            paths[block.samples, block.trajectories] = block.states
+            alive[block.samples, block.trajectories] = self.system.alive(block.states)
+        dataset = to_dataset(self.spec, paths, ("sample", "trajectory", "time"), frame_dt=self.context.frame_dt)
+        return dataset.assign(alive=(("sample", "trajectory", "time"), alive))
+
+    def rollout_blocks(
+        self,
+        x0: Tensor | np.ndarray,
+        *,
+        steps: int,
+        members: int,
+        seed: int = 0,
+        feedback: Feedback = Feedback.ANCESTRAL,
+        chunk: int | None = None,
+    ) -> Iterator[Block]:
+        """Sample futures block by block, for ensembles larger than memory; see `rollout`."""
+        if steps < 1 or members < 1:
+            raise ShapeError(f"a rollout needs at least one step and one member, found steps {steps}, members {members}")
+        return rollout_blocks(self.transition, self._states(x0), steps=steps, members=members, seed=seed, feedback=feedback, chunk=chunk)
+
+    # -- likelihood --------------------------------------------------------------------------------------------------------
+
+    def elbo(self, x0: Tensor, path: Tensor, *, num_samples: int = 1) -> Tensor:
+        """Teacher-forced ELBO of paths (batch, time, *site, channel) from x0 (batch, *site, channel): (batch,), nats."""
+        return self.bounds(x0, path, num_samples=num_samples).elbo
+
+    def iwae(self, x0: Tensor, path: Tensor, *, num_samples: int = 64) -> Tensor:
+        """Importance-weighted bound of paths, tighter than the ELBO: (batch,), nats."""
+        return self.bounds(x0, path, num_samples=num_samples).iwae
+
+    def bounds(self, x0: Tensor, path: Tensor, *, num_samples: int = 1) -> elbo.Bounds:
+        """ELBO, IWAE and their parts at once, from the same samples."""
+        return elbo.path_bounds(self.transition, *self._pair(x0, path), num_samples=num_samples)
+
+    def latent_kl(self, x0: Tensor, path: Tensor) -> Tensor:
+        """Mean KL of every latent dimension along paths: (entity, latent), nats per transition."""
+        return elbo.latent_kl(self.transition, *self._pair(x0, path))
+
+    def log_density(self, x0: Tensor, path: Tensor, z: Tensor) -> Tensor:
+        """log p(x_{1:T}, z_{1:T} | x_0) of given latents z (batch, time, entity, latent): (batch,), nats."""
+        return elbo.log_density(self.transition, *self._pair(x0, path), torch.as_tensor(z).to(self.device, self.dtype))
+
+    def _pair(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+        return self._states(x0), self._states(path, "the path")
+
+    def _states(self, x: Tensor | np.ndarray, what: str = "the initial states") -> Tensor:
+        x = torch.as_tensor(x)
+        self.spec.check(x, what=what)
+        if x.dim() < 2 + len(self.spec.sites):
+            raise ShapeError(
+                f"{what}: expected a batch dimension in front of {', '.join(self.spec.sites)}, channel; found {tuple(x.shape)}"
+            )
+        return x.to(self.device, self.dtype if x.dtype.is_floating_point else torch.int64)
+
+
+def load(run: str | Path, *, which: str = "best", device: str | torch.device = "cpu") -> Simulator:
+    """Load the trained simulator of a run.
+
+    Parameters
+    ----------
+    run : str or Path
+        Folder that `epns-pyro train` wrote.
+    which : {"best", "last"}
+        The state with the best validation ELBO, or the newest.
+    device : str or torch.device
+
+    Raises
+    ------
+    CheckpointError
+        If there is no readable checkpoint.
+    """
+    folder = RunFolder(Path(run))
+    if not folder.path.is_dir():
+        raise CheckpointError(f"{run}: no such run: epns-pyro train --out {run} makes one")
+    path = {"best": folder.best, "last": folder.last}[which]
+    content = read_checkpoint(path)
+    config, context = RunConfig.parse(content["config"]), context_from_plain(content["context"])
+    transition = config.model.build(context)
+    try:
+        transition.load_state_dict(content["weights"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: the weights do not fit the model of its config ({str(error).splitlines()[0]})") from None
+    return Simulator(
+        transition=transition.to(device).eval(),
+        system=SYSTEMS.parse(content["system"]).build(),
+        context=context,
+        config=config,
+        step=content["counters"]["step"],
+        store=content["store"],
+        versions=content["versions"],
+    )
