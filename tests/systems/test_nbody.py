@@ -249,8 +249,8 @@ def test_what_is_not_finite_is_dead(bad):
     x = np.stack([with_energies(system, (1.0, 1.0, 1.0))] * 2)
     x[1, 2, 0, system.spec.slice("velocity")] = bad
     assert system.alive(x).tolist() == [[True] * 4, [True, True, False, False]]
-    x[1, 0, 0, system.spec.slice("position")] = bad
-    assert system.alive(x)[1].tolist() == [bad == 1e300, bad == 1e300, False, False]
+    x[1, 0, 0, system.spec.slice("velocity")] = bad
+    assert not system.alive(x)[1].any()
 
 
 def test_the_limit_is_the_config_s():
@@ -263,8 +263,7 @@ def test_the_limit_is_the_config_s():
 
 def test_defaults_are_those_of_the_data_sheet():
     config = NBodyConfig()
-    numbers = config.model_dump(exclude={"sets", "name"})
-    assert numbers == {
+    sheet = {
         "gravitational_constant": 1.0,
         "softening": 0.1,
         "bodies": 5,
@@ -278,6 +277,7 @@ def test_defaults_are_those_of_the_data_sheet():
         "oracle_dt": None,
         "energy_jump": 20.0,
     }
+    assert {name: getattr(config, name) for name in sheet} == sheet
     assert {name: (s.trajectories, s.steps, s.initial_states) for name, s in config.sets.items()} == {
         "train": (400, 100, None),
         "val": (100, 100, None),
