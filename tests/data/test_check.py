@@ -66,7 +66,10 @@ def edit(data: xr.Dataset, name: str, index, value) -> xr.Dataset:
 
 def findings(data: xr.Dataset, tmp_path, **groups) -> list[str]:
     for group in ("train", "val", "test"):
-        groups.get(group, data).to_zarr(tmp_path / "a.zarr", group=group, mode="a", consolidated=False, zarr_format=3)
+        content = groups.get(group, data)
+        sizes = {name: content[name].shape for name in content.variables if "trajectory" in content[name].dims}
+        chunks = {name: {"chunks": (2, *shape[1:])} for name, shape in sizes.items()}
+        content.to_zarr(tmp_path / "a.zarr", group=group, mode="a", consolidated=False, zarr_format=3, encoding=chunks)
     return [str(finding) for finding in check(open_store(tmp_path / "a.zarr"))]
 
 
@@ -190,11 +193,18 @@ def test_what_vanishes_for_good_or_comes_late_leaves_no_gap(tmp_path):
     assert findings(gone, tmp_path) == []
 
 
+def test_a_medium_that_is_squeezed_out_is_no_label_that_vanishes(tmp_path):
+    data = cells()
+    values = data["cell"].values.copy()
+    values[:, 5] = np.where(values[:, 5] == 0, 1, values[:, 5])
+    assert findings(data.assign({"cell": (data["cell"].dims, values)}), tmp_path) == []
+
+
 def test_missing_and_unfinished_sets(tmp_path):
-    writer = StoreWriter(tmp_path / "a.zarr", Identity({"name": "recorded"}, PARTICLES, DT))
-    data = particles()
-    x = PARTICLES.pack(mass=data.mass.values[:, None], position=data.position.values, velocity=data.velocity.values)
-    writer.group("train", 10, FRAMES, (BODIES,)).append(x)
+    writer = StoreWriter(tmp_path / "a.zarr", Identity({"name": "cells"}, CELLS, 1.0))
+    image = cells()["cell"].values
+    x = CELLS.pack(cell=image, type=np.array([0, 1, 2, 1])[image])
+    writer.group("train", 10, FRAMES, image.shape[2:]).append(x)
     found = [str(finding) for finding in check(open_store(tmp_path / "a.zarr"))]
     assert found == [
         "error: set 'train': is incomplete, 6 of 10 trajectories: run the command that made the store again to finish it",

@@ -13,6 +13,7 @@ import xarray as xr
 from toy_systems import STRIPES, WALKERS, StripesConfig, WalkersConfig
 
 from epns_pyro.data import generate, open_store
+from epns_pyro.data.generate import initial_states
 from epns_pyro.errors import ConfigError, DataError
 from epns_pyro.systems import NBodyConfig, SetConfig, trajectory_seeds
 
@@ -172,6 +173,14 @@ def test_plain_xarray_opens_the_sets_without_a_warning(walkers, stripes):
     assert labels["cell"].dtype == np.uint16
     assert labels["cell_type"].sizes == {"trajectory": 7, "cell": 3}
     np.testing.assert_array_equal(labels["cell_type"], STRIPES.entity_property(stripes.read("train")[:, 0], "type")[:, 1:])
+
+
+def test_the_store_holds_what_the_system_makes(walkers, stripes):
+    for store, seed in ((walkers, 3), (stripes, 3)):
+        settings = store.system.config.sets["train"]
+        x0 = initial_states(store.system, seed, "train", settings, 0, settings.trajectories)
+        x = store.system.simulate(x0, settings.steps, trajectory_seeds(seed, "train", settings.trajectories))
+        np.testing.assert_array_equal(store.read("train"), x)
 
 
 def test_the_real_system_runs_from_its_own_initial_states(tmp_path):
