@@ -206,8 +206,8 @@ def changed_pixels(cells: np.ndarray) -> np.ndarray:
 def centres(cells: np.ndarray, n: int, lattice: Lattice) -> np.ndarray:
     """Centre of mass of each cell: (*batch, time, cell, 2 = y, x), NaN where a cell is absent.
 
-    On a periodic lattice the mean is that of the images nearest to the cell's first pixel, which is the centre of mass of any cell that
-    spans less than half of the lattice.
+    On a periodic lattice it is the mean of the pixels' images nearest to their circular mean (Bai and Breen 2008): the centre of mass of
+    any cell that spans less than half of the lattice, and for all others a point that moves along when the lattice is shifted.
     """
     frames = _frames(cells, n + 1)
     return _centres(frames, n, lattice).reshape(*cells.shape[:-2], n, 2)
@@ -223,32 +223,49 @@ def _centres(frames, n, lattice):
 
 @njit(cache=True, error_model="numpy")
 def _centres_of_frame(image, lattice, out):
-    height, width, periodic = lattice.height, lattice.width, lattice.periodic
-    labels = out.shape[0] + 1
-    area, first_y, first_x, total_y, total_x = np.zeros(labels), np.zeros(labels), np.zeros(labels), np.zeros(labels), np.zeros(labels)
+    height, width, periodic, labels = lattice.height, lattice.width, lattice.periodic, out.shape[0] + 1
+    middle, total, area = np.zeros((labels, 2)), np.zeros((labels, 2)), np.zeros(labels)
+    if periodic:
+        _circular_means(image, height, width, middle)
     for y in range(height):
         for x in range(width):
             label = image[y * width + x]
             if label != 0:
-                if area[label] == 0:
-                    first_y[label], first_x[label] = y, x
                 area[label] += 1
-                total_y[label] += _nearest(y - first_y[label], height, periodic)
-                total_x[label] += _nearest(x - first_x[label], width, periodic)
+                total[label, 0] += _nearest(y - middle[label, 0], height, periodic)
+                total[label, 1] += _nearest(x - middle[label, 1], width, periodic)
     for label in range(1, labels):  # an absent cell: 0 / 0 = NaN
-        out[label - 1, 0] = _inside(first_y[label] + total_y[label] / area[label], height, periodic)
-        out[label - 1, 1] = _inside(first_x[label] + total_x[label] / area[label], width, periodic)
+        y, x = middle[label, 0] + total[label, 0] / area[label], middle[label, 1] + total[label, 1] / area[label]
+        out[label - 1, 0] = y % height if periodic else y
+        out[label - 1, 1] = x % width if periodic else x
+
+
+@njit(cache=True)
+def _circular_means(image, height, width, middle):
+    """Direction of the mean of the pixels' points on the circle, y and x apart, as a coordinate: middle (label, 2)."""
+    sine, cosine = np.zeros(middle.shape), np.zeros(middle.shape)
+    for y in range(height):
+        for x in range(width):
+            label = image[y * width + x]
+            if label != 0:
+                sine[label, 0] += math.sin(2.0 * math.pi * y / height)
+                sine[label, 1] += math.sin(2.0 * math.pi * x / width)
+                cosine[label, 0] += math.cos(2.0 * math.pi * y / height)
+                cosine[label, 1] += math.cos(2.0 * math.pi * x / width)
+    for label in range(len(middle)):
+        middle[label, 0] = _angle_to_coordinate(sine[label, 0], cosine[label, 0], height)
+        middle[label, 1] = _angle_to_coordinate(sine[label, 1], cosine[label, 1], width)
+
+
+@njit(cache=True)
+def _angle_to_coordinate(sine, cosine, size):
+    return math.atan2(sine, cosine) * size / (2.0 * math.pi)
 
 
 @njit(cache=True)
 def _nearest(difference, period, periodic):
     """The image of a difference of coordinates that is nearest to zero."""
     return difference - period * np.floor(difference / period + 0.5) if periodic else difference
-
-
-@njit(cache=True)
-def _inside(coordinate, period, periodic):
-    return coordinate % period if periodic else coordinate
 
 
 def paths(centres: np.ndarray, lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
@@ -286,7 +303,7 @@ def _paths(centres, lattice):
 def gyration_radius(cells: np.ndarray, lattice: Lattice) -> np.ndarray:
     """Root mean square distance of the cells' pixels from their common centre: (*batch, time), NaN for an image without cells.
 
-    On a periodic lattice the pixels' images nearest to the circular mean (Bai and Breen 2008) are taken.
+    On a periodic lattice the images of the pixels that `centres` takes are taken.
     """
     return _gyration_radius(_frames(cells, MOST_LABELS), lattice).reshape(cells.shape[:-2])
 
@@ -307,19 +324,19 @@ def _gyration_radius(frames, lattice):
 
 @njit(cache=True, error_model="numpy")
 def _variance(weight, periodic):
-    """Variance of a coordinate 0 .. size - 1 with weights (size,), NaN without any; on a circle, about the circular mean."""
-    size = weight.size
-    sine, cosine, total, first, second = 0.0, 0.0, 0.0, 0.0, 0.0
+    """Variance of a coordinate 0 .. size - 1 with weights (size,), NaN without any; on a circle, of the images nearest to the mean."""
+    size, middle = weight.size, 0.0
+    total, first, second, sine, cosine = 0.0, 0.0, 0.0, 0.0, 0.0
     if periodic:
         for i in range(size):
             sine += weight[i] * math.sin(2.0 * math.pi * i / size)
             cosine += weight[i] * math.cos(2.0 * math.pi * i / size)
-    middle = math.atan2(sine, cosine) * size / (2.0 * math.pi)  # 0 on a line
+        middle = _angle_to_coordinate(sine, cosine, size)
     for i in range(size):
-        position = _nearest(i - middle, size, periodic)
+        offset = _nearest(i - middle, size, periodic)
         total += weight[i]
-        first += weight[i] * position
-        second += weight[i] * position**2
+        first += weight[i] * offset
+        second += weight[i] * offset**2
     return max(second / total - (first / total) ** 2, 0.0)
 
 
