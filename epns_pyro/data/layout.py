@@ -91,10 +91,11 @@ def to_dataset(spec: StateSpec, x: np.ndarray, dims: tuple[str, ...], *, frame_d
     first = x[(0,) * (len(dims) - 2)]  # (trajectory, time, *site, channel)
     data = {}
     for variable in variables(spec):
-        moving = variable.field.dynamic
-        values = spec.get(x, variable.field.name) if moving else _encode(spec, variable, first[:, :1])
-        leading = dims if moving else ()
-        data[variable.name] = ((*leading, *variable.dims[2:]) if moving else variable.dims, values, {"units": variable.field.unit})
+        if variable.field.dynamic:
+            axes, values = (*dims, *variable.dims[2:]), spec.get(x, variable.field.name)
+        else:
+            axes, values = variable.dims, _encode(spec, variable, first[:, :1])
+        data[variable.name] = (axes, values, {"units": variable.field.unit})
     return xr.Dataset(data, coords={TIME: frame_dt * np.arange(x.shape[len(dims) - 1])})
 
 

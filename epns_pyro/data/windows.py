@@ -68,7 +68,7 @@ class Windows:
             raise ConfigError(f"batch: {batch} windows cannot be shared evenly by {world_size} processes")
         store.require(group)
         self.group, self.batch = group, batch
-        self.first_frame = store.system.config.burn_in if first_frame is None else first_frame
+        self.first_frame = store.system.first_frame if first_frame is None else first_frame
         self._store, self._rank, self._world_size = store, rank, world_size
         self._frames = store.steps(group) + 1
         self.length = length

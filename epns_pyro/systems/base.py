@@ -65,13 +65,17 @@ class System(ABC):
     name: ClassVar[str]
     can_simulate: ClassVar[bool] = False
     has_oracle: ClassVar[bool] = False
-    first_frame: ClassVar[int] = 0  # earlier frames are too artificial to train on
 
     config: SystemConfig
     spec: StateSpec
     group: Group
     frame_dt: float
     time_unit: str = ""
+
+    @property
+    def first_frame(self) -> int:
+        """Number of the first frame that is natural enough to train on: the burn-in of the config."""
+        return self.config.burn_in
 
     @abstractmethod
     def observables(self, x: np.ndarray) -> dict[str, Observable]:

@@ -12,7 +12,7 @@ import yaml
 import zarr
 from toy_systems import STRIPES, WALKERS
 
-from epns_pyro.data import Split, open_store
+from epns_pyro.data import Split, open_store, to_dataset
 from epns_pyro.errors import ConfigError, DataError
 from epns_pyro.state import Field, StateSpec
 
@@ -269,6 +269,19 @@ def test_labels_outside_of_what_is_declared(stripes, tmp_path):
     write(data.isel(cell=slice(2)), tmp_path / "c.zarr", group="train")
     with pytest.raises(DataError, match="field 'cell_type': expected 3 entries, one per cell, found 2"):
         open_store(tmp_path / "c.zarr").read("train")
+
+
+def test_states_as_a_dataset_in_memory(walkers, stripes):
+    x = np.stack([walkers.read("train"), walkers.read("train")])
+    data = to_dataset(WALKERS, x, ("sample", "trajectory", "time"), frame_dt=0.25)
+    assert data.position.dims == ("sample", "trajectory", "time", "body", "space")
+    np.testing.assert_array_equal(data.velocity, WALKERS.get(x, "velocity"))
+    np.testing.assert_array_equal(data.mass, walkers.dataset("train").mass)
+    np.testing.assert_array_equal(data.time, 0.25 * np.arange(9))
+    assert (data.position.units, data.mass.dims) == ("m", ("trajectory", "body"))
+    labels = to_dataset(STRIPES, stripes.read("val"), ("trajectory", "time"), frame_dt=1.0)
+    assert labels["cell"].dims == ("trajectory", "time", "y", "x")
+    np.testing.assert_array_equal(labels["cell_type"], stripes.dataset("val")["cell_type"])
 
 
 def test_the_spec_of_a_store_survives_the_trip(walkers):
