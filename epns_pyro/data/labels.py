@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import collections
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
 
 from epns_pyro.data.description import Split
+from epns_pyro.data.inspect_labels import count_labels
 from epns_pyro.data.movies import Movie, Types, find_movies, is_zarr, read_types, table_of_types
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
 from epns_pyro.errors import DataError
-from epns_pyro.state import Field, StateSpec
+from epns_pyro.state import StateSpec
+from epns_pyro.systems import RecordedCellsConfig
 
 
 def import_labels(
@@ -60,21 +65,22 @@ def import_labels(
     """
     movies = find_movies(Path(path))
     types_of = read_types(Path(types)) if types else _neighbouring_types(Path(path))
-    spec, shape, count = _survey(_pieces(movies, types_of, segment), periodic)
-    home = {row: name for name, rows in (split or Split()).rows(count).items() for row in rows.tolist()}
-    config = {"name": "recorded_cells", "spec": asdict(spec), "frame_dt": frame_dt, "time_unit": time_unit}
+    survey = _survey(_pieces(movies, types_of, segment))
+    home = {row: name for name, rows in (split or Split()).rows(survey.count).items() for row in rows.tolist()}
+    system = RecordedCellsConfig.parse(survey.settings | {"periodic": periodic, "frame_dt": frame_dt, "time_unit": time_unit}).build()
     with new_directory(out) as temporary:
-        writer = StoreWriter(temporary, Identity(config, spec, frame_dt, time_unit))
-        outputs = {name: writer.group(name, list(home.values()).count(name), *shape) for name in sorted(set(home.values()))}
+        writer = StoreWriter(temporary, Identity.of(system))
+        sizes = collections.Counter(home.values())
+        outputs = {name: writer.group(name, size, survey.frames, system.config.lattice) for name, size in sorted(sizes.items())}
         waiting: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
         for number, piece in enumerate(_pieces(movies, types_of, segment)):
             name = home[number]
-            waiting[name].append(piece.state(spec))
+            waiting[name].append(piece.state(system.spec))
             if len(waiting[name]) == outputs[name].chunk or outputs[name].complete + len(waiting[name]) == outputs[name].trajectories:
                 outputs[name].append(np.stack(waiting[name]))
                 waiting[name].clear()
             if progress:
-                progress("films", number + 1, count)
+                progress("films", number + 1, survey.count)
         writer.finish()
     return open_store(out)
 
@@ -86,6 +92,12 @@ class _Piece:
     movie: Movie
     labels: np.ndarray
     types: np.ndarray
+
+    @property
+    def areas(self) -> np.ndarray:
+        """Areas of all cells in all frames, pixels: (time, cell); 0 where a cell has not come or has gone."""
+        flat = self.labels.reshape(1, len(self.labels), -1)
+        return count_labels(flat, flat > 0, len(self.types) + 1)[0, :, 1:]
 
     def state(self, spec: StateSpec) -> np.ndarray:
         table = np.concatenate([[0], self.types]).astype(np.int64)
@@ -105,9 +117,17 @@ def _pieces(movies: list[Movie], types_of: Types | None, segment: int | None) ->
             yield _Piece(movie, labels.reshape(length, *frames.shape[1:]), types)
 
 
-def _survey(pieces: Iterator[_Piece], periodic: bool) -> tuple[StateSpec, tuple[int, tuple[int, ...]], int]:
-    """Return the spec that holds all pieces, their shape (frames, (height, width)), and how many there are."""
-    cells = types = count = 0
+@dataclass(frozen=True)
+class _Survey:
+    """What all pieces have in common: how many there are, how many frames each has, and settings of the system that holds them."""
+
+    count: int
+    frames: int
+    settings: dict[str, Any]
+
+
+def _survey(pieces: Iterator[_Piece]) -> _Survey:
+    cells, types, count, areas = 0, 1, 0, (sys.maxsize, 0)
     first: _Piece | None = None
     for piece in pieces:
         first = first or piece
@@ -117,15 +137,15 @@ def _survey(pieces: Iterator[_Piece], periodic: bool) -> tuple[StateSpec, tuple[
                 "cut films of different length with segment, images of different size beforehand"
             )
         cells, types, count = max(cells, len(piece.types)), max(types, int(piece.types.max(initial=0))), count + 1
+        areas = min(areas[0], piece.areas.min(initial=sys.maxsize)), max(areas[1], piece.areas.max(initial=0))
     if first is None:
         raise DataError("no film has as many frames as a segment: choose a smaller one")
+    frames, *lattice = first.labels.shape
     if not cells:
         raise DataError(f"{first.movie.name}: holds no labels, all pixels are 0")
-    if len(first.labels) < 2:
-        raise DataError(f"{first.movie.name}: has {len(first.labels)} frame: a step needs at least 2")
-    fields = (Field("cell", kind="label", size=cells + 1), Field("type", kind="category", size=types + 1, of="cell", dynamic=False))
-    spec = StateSpec(fields, sites=("y", "x"), space=2, periodic=periodic)
-    return spec, (len(first.labels), first.labels.shape[1:]), count
+    if frames < 2:
+        raise DataError(f"{first.movie.name}: has {frames} frame: a step needs at least 2")
+    return _Survey(count, frames, {"lattice": lattice, "cells": cells, "types": types, "area": tuple(map(int, areas))})
 
 
 def _neighbouring_types(path: Path) -> Types | None:
@@ -133,6 +153,6 @@ def _neighbouring_types(path: Path) -> Types | None:
     if not (path.is_dir() and is_zarr(path)):
         return None
     node = zarr.open(path, mode="r")
-    return (
-        table_of_types(np.asarray(node["cell_type"]), f"{path}/cell_type") if isinstance(node, zarr.Group) and "cell_type" in node else None
-    )
+    if isinstance(node, zarr.Group) and "cell_type" in node:
+        return table_of_types(np.asarray(node["cell_type"]), f"{path}/cell_type")
+    return None

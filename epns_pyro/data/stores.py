@@ -204,7 +204,7 @@ def open_store(path: str | Path, *, spec: str | Path | None = None, split: Split
     if "system_config" in attributes and spec is None:
         config = _json(path, attributes, "system_config")
     else:
-        config = {"name": "recorded", "spec": asdict(description.spec), "frame_dt": frame_dt, "time_unit": description.time_unit}
+        config = _recorded(description.spec, sample) | {"frame_dt": frame_dt, "time_unit": description.time_unit}
     if locations == [None]:
         trajectories = sample.sizes.get(layout.TRAJECTORY, 1)
         sets = {name: _Set(None, rows) for name, rows in (split or description.split).rows(trajectories).items()}
@@ -230,6 +230,15 @@ def _description(path: Path, spec: str | Path | None, attributes: dict[str, Any]
     raise DataError(
         f"{path}: nothing says what its fields are: give --spec FILE, put {path.name}.yaml beside it, or set the attribute state_spec"
     )
+
+
+def _recorded(spec: StateSpec, sample: xr.Dataset) -> dict[str, Any]:
+    """Return the settings of the system of data that a user brought along: label images of cells with a type, or particles."""
+    if spec.names == ("cell", "type") and spec["cell"].kind == "label" and spec["type"].of == "cell":
+        lattice = tuple(sample.sizes.get(name, 0) for name in spec.sites)
+        cells, types = spec["cell"].size - 1, spec["type"].size - 1
+        return {"name": "recorded_cells", "lattice": lattice, "cells": cells, "types": types, "periodic": spec.periodic}
+    return {"name": "recorded", "spec": asdict(spec)}
 
 
 def _json(path: Path, attributes: dict[str, Any], key: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, Syste
 from epns_pyro.systems.nbody import NBody, NBodyConfig
 from epns_pyro.systems.potts import Cells, CellsConfig, ContactEnergies
 from epns_pyro.systems.recorded import Recorded, RecordedConfig
+from epns_pyro.systems.recorded_cells import RecordedCells, RecordedCellsConfig
 
 __all__ = [
     "SYSTEMS",
@@ -14,6 +15,8 @@ __all__ = [
     "NBodyConfig",
     "Observable",
     "Recorded",
+    "RecordedCells",
+    "RecordedCellsConfig",
     "RecordedConfig",
     "SetConfig",
     "System",

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 import zarr
 
-from epns_pyro.data import Split, import_labels
+from epns_pyro.data import Split, check, import_labels, open_store
 from epns_pyro.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -46,6 +46,20 @@ def test_a_zarr_array_of_films(films, tmp_path):
     assert (store.spec["cell"].size, store.spec["type"].size) == (5, 2)
     assert (store.spec.get(store.read("train"), "type") == (store.spec.get(store.read("train"), "cell") > 0)).all()
     assert (store.frame_dt, store.time_unit, store.spec.periodic) == (5.0, "min", False)
+    assert check(store) == []
+    assert store.system.config.area == (9, 9)
+
+
+def test_the_system_of_imported_cells(films, tmp_path):
+    films[1, 3][films[1, 3] == 7] = 3
+    zarr.create_array(tmp_path / "cells.zarr", data=films)
+    options = {"frame_dt": 5.0, "time_unit": "min", "split": Split(val=0, test=0)}
+    system = import_labels(tmp_path / "cells.zarr", tmp_path / "store.zarr", **options).system
+    assert (system.name, system.frame_dt, system.time_unit) == ("recorded_cells", 5.0, "min")
+    assert system.config.area == (0, 18)  # one cell is gone for a frame, its neighbour twice as large
+    x = open_store(tmp_path / "store.zarr").read("train")
+    np.testing.assert_allclose(system.observables(x)["area_mean"].values[0], 9.0)
+    assert system.alive(x).all()
 
 
 @pytest.mark.parametrize("form", ["stack", "folder of stacks", "folder of frames", "float stack"])

@@ -209,6 +209,14 @@ def test_the_extent_of_recorded_particles_is_measured(tmp_path):
     np.testing.assert_allclose(store.system.config.extent["position"], expected)
 
 
+def test_label_images_of_a_user_are_recorded_cells(stripes, tmp_path):
+    data = stripes.dataset("train").load().drop_attrs().assign_attrs(state_spec=STRIPES.to_json())
+    store = open_store(write(data, tmp_path / "a.zarr"))
+    assert store.system.name == "recorded_cells"
+    assert store.system.spec == store.spec == STRIPES
+    assert store.system.config.lattice == (6, 8)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 57])
 def test_a_split_is_a_partition_that_never_starves_a_set(n):
     parts = Split().rows(n)
