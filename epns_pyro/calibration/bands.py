@@ -1,9 +1,10 @@
 """How far a rank ECDF may stray: exact simultaneous bands, p-values and power, and intervals of proportions.
 
-The test is that of Säilynoja, Bürkner & Vehtari (2022, arXiv:2103.10522). The number of ranks below a cell of the grid is Binomial; the statistic
-gamma is the smallest two-sided Binomial tail probability over the grid; the band at level `prob` holds every ECDF whose gamma exceeds a
-critical value, so "the ECDF leaves its band" and "p <= 1 - prob" are the same event. The law of gamma is computed, not simulated: counts
-along the grid are a Poisson process conditioned on its total, so the probability to stay inside a band is a chain of small convolutions.
+The test is that of Säilynoja, Bürkner & Vehtari (2022, arXiv:2103.10522). The number of ranks below a cell of the grid is Binomial; the
+statistic gamma is the smallest two-sided Binomial tail probability over the grid; the band at level `prob` holds every ECDF whose gamma
+exceeds a critical value, so "the ECDF leaves its band" and "p <= 1 - prob" are the same event. The law of gamma is computed, not
+simulated: counts along the grid are a Poisson process conditioned on its total, so the probability to stay inside a band is a chain of
+small convolutions.
 
 All of it assumes INDEPENDENT values: independent trajectories at one lead time, never pooled over bodies, pixels or times.
 """
@@ -26,7 +27,10 @@ SAME = 1 + 1e-9  # tail probabilities equal up to rounding count as equal
 
 @dataclass(frozen=True)
 class Band:
-    """Simultaneous band: the ECDF at `level` (point,) stays between `lower` and `upper` (point,), both included, with probability `prob` or more."""
+    """Simultaneous band of an ECDF.
+
+    At `level` (point,) the ECDF stays between `lower` and `upper` (point,), both included, with probability `prob` or more.
+    """
 
     level: np.ndarray
     lower: np.ndarray
@@ -67,7 +71,10 @@ class RankLaw:
         return self._tails[np.arange(len(self.cells)), counts].min(-1)
 
     def p_value(self, pit: np.ndarray) -> np.ndarray:
-        """Probability that a calibrated ensemble strays at least as far: pit (*batch, trajectory) without NaN -> (*batch). Exact; at least 1e-12."""
+        """Probability that a calibrated ensemble strays at least as far.
+
+        pit (*batch, trajectory) without NaN -> (*batch); exact, but never below 1e-12.
+        """
         gamma = self.statistic(pit)
         unique, where = np.unique(gamma, return_inverse=True)
         return np.clip(1 - self._stays(unique, self.level), 1e-12, 1)[where].reshape(gamma.shape)
@@ -88,7 +95,10 @@ class RankLaw:
         return float(1 - self._stays(np.array([self.critical(prob)]), normal_rank_cdf(self.cells, self.members, spread, shift))[0])
 
     def _stays(self, gamma: np.ndarray, cdf: np.ndarray) -> np.ndarray:
-        """Probability that all counts have tails above gamma (level,), when a rank falls below the cells with probabilities cdf (point,)."""
+        """Probability that all counts have tails above gamma (level,).
+
+        Ranks fall below the cells with probabilities cdf (point,); result (level,).
+        """
         arrivals = _poisson(np.arange(self.n + 1), self.n * np.diff(np.concatenate([[0.0], cdf, [1.0]]))[:, None])
         inside, before = np.ones((len(gamma), 1)), np.arange(1)  # inside[g, i]: within the band so far, before[i] ranks so far
         for tail, arrive in zip(self._tails, arrivals, strict=False):
@@ -166,6 +176,9 @@ def proportion_interval(successes: np.ndarray, n: np.ndarray, prob: float = 0.95
 
 
 def proportion_band(nominal: np.ndarray, n: int, prob: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Proportions that n independent trials of success probability `nominal` (*batch) show with probability `prob` or more: both ends (*batch)."""
+    """Proportions that n independent trials show with probability `prob` or more.
+
+    Their probability of success is `nominal` (*batch); both ends (*batch).
+    """
     tail = (1 - prob) / 2
     return stats.binom.ppf(tail, n, nominal) / n, stats.binom.isf(tail, n, nominal) / n

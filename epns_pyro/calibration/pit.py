@@ -1,9 +1,9 @@
 """Probability integral transforms (PIT) of truths in their ensembles, and what is read off them: ranks, histograms, coverage, contrasts.
 
-If the truth and the m members are drawn from the same law, the truth is equally likely to have each of the ranks 0 .. m among them, exactly and
-for every m. The PIT value u = (rank + V) / (m + 1), V uniform on (0, 1), is then exactly uniform; where members tie with the truth (counts,
-labels), the rank is drawn among the tied places, which keeps that exact (Czado, Gneiting & Held 2009, doi:10.1111/j.1541-0420.2009.01191.x). The
-random numbers are handed in, never made here.
+If the truth and the m members are drawn from the same law, the truth is equally likely to have each of the ranks 0 .. m among them,
+exactly and for every m. The PIT value u = (rank + V) / (m + 1), V uniform on (0, 1), is then exactly uniform; where members tie with
+the truth (counts, labels), the rank is drawn among the tied places, which keeps that exact (Czado, Gneiting & Held 2009,
+doi:10.1111/j.1541-0420.2009.01191.x). The random numbers are handed in, never made here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def pit_values(ensemble: np.ndarray, truth: np.ndarray, uniforms: np.ndarray, *,
 def ranks(pit: np.ndarray, members: int) -> np.ndarray:
     """Return the ranks 0 .. members that randomised PIT values stand for; -1 where the PIT value is NaN.
 
-    Where members have died, the rank is the place among `members` that the PIT value falls on: still exactly uniform for a calibrated ensemble.
+    Where members have died, the rank is the place among `members` that the PIT value falls on: still exactly uniform for a calibrated
+    ensemble.
     """
     known = np.isfinite(pit)
     return np.where(known, np.minimum((np.where(known, pit, 0) * (members + 1)).astype(np.int64), members), -1)
@@ -56,7 +57,10 @@ def ranks(pit: np.ndarray, members: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RankHistogram:
-    """How many truths fell on each bin of ranks: `count` (*batch, bin), beside the `expected` number (*batch, bin) for a calibrated ensemble."""
+    """How many truths fell on each bin of ranks.
+
+    `count` (*batch, bin), beside the number `expected` (*batch, bin) for a calibrated ensemble.
+    """
 
     edges: np.ndarray
     count: np.ndarray
@@ -95,8 +99,8 @@ def counts_below(pit: np.ndarray, members: int, cells: np.ndarray) -> np.ndarray
 class CentralInterval:
     """The interval between the order statistics number `tail` and members + 1 - `tail`, and the probability `nominal` with which it covers.
 
-    For a calibrated ensemble the coverage is (members + 1 - 2 tail) / (members + 1), exactly: 99 members give 50, 80, 90 and 98% on the nose,
-    95% becomes 96%. A finite ensemble cannot promise every level.
+    For a calibrated ensemble the coverage is (members + 1 - 2 tail) / (members + 1), exactly: 99 members give 50, 80, 90 and 98% on the
+    nose, 95% becomes 96%. A finite ensemble cannot promise every level.
     """
 
     members: int
@@ -115,7 +119,10 @@ class CentralInterval:
         return tuple(np.take_along_axis(ensemble, place[None], axis=0)[0] for place in (low, high))
 
     def covers(self, pit: np.ndarray) -> np.ndarray:
-        """Say of each PIT value whether the truth lies in the interval: 1.0, 0.0, or NaN where unknown. Ties at an end are decided by the rank."""
+        """Say of each PIT value whether the truth lies in the interval.
+
+        1.0, 0.0, or NaN where unknown; ties with an end are decided by the rank.
+        """
         rank = ranks(pit, self.members)
         return np.where(rank < 0, np.nan, (rank >= self.tail) & (rank <= self.members - self.tail))
 
@@ -150,12 +157,18 @@ def location(pit: np.ndarray, members: int) -> np.ndarray:
 
 
 def dispersion(pit: np.ndarray, members: int) -> np.ndarray:
-    """Quadratic contrast of the rank: positive where the truth lies far out (over-confidence). Mean 0, variance 1 if calibrated; shape of `pit`."""
+    """Quadratic contrast of the rank: positive where the truth lies far out (over-confidence).
+
+    Mean 0, variance 1 if calibrated; shape of `pit`.
+    """
     return _contrast(pit, members, "dispersion")
 
 
 def normal_scores(pit: np.ndarray, members: int) -> np.ndarray:
-    """The rank as a standard Normal quantile: roughly how many ensemble standard deviations the truth lies above the ensemble; shape of `pit`."""
+    """The rank as a standard Normal quantile; shape of `pit`.
+
+    Roughly how many standard deviations of the ensemble the truth lies above its centre.
+    """
     return _contrast(pit, members, "normal")
 
 

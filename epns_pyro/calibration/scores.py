@@ -1,15 +1,16 @@
 """Scores of ensembles and forecasts: plain arrays in, plain arrays out.
 
-An ensemble has one more axis than the truth that it forecasts: the sample axis, first unless `axis` says otherwise. Lower is better for every
-score. Members that are NaN have died and are left out; a truth that is NaN, or an ensemble with fewer members than the score needs, scores NaN.
+An ensemble has one more axis than the truth that it forecasts: the sample axis, first unless `axis` says otherwise. Lower is better for
+every score. Members that are NaN have died and are left out; a truth that is NaN, or an ensemble with fewer members than the score
+needs, scores NaN.
 
-`fair` estimators are unbiased for the score of the distribution that the members were drawn from; `plain` ones score the finite ensemble as if
-it were the whole distribution, and so favour ensembles that are too narrow (Ferro 2014, doi:10.1002/qj.2270).
+`fair` estimators are unbiased for the score of the distribution that the members were drawn from; `plain` ones score the finite
+ensemble as if it were the whole distribution, and so favour ensembles that are too narrow (Ferro 2014, doi:10.1002/qj.2270).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,8 +94,8 @@ def variogram_score(
 ) -> np.ndarray:
     """Variogram score: sum over pairs of components of (E|X_i - X_j|^p - |y_i - y_j|^p)^2, with p = `order`.
 
-    It sees wrong dependence between components that the energy score hardly notices (Scheuerer & Hamill 2015, doi:10.1175/MWR-D-14-00269.1).
-    The fair estimator takes off the sampling variance of the ensemble mean of every pair, s^2 / m.
+    It sees wrong dependence between components that the energy score hardly notices (Scheuerer & Hamill 2015,
+    doi:10.1175/MWR-D-14-00269.1). The fair estimator takes off the sampling variance of the ensemble mean of every pair, s^2 / m.
 
     Parameters
     ----------
@@ -124,9 +125,8 @@ def variogram_score(
 def over_alive(
     score: Callable[[np.ndarray, np.ndarray], np.ndarray], ensemble: np.ndarray, truth: np.ndarray, *, need: int, vector: bool = False
 ) -> np.ndarray:
-    """Apply a score to ensembles whose dead members (NaN) are left out.
+    """Apply `score(members (alive, row), truth (row)) -> (row,)` to ensembles (sample, *batch) whose dead members (NaN) are left out.
 
-    Rows with the same number of members alive are scored together, so that `score(members (alive, row), truth (row))` never sees a NaN.
     With `vector`, ensemble and truth have a last axis of components. Rows with fewer than `need` members alive, or a NaN truth, give NaN.
     """
     truth = np.asarray(truth, float)
@@ -134,19 +134,39 @@ def over_alive(
         raise ShapeError(
             f"the ensemble without its sample axis has shape {ensemble.shape[1:]}, the truth {truth.shape}: they must be equal"
         )
-    batch = truth.shape[:-1] if vector else truth.shape
     last = truth.shape[-1:] if vector else ()
-    ensemble, truth = ensemble.reshape(len(ensemble), -1, *last), truth.reshape(-1, *last)
+    out = np.full(truth.shape[: truth.ndim - len(last)], np.nan)
+    flat = out.reshape(-1)
+    for rows, members, y in alive_groups(ensemble.reshape(len(ensemble), -1, *last), truth.reshape(-1, *last), need=need):
+        flat[rows] = score(members, y)
+    return out
+
+
+def alive_groups(ensemble: np.ndarray, truth: np.ndarray, *, need: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Group rows by how many of their members are alive, so that work on a group never meets a NaN.
+
+    Parameters
+    ----------
+    ensemble : (sample, row) or (sample, row, component)
+    truth : (row,) or (row, component)
+    need : int
+        Groups with fewer members alive are left out, and so are rows whose truth is NaN.
+
+    Yields
+    ------
+    rows : (group,)
+        Which rows.
+    members : (alive, group) or (alive, group, component)
+    truth : (group,) or (group, component)
+    """
     alive, known = np.isfinite(ensemble), np.isfinite(truth)
-    if vector:
+    if truth.ndim == 2:
         alive, known = alive.all(-1), known.all(-1)
     count = np.where(known, alive.sum(0), 0)
     order = np.argsort(~alive, axis=0, kind="stable")  # the living first
-    out = np.full(len(truth), np.nan)
     for m in np.unique(count[count >= need]):
         rows = np.flatnonzero(count == m)
-        out[rows] = score(ensemble[order[:m, rows], rows], truth[rows])
-    return out.reshape(batch)
+        yield rows, ensemble[order[:m, rows], rows], truth[rows]
 
 
 @dataclass(frozen=True)
@@ -166,8 +186,8 @@ class SpreadSkill:
 def spread_skill(mean: np.ndarray, variance: np.ndarray, members: np.ndarray | int, truth: np.ndarray, *, axis: int = 0) -> SpreadSkill:
     """Compare the spread of ensembles with the error of their mean, without bias for any number of members.
 
-    For a calibrated ensemble of m members E (mean - y)^2 = (1 + 1/m) sigma^2, so the ratio is
-    sqrt(average of (m + 1) / m s^2) / sqrt(average of (mean - y)^2) with the unbiased variance s^2 (Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1).
+    For a calibrated ensemble of m members E (mean - y)^2 = (1 + 1/m) sigma^2, so the ratio is sqrt(average of (m + 1) / m s^2) /
+    sqrt(average of (mean - y)^2) with the unbiased variance s^2 (Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1).
 
     Parameters
     ----------
@@ -252,7 +272,10 @@ def mean_estimate(values: np.ndarray, *, axis: int = 0) -> Estimate:
 
 
 def ratio_of_means(numerator: np.ndarray, denominator: np.ndarray) -> Estimate:
-    """Ratio of two means over the same trajectories (first axis), with the standard error of the linearised ratio; pairs with a NaN are left out."""
+    """Ratio of two means over the same trajectories (first axis), with its standard error.
+
+    The error is that of the linearised ratio; pairs with a NaN are left out.
+    """
     known = np.isfinite(numerator) & np.isfinite(denominator)
     top, bottom = np.where(known, numerator, np.nan), np.where(known, denominator, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -336,7 +359,10 @@ def pairwise_distance(x: np.ndarray) -> np.ndarray:
 
 
 def energy_of_labels(distance: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Unbiased squared energy distance for many ways to call points the first sample: distance (n, n), first (repeat, n) booleans -> (repeat,)."""
+    """Unbiased squared energy distance for many ways to call points the first sample.
+
+    distance (n, n), first (repeat, n) booleans -> (repeat,).
+    """
     a = first.astype(float)
     n, m = a.sum(1), (1 - a).sum(1)
     to_a = a @ distance

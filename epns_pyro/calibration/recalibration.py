@@ -1,0 +1,191 @@
+"""Mend the intervals of an ensemble after the fact: conformal widening or narrowing per lead time, learnt on data kept apart.
+
+Conformalised quantile regression (Romano, Patterson & Candes 2019, arXiv:1905.03222) with the ensemble's own order statistics as
+quantiles and its interval width as the unit, each side by itself so that bias is mended too: with low and high the ends of the central
+interval of level 1 - a and w its width, the scores (low - y) / w and (y - high) / w of n calibration trajectories have conformal
+quantiles q_low and q_high, the ceil((n + 1)(1 - a / 2))-th smallest. The mended interval [low - q_low w, high + q_high w] covers the
+truth of a new trajectory with probability at least 1 - a whatever the forecaster, provided the trajectories are exchangeable; a
+calibrated ensemble has q near 0 and keeps its intervals.
+
+Fit on one set of trajectories, judge on another: `fit`, `apply` and `compare` take Datasets, and what is learnt is a small Dataset to
+store with a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scoringrules
+import xarray as xr
+
+from epns_pyro.calibration.bands import proportion_interval
+from epns_pyro.calibration.measurements import check_variables, choose_lead_times, living, observed
+from epns_pyro.calibration.pit import central_interval
+from epns_pyro.errors import DataError, nearest
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+
+
+def fit(
+    forecast: xr.Dataset, truth: xr.Dataset, *, lead_times: Sequence[float] | None = None, levels: Sequence[float] = LEVELS
+) -> xr.Dataset:
+    """Learn by how much to widen the intervals of scalar observables.
+
+    Parameters
+    ----------
+    forecast : Dataset, (sample, trajectory, time)
+        Of calibration trajectories, used neither for training nor for the numbers that are reported afterwards.
+    truth : Dataset, (trajectory, time)
+    lead_times : sequence of float, optional
+        As for `observable_values`.
+    levels : sequence of float
+        Levels to promise, e.g. 0.9.
+
+    Returns
+    -------
+    Dataset, dims (observable, lead_time, level)
+        widen_low, widen_high: in widths of the interval, negative where it is narrowed; least_width: what counts as the width of an
+        interval that has collapsed to a point; trajectories: how many were learnt from.
+
+    Raises
+    ------
+    DataError
+        If there are too few trajectories to promise a level: 2 / (1 - level) - 1 are needed, 19 for 90% and 39 for 95%.
+    """
+    levels = sorted(levels)
+    names = check_variables(forecast, truth)
+    chosen = choose_lead_times(forecast, lead_times)
+    learnt = {key: np.empty((len(names), len(chosen), len(levels))) for key in ("widen_low", "widen_high", "least_width", "trajectories")}
+    forecast, truth = (x.sel(time=chosen, method="nearest") for x in (forecast, truth))
+    for i, name in enumerate(names):
+        ensemble, y = living(forecast, name), observed(truth, name)
+        for j, level in enumerate(levels):
+            low, high = central_interval(len(ensemble), level).ends(ensemble)
+            mean_width = np.nanmean(high - low, axis=0)
+            least = np.where(mean_width > 0, mean_width / 1000, 1.0)
+            width = np.maximum(high - low, least)
+            at = (i, slice(None), j)
+            learnt["widen_low"][at], n = _conformal_quantile((low - y) / width, level, name)
+            learnt["widen_high"][at], _ = _conformal_quantile((y - high) / width, level, name)
+            learnt["least_width"][at], learnt["trajectories"][at] = least, n
+    dims = ("observable", "lead_time", "level")
+    return xr.Dataset(
+        {key: (dims, value) for key, value in learnt.items()},
+        coords={"observable": list(names), "lead_time": ("lead_time", chosen, dict(forecast["time"].attrs)), "level": levels},
+        attrs={"method": "conformalised ensemble intervals, each side by itself"},
+    )
+
+
+def apply(recalibration: xr.Dataset, forecast: xr.Dataset) -> xr.Dataset:
+    """Return the mended intervals of a forecast.
+
+    Parameters
+    ----------
+    recalibration : Dataset
+        From `fit`.
+    forecast : Dataset, (sample, trajectory, time)
+        With the variables and lead times that the recalibration knows; of any trajectories.
+
+    Returns
+    -------
+    Dataset, dims (observable, trajectory, lead_time, level)
+        lower, upper: mended; raw_lower, raw_upper: before. Mended intervals of higher levels contain those of lower ones.
+    """
+    names = [str(name) for name in recalibration["observable"].values]
+    for name in names:
+        if name not in forecast:
+            raise DataError(
+                f"the forecast has no variable {name!r}, which the recalibration knows: {nearest(name, map(str, forecast.data_vars))}"
+            )
+    chosen = choose_lead_times(forecast, recalibration["lead_time"].values)
+    forecast = forecast.sel(time=chosen, method="nearest")
+    ends = []
+    for name in names:
+        ensemble, learnt = living(forecast, name), recalibration.sel(observable=name).transpose("lead_time", "level")
+        low, high = (
+            np.stack(side, -1)
+            for side in zip(*(central_interval(len(ensemble), level).ends(ensemble) for level in learnt["level"].values), strict=True)
+        )
+        width = np.maximum(high - low, learnt["least_width"].values)
+        lower = np.minimum.accumulate(low - learnt["widen_low"].values * width, axis=-1)
+        upper = np.maximum.accumulate(high + learnt["widen_high"].values * width, axis=-1)
+        ends.append((lower, upper, low, high))
+    dims = ("observable", "trajectory", "lead_time", "level")
+    return xr.Dataset(
+        {
+            key: (dims, np.stack(side))
+            for key, side in zip(("lower", "upper", "raw_lower", "raw_upper"), zip(*ends, strict=True), strict=True)
+        },
+        coords={key: recalibration[key] for key in ("observable", "lead_time", "level")},
+    )
+
+
+def compare(recalibration: xr.Dataset, forecast: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
+    """Judge the intervals before and after, on trajectories used neither for training nor for `fit`.
+
+    Returns
+    -------
+    Dataset, dims (stage = "before", "after"; observable, lead_time, level)
+        coverage with coverage_lower, coverage_upper (95%, Wilson), width (mean, unit of the observable) and interval_score (mean; it
+        punishes width and misses together, lower is better).
+    """
+    intervals = apply(recalibration, forecast)
+    truth = truth.sel(time=intervals["lead_time"].values, method="nearest")
+    y = np.stack([observed(truth, str(name)) for name in intervals["observable"].values])[..., None]
+    alpha = 1 - intervals["level"].values
+    stages = []
+    for prefix in ("raw_", ""):
+        low, high = intervals[f"{prefix}lower"].values, intervals[f"{prefix}upper"].values
+        known = np.isfinite(low) & np.isfinite(high) & np.isfinite(y)
+        inside, n = ((low <= y) & (y <= high) & known).sum(1), known.sum(1)
+        lower, upper = proportion_interval(inside, n)
+        score = scoringrules.interval_score(np.nan_to_num(y[..., 0]), np.nan_to_num(low), np.nan_to_num(high), alpha, backend="numpy")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            numbers = (inside / n, lower, upper, np.where(known, high - low, 0).sum(1) / n, np.where(known, score, 0).sum(1) / n)
+        stages.append(np.stack(numbers))
+    names = ("coverage", "coverage_lower", "coverage_upper", "width", "interval_score")
+    dims = ("stage", "observable", "lead_time", "level")
+    return xr.Dataset(
+        {name: (dims, value) for name, value in zip(names, np.stack(stages, 1), strict=True)},
+        coords={"stage": ["before", "after"], **{key: intervals[key] for key in ("observable", "lead_time", "level")}},
+    )
+
+
+def sentences(comparison: xr.Dataset, *, level: float = 0.9) -> dict[str, str]:
+    """Say, for every observable, what recalibration did to its intervals, at the lead time where coverage was farthest from its level."""
+    at_level = comparison.sel(level=level)
+    unit = comparison["lead_time"].attrs.get("units", "")
+    out = {}
+    for name in comparison["observable"].values:
+        one = at_level.sel(observable=name)
+        i = int(np.abs(one["coverage"].sel(stage="before").values - level).argmax())
+        said = []
+        for stage in ("before", "after"):
+            at = one.sel(stage=stage).isel(lead_time=i)
+            value, low, high = (100 * float(at[f"coverage{end}"]) for end in ("", "_lower", "_upper"))
+            said.append(f"{value:.0f}% ({low:.0f}-{high:.0f}) {stage}")
+        score = one["interval_score"].mean("lead_time")
+        gain = 1 - float(score.sel(stage="after") / score.sel(stage="before"))
+        when = f"{float(one['lead_time'][i]):.4g} {unit}".strip()
+        out[str(name)] = (
+            f"{level:.0%} intervals at {when} cover {said[0]} and {said[1]} recalibration; interval score {abs(gain):.0%} "
+            f"{'better' if gain >= 0 else 'worse'} over all lead times"
+        )
+    return out
+
+
+def _conformal_quantile(score: np.ndarray, level: float, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Conformal quantile of one side of an interval: score (trajectory, lead_time) -> (lead_time,).
+
+    Also returns the number of trajectories that it is from, (lead_time,).
+    """
+    n = np.isfinite(score).sum(0)
+    place = np.ceil((n + 1) * (1 + level) / 2 - 1e-9).astype(int)
+    if (place > n).any():
+        needed = int(np.ceil(2 / (1 - level) - 1 - 1e-9))
+        raise DataError(
+            f"{name!r}: {level:.0%} intervals cannot be promised from {n.min()} trajectories: {needed} are needed; "
+            "give more or leave out the level"
+        )
+    return np.take_along_axis(np.sort(score, axis=0), place[None] - 1, axis=0)[0], n

@@ -1,0 +1,210 @@
+"""Are two sets of runs from one initial state draws of one law? Three tests, each beside its noise floor.
+
+A distance between finite samples is never zero, so every statistic comes with what two samples of ONE law of these sizes reach: its
+mean and its 95% quantile, from relabelling the pooled runs at random. That keeps ties (counts) and dependence between components as
+they are, and makes the p-value exact: (1 + relabellings at least as far) / (1 + relabellings). Runs are the independent units;
+everything measured on one run moves with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from epns_pyro.calibration.bands import proportion_interval
+from epns_pyro.calibration.scores import difference_of_means, energy_of_labels, ks_of_weights, pairwise_distance
+from epns_pyro.errors import DataError, ShapeError
+
+FALSE_ALARM = 0.05
+FOLDS = 5
+RANDOM_FEATURES = 64
+RIDGE = 0.1  # ridge penalty of the classifier, in units of the variance of a feature, per run
+
+
+@dataclass(frozen=True)
+class TwoSampleTest:
+    """A statistic of model against truth beside its floor.
+
+    Parameters
+    ----------
+    name : str
+        What was compared.
+    statistic : (*batch)
+    typical : (*batch)
+        What two samples of one law reach on average.
+    floor : (*batch)
+        What they exceed only one time in twenty.
+    p_value : (*batch)
+        Of the hypothesis that both are samples of one law.
+    runs : tuple of int
+        Numbers of runs of the model and of the truth.
+    """
+
+    name: str
+    statistic: np.ndarray
+    typical: np.ndarray
+    floor: np.ndarray
+    p_value: np.ndarray
+    runs: tuple[int, int]
+
+    def sentence(self) -> str:
+        """Say what a test of a single comparison saw."""
+        verdict = "differ" if self.p_value < FALSE_ALARM else "cannot be told apart"
+        return (
+            f"model and truth {verdict}: {self.name} {float(self.statistic):.3g}, samples of one law reach {float(self.typical):.3g} "
+            f"on average and {float(self.floor):.3g} one time in twenty (p = {float(self.p_value):.2g}; {self.runs[0]} and {self.runs[1]} runs)"
+        )
+
+
+@dataclass(frozen=True)
+class ClassifierTest(TwoSampleTest):
+    """A classifier two-sample test: `statistic` is the cross-validated accuracy, (`lower`, `upper`) its 95% Wilson interval."""
+
+    lower: float
+    upper: float
+
+    def sentence(self) -> str:
+        """Say how well the model's runs can be told from true ones."""
+        verdict = "can be told apart" if self.p_value < FALSE_ALARM else "cannot be told apart"
+        return (
+            f"model and truth {verdict}: a classifier is right {self.statistic:.0%} ({self.lower:.0%}-{self.upper:.0%}) of the time, "
+            f"with samples of one law up to {self.floor:.0%} (p = {float(self.p_value):.2g}; {self.runs[0]} and {self.runs[1]} runs)"
+        )
+
+
+def ks_test(model: np.ndarray, truth: np.ndarray, *, rng: np.random.Generator, relabellings: int = 1000) -> TwoSampleTest:
+    """Test each observable by the Kolmogorov-Smirnov distance D_KS.
+
+    Parameters
+    ----------
+    model : (run, *batch)
+        An observable, or several (batch), of n independent runs; each is tested by itself.
+    truth : (run, *batch)
+
+    Returns
+    -------
+    TwoSampleTest
+        Every entry (*batch).
+    """
+    model, truth = _runs(model, truth)
+    pooled = np.concatenate([model, truth])
+    first = _labels(len(model), len(truth), rng, relabellings)
+    weight = np.where(first, 1 / len(model), -1 / len(truth))
+    return _against_floor("D_KS", ks_of_weights(pooled, weight), (len(model), len(truth)))
+
+
+def energy_test(
+    model: np.ndarray, truth: np.ndarray, *, rng: np.random.Generator, scale: np.ndarray | None = None, relabellings: int = 1000
+) -> TwoSampleTest:
+    """Test several observables together by the squared energy distance.
+
+    Parameters
+    ----------
+    model, truth : (run, component)
+    scale : (component,), optional
+        Divides the components; by default their standard deviations over the true runs.
+    """
+    model, truth = _runs(model, truth)
+    scale = _spread(truth) if scale is None else scale
+    distance = pairwise_distance(np.concatenate([model, truth]).reshape(len(model) + len(truth), -1) / scale)
+    first = _labels(len(model), len(truth), rng, relabellings)
+    return _against_floor("squared energy distance", energy_of_labels(distance, first), (len(model), len(truth)))
+
+
+def classifier_test(model: np.ndarray, truth: np.ndarray, *, rng: np.random.Generator, relabellings: int = 500) -> ClassifierTest:
+    """Test how well a classifier tells runs of the model from true ones (Lopez-Paz & Oquab 2017, arXiv:1610.06545).
+
+    The classifier is a ridge regression of the label on the components, their squares and products (up to ten components), and random
+    cosines of a Gaussian kernel; it sees means, variances, correlations and, roughly, shapes. It is linear in the labels, so that the
+    same five folds can be run for hundreds of relabellings at once. Accuracy is averaged over both samples, so that half is chance
+    whatever their sizes.
+
+    Parameters
+    ----------
+    model, truth : (run, component)
+        At least 10 runs each.
+    """
+    model, truth = _runs(model, truth)
+    if min(len(model), len(truth)) < 2 * FOLDS:
+        raise DataError(f"a classifier test needs at least {2 * FOLDS} runs of each, found {len(model)} and {len(truth)}")
+    pooled = np.concatenate([model, truth]).reshape(len(model) + len(truth), -1)
+    features = _features(pooled, rng)
+    first = _labels(len(model), len(truth), rng, relabellings)
+    accuracy = _cross_validated_accuracy(features, first, rng)
+    base = _against_floor("accuracy of a classifier", accuracy, (len(model), len(truth)))
+    lower, upper = proportion_interval(base.statistic * len(pooled), len(pooled))
+    return ClassifierTest(**base.__dict__, lower=float(lower), upper=float(upper))
+
+
+def means_sentence(model: np.ndarray, truth: np.ndarray, *, unit: str = "") -> str:
+    """Say by how much the means of an observable differ, with the error: model (run,), truth (run,)."""
+    difference = difference_of_means(model, truth)
+    z = float(difference.value / difference.error)
+    text = f"mean of the model minus mean of the truth: {float(difference.value):+.3g} ± {float(difference.error):.2g} {unit}".rstrip()
+    return f"{text} ({abs(z):.1f} standard errors)"
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------------
+
+
+def _runs(model: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    model, truth = np.asarray(model, float), np.asarray(truth, float)
+    if model.shape[1:] != truth.shape[1:] or model.ndim == 0:
+        raise ShapeError(f"model and truth may differ only in the number of runs, found {model.shape} and {truth.shape}")
+    if min(len(model), len(truth)) < 2:
+        raise DataError(f"two samples need at least 2 runs each, found {len(model)} and {len(truth)}")
+    for what, x in (("model", model), ("truth", truth)):
+        if not np.isfinite(x).all():
+            raise DataError(
+                f"the {what} holds NaN or infinite values in {(~np.isfinite(x)).reshape(len(x), -1).any(1).sum()} runs: leave those out"
+            )
+    return model, truth
+
+
+def _labels(n: int, m: int, rng: np.random.Generator, relabellings: int) -> np.ndarray:
+    """Which pooled runs count as the first sample: (1 + relabellings, n + m) booleans; the first row is the truth of the matter."""
+    actual = np.arange(n + m) < n
+    return np.concatenate([actual[None], rng.permuted(np.broadcast_to(actual, (relabellings, n + m)), axis=1)])
+
+
+def _against_floor(name: str, values: np.ndarray, runs: tuple[int, int]) -> TwoSampleTest:
+    statistic, null = values[0], values[1:]
+    at_least = (null >= statistic - 1e-12 * np.abs(statistic)).sum(0)
+    floor = np.quantile(null, 1 - FALSE_ALARM, axis=0, method="higher")
+    return TwoSampleTest(name, statistic, null.mean(0), floor, (1 + at_least) / (1 + len(null)), runs)
+
+
+def _spread(x: np.ndarray) -> np.ndarray:
+    deviation = x.reshape(len(x), -1).std(0)
+    return np.where(deviation > 0, deviation, 1)
+
+
+def _features(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Features of pooled runs, standardised: x (run, component) -> (run, feature). They do not know which sample a run is from."""
+    x = (x - x.mean(0)) / _spread(x)
+    parts = [x]
+    if x.shape[1] <= 10:
+        i, j = np.triu_indices(x.shape[1])
+        parts.append(x[:, i] * x[:, j])
+    pairs = rng.permutation(len(x))
+    width = np.median(np.linalg.norm(x - x[pairs], axis=1))
+    frequency = rng.normal(size=(x.shape[1], RANDOM_FEATURES)) / (width if width > 0 else 1)
+    parts.append(np.cos(x @ frequency + rng.uniform(0, 2 * np.pi, RANDOM_FEATURES)))
+    features = np.concatenate(parts, axis=1)
+    return (features - features.mean(0)) / _spread(features)
+
+
+def _cross_validated_accuracy(features: np.ndarray, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Balanced accuracy of ridge regression in FOLDS folds, for every relabelling: first (repeat, run) -> (repeat,)."""
+    n, m = first[0].sum(), (~first[0]).sum()
+    target = np.where(first, 1 / n, -1 / m).T * (n + m) / 2  # (run, repeat): both samples weigh the same
+    fold = rng.permutation(len(features)) % FOLDS
+    vote = np.empty(target.shape)
+    for k in range(FOLDS):
+        train, test = features[fold != k], features[fold == k]
+        penalty = RIDGE * len(train) * np.eye(features.shape[1])
+        centre = target[fold != k].mean(0)
+        vote[fold == k] = test @ np.linalg.solve(train.T @ train + penalty, train.T @ (target[fold != k] - centre))
+    right = ((vote > 0) == first.T).T
+    return ((right & first).sum(1) / n + (right & ~first).sum(1) / m) / 2

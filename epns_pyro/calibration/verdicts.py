@@ -1,0 +1,374 @@
+"""From diagnostics to words: one verdict per observable, vector or label field, with the sentence that says what was seen and the rule.
+
+The rule, for one subject and L lead times, with a probability of at most 5% to fault a calibrated ensemble:
+
+- Half of the 5% goes to the lead times: the exact rank-ECDF p-values, Holm's procedure over the L of them. A lead time is at fault when its
+  adjusted p-value is below 2.5%.
+- The other half goes to all lead times together: two t-tests, of bias and of spread, on each trajectory's average of the rank contrasts, at
+  1.25% each. They see what is slightly wrong everywhere and, with it, under-confidence, which a rank ECDF shows late.
+- Vectors: the 5% is shared equally between the margins and each pre-rank, and each share is spent in this way. Margins have no exact test;
+  two t-tests per lead time, of bias and spread averaged over components, stand in for it.
+- The name is that of the larger effect, in units of its standard error for a calibrated ensemble: shift (biased) or stretch
+  (over-confident above 1, under-confident below); "wrong in shape" if neither reaches two standard errors. A vector whose margins pass
+  but whose multivariate ranks do not is miscalibrated in dependence.
+- If nothing is at fault, the ensemble is called calibrated only if the tests had power: they would have found an ensemble so narrow
+  that its 90% intervals cover 70% at every lead time, with probability 80% or more. Otherwise there are too few data to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from epns_pyro.calibration.bands import normal_rank_cdf, rank_law, spread_that_covers
+from epns_pyro.calibration.pit import dispersion, location
+
+FALSE_ALARM = 0.05
+POWER = 0.8
+FEWEST = 10  # trajectories; with fewer there are always too few data
+
+
+class Word(StrEnum):
+    """What a verdict can be."""
+
+    CALIBRATED = "calibrated"
+    OVER_CONFIDENT = "over-confident"
+    UNDER_CONFIDENT = "under-confident"
+    BIASED = "biased"
+    WRONG_SHAPE = "wrong in shape"
+    WRONG_DEPENDENCE = "miscalibrated in dependence"
+    TOO_FEW_DATA = "too few data to say"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One verdict.
+
+    Parameters
+    ----------
+    subject : str
+        What was judged, e.g. "total energy".
+    word : Word
+    sentence : str
+        What was seen, in words and numbers.
+    rule : str
+        The rule, with the false-alarm rate.
+    lead_times : tuple of float
+        Lead times at fault; empty if none is by itself.
+    p_value : float
+        Smallest p-value, adjusted for the number of tests: at fault when below the false-alarm rate.
+    trajectories : int
+        Fewest trajectories at any lead time.
+    power : float
+        Probability to find the fault that must be found before anything is called calibrated (the rule names it).
+    """
+
+    subject: str
+    word: Word
+    sentence: str
+    rule: str
+    lead_times: tuple[float, ...]
+    p_value: float
+    trajectories: int
+    power: float
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.sentence}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, for JSON."""
+        return {**asdict(self), "word": str(self.word), "lead_times": list(self.lead_times)}
+
+
+# -- multiple tests -------------------------------------------------------------------------------------------------------
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Holm's adjusted p-values, (test,) -> (test,).
+
+    Those below alpha are at fault, with a probability of at most alpha that any of them is not.
+    """
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    out = np.empty_like(p)
+    out[order] = np.minimum(steps, 1)
+    return out
+
+
+@dataclass(frozen=True)
+class Family:
+    """Adjusted p-values of one family of tests: below the false-alarm rate means at fault, for the family as a whole."""
+
+    by_lead_time: np.ndarray
+    pooled: np.ndarray
+
+    @property
+    def smallest(self) -> float:
+        return float(min(self.by_lead_time.min(), self.pooled.min()))
+
+
+def family(by_lead_time: np.ndarray, pooled: Sequence[float], *, share: float = 1.0) -> Family:
+    """Adjust the p-values of a family.
+
+    Half of the false-alarm rate goes to the lead times, half to the pooled tests; the family has `share` of the rate.
+    """
+    known = np.where(np.isfinite(by_lead_time), by_lead_time, 1)
+    half = 2 / share
+    return Family(np.minimum(holm(known) * half, 1), np.minimum(np.asarray(pooled, float) * len(pooled) * half, 1))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault that the tests must be able to find before anything is called calibrated.
+
+    Truths are Normal(0, 1), members Normal(shift, spread), at every lead time; `contrast` is what sees it when lead times are pooled.
+    """
+
+    words: str
+    spread: float
+    shift: float
+    contrast: Callable[[np.ndarray, int], np.ndarray]
+
+
+TOO_NARROW = Fault("90% intervals that cover 70%", spread_that_covers(0.7, nominal=0.9), 0.0, dispersion)
+OFF_CENTRE = Fault("an agreement that is off by half a standard deviation", 1.0, 0.5, location)
+
+
+def detection_power(
+    n: int, members: int, lead_times: int, *, error: float = np.nan, share: float = 1.0, fault: Fault = TOO_NARROW
+) -> float:
+    """Probability that a family of tests finds a fault: the larger of the powers of its two halves.
+
+    Parameters
+    ----------
+    n, members, lead_times : int
+        Number of independent trajectories, size of the ensemble, number of lead times that the rank tests are corrected for.
+    error : float
+        Standard error of the pooled contrast of a calibrated ensemble. By default that of a single lead time, 1 / sqrt(n): right when all
+        lead times say the same, too cautious otherwise.
+    share : float
+        Part of the false-alarm rate that the family may spend.
+    """
+    if n < FEWEST or members < 2:
+        return 0.0
+    alpha = FALSE_ALARM * share / 2
+    exact = rank_law(n, members).power(1 - alpha / lead_times, spread=fault.spread, shift=fault.shift)
+    weight = np.diff(normal_rank_cdf(np.arange(members + 2), members, fault.spread, fault.shift))
+    contrast = fault.contrast((np.arange(members + 1) + 0.5) / (members + 1), members)
+    mean = (weight * contrast).sum()
+    deviation = np.sqrt((weight * contrast**2).sum() - mean**2)  # 1 for a calibrated ensemble
+    error = error if np.isfinite(error) and error > 0 else 1 / np.sqrt(n)
+    threshold = stats.t.isf(alpha / 4, n - 1)  # two tests, two sides
+    return float(max(exact, stats.nct.sf(threshold, n - 1, abs(mean) / (deviation * error))))
+
+
+# -- judging --------------------------------------------------------------------------------------------------------------
+
+
+def judge_observables(diagnostics: xr.Dataset) -> list[Verdict]:
+    """Return one verdict per observable, from `observable_diagnostics`."""
+    verdicts = []
+    for name in diagnostics["observable"].values:
+        one = diagnostics.sel(observable=name)
+        tests = family(one["p_value"].values, _pooled(one))
+        verdicts.append(_margins_verdict(str(one["label"].item()), one, tests, share=1.0, unit=str(one["unit"].item())))
+    return verdicts
+
+
+def judge_fields(diagnostics: xr.Dataset) -> list[Verdict]:
+    """Return one verdict per vector, from `field_diagnostics`."""
+    verdicts = []
+    share = 1 / (1 + diagnostics.sizes["pre_rank"])
+    for name in diagnostics["field"].values:
+        one = diagnostics.sel(field=name)
+        either = 2 * np.minimum(one["p_location"], one["p_dispersion"]).values
+        margins = family(either, _pooled(one), share=share)
+        joint = {str(rank): _joint_family(one.sel(pre_rank=rank), share) for rank in one["pre_rank"].values}
+        worst = min(joint, key=lambda rank: joint[rank].smallest)
+        if margins.smallest >= FALSE_ALARM > joint[worst].smallest:
+            verdicts.append(_dependence_verdict(str(name), one.sel(pre_rank=worst), joint[worst], worst, share))
+        else:
+            verdicts.append(_margins_verdict(str(name), one, margins, share=share, of=" of components"))
+    return verdicts
+
+
+def judge_labels(diagnostics: xr.Dataset, name: str) -> Verdict:
+    """Return the verdict on a label field, from `label_diagnostics`.
+
+    A truth that agrees with the pool less than members do lies outside what the ensemble thinks possible: over-confident; more:
+    under-confident.
+    """
+    one = diagnostics.sel(pre_rank="agreement")
+    tests = _joint_family(one, 1.0)
+    evidence = Evidence(name, one, tests, 1.0, OFF_CENTRE, float(one["joint_pooled_location_error"]))
+    if tests.smallest >= FALSE_ALARM:
+        return evidence.passed("images agree with truth as well as with one another")
+    shift = float(one["joint_shift"].values[evidence.where].mean())
+    word, how = (Word.OVER_CONFIDENT, "less") if shift < 0 else (Word.UNDER_CONFIDENT, "more")
+    size = f"{abs(shift):.1f} standard deviations of a member"
+    return evidence.failed(word, f"truth agrees with the members {how} than they agree with one another (by {size})")
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """Return the verdicts as aligned lines of text."""
+    width = max((len(v.subject) for v in verdicts), default=0)
+    return "\n".join(f"{v.subject:<{width}}  {v.sentence}" for v in verdicts)
+
+
+def as_json(verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, list[dict[str, Any]]]:
+    """Return groups of verdicts as plain data."""
+    return {group: [v.as_dict() for v in items] for group, items in verdicts.items()}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The diagnostics of one subject with its tests; makes the verdict once the word and the phrase are found."""
+
+    subject: str
+    one: xr.Dataset
+    tests: Family
+    share: float
+    must_find: Fault
+    pooled_error: float
+
+    @property
+    def fault(self) -> np.ndarray:
+        """Lead times at fault, (lead_time,) booleans."""
+        return self.tests.by_lead_time < FALSE_ALARM
+
+    @property
+    def where(self) -> np.ndarray:
+        """Lead times to look at for the size of a fault: those at fault, or all of them."""
+        return self.fault if self.fault.any() else np.ones(len(self.fault), bool)
+
+    @property
+    def trajectories(self) -> int:
+        return int(self.one["trajectories"].min())
+
+    @property
+    def power(self) -> float:
+        members, lead_times = int(self.one.attrs["members"]), self.one.sizes["lead_time"]
+        return detection_power(self.trajectories, members, lead_times, error=self.pooled_error, share=self.share, fault=self.must_find)
+
+    @property
+    def rule(self) -> str:
+        parts = "" if self.share == 1 else f" in {round(1 / self.share)} equal parts for margins and pre-ranks"
+        return (
+            f"at most {FALSE_ALARM:.0%} false alarms{parts}: half for the tests at {self.one.sizes['lead_time']} lead times (Holm), half "
+            f"for bias and spread over all of them; {self.trajectories} trajectories, {self.one.attrs['members']} members; "
+            f"called calibrated only if {self.must_find.words} at every lead time would be found with probability {POWER:.0%}"
+        )
+
+    def passed(self, seen: str) -> Verdict:
+        found = f"{self.must_find.words} would be found in {percent(self.power)} of such tests"
+        if self.power >= POWER:
+            return self._verdict(Word.CALIBRATED, f"{Word.CALIBRATED}: no test fails, {seen}; {found}", ())
+        return self._verdict(
+            Word.TOO_FEW_DATA, f"{Word.TOO_FEW_DATA}: no test fails, but with {self.trajectories} trajectories {found}", ()
+        )
+
+    def failed(self, word: Word, phrase: str) -> Verdict:
+        at = tuple(float(t) for t in self.one["lead_time"].values[self.fault])
+        return self._verdict(word, f"{word} {_when(self.one, self.fault)}: {phrase}", at)
+
+    def _verdict(self, word: Word, sentence: str, at: tuple[float, ...]) -> Verdict:
+        alive = float(self.one["alive"].min())
+        died = "" if alive > 0.999 else f"; up to {percent(1 - alive)} of the members had died and are left out"
+        return Verdict(self.subject, word, sentence + died, self.rule, at, self.tests.smallest, self.trajectories, self.power)
+
+
+def _pooled(one: xr.Dataset, prefix: str = "") -> list[float]:
+    return [float(one[f"{prefix}pooled_p_{name}"]) for name in ("location", "dispersion")]
+
+
+def _joint_family(one: xr.Dataset, share: float) -> Family:
+    return family(one["joint_p_value"].values, _pooled(one, "joint_"), share=share)
+
+
+def _margins_verdict(subject: str, one: xr.Dataset, tests: Family, *, share: float, unit: str = "", of: str = "") -> Verdict:
+    evidence = Evidence(subject, one, tests, share, TOO_NARROW, float(one["pooled_dispersion_error"]))
+    if tests.smallest >= FALSE_ALARM:
+        return evidence.passed(_coverage_phrase(one, one.sizes["lead_time"] - 1, of))
+    where = evidence.where
+    shift, stretch = (float(one[name].values[where].mean()) for name in ("shift_z", "stretch_z"))
+    word = name_effect(shift, stretch)
+    effect = np.abs(one["shift_z" if word == Word.BIASED else "stretch_z"].values)
+    worst = int(np.flatnonzero(where)[np.argmax(effect[where])])
+    bias, coverage = _bias_phrase(one, worst, unit), _coverage_phrase(one, worst, of)
+    phrase = bias if word == Word.BIASED else coverage
+    if word == Word.BIASED and abs(stretch) > 3:
+        phrase += f"; also {name_effect(0, stretch)}: {coverage}"
+    elif word != Word.BIASED and abs(shift) > 3:
+        phrase += f"; also biased: {bias}"
+    return evidence.failed(word, phrase)
+
+
+def _dependence_verdict(subject: str, one: xr.Dataset, tests: Family, rank: str, share: float) -> Verdict:
+    evidence = Evidence(subject, one, tests, share, TOO_NARROW, float(one["pooled_dispersion_error"]))
+    shift, shift_z, stretch, stretch_z = (
+        float(one[f"joint_{name}"].values[evidence.where].mean()) for name in ("shift", "shift_z", "stretch", "stretch_z")
+    )
+    if abs(shift_z) >= abs(stretch_z):
+        how = f"the {rank} of truth is {'higher' if shift > 0 else 'lower'} than the members' (by {abs(shift):.1f} of their spread)"
+    else:
+        how = f"the {rank} of truth varies {stretch:.1f} times as much as the members'"
+    return evidence.failed(Word.WRONG_DEPENDENCE, f"components pass one by one, but {how}")
+
+
+def name_effect(shift: float, stretch: float) -> Word:
+    """Name the larger of two effects, each in units of its standard error for a calibrated ensemble."""
+    if max(abs(shift), abs(stretch)) < 2:
+        return Word.WRONG_SHAPE
+    if abs(shift) >= abs(stretch):
+        return Word.BIASED
+    return Word.OVER_CONFIDENT if stretch > 0 else Word.UNDER_CONFIDENT
+
+
+# -- phrases --------------------------------------------------------------------------------------------------------------
+
+
+def _when(one: xr.Dataset, fault: np.ndarray) -> str:
+    """Say in words which lead times are at fault."""
+    times, index = one["lead_time"].values, np.flatnonzero(fault)
+    if len(index) == 0:
+        return "with all lead times taken together"
+    if len(index) == 1:
+        return f"at lead time {_time(one, index[0])}"
+    if len(index) == len(times):
+        return "at every lead time"
+    if index[-1] - index[0] + 1 > len(index):
+        return f"at {len(index)} of {len(times)} lead times between {times[index[0]]:.4g} and {_time(one, index[-1])}"
+    if index[-1] == len(times) - 1:
+        return f"at lead times over {_time(one, index[0] - 1)}"
+    return f"at lead times {times[index[0]]:.4g} to {_time(one, index[-1])}"
+
+
+def _time(one: xr.Dataset, i: int) -> str:
+    return f"{float(one['lead_time'][i]):.4g} {one.attrs.get('time_unit', '')}".strip()
+
+
+def _coverage_phrase(one: xr.Dataset, i: int, of: str) -> str:
+    at = one.sel(level=0.9).isel(lead_time=i)
+    value, low, high = (100 * float(at[f"coverage{end}"]) for end in ("", "_lower", "_upper"))
+    return f"{100 * float(at['nominal']):.0f}% intervals{of} cover {value:.0f}% ({low:.0f}-{high:.0f}) at {_time(one, i)}"
+
+
+def _bias_phrase(one: xr.Dataset, i: int, unit: str) -> str:
+    at = one.isel(lead_time=i)
+    shift, error = float(at["shift"]), float(at["shift_error"])
+    phrase = f"truth lies {abs(shift):.2f} ± {error:.2f} ensemble spreads {'above' if shift > 0 else 'below'} the ensemble"
+    if "bias" in at:
+        phrase += f" (ensemble mean minus truth: {float(at['bias']):+.3g} ± {float(at['bias_error']):.2g} {unit}".rstrip() + ")"
+    return f"{phrase} at {_time(one, i)}"
+
+
+def percent(p: float) -> str:
+    """Write a probability, and never as certain what is not."""
+    return f"{p:.0%}" if p < 0.995 else "over 99%"
