@@ -77,7 +77,7 @@ def _inspectors(spec: StateSpec, sound: list[layout.Variable], frame_dt: float) 
         if field.kind == "real":
             inspectors += [NonFinite(spec, field), Constant(spec, field)]
         elif field.kind == "label":
-            inspectors.append(Labels(field))
+            inspectors.append(Labels(field, periodic=spec.periodic))
         else:
             inspectors.append(OutOfRange(field))
         if field.rate_of in names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from epns_pyro.data.findings import ERROR, WARNING, Inspector, Tally
 from epns_pyro.state import Field
@@ -15,8 +16,8 @@ BY_LABEL = ("trajectory", "frame", "label")
 class Labels(Inspector):
     """Impossible labels, empty frames, and labels that jump, vanish for a while, or never occur."""
 
-    def __init__(self, field: Field) -> None:
-        self._field = field
+    def __init__(self, field: Field, *, periodic: bool = False) -> None:
+        self._field, self._periodic = field, periodic
         self._negative, self._beyond, self._empty = Tally(), Tally(), Tally()
         self._jumps, self._gaps = Tally(BY_LABEL), Tally(BY_LABEL)
         self._largest, self._seen = 0, np.zeros(field.size, dtype=bool)
@@ -32,9 +33,19 @@ class Labels(Inspector):
         present = count_labels(flat, np.ones_like(flat, dtype=bool), self._field.size) > 0
         stayed = count_labels(flat[:, 1:], flat[:, 1:] == flat[:, :-1], self._field.size) > 0
         self._seen |= present.any((0, 1))
-        self._jumps.add(_late(present[:, 1:] & present[:, :-1] & ~stayed), first)
+        self._jumps.add(self._far(labels, _late(present[:, 1:] & present[:, :-1] & ~stayed)), first)
         before, after = (np.logical_or.accumulate(p, axis=1) for p in (present, present[:, ::-1]))
         self._gaps.add(_starts(before & after[:, ::-1] & ~present), first)
+
+    def _far(self, labels: np.ndarray, moved: np.ndarray) -> np.ndarray:
+        """Keep the moves (trajectory, time, label) without a common pixel that leave a gap wider than the cell."""
+        jumped = np.zeros_like(moved)
+        for trajectory, frame, label in np.argwhere(moved):
+            before, after = (np.argwhere(labels[trajectory, t] == label) for t in (frame - 1, frame))
+            box = labels.shape[2:] if self._periodic else None
+            gap = KDTree(before, boxsize=box).query(after)[0].min()
+            jumped[trajectory, frame, label] = gap > _diameter(min(len(before), len(after)))
+        return jumped
 
     def findings(self) -> Iterator[tuple[str, str]]:
         name, declared = self._field.name, self._field.size - 1
@@ -55,7 +66,7 @@ class Labels(Inspector):
             yield (
                 WARNING,
                 f"field {name!r}: labels jump {self._jumps.count} times, first in {self._jumps.where}: "
-                "no pixel is shared with the frame before; was the tracking lost?",
+                "further than the cell is wide since the frame before; was the tracking lost?",
             )
         if self._gaps.count:
             yield (
@@ -96,6 +107,11 @@ def count_labels(labels: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
     frame = np.arange(n * frames).reshape(n, frames, 1) * size
     counts = np.bincount((labels.astype(np.int64) + frame)[mask], minlength=n * frames * size)
     return counts.reshape(n, frames, size)
+
+
+def _diameter(area: float) -> float:
+    """Diameter of a disc."""
+    return 2 * np.sqrt(area / np.pi)
 
 
 def _late(mask: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -155,8 +157,8 @@ LABEL_CASES = {
         "error: set 'train': field 'cell': 2 frames are empty, the first is trajectory 2, frame 4: leave them out",
     ),
     "jump": (
-        lambda d: edit(d, "cell", (1, 6), np.roll(d["cell"].values[1, 6], 2, axis=0)),
-        "warning: set 'train': field 'cell': labels jump 6 times, first in trajectory 1, frame 6, label 1: no pixel is shared",
+        lambda d: edit(d, "cell", (1, 6), np.roll(d["cell"].values[1, 6], 6, axis=1)),
+        "warning: set 'train': field 'cell': labels jump 4 times, first in trajectory 1, frame 6, label 3: further than the cell is wide",
     ),
     "gap": (
         lambda d: edit(d, "cell", (0, slice(5, 8)), np.where(d["cell"].values[0, 5:8] == 2, 0, d["cell"].values[0, 5:8])),
@@ -198,6 +200,17 @@ def test_a_medium_that_is_squeezed_out_is_no_label_that_vanishes(tmp_path):
     values = data["cell"].values.copy()
     values[:, 5] = np.where(values[:, 5] == 0, 1, values[:, 5])
     assert findings(data.assign({"cell": (data["cell"].dims, values)}), tmp_path) == []
+
+
+@pytest.mark.parametrize(("periodic", "jumps"), [(False, 2), (True, 0)])
+def test_a_step_over_the_edge_of_a_torus_is_no_jump(periodic, jumps, tmp_path):
+    data = cells()
+    values = np.where(data["cell"].values == 1, 0, data["cell"].values)
+    values[..., 3, :2] = 1
+    values[0, 6, 3] = np.roll(values[0, 6, 3], -2)
+    spec = replace(CELLS, periodic=periodic)
+    found = findings(data.assign({"cell": (data["cell"].dims, values)}).assign_attrs(state_spec=spec.to_json()), tmp_path)
+    assert [line for line in found if "'train'" in line and f"labels jump {jumps} times" in line] == found[:1] if jumps else found == []
 
 
 def test_missing_and_unfinished_sets(tmp_path):
