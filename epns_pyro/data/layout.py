@@ -83,8 +83,8 @@ def to_dataset(spec: StateSpec, x: np.ndarray, dims: tuple[str, ...], *, frame_d
     ----------
     x : numpy.ndarray, (*dims, *site, channel)
     dims : tuple of str
-        Names of the leading axes; they end with "trajectory", "time". What is static is taken from the first frame and, since all
-        members of an ensemble share it, from the first sample.
+        Names of the leading axes; they end with "trajectory", "time". What is static is taken from the first sample,
+        since all members of an ensemble share it.
     frame_dt : float
         Time between two frames.
     """
@@ -94,7 +94,7 @@ def to_dataset(spec: StateSpec, x: np.ndarray, dims: tuple[str, ...], *, frame_d
         if variable.field.dynamic:
             axes, values = (*dims, *variable.dims[2:]), spec.get(x, variable.field.name)
         else:
-            axes, values = variable.dims, _encode(spec, variable, first[:, :1])
+            axes, values = variable.dims, _encode(spec, variable, first)
         data[variable.name] = (axes, values, {"units": variable.field.unit})
     return xr.Dataset(data, coords={TIME: frame_dt * np.arange(x.shape[len(dims) - 1])})
 
