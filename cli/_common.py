@@ -62,7 +62,7 @@ def fail(message: str) -> None:
 
 def console() -> Console:
     """Return the console for results, on standard output."""
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False)
 
 
 @contextmanager
