@@ -105,10 +105,11 @@ def area_change(tissue: Tissue, potts: Potts, target: int, new: int) -> float:
 @hot
 def attempt_copy(tissue: Tissue, lattice: Lattice, potts: Potts, rng: np.ndarray) -> bool:
     """One Metropolis step: copy the label of a random pixel to a random neighbour with probability min(1, exp(-dH / T))."""
-    source = np.uint32(below(rng, lattice.neighbour.shape[0]))
-    target = lattice.neighbour[source, np.uint32(below(rng, lattice.neighbour.shape[1]))]
+    pixels, directions = lattice.neighbour.shape
+    source = np.uint32(below(rng, pixels))
+    target = lattice.neighbour[source, np.uint32(below(rng, directions))]
     new, old = tissue.label[source], tissue.label[target]
-    if new == old or target == lattice.neighbour.shape[0]:  # nothing to change, or off the lattice
+    if new == old or target == pixels:  # nothing to change, or off the lattice
         return False
     dH = contact_change(tissue, lattice, potts, target, new) + area_change(tissue, potts, target, new)
     if dH > 0.0 and uniform(rng) >= math.exp(-dH / potts.temperature):
