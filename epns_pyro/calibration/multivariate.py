@@ -1,9 +1,10 @@
 """Ranks of vectors: a pre-rank turns the truth and its members into numbers, and the truth has a rank among those.
 
-That rank is uniform if all share one law. A pre-rank may look at the whole pool of truth and members as long as it treats all of them alike. Those here first replace every
-component by its rank in the pool, so that units and margins drop out and what is left is how components go together (Thorarinsdottir,
-Scheuerer & Heinz 2016, doi:10.1080/10618600.2014.977447; Allen, Ziegel & Ginsbourger 2024, arXiv:2307.05846). A physical pre-rank, such
-as the kinetic energy of a state, is nothing else than an observable with its own univariate diagnostics.
+That rank is uniform if all share one law. A pre-rank may look at the whole pool of truth and members as long as it treats all of them
+alike. Those here first replace every component by its rank in the pool, so that units and margins drop out and what is left is how
+components go together (Thorarinsdottir, Scheuerer & Heinz 2016, doi:10.1080/10618600.2014.977447; Allen, Ziegel & Ginsbourger 2024,
+arXiv:2307.05846). A physical pre-rank, such as the kinetic energy of a state, is nothing else than an observable with its own
+univariate diagnostics.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ def judge_guide(diagnostics: xr.Dataset, subject: str = "guide") -> Verdict:
     word, seen = _guide_word(diagnostics, tests, power, n)
     rule = (
         f"simulation-based calibration: at most {FALSE_ALARM:.0%} false alarms, half for the rank tests of {p.size} latents (Holm), half "
-        f"for bias and spread over all of them; {n} transitions, {draws} draws; called calibrated only if {TOO_NARROW.words} would be found with "
-        f"probability {POWER:.0%}"
+        f"for bias and spread over all of them; {n} transitions, {draws} draws; called calibrated only if {TOO_NARROW.words} would be "
+        f"found with probability {POWER:.0%}"
     )
     return Verdict(subject, word, f"{word}{seen}", rule, (), tests.smallest, n, power)
 
@@ -166,7 +166,8 @@ class BoundGap:
         """Say how loose the ELBO is."""
         return (
             f"the bound with {self.samples} importance samples is {float(self.gap.value):.3g} ± {float(self.gap.error):.2g} nats "
-            f"per transition above the ELBO ({float(self.iwae.value):.4g} and {float(self.elbo.value):.4g}): the guide loses at least that much"
+            f"per transition above the ELBO ({float(self.iwae.value):.4g} and {float(self.elbo.value):.4g}): "
+            "the guide loses at least that much"
         )
 
 

@@ -53,7 +53,8 @@ class TwoSampleTest:
         verdict = "differ" if self.p_value < FALSE_ALARM else "cannot be told apart"
         return (
             f"model and truth {verdict}: {self.name} {float(self.statistic):.3g}, samples of one law reach {float(self.typical):.3g} "
-            f"on average and {float(self.floor):.3g} one time in twenty (p = {float(self.p_value):.2g}; {self.runs[0]} and {self.runs[1]} runs)"
+            f"on average and {float(self.floor):.3g} one time in twenty "
+            f"(p = {float(self.p_value):.2g}; {self.runs[0]} and {self.runs[1]} runs)"
         )
 
 
