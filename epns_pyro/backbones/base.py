@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -102,7 +103,7 @@ class BackboneConfig(Config, ABC):
 def perceptron(*widths: int, small_output: bool = False) -> nn.Sequential:
     """Return a multilayer perceptron with SiLU between its layers; `small_output` makes it start near zero."""
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+    for fan_in, fan_out in itertools.pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out), nn.SiLU()]
     layers.pop()
     if small_output:

@@ -12,7 +12,6 @@ from typing import Literal
 import pydantic
 import torch
 from torch import Tensor
-from torch_geometric.utils import scatter
 
 from epns_pyro.config import Config
 
@@ -72,6 +71,8 @@ class SparseGraph(Graph):
         return self._flat(nodes).index_select(0, self._sender)
 
     def collect(self, messages: Tensor) -> Tensor:
+        from torch_geometric.utils import scatter  # imported here because it takes seconds and complete graphs do without
+
         summed = scatter(messages, self._receiver, dim=0, dim_size=self._shape.numel(), reduce="sum")
         return summed.reshape(*self._shape, *messages.shape[1:])
 
@@ -88,7 +89,9 @@ class GraphConfig(Config):
     def _consistent(self) -> GraphConfig:
         for kind, key in (("radius", "radius"), ("nearest", "neighbours")):
             if (self.kind == kind) != (getattr(self, key) is not None):
-                raise ValueError(f"graph kind {kind!r} and the setting {key!r} go together; found kind {self.kind!r}, {key} {getattr(self, key)}")
+                raise ValueError(
+                    f"graph kind {kind!r} and the setting {key!r} go together; found kind {self.kind!r}, {key} {getattr(self, key)}"
+                )
         if self.dense and self.kind != "complete":
             raise ValueError(f"only a complete graph has a dense path, found kind {self.kind!r}")
         return self
