@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
     """Versions of the code and of the libraries whose numbers it depends on."""
     return {
         "epns-pyro": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "pyro-ppl": pyro.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -83,7 +83,7 @@ class Trainer:
     hardware : Hardware
     """
 
-    def __init__(self, config: RunConfig, store: Store, folder: RunFolder, hardware: Hardware = Hardware()) -> None:  # noqa: B008
+    def __init__(self, config: RunConfig, store: Store, folder: RunFolder, hardware: Hardware = Hardware()) -> None:
         self.config, self.store, self.folder = config, store, folder
         self.fabric = hardware.fabric()
         self.fabric.launch()
@@ -162,7 +162,8 @@ class Trainer:
             if counters.skipped_in_a_row >= self.config.training.max_bad_steps:
                 raise TrainingError(
                     f"the loss or its gradient was not finite in {counters.skipped_in_a_row} steps in a row, up to step {counters.step}: "
-                    f"lower training.learning_rate, or look at the data with epns-pyro data info. {self.folder.last} holds the last good state"
+                    "lower training.learning_rate, or look at the data with epns-pyro data info. "
+                    f"{self.folder.last} holds the last good state"
                 )
             logger.warning("step %d: loss or gradient not finite, step skipped (%d in all)", counters.step, counters.skipped)
             return
