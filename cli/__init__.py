@@ -7,8 +7,14 @@ import click
 from epns_pyro import __version__
 from epns_pyro.cli._common import Group
 
+COMMANDS = {
+    "data": "epns_pyro.cli.data:data",
+    "simulate": "epns_pyro.cli.simulate:simulate",
+    "train": "epns_pyro.cli.train:train",
+}
 
-@click.group(cls=Group, lazy={"data": "epns_pyro.cli.data:data"}, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=Group, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="epns-pyro")
 def main() -> None:
     """Learn the distribution over futures of a stochastic system."""

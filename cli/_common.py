@@ -65,11 +65,16 @@ def console() -> Console:
     return Console(highlight=False, markup=False)
 
 
+def status_console() -> Console:
+    """Return the console for progress and warnings, on standard error."""
+    return Console(stderr=True)
+
+
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """Show bars on standard error; gives a function (what, done, total) that starts and moves the bar `what`."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=status_console()) as bars:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:

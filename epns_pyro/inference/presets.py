@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from epns_pyro.errors import ConfigError, nearest
 from epns_pyro.inference.run import RunConfig, TrainingConfig
@@ -47,6 +48,12 @@ SYSTEM_OF_PRESET: dict[tuple[str, str], Callable[[], SystemConfig]] = {
     ("nbody", "quick"): NBodyConfig,
     ("nbody", "paper"): NBodyConfig,
 }
+DATA_OF_PRESET: dict[tuple[str, str], str] = {("nbody", "quick"): "nbody", ("nbody", "paper"): "nbody"}
+
+
+def default_data(system: str, name: str) -> Path:
+    """Return where `epns-pyro train SYSTEM --preset NAME` keeps the data that it simulates."""
+    return Path("data") / f"{DATA_OF_PRESET[system, name]}.zarr"
 
 
 def preset(system: str, name: str, data: SystemConfig | None = None) -> RunConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,11 @@ class Hardware:
     accelerator: str = "auto"
     devices: int = 1
     num_nodes: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that makes data, folders and messages; the launcher names the others in their environment."""
+        return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
 
     def fabric(self) -> Fabric:
         strategy = "ddp" if self.devices * self.num_nodes > 1 else "auto"

@@ -1,0 +1,76 @@
+"""`epns-pyro simulate`: sample futures with a trained simulator."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import click
+
+from epns_pyro.cli._common import console, fail, progress_bars
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--members", type=click.IntRange(min=1), default=100, show_default=True, help="Samples per initial state.")
+@click.option("--steps", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option(
+    "--from", "source", metavar="PATH[:INDEX]", help="Store with the initial states, and a trajectory of its test set (default: all)."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="FILE.zarr or FILE.nc; nothing is overwritten.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--mean-feedback", is_flag=True, help="Feed back the emission mean, as published: then the ensemble is no sample of the model."
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+def simulate(run: Path, members: int, steps: int, source: str | None, out: Path, seed: int, mean_feedback: bool, device: str) -> None:
+    """Sample futures of recorded initial states with the simulator in RUN."""
+    import epns_pyro
+    from epns_pyro.data import open_store, to_dataset
+    from epns_pyro.models import Feedback
+
+    if out.suffix not in (".zarr", ".nc"):
+        fail(f"{out}: expected a name that ends in .zarr or .nc")
+    if out.exists():
+        fail(f"{out}: exists already: choose another name")
+    sim = epns_pyro.load(run, device=device)
+    path, _, index = (source or sim.store).partition(":")
+    if index and not index.isdigit():
+        fail(f"--from {source}: expected PATH or PATH:INDEX with a whole number, found {index!r}")
+    store = open_store(path)
+    group = "test" if "test" in store.groups else store.groups[0]
+    x0 = store.read(group, int(index) if index else None, stop=1)[:, 0]
+
+    dims = ("sample", "trajectory", "time")
+    blocks = sim.rollout_blocks(
+        x0,
+        steps=steps,
+        members=members,
+        seed=seed,
+        feedback=Feedback.PUSHFORWARD if mean_feedback else Feedback.ANCESTRAL,
+        chunk=max(len(x0), sim.transition.chunk),  # whole members, so that blocks follow each other along one dimension
+    )
+    temporary = out.with_name(out.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with progress_bars() as show:
+        for block in blocks:
+            piece = to_dataset(sim.spec, block.states, dims, frame_dt=sim.context.frame_dt)
+            piece = piece.assign(alive=(dims, sim.system.alive(block.states)))
+            piece.attrs = {"run": str(run), "seed": seed, "feedback": "mean" if mean_feedback else "sample"}
+            moving = piece if not block.samples.start else piece.drop_vars([n for n in piece if "sample" not in piece[n].dims])
+            moving.to_zarr(temporary, **({"append_dim": "sample"} if block.samples.start else {"mode": "w"}), consolidated=False)
+            show("sampling", block.samples.stop, members)
+    _finish(temporary, out)
+    console().print(f"{members} futures of {len(x0)} initial states, {steps} steps each: {out}", soft_wrap=True)
+
+
+def _finish(temporary: Path, out: Path) -> None:
+    if out.suffix == ".zarr":
+        os.replace(temporary, out)
+        return
+    import xarray as xr
+
+    with xr.open_zarr(temporary, consolidated=False, chunks=None) as dataset:
+        dataset.drop_encoding().to_netcdf(out, engine="h5netcdf")
+    shutil.rmtree(temporary)

@@ -1,0 +1,154 @@
+"""`epns-pyro train`: data, training, evaluation, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from epns_pyro.cli._common import console, fail, overrides, progress_bars, status_console
+
+if TYPE_CHECKING:
+    from epns_pyro.data import Store
+    from epns_pyro.inference import RunConfig, RunFolder
+
+
+@click.command()
+@click.argument("system", metavar="nbody|cells")
+@click.option("--data", "data", type=click.Path(path_type=Path), help="Store to train on; by default one is simulated once, in data/.")
+@click.option("--preset", default="quick", show_default=True, metavar="quick|paper", help="What to start from.")
+@click.option("--config", "file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A config.yaml instead of a preset.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting, e.g. training.batch=128; repeatable.")
+@click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps: short for --set training.steps=N.")
+@click.option("--seed", type=int, help="Of everything random; 0 by default.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the run; by default runs/SYSTEM.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out from its last checkpoint.")
+@click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Processes per node, one device each.")
+@click.option("--num-nodes", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--evaluate/--no-evaluate", default=True, show_default=True, help="Evaluate the trained simulator at the end.")
+def train(
+    system: str,
+    data: Path | None,
+    preset: str,
+    file: Path | None,
+    changes: tuple[str, ...],
+    steps: int | None,
+    seed: int | None,
+    out: Path | None,
+    resume: bool,
+    accelerator: str,
+    devices: int,
+    num_nodes: int,
+    evaluate: bool,
+) -> None:
+    """Train a simulator of a system from recorded trajectories.
+
+    With nothing else given, `epns-pyro train nbody` simulates the default data set once, trains the quick preset on it, evaluates the
+    result, and says which commands come next.
+    """
+    from epns_pyro.inference import RunFolder
+    from epns_pyro.inference.trainer import Hardware, Trainer
+
+    folder = RunFolder(out or Path("runs") / system)
+    hardware = Hardware(accelerator, devices, num_nodes)
+    settings = overrides(changes)
+    settings |= {key: value for key, value in (("training.steps", steps), ("seed", seed)) if value is not None}
+    store, config = _prepare(system, data, preset, file, settings, folder, resume)
+    if not resume and hardware.is_main:
+        folder.create(config)
+    trainer = Trainer(config, store, folder, hardware)
+    try:
+        _fit(trainer, resume=resume)
+    except KeyboardInterrupt:
+        if hardware.is_main:
+            again = ["epns-pyro", "train", system, "--out", str(folder.path), "--data", str(store.path), "--resume"]
+            console().print(f"interrupted: saved in {folder.last}. Go on with:\n  {shlex.join(again)}", soft_wrap=True)
+        raise
+    if not hardware.is_main:
+        return
+    run = shlex.quote(str(folder.path))
+    if evaluate:
+        from epns_pyro.cli.evaluate import evaluate_run
+
+        evaluate_run(folder.path, store.path)
+        console().print(
+            f"\nnext:\n  epns-pyro report {run}\n  epns-pyro simulate {run} --members 100 --steps 100 --out futures.zarr", soft_wrap=True
+        )
+    else:
+        console().print(f"\nnext:\n  epns-pyro evaluate {run}\n  epns-pyro report {run}", soft_wrap=True)
+
+
+def _prepare(
+    system: str, data: Path | None, preset: str, file: Path | None, settings: dict, folder: RunFolder, resume: bool
+) -> tuple[Store, RunConfig]:
+    """Find out what to train, and open or make the data for it."""
+    from epns_pyro.data import open_store
+    from epns_pyro.errors import CheckpointError
+    from epns_pyro.inference import RunConfig, presets
+    from epns_pyro.inference.checkpoint import read_checkpoint
+
+    if resume:
+        if file or settings:
+            fail(f"--resume goes on with the settings of {folder.config}; leave out --config, --set, --steps and --seed")
+        content = read_checkpoint(folder.last)
+        config = RunConfig.parse(content["config"])
+        path = data or Path(content["store"])
+        if not path.exists():
+            raise CheckpointError(f"{folder.last}: its data {path} are not there: --data says where they are now")
+        return open_store(path), config
+    if file:
+        config = RunConfig.from_yaml(file)
+    elif data:
+        config = presets.preset(system, preset, open_store(data).system.config)
+    else:
+        config = presets.preset(system, preset)
+    config = config.override(settings)
+    return (open_store(data) if data else _default_store(config, presets.default_data(system, preset))), config
+
+
+def _default_store(config: RunConfig, path: Path) -> Store:
+    from epns_pyro.data import generate
+
+    fresh = not path.exists()
+    with progress_bars() as show:
+        store = generate(config.system, path, progress=lambda name, done, total: show(f"simulating {name}", done, total))
+    console().print(f"data: {'simulated into' if fresh else 'using'} {path}", soft_wrap=True)
+    return store
+
+
+def _fit(trainer, *, resume: bool) -> None:
+    """Train with a bar that shows step, nats per transition, KL, gap to the oracle, and the time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("training"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=status_console(), disable=not trainer.fabric.is_global_zero) as bar:
+        task = bar.add_task("training", total=trainer.config.training.steps, numbers="")
+
+        def show(progress) -> None:
+            numbers = f"{progress.log_likelihood - progress.kl:.1f} nats, KL {progress.kl:.2f}"
+            if progress.validation is not None:
+                numbers += f" | val {progress.validation.elbo:.1f}"
+                if progress.validation.gap is not None:
+                    numbers += f", {progress.validation.gap:.1f} below the oracle"
+            if progress.skipped:
+                numbers += f" | {progress.skipped} steps skipped"
+            bar.update(task, completed=progress.step, numbers=numbers)
+
+        validation = trainer.fit(resume=resume, on_progress=show)
+    if trainer.fabric.is_global_zero:
+        used = f"{validation.active} of {validation.latent} latent dimensions active, KL {validation.kl:.2f}"
+        gap = "" if validation.gap is None else f", {validation.gap:.2f} below the oracle ({validation.oracle:.2f})"
+        console().print(
+            f"trained: validation ELBO {validation.elbo:.2f} nats per transition{gap}; {used}; {trainer.folder.path}", soft_wrap=True
+        )
