@@ -99,7 +99,7 @@ class Trainer:
         training = config.training
         objective = Objective(self.transition, training.feedback_mode)
         optimizer = torch.optim.AdamW(
-            objective.parameters(), lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay
+            objective.parameters(), lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay, fused=True
         )
         self._objective, self._optimizer = self.fabric.setup(objective, optimizer)
         self._windows = self._open_windows(training)
