@@ -1,0 +1,30 @@
+# Everything runs in .venv, made from constraints.txt. PYTHON chooses the interpreter it is made with.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test slow-test lint clean
+
+demo: .venv/ready
+	$(BIN)/epns-pyro train nbody
+	$(BIN)/epns-pyro report runs/nbody
+
+test: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest -q
+
+slow-test: .venv/ready
+	$(BIN)/pytest -q -m slow
+
+lint: .venv/ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# torch first and alone: its pinned version decides which build of it the other packages find satisfied.
+.venv/ready: setup.cfg constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info
