@@ -51,8 +51,8 @@ def label_values(
     Dataset, dims (trajectory, lead_time) and more
         joint_pit (pre_rank = "agreement"): PIT value of the mean share of the pool that shows the same label as an image; brier and
         log_score, per site, and brier_reference (reference); alive; and sums over sites and labels for the reliability diagram (bin of
-        the forecast probability): pairs, probability, happened, and expected_pairs, expected, the same with a member in the place of
-        the truth, whose forecast are the other members.
+        the forecast probability): pairs, probability, happened, and expected_pairs, expected, what they are on average when any of the
+        pool of truth and members could be the truth.
     """
     _check(forecast, truth)
     references = references or {}
@@ -179,25 +179,23 @@ def _agreement_pit(counts: np.ndarray, images: np.ndarray, y: np.ndarray, unifor
 
 
 def _reliability(counts: np.ndarray, m: int, y: np.ndarray) -> dict[str, np.ndarray]:
-    """Sums over pairs of site and label, by bin of forecast probability."""
+    """Sums over pairs of site and label, by bin of forecast probability.
 
-    def by_bin(count: np.ndarray, of: int, weight: np.ndarray) -> np.ndarray:
-        return np.bincount(np.minimum(count * BINS // of, BINS - 1), weight, BINS)
-
-    # every pair has one of m + 1 counts: tabulate by count first, then bin
+    If truth and members share one law, each of the pool of m + 1 images could as well be the truth: of a label that t of them show, the
+    truth shows it with probability t / (m + 1), and then t - 1 members do.
+    """
+    # every pair has a count in 0 .. m, or 0 .. m + 1 with the truth: tabulate by count first, then bin
     pairs = np.bincount(counts.ravel(), minlength=m + 1).astype(float)
-    seen = np.bincount(counts[np.arange(len(y)), y], minlength=m + 1).astype(float)
-    c = np.arange(m + 1)
-    # a member in the place of the truth: with probability c / m it shows the label, and c - 1 of the m - 1 others do
-    shows, others = pairs * c / m, m - 1
-    with_it, without = np.maximum(c - 1, 0), np.minimum(c, others)
-    return {
-        "pairs": by_bin(c, m, pairs),
-        "probability": by_bin(c, m, pairs * c / m),
-        "happened": by_bin(c, m, seen),
-        "expected_pairs": by_bin(with_it, others, shows) + by_bin(without, others, pairs - shows),
-        "expected": by_bin(with_it, others, shows),
-    }
+    shown = np.bincount(counts[np.arange(len(y)), y], minlength=m + 1).astype(float)
+    pool = np.append(pairs - shown, 0)
+    pool[1:] += shown
+    total = np.arange(m + 2)
+    truth_shows = pool * total / (m + 1)
+    count = np.arange(m + 1)
+    expected, rest = truth_shows[1:], (pool - truth_shows)[:-1]  # by count of members: one less, or the same
+    bins = np.minimum(count * BINS // m, BINS - 1)
+    sums = {"pairs": pairs, "probability": pairs * count / m, "happened": shown, "expected_pairs": expected + rest, "expected": expected}
+    return {name: np.bincount(bins, weight, BINS) for name, weight in sums.items()}
 
 
 def _check(forecast: xr.DataArray, truth: xr.DataArray) -> None:
