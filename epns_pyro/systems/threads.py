@@ -6,18 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numba
+import torch
 
 from epns_pyro.errors import ConfigError
 
 
 @contextmanager
 def limited(workers: int | None) -> Iterator[None]:
-    """Run numba's parallel loops in the block on at most `workers` threads (None: all that numba was given)."""
+    """Run numba's parallel loops in the block on at most `workers` threads (None: all that numba was given).
+
+    numba and torch share one OpenMP runtime, whose number of threads numba sets to its own: torch gets back what it had.
+    """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1, found {workers} (leave it out to use every core)")
-    before = numba.get_num_threads()
+    before, of_torch = numba.get_num_threads(), torch.get_num_threads()
     numba.set_num_threads(min(workers or before, numba.config.NUMBA_NUM_THREADS))
     try:
         yield
     finally:
         numba.set_num_threads(before)
+        torch.set_num_threads(of_torch)
