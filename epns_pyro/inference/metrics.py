@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +33,7 @@ class MetricsLog:
             self._file = open(self._folder.metrics, "w", newline="")
             self._csv = csv.writer(self._file)
             self._csv.writerow(COLUMNS)
-            self._csv.writerows(rows)
+            self._write_rows(rows)
             self._board = SummaryWriter(str(self._folder.tensorboard), purge_step=self._start + 1 if self._start else None)
             self._wandb = _wandb_run(self._folder.path)
         return self
@@ -49,12 +50,15 @@ class MetricsLog:
         if not self._enabled:
             return
         known = {name: float(value) for name, value in values.items() if value is not None}
-        self._csv.writerows((step, name, f"{value:.9g}") for name, value in known.items())
-        self._file.flush()
+        self._write_rows((step, name, value) for name, value in known.items())
         for name, value in known.items():
             self._board.add_scalar(name.replace("_", "/", 1), value, step)
         if self._wandb is not None:
             self._wandb.log(known, step=step)
+
+    def _write_rows(self, rows: Iterable[tuple[int, str, float]]) -> None:
+        self._csv.writerows((step, name, f"{value:.9g}") for step, name, value in rows)
+        self._file.flush()
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
