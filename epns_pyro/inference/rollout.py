@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import pyro
 import torch
 from torch import Tensor
 
@@ -55,7 +56,8 @@ def rollout_blocks(
     for number, (s, t) in enumerate(blocks):
         samples, trajectories = slice(s, min(s + height, members)), slice(t, min(t + width, len(x0)))
         start = x0[trajectories]
-        with torch.random.fork_rng(devices=[x0.device] if x0.is_cuda else []):
+        # A member that diverges is marked as dead afterwards; it must not end the rollout of all others.
+        with pyro.validation_enabled(False), torch.random.fork_rng(devices=[x0.device] if x0.is_cuda else []):
             torch.manual_seed(_block_seed(seed, number))
             x = start.expand(samples.stop - samples.start, *start.shape).flatten(0, 1)
             states = [x.cpu()]

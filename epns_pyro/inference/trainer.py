@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyro
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -124,7 +125,8 @@ class Trainer:
         if resume:
             self._restore(read_checkpoint(self.folder.last))
         log = MetricsLog(self.folder, start=counters.step, enabled=self.fabric.is_global_zero)
-        with log, self._signals():
+        # Non-finite numbers are counted and reported here; checks inside every distribution would end training at the first.
+        with log, self._signals(), pyro.validation_enabled(False):
             while counters.step < training.steps:
                 started = time.perf_counter()
                 self._step(counters.step / training.steps)

@@ -33,6 +33,7 @@ class ParticleTransition(Transition):
     """
 
     hidden_event_dim = 2
+    chunk = 1024
 
     def __init__(self, config: ParticlesConfig, context: DataContext) -> None:
         super().__init__()

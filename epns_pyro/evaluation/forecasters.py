@@ -1,0 +1,98 @@
+"""Things that forecast: the trained model, the true process, and the naive references that a model has to beat."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from epns_pyro.data.context import DataContext
+from epns_pyro.inference import Simulator
+from epns_pyro.systems import System, trajectory_seeds
+
+
+class Forecaster(ABC):
+    """Samples futures."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
+        """Sample futures of x0 (trajectory, *site, channel): (sample, trajectory, time, *site, channel); time 0 is x0."""
+
+
+@dataclass(frozen=True)
+class Model(Forecaster):
+    """The trained simulator, by ancestral sampling."""
+
+    simulator: Simulator
+    name: ClassVar[str] = "model"
+
+    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
+        out = None
+        for block in self.simulator.rollout_blocks(x0, steps=steps, members=members, seed=seed):
+            if out is None:
+                out = np.empty((members, len(x0), *block.states.shape[2:]), block.states.dtype)
+            out[block.samples, block.trajectories] = block.states
+        return out
+
+
+@dataclass(frozen=True)
+class Truth(Forecaster):
+    """The true process: another ensemble of it is the best that any model can do."""
+
+    system: System
+    name: ClassVar[str] = "true process"
+
+    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
+        repeated = np.broadcast_to(x0, (members, *x0.shape)).reshape(-1, *x0.shape[1:])
+        seeds = trajectory_seeds(seed, "evaluation", len(repeated))
+        paths = self.system.simulate(np.ascontiguousarray(repeated), steps, seeds)
+        return paths.reshape(members, len(x0), *paths.shape[1:])
+
+
+@dataclass(frozen=True)
+class Persistence(Forecaster):
+    """x' = x + v dt + fitted Normal noise for fields with a rate, x' = x + noise for the others; particles only.
+
+    The noise is that of the training set: one standard deviation per field, `DataContext.step_scales`.
+    """
+
+    context: DataContext
+    name: ClassVar[str] = "persistence"
+
+    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        x = np.broadcast_to(x0, (members, *x0.shape)).astype(np.float64)
+        path = [x]
+        for _ in range(steps):
+            mean, scale = self._law(x)
+            x = self.context.spec.advance(x, mean + scale * rng.standard_normal(mean.shape))
+            path.append(x)
+        return np.stack(path, axis=2)
+
+    def log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
+        """log p(x' | x) of full states (*batch, *site, channel): nats, (*batch,)."""
+        mean, scale = self._law(x)
+        z = (self.context.spec.dynamic(x_next) - mean) / scale
+        terms = -0.5 * z**2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
+        return terms.sum(tuple(range(-1 - len(self.context.spec.sites), 0)))
+
+    def _law(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        spec, dt = self.context.spec, self.context.frame_dt
+        rates = {f.rate_of: f.name for f in spec.fields if f.rate_of}
+        mean = {f.name: spec.get(x, f.name) + (dt * spec.get(x, rates[f.name]) if f.name in rates else 0) for f in spec.dynamic_fields}
+        scale = np.concatenate([np.full(spec.width(f), self.context.step_scales[f.name]) for f in spec.dynamic_fields])
+        return spec.pack_dynamic(**mean), scale
+
+
+def references(simulator: Simulator) -> dict[str, Forecaster]:
+    """Return the forecasters that a model is compared with: naive ones, and the true process where it can be simulated."""
+    found: dict[str, Forecaster] = {}
+    if all(f.kind == "real" for f in simulator.spec.fields):
+        found["persistence"] = Persistence(simulator.context)
+    if simulator.system.can_simulate:
+        found["true process"] = Truth(simulator.system)
+    return found
