@@ -119,6 +119,8 @@ class NBody(System):
     can_simulate = True
     has_oracle = True
     time_unit = "T"
+    report_frames = (25, 50, 100)
+    key_observables = ("kinetic_energy", "potential_energy", "total_energy", "furthest_body")
 
     def __init__(self, config: NBodyConfig) -> None:
         self.config = config
