@@ -9,6 +9,7 @@ from epns_pyro.cli._common import Group
 
 COMMANDS = {
     "data": "epns_pyro.cli.data:data",
+    "evaluate": "epns_pyro.cli.evaluate:evaluate",
     "simulate": "epns_pyro.cli.simulate:simulate",
     "train": "epns_pyro.cli.train:train",
 }

@@ -15,7 +15,7 @@ class EvaluationConfig(Config):
     Parameters
     ----------
     members : int
-        Members of the ensemble of every held-out trajectory.
+        Members of the ensemble of every held-out trajectory; with 39, 99, ... intervals of 50, 80, 90 and 95% are exact.
     trajectories : int
         Held-out trajectories, of the test set and, for recalibration, of the validation set.
     initial_members : int
@@ -33,7 +33,7 @@ class EvaluationConfig(Config):
     seed : int
     """
 
-    members: Positive = 50
+    members: Positive = 39
     trajectories: Positive = 100
     initial_members: Positive = 200
     importance_samples: Positive = 64

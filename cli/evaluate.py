@@ -1,0 +1,49 @@
+"""`epns-pyro evaluate`: judge a trained simulator on held-out data."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from epns_pyro.cli._common import console, overrides, progress_bars
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="Store with the held-out sets; by default the one of training.")
+@click.option("--members", type=click.IntRange(min=2), help="Members per ensemble: short for --set members=N.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting of the evaluation; repeatable.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+def evaluate(run: Path, data: Path | None, members: int | None, changes: tuple[str, ...], device: str) -> None:
+    """Judge the simulator in RUN on held-out data; writes RUN/evaluation/."""
+    settings = overrides(changes) | ({"members": members} if members else {})
+    evaluate_run(run, data, settings, device)
+    console().print(f"\nnext:\n  epns-pyro report {shlex.quote(str(run))}", soft_wrap=True)
+
+
+def evaluate_run(run: Path, data: Path | None = None, settings: dict | None = None, device: str = "cpu") -> None:
+    """Evaluate a run with progress bars and print what was found."""
+    import epns_pyro
+    from epns_pyro.calibration.verdicts import table
+    from epns_pyro.data import open_store
+    from epns_pyro.errors import DataError
+    from epns_pyro.evaluation import EvaluationConfig
+    from epns_pyro.evaluation import evaluate as judge
+    from epns_pyro.inference import RunFolder
+
+    simulator = epns_pyro.load(run, device=device)
+    path = data or Path(simulator.store)
+    if not path.exists():
+        raise DataError(f"{path}: the data that {run} was trained on are not there: --data says where they are now")
+    config = EvaluationConfig().override(settings or {})
+    with progress_bars() as show:
+        found = judge(simulator, open_store(path), RunFolder(run), config, progress=show)
+    out = console()
+    rows = found.metrics["headline"]
+    width = max(len(row["label"]) for row in rows)
+    for row in rows:
+        out.print(f"{row['label']:<{width}}  {row['value']}  ({row['note']})", soft_wrap=True)
+    for verdict in found.verdicts.values():
+        out.print(table(verdict), soft_wrap=True)

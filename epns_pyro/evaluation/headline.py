@@ -1,0 +1,78 @@
+"""The one-screen summary of an evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def headline(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the lines of the summary: label, value, note, and whether it is good (True, False, or None: a matter of taste)."""
+    rows = {row["key"]: row for row in metrics["likelihood"]["rows"]}
+    lines = [*_likelihood(rows), *_calibration(metrics["verdicts"]), *_distributions(metrics)]
+    latents, stable = metrics["latents"], metrics["stability"]
+    lines.append(
+        {
+            "label": "latents in use",
+            "value": f"{latents['active']} of {latents['latent']} dimensions, KL {metrics['likelihood']['kl']:.2f} nats",
+            "note": "per transition; guide " + latents["guide"]["word"],
+            "good": None if latents["active"] else False,
+        }
+    )
+    lines.append(
+        {
+            "label": f"plausible after {stable['steps']} steps",
+            "value": f"{stable['final_alive_model']:.0%}",
+            "note": f"true process {stable['final_alive_truth']:.0%}, {stable['runs']} runs",
+            "good": stable["final_alive_model"] >= 0.9 * stable["final_alive_truth"],
+        }
+    )
+    error = metrics["equivariance"]["maximum"]
+    lines.append({"label": "symmetry error", "value": f"{error:.0e}", "note": metrics["equivariance"]["group"], "good": error <= 1e-9})
+    return lines
+
+
+def _likelihood(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    elbo = rows["elbo"]["value"]
+    naive = next((rows[key] for key in ("persistence", "boundary") if key in rows), None)
+    lines = [
+        {
+            "label": "log-likelihood (ELBO)",
+            "value": f"{elbo:.2f} nats",
+            "note": "per transition" + (f"; {naive['name']}: {naive['value']:.1f}" if naive else ""),
+            "good": None if naive is None else elbo > naive["value"],
+        }
+    ]
+    if "oracle" in rows:
+        gap = rows["oracle"]["value"] - elbo
+        note = f"the true transition density scores {rows['oracle']['value']:.2f}"
+        lines.append({"label": "gap to the oracle", "value": f"{gap:.2f} nats", "note": note, "good": gap < 5})
+    return lines
+
+
+def _calibration(verdicts: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    judged = [v for group in verdicts.values() for v in group if v["word"] != "too few data to say"]
+    good = [v for v in judged if v["word"] == "calibrated"]
+    others = ", ".join(f"{v['subject']} {v['word']}" for v in judged if v not in good)
+    return [
+        {
+            "label": "calibrated on held-out data",
+            "value": f"{len(good)} of {len(judged)} quantities",
+            "note": others or "no test fails",
+            "good": len(good) == len(judged) if judged else None,
+        }
+    ]
+
+
+def _distributions(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = metrics["same_init"]
+    if not rows:
+        return []
+    worst = max(rows, key=lambda row: row["ks"] - row["typical"])
+    return [
+        {
+            "label": "largest D_KS over its floor",
+            "value": f"{worst['ks']:.2f}",
+            "note": f"{worst['label']} at {worst['time']:g}; two true ensembles: {worst['typical']:.2f}",
+            "good": worst["p_value"] > 0.05 / len(rows),
+        }
+    ]

@@ -1,0 +1,144 @@
+"""Many futures of one initial state, model against truth: the distribution itself, beside the floor of truth against truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from epns_pyro.calibration.scores import difference_of_means, ks_distance
+from epns_pyro.calibration.two_sample import classifier_test, energy_test, ks_test
+from epns_pyro.data import Store
+from epns_pyro.evaluation.forecasters import Forecaster
+from epns_pyro.evaluation.heldout import observe
+from epns_pyro.evaluation.settings import EvaluationConfig
+
+QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+GROUP = "same_init"
+FEWEST = 40  # runs per initial state: with fewer no distribution can be compared
+
+
+def compare(
+    forecaster: Forecaster, store: Store, settings: EvaluationConfig, references: dict[str, Forecaster]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], xr.Dataset] | None:
+    """Compare distributions of observables at the report frames, for every initial state of the set `same_init`.
+
+    Returns
+    -------
+    ks : list of dict
+        One per observable and frame, averaged over initial states: D_KS, its floor, the difference of means.
+    tests : list of dict
+        One per initial state: energy and classifier test of the observables together, at the last report frame.
+    fans : Dataset, (source, initial_state, observable, time, quantile)
+    None where the store has no such set.
+    """
+    if GROUP not in store.groups:
+        return None
+    system = store.system
+    starts, first = _starts(store), system.first_frame
+    steps = store.steps(GROUP) - first
+    frames = [f for f in system.report_frames if f <= steps] or sorted({max(1, steps * k // 4) for k in (1, 2, 3, 4)})
+    rng = np.random.default_rng((settings.seed, 4))
+    records, tests, fans = [], [], []
+    for number, rows in enumerate(starts):
+        truth = store.read(GROUP, rows[: settings.initial_members], start=first)
+        if first:
+            # After a burn-in the runs have parted: the model starts where each true run is.
+            model = forecaster.sample(truth[:, 0], steps, 1, settings.seed + 10 + number)[0]
+        else:
+            model = forecaster.sample(truth[:1, 0], steps, len(truth), settings.seed + 10 + number)[:, 0]
+        sources = {"model": observe(system, model), "truth": observe(system, truth)}
+        second = rows[settings.initial_members : 2 * settings.initial_members]
+        if len(second) >= FEWEST:
+            sources["truth (second ensemble)"] = observe(system, store.read(GROUP, second, start=first))
+        if "persistence" in references:
+            drift = references["persistence"].sample(truth[:1, 0], steps, len(truth), settings.seed + 20 + number)[:, 0]
+            sources["persistence"] = observe(system, drift)
+        names = [n for n in (system.key_observables or tuple(sources["truth"].data_vars)) if n in sources["truth"]]
+        fans.append(xr.concat([_quantiles(data, names) for data in sources.values()], "source").assign_coords(source=list(sources)))
+        values = {key: _values(data, names, frames) for key, data in sources.items()}  # (run, observable, frame)
+        records.append(_distances(values, rng))
+        tests.append(_together(values, frames[-1] * system.frame_dt, number, rng))
+    about = sources["truth"]
+    return _table(records, names, frames, about, system.frame_dt), tests, _finish(fans, names, about)
+
+
+def _starts(store: Store) -> list[np.ndarray]:
+    """Trajectories of the set that share an initial state, in the order of the set."""
+    x0 = store.read(GROUP, stop=1)[:, 0].reshape(store.size(GROUP), -1)
+    same = (x0[1:] == x0[:-1]).all(1)
+    return [rows for rows in np.split(np.arange(len(x0)), np.flatnonzero(~same) + 1) if len(rows) >= FEWEST]
+
+
+def _values(data: xr.Dataset, names: list[str], frames: list[int]) -> np.ndarray:
+    values = np.stack([data[name].isel(time=frames).values for name in names], 1)
+    return values[np.isfinite(values).all((1, 2))]
+
+
+def _distances(values: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Numbers of one initial state, each (observable, frame)."""
+    model, truth = values["model"], values["truth"]
+    test, difference = ks_test(model, truth, rng=rng), difference_of_means(model, truth)
+    floor = ks_distance(values["truth (second ensemble)"], truth) if "truth (second ensemble)" in values else test.typical
+    naive = ks_distance(values["persistence"], truth) if "persistence" in values else np.full(floor.shape, np.nan)
+    return {
+        "ks": test.statistic,
+        "typical": floor,
+        "floor": test.floor,
+        "p_value": test.p_value,
+        "model_mean": model.mean(0),
+        "truth_mean": truth.mean(0),
+        "difference": difference.value,
+        "error": difference.error,
+        "persistence_ks": naive,
+    }
+
+
+def _table(records: list[dict], names: list[str], frames: list[int], about: xr.Dataset, frame_dt: float) -> list[dict[str, Any]]:
+    states = len(records)
+    mean = {key: np.mean([r[key] for r in records], 0) for key in records[0]}
+    mean["error"] = np.sqrt(np.sum([r["error"] ** 2 for r in records], 0)) / states
+    least = np.minimum(1.0, states * np.min([r["p_value"] for r in records], 0))  # Bonferroni over the initial states
+    rows = []
+    for i, name in enumerate(names):
+        for j, frame in enumerate(frames):
+            at = {key: float(value[i, j]) for key, value in mean.items()} | {"p_value": float(least[i, j])}
+            z = at["difference"] / at["error"] if at["error"] > 0 else 0.0
+            unit = str(about[name].attrs.get("unit", ""))
+            sentence = f"D_KS {at['ks']:.2f} (two true ensembles: {at['typical']:.2f}); means differ by {z:+.1f} standard errors"
+            if not np.isfinite(at["persistence_ks"]):
+                del at["persistence_ks"]
+            label = str(about[name].attrs.get("label", name))
+            rows.append(
+                {"observable": name, "label": label, "unit": unit, "frame": frame, "time": frame * frame_dt, **at, "sentence": sentence}
+            )
+    return rows
+
+
+def _together(values: dict[str, np.ndarray], time: float, number: int, rng: np.random.Generator) -> dict[str, Any]:
+    model, truth = values["model"][:, :, -1], values["truth"][:, :, -1]
+    energy, classifier = energy_test(model, truth, rng=rng), classifier_test(model, truth, rng=rng)
+    return {
+        "initial_state": number,
+        "time": time,
+        "energy_p": float(energy.p_value),
+        "classifier_accuracy": float(classifier.statistic),
+        "lower": classifier.lower,
+        "upper": classifier.upper,
+        "floor": float(classifier.floor),
+        "sentence": energy.sentence() + "; " + classifier.sentence(),
+    }
+
+
+def _quantiles(data: xr.Dataset, names: list[str]) -> xr.DataArray:
+    values = np.stack([np.nanquantile(data[name].values, QUANTILES, axis=0).T for name in names])
+    return xr.DataArray(values, dims=("observable", "time", "quantile"), coords={"time": data["time"], "quantile": list(QUANTILES)})
+
+
+def _finish(fans: list[xr.DataArray], names: list[str], about: xr.Dataset) -> xr.Dataset:
+    data = xr.concat(fans, "initial_state", join="outer").transpose("source", "initial_state", "observable", "time", "quantile")
+    labels = [str(about[n].attrs.get("label", n)) for n in names]
+    units = [str(about[n].attrs.get("unit", "")) for n in names]
+    coords = {"observable": names, "label": ("observable", labels), "unit": ("observable", units)}
+    return data.to_dataset(name="value").assign_coords(coords)
