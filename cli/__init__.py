@@ -8,8 +8,10 @@ from epns_pyro import __version__
 from epns_pyro.cli._common import Group
 
 COMMANDS = {
+    "compare": "epns_pyro.cli.report:compare",
     "data": "epns_pyro.cli.data:data",
     "evaluate": "epns_pyro.cli.evaluate:evaluate",
+    "report": "epns_pyro.cli.report:report",
     "simulate": "epns_pyro.cli.simulate:simulate",
     "train": "epns_pyro.cli.train:train",
 }
