@@ -70,8 +70,9 @@ def _svg(figure: Figure) -> str:
     for stand_in, role in _ROLES.items():
         text = text.replace(stand_in, role)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)  # the page's own font
+    width = figure.get_figwidth() * 104  # pixels: the page may shrink a figure, and enlarge it only a little
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 role="presentation"', text, count=1)
+    return re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 role="presentation" style="max-width: {width:.0f}px"', text, count=1)
 
 
 def _unit(text: str, unit: str) -> str:

@@ -140,8 +140,21 @@ def verdict(metrics: dict[str, Any]) -> str:
         return "Use with care: " + "; ".join(f"{v['subject']} is {v['word']}" for v in faults) + "."
     if len(silent) == len(judged):
         return "There are too few held-out data to say whether the ensemble can be trusted."
+    differing = distributions_that_differ(metrics["same_init"])
+    if differing:
+        what = ", ".join(sorted({row["label"] for row in differing}))
+        count = f"{len(differing)} of {len(metrics['same_init'])}"
+        return (
+            f"On held-out data no test of {len(judged) - len(silent)} quantities finds fault with the ensemble; from one initial state, "
+            f"where tests are sharper, {count} distributions differ from the true ones ({what})."
+        )
     doubt = f" For {len(silent)} more there are too few data to say." if silent else ""
     return f"No test of {len(judged) - len(silent)} quantities on held-out data found fault with the ensemble.{doubt}"
+
+
+def distributions_that_differ(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the comparisons from one initial state that differ, with at most 5% false alarms over all of them (Bonferroni)."""
+    return [row for row in rows if row["p_value"] is not None and row["p_value"] < 0.05 / len(rows)]
 
 
 def comparison_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -216,7 +229,8 @@ def _pit(found: Evaluated) -> Section:
         "pit",
         "PIT-ECDF by lead time",
         "Where the truth falls in its ensemble, as a distribution function minus what it should be. The grey band holds the whole line of "
-        "a calibrated ensemble 95 times in 100, at each lead time by itself. An S means a spread that is wrong, a bow a bias.",
+        "a calibrated ensemble 95 times in 100, at each lead time by itself: among many panels a few leave it by chance, which the verdicts "
+        "allow for. An S means a spread that is wrong, a bow a bias.",
     )
     for dim, name, label in _subjects(found):
         data = found.groups[dim + "s"]
@@ -250,7 +264,8 @@ def _coverage(found: Evaluated) -> Section:
         if dim + "s" in found.groups:
             svg = figures.coverage(found.groups[dim + "s"], dim)
             section.add(svg, f"Coverage of central intervals over lead time for every {dim}", f"every {dim}")
-    section.sentences += list(found.metrics["recalibration"].values())
+    labels = {name: label for dim, name, label in _subjects(found) if dim == "observable"}
+    section.sentences += [f"{labels.get(name, name)}: {said}." for name, said in found.metrics["recalibration"].items()]
     return section
 
 

@@ -26,8 +26,9 @@
     const [, , , bodies] = data.shape, columns = canvas.clientWidth > 640 ? 4 : 2, rows = Math.ceil(sources / columns);
     const [width, height] = size(columns === 4 ? 0.3 : 1.05);
     const w = width / columns, h = height / rows, at = (s, t, b, k) => values[(((s * trajectories + state.trajectory) * frames + t) * bodies + b) * 3 + k];
-    let reach = 0;
-    for (let t = 0; t < frames; t += 4) for (let b = 0; b < bodies; b++) reach = Math.max(reach, Math.hypot(at(0, t, b, 0), at(0, t, b, 1), at(0, t, b, 2)));
+    const distances = [];
+    for (let t = 0; t < frames; t += 4) for (let b = 0; b < bodies; b++) distances.push(Math.hypot(at(0, t, b, 0), at(0, t, b, 1), at(0, t, b, 2)));
+    const reach = distances.sort((a, b) => a - b)[Math.floor(0.9 * (distances.length - 1))];
     const zoom = (0.42 * Math.min(w, h - 20) * state.zoom) / (reach || 1), [c, s] = [Math.cos(state.turn), Math.sin(state.turn)], [ct, st] = [Math.cos(state.tilt), Math.sin(state.tilt)];
     for (let source = 0; source < sources; source++) {
       const x0 = (source % columns) * w, y0 = Math.floor(source / columns) * h;
