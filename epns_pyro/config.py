@@ -39,23 +39,45 @@ class Config(pydantic.BaseModel):
             raise ConfigError("; ".join(_explain(cls, item, where) for item in error.errors())) from None
 
     def override(self, changes: dict[str, Any]) -> Self:
-        """Return a copy with dotted keys changed, e.g. {"training.steps": 100}, fully validated again."""
+        """Return a copy with dotted keys changed, e.g. {"training.steps": 100}, fully validated again.
+
+        Another choice, by "shape.name" or by "shape" itself, starts from its own defaults; its settings may come in any order.
+        """
         raw = self.model_dump(mode="python")
-        for dotted, value in changes.items():
-            node: Any = raw
+        for dotted, value in sorted(changes.items(), key=lambda item: not _is_choice(item, raw)):
             *parents, leaf = dotted.split(".")
+            node: Any = raw
             for parent in parents:
                 if not isinstance(node, dict) or not isinstance(node.get(parent), dict):
-                    raise ConfigError(
-                        f"--set {dotted}: there is no section {parent!r}: {nearest(parent, node if isinstance(node, dict) else ())}"
-                    )
+                    known = node if isinstance(node, dict) else ()
+                    raise ConfigError(f"--set {dotted}: there is no section {parent!r}: {nearest(parent, known)}")
                 node = node[parent]
-            if leaf not in node:
+            if leaf not in node and _ANEW not in node:
                 raise ConfigError(f"--set {dotted}: unknown key {leaf!r}: {nearest(leaf, node)}")
             if leaf == "name" and value != node["name"]:
-                node.clear()  # another choice: the settings of the old one do not carry over
-            node[leaf] = value
-        return type(self).parse(raw)
+                node.clear()
+                node[_ANEW] = True
+            if _is_choice((dotted, value), raw) and leaf != "name":
+                node[leaf] = {"name": value, _ANEW: True}
+            else:
+                node[leaf] = value
+        return type(self).parse(_without_marks(raw))
+
+
+_ANEW = "<anew>"  # marks a choice made anew, whose keys only its own config knows
+
+
+def _is_choice(change: tuple[str, Any], raw: dict[str, Any]) -> bool:
+    """Whether a change names another entry of a registry: "shape.name", or "shape" where a mapping with a name stands."""
+    dotted, value = change
+    node: Any = raw
+    for key in dotted.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    return dotted.endswith(".name") or (isinstance(value, str) and isinstance(node, dict) and "name" in node)
+
+
+def _without_marks(raw: Any) -> Any:
+    return {key: _without_marks(value) for key, value in raw.items() if key != _ANEW} if isinstance(raw, dict) else raw
 
 
 def _explain(cls: type[Config], item: Any, where: str) -> str:

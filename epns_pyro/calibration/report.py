@@ -229,8 +229,8 @@ def _pit(found: Evaluated) -> Section:
         "pit",
         "PIT-ECDF by lead time",
         "Where the truth falls in its ensemble, as a distribution function minus what it should be. The grey band holds the whole line of "
-        "a calibrated ensemble 95 times in 100, at each lead time by itself: among many panels a few leave it by chance, which the verdicts "
-        "allow for. An S means a spread that is wrong, a bow a bias.",
+        "a calibrated ensemble 95 times in 100, at each lead time by itself: among many panels a few leave it by chance, which the "
+        "verdicts allow for. An S means a spread that is wrong, a bow a bias.",
     )
     for dim, name, label in _subjects(found):
         data = found.groups[dim + "s"]

@@ -49,7 +49,9 @@ class CoupledNormal(TorchDistribution):
     def expand(self, batch_shape: torch.Size, _instance: CoupledNormal | None = None) -> CoupledNormal:
         batch_shape = torch.Size(batch_shape)
         return CoupledNormal(
-            self.loc.expand(batch_shape + self.loc.shape[-2:]), self.factor.expand(batch_shape + self.factor.shape[-3:]), validate_args=False
+            self.loc.expand(batch_shape + self.loc.shape[-2:]),
+            self.factor.expand(batch_shape + self.factor.shape[-3:]),
+            validate_args=False,
         )
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
@@ -137,7 +139,9 @@ class CoupledConfig(EmissionConfig):
 
     def parameters(self, spec: StateSpec) -> int:
         if scalars := [f.name for f in spec.dynamic_fields if not f.is_vector]:
-            raise ConfigError(f"emission 'coupled' correlates vector fields; {', '.join(scalars)} is a dynamic scalar: use emission 'diagonal'")
+            raise ConfigError(
+                f"emission 'coupled' correlates vector fields; {', '.join(scalars)} is a dynamic scalar: use emission 'diagonal'"
+            )
         count = len(spec.dynamic_fields)
         return count * (count + 1) // 2
 

@@ -113,10 +113,7 @@ class EPNSModel(_Unrolled):
                 emission = transition.emission(x, h, z)
                 observed = None if path is None else self._observed(path, t)
                 y = pyro.sample(f"x_{t}", emission, obs=None if observed is None else spec.dynamic(observed))
-                if self.feedback is Feedback.PUSHFORWARD:
-                    x = spec.advance(x, emission.mean.detach())
-                else:
-                    x = spec.advance(x, y)
+                x = spec.advance(x, emission.mean.detach() if self.feedback is Feedback.PUSHFORWARD else y)
         return x
 
 

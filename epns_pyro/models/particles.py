@@ -77,7 +77,9 @@ class ParticleTransition(Transition):
     def forward_model(self, x: Tensor) -> Tensor:
         """h = f(x): (*batch, body, width + hidden_vectors * space)."""
         spec = self.spec
-        scalars = torch.stack([spec.get(x, name) / spec[name].scale for name in self._scalar_names], -1) if self._scalar_names else x[..., :0]
+        scalars = (
+            torch.stack([spec.get(x, name) / spec[name].scale for name in self._scalar_names], -1) if self._scalar_names else x[..., :0]
+        )
         vectors = self._stack_vectors([spec.get(x, name) / spec[name].scale for name in self._vector_names], x)
         hidden = self.encoder(self._positions(x), Features(torch.cat([scalars, torch.asinh(10 * scalars)], -1), vectors))
         return torch.cat([hidden.scalars, hidden.vectors.flatten(-2)], -1)
@@ -208,7 +210,9 @@ class ParticlesConfig(TransitionConfig):
     hidden_vectors: int = pydantic.Field(default=8, gt=0, description="vector channels of h per body")
     latent: int = pydantic.Field(default=16, gt=0, description="latent dimensions per body, or of the whole system")
     latents: Literal["per-body", "shared"] = "per-body"
-    linear_path: bool = pydantic.Field(default=True, description="a linear path from innovation to latents to mean, in the body's own frame")
+    linear_path: bool = pydantic.Field(
+        default=True, description="a linear path from innovation to latents to mean, in the body's own frame"
+    )
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> ParticlesConfig:
@@ -220,5 +224,3 @@ class ParticlesConfig(TransitionConfig):
 
     def build(self, context: DataContext) -> ParticleTransition:
         return ParticleTransition(self, context)
-
-
