@@ -23,25 +23,21 @@ def distance_features(distance: Tensor) -> Tensor:
     return torch.stack([distance, (distance + 0.03).log(), 1 / (distance + 0.3)], -1)
 
 
-def mix(vectors: Tensor, weight: Tensor) -> Tensor:
-    """Mix vector channels: (..., channel, space) and (out, channel) -> (..., out, space)."""
-    return weight @ vectors
-
-
 def bound(x: Tensor) -> Tensor:
     """Bend a product of two lengths so that it grows like one length: x / (1 + x^2)^(1/4)."""
     return x / (1 + x.square()).pow(0.25)
 
 
 def vector_norm(vectors: Tensor) -> Tensor:
-    """Shorten a body's vectors (..., channel, space) by their common root mean square where that is above one."""
-    return vectors * (1 + vectors.square().sum(-1, keepdim=True).mean(-2, keepdim=True)).rsqrt()
+    """Shorten a body's vectors (..., space, channel) by their common root mean square where that is above one."""
+    return vectors * (1 + vectors.square().sum((-2, -1), keepdim=True) / vectors.shape[-1]).rsqrt()
 
 
 class VectorLayer(nn.Module):
     """One round of messages and an update of scalars (width) and vectors (vectors).
 
     Messages and updates read normalised features: products of vectors and gates would otherwise grow cubically from layer to layer.
+    Vectors are laid out as (..., space, channel): linear maps of channels are plain matrix products, and sums over space are contiguous.
     """
 
     def __init__(self, width: int, vectors: int) -> None:
@@ -58,17 +54,26 @@ class VectorLayer(nn.Module):
 
     def forward(self, scalars: Tensor, vectors: Tensor, direction: Tensor, distance: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         seen, arrows = self.norm(scalars), vector_norm(vectors)
-        mine, theirs, along = graph.receivers(arrows), graph.senders(arrows), direction[..., None]
-        invariants = torch.cat([distance, (mine @ along)[..., 0], (theirs @ along)[..., 0]], -1)
+        theirs, along = graph.senders(arrows), direction[..., None]
+        invariants = torch.cat([distance, (graph.receivers(arrows) * along).sum(-2), (theirs * along).sum(-2)], -1)
         joint = graph.receivers(self.receiver(seen)) + graph.senders(self.sender(seen)) + self.edge(invariants)
-        signal, towards, copy = self.message(joint).split(self.sizes, -1)
-        scalars = scalars + graph.collect(signal)
-        vectors = vectors + graph.collect(towards[..., None] * direction[..., None, :] + copy[..., None] * theirs)
+        signal, towards, copy = self._messages(self.message[:-1](joint), graph)
+        scalars = scalars + signal
+        vectors = vectors + graph.collect(towards[..., None, :] * along + copy[..., None, :] * theirs)
 
         seen, arrows = self.norm(scalars), vector_norm(vectors)
-        left, right = mix(arrows, self.left.weight), mix(arrows, self.right.weight)
-        change, gate = self.update(torch.cat([seen, (left * right).sum(-1), safe_norm(right)], -1)).split(self.sizes[:2], -1)
-        return scalars + change, vectors + gate[..., None] * left
+        left, right = self.left(arrows), self.right(arrows)
+        lengths = (right.square().sum(-2) + 1e-12).sqrt()
+        change, gate = self.update(torch.cat([seen, (left * right).sum(-2), lengths], -1)).split(self.sizes[:2], -1)
+        return scalars + change, vectors + gate[..., None, :] * left
+
+    def _messages(self, hidden: Tensor, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply the last map of a message: to scalars after their sum, which is the same and has fewer rows, to gates before."""
+        last, (scalars, *gates) = self.message[-1], self.sizes
+        signal = nn.functional.linear(graph.collect(hidden), last.weight[:scalars])
+        signal = signal + graph.collect(torch.ones_like(hidden[..., :1])) * last.bias[:scalars]
+        towards, copy = nn.functional.linear(hidden, last.weight[scalars:], last.bias[scalars:]).split(gates, -1)
+        return signal, towards, copy
 
 
 class VectorNetwork(Backbone):
@@ -85,8 +90,9 @@ class VectorNetwork(Backbone):
         self.layers = nn.ModuleList(VectorLayer(config.width, config.vectors) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.out_scalars = perceptron(config.width, config.width, s.out_scalars)
-        self.out_gates = perceptron(config.width, config.width, config.vectors)
-        self.out_vectors = nn.Linear(config.vectors, s.out_vectors, bias=False)
+        if s.out_vectors:
+            self.out_gates = perceptron(config.width, config.width, config.vectors)
+            self.out_vectors = nn.Linear(config.vectors, s.out_vectors, bias=False)
         self.register_buffer("_pairs", torch.triu_indices(seen, seen), persistent=False)
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
@@ -99,12 +105,14 @@ class VectorNetwork(Backbone):
         seen = torch.cat([centred[..., None, :], features.vectors], -2)
         gram = bound((seen @ seen.mT)[..., self._pairs[0], self._pairs[1]])
         scalars = self.embed_scalars(torch.cat([features.scalars, gram], -1))
-        vectors = mix(seen, self.embed_vectors.weight)
+        vectors = self.embed_vectors(seen.mT)  # (*batch, body, space, channel) from here on
         for layer in self.layers:
             scalars, vectors = layer(scalars, vectors, direction, distance, graph)
         scalars = self.norm(scalars)
-        gated = self.out_gates(scalars)[..., None] * vector_norm(vectors)
-        return Features(self.out_scalars(scalars), mix(gated, self.out_vectors.weight))
+        if not self.signature.out_vectors:
+            return Features(self.out_scalars(scalars), seen[..., :0, :])
+        gated = self.out_gates(scalars)[..., None, :] * vector_norm(vectors)
+        return Features(self.out_scalars(scalars), self.out_vectors(gated).mT)
 
 
 @BACKBONES.register("vector")

@@ -130,8 +130,10 @@ class LatentUsage:
         order = np.argsort(-self.kl)
         share = np.cumsum(self.kl[order]) / self.kl.sum()
         most = int(np.argmax(share >= 0.9)) + 1
-        return f"{used} of {total} latent dimensions are used, {self.kl.sum():.3g} nats per entity and transition in all, "
+        return (
+            f"{used} of {total} latent dimensions are used, {self.kl.sum():.3g} nats per entity and transition in all, "
             f"nine tenths of them in {most}"
+        )
 
 
 def latent_usage(kl: np.ndarray, posterior_mean: np.ndarray, prior_mean: np.ndarray, prior_scale: np.ndarray) -> LatentUsage:

@@ -2,7 +2,7 @@
 
 import pyro
 
-from epns_pyro.models import particles  # noqa: F401  (registers itself)
+from epns_pyro.models import cells, particles  # noqa: F401  (registers itself)
 from epns_pyro.models.epns import EPNSGuide, EPNSModel, Feedback
 from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig
 

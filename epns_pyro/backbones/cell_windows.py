@@ -1,0 +1,146 @@
+"""The efficient network: one pass over the lattice that all cells share, then small windows around the cells.
+
+The shared pass sees no cell twice and no label at all: the type of every pixel, which of its eight neighbours belong to the same cell,
+how large that cell is and where the pixel lies in it. What a cell adds is its own mask in its own window.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import pydantic
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from epns_pyro.backbones.convolutions import DilatedStack, LocalBasis, Pointwise, padded, to_rows
+from epns_pyro.backbones.grids import GRIDS, Draft, GridConfig, GridNetwork, GridSignature
+from epns_pyro.backbones.tissue import WALL, Crops, Size, Tissue
+
+NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+OWNER_FEATURES = 3  # log area, and the pixel's place in its cell
+
+
+class CellWindows(GridNetwork):
+    """Rows of h: the pixels of the lattice, then the places of every cell's window."""
+
+    equivariant: ClassVar[bool] = True
+
+    def __init__(self, signature: GridSignature, latent: int, config: CellWindowsConfig) -> None:
+        super().__init__()
+        self.config, self.types = config, signature.types
+        width = self.width = config.width
+        self.basis = LocalBasis(config.nodes, config.spacing)
+        self.context = DilatedStack(1 + signature.types + 1 + len(NEIGHBOURS) + OWNER_FEATURES, width, config.dilations)
+        self.own = nn.Conv2d(1, width, config.kernel)
+        self.local = nn.Sequential(*(Pointwise(width) for _ in range(config.depth)))
+        self.changed = nn.Conv2d(2, width, config.kernel)
+        self.became = nn.Embedding(signature.types + 1, width)
+        self.compare = nn.Sequential(*(Pointwise(width) for _ in range(config.depth)))
+        self.write = nn.Linear(latent, self.basis.size * width, bias=False)
+        self.summary_width = self.innovation_width = self.basis.size * width
+
+    # -- the four pieces -----------------------------------------------------------------------------------------------------
+
+    def window(self, lattice: Size) -> Size:
+        return Size(*(self.config.window,) * 2)
+
+    def crops(self, tissue: Tissue) -> Crops:
+        return tissue.crops(self.window(tissue.lattice))
+
+    def hidden(self, tissue: Tissue) -> Tensor:
+        image = pixel_features(tissue, self.types, self.own.weight.dtype)
+        lattice = to_rows(self.context(image.reshape(-1, *image.shape[-3:]), periodic=tissue.periodic))
+        lattice = lattice.reshape(*tissue.batch, *lattice.shape[-2:])
+        windows = self.crops(tissue).read(lattice) + self._masks(self.own, tissue, tissue)
+        return torch.cat([lattice, self.local(windows).flatten(-3, -2)], -2)
+
+    def summary(self, tissue: Tissue, h: Tensor) -> Tensor:
+        crops = self.crops(tissue)
+        return self.basis.read(self._windows(tissue, h) * crops.inside[..., None], crops.offsets)
+
+    def draft(self, tissue: Tissue, h: Tensor, z: Tensor) -> Draft:
+        written = self.basis.write(self.write(z), self.crops(tissue).offsets)
+        return Draft(self._windows(tissue, h) + written, h[..., : tissue.lattice.pixels, :])
+
+    def innovation(self, tissue: Tissue, h: Tensor, following: Tissue) -> Tensor:
+        crops = self.crops(tissue)
+        became = self.became(tissue.type_of_pixels(following.flat))
+        rows = self._windows(tissue, h) + self._masks(self.changed, tissue, tissue, following) + crops.read(became)
+        return self.basis.read(self.compare(rows) * crops.inside[..., None], crops.offsets)
+
+    # -- helpers -------------------------------------------------------------------------------------------------------------
+
+    def _windows(self, tissue: Tissue, h: Tensor) -> Tensor:
+        """The rows of h that belong to windows: (*batch, cell, place, channel)."""
+        return h[..., tissue.lattice.pixels :, :].unflatten(-2, (tissue.cells, -1))
+
+    def _masks(self, conv: nn.Conv2d, tissue: Tissue, *images: Tissue) -> Tensor:
+        """Convolve each cell's own masks in several images, in the windows of the first: (*batch, cell, place, channel)."""
+        size = self.window(tissue.lattice).grown(self.config.kernel // 2)
+        crops = tissue.crops(size)
+        names = torch.arange(1, tissue.cells + 1, device=tissue.labels.device)[:, None]
+        masks = torch.stack([crops.labels(image.flat) == names for image in images], -2)
+        rows = to_rows(conv(masks.reshape(-1, len(images), *size).to(conv.weight.dtype)))
+        return rows.reshape(*masks.shape[:-2], *rows.shape[-2:])
+
+
+def pixel_features(tissue: Tissue, types: int, dtype: torch.dtype) -> Tensor:
+    """What can be said about a pixel without naming its cell: (*batch, channel, y, x).
+
+    Channels: one for the lattice, one per type with the medium first, whether each of the eight neighbours belongs to the same cell, the
+    logarithm of the cell's area, and the pixel's place relative to the cell's centre in cell radii.
+    """
+    lattice, flat = tissue.lattice, tissue.flat
+    kinds = F.one_hot(tissue.type_of_pixels(flat), types + 1).mT.to(dtype).unflatten(-1, tuple(lattice))
+    around = padded(tissue.labels[..., None, :, :] - WALL, 1, periodic=tissue.periodic)[..., 0, :, :] + WALL
+    y, x = lattice
+    same = [around[..., 1 + dy : 1 + dy + y, 1 + dx : 1 + dx + x] == tissue.labels for dy, dx in NEIGHBOURS]
+    owner = owner_features(tissue, dtype).mT.unflatten(-1, tuple(lattice))
+    return torch.cat([torch.ones_like(kinds[..., :1, :, :]), kinds, torch.stack(same, -3).to(dtype), owner], -3)
+
+
+def owner_features(tissue: Tissue, dtype: torch.dtype) -> Tensor:
+    """log(1 + area) of the cell that a pixel belongs to, and the pixel's place in it in radii: (*batch, pixel, 3); 0 in the medium."""
+    height, width = tissue.lattice
+    areas = tissue.areas.to(dtype)
+    radius = (areas / torch.pi).sqrt().clamp_min(1.0)
+    table = torch.cat([areas.log1p()[..., None], radius[..., None], tissue.centres.to(dtype)], -1)
+    table = F.pad(table, (0, 0, 1, 0))  # (*batch, label, 4); the medium has zeros
+    log_area, radius, *centre = table.gather(-2, tissue.flat[..., None].expand(*tissue.flat.shape, 4)).unbind(-1)
+    pixel = torch.arange(height * width, device=tissue.flat.device)
+    place = []
+    for position, middle, size in zip((pixel // width, pixel % width), centre, (height, width), strict=True):
+        offset = position - middle
+        if tissue.periodic:
+            offset = (offset + size // 2) % size - size // 2
+        place.append(offset / radius.clamp_min(1.0))
+    cell = (tissue.flat > 0).to(dtype)
+    return torch.stack([log_area, *(torch.tanh(p / 2) * cell for p in place)], -1)
+
+
+@GRIDS.register("windows")
+class CellWindowsConfig(GridConfig):
+    """Windows around the cells, context shared by all: the default.
+
+    A cell can have its next pixels within its window only, and wherever it has one already; elsewhere its probability is that of the
+    emission's floor.
+    """
+
+    name: Literal["windows"] = "windows"
+    width: int = pydantic.Field(default=32, gt=0, description="channels of all features")
+    window: int = pydantic.Field(default=15, ge=3, description="side of the window around a cell, pixels")
+    kernel: int = pydantic.Field(default=7, ge=3, description="side of the kernel on a cell's own mask, pixels")
+    dilations: tuple[pydantic.PositiveInt, ...] = pydantic.Field(default=(1, 2, 4), description="of the layers of the shared context")
+    depth: int = pydantic.Field(default=2, ge=1, description="layers on the places of a window")
+    nodes: int = pydantic.Field(default=5, ge=1, description="latents are read and written on nodes x nodes points around the cell")
+    spacing: float = pydantic.Field(default=3.0, gt=0, description="pixels between these points")
+
+    @pydantic.model_validator(mode="after")
+    def _odd(self) -> CellWindowsConfig:
+        if even := [key for key in ("window", "kernel") if getattr(self, key) % 2 == 0]:
+            raise ValueError(f"{' and '.join(even)}: a side must be odd, so that it has a middle")
+        return self
+
+    def build(self, signature: GridSignature, latent: int) -> CellWindows:
+        return CellWindows(signature, latent, self)

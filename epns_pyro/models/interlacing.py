@@ -1,0 +1,261 @@
+"""The order in which the pixels of an image are drawn, and what a pixel learns from those drawn before it.
+
+    p(x' | h, z) = prod_k prod_{i in class k} Categorical(x'_i; h, z, x' on the classes before k)
+
+The classes are those of an ordered dither: a coarse grid of pixels first, then those in the gaps, and so on. With one class the pixels are
+independent, as published. With several a pixel sees its neighbours of the classes before its own: cells stay whole and keep their size
+because the law says so, and sampling is exact: what is sampled is what is scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from epns_pyro.backbones.grids import Draft
+from epns_pyro.backbones.tissue import Crops, Tissue
+
+CELL_RADIUS = 3.0  # pixels; networks see the moments of a cell in units of it
+
+
+def dither(side: int) -> Tensor:
+    """Ranks 0 .. side^2 - 1 of the pixels of a square (side, side), a power of two: the next rank lies as far from those before as can be.
+
+    Bayer (1973), An optimum method for two-level rendition of continuous-tone pictures.
+    """
+    if side == 1:
+        return torch.zeros(1, 1, dtype=torch.int64)
+    coarse = 4 * dither(side // 2)
+    return torch.cat([torch.cat([coarse, coarse + 2], 1), torch.cat([coarse + 3, coarse + 1], 1)], 0)
+
+
+def pixel_classes(tissue: Tissue, side: int) -> Tensor:
+    """Class of every pixel, (*batch, pixel): the dither, laid out from the middle of the tissue."""
+    ranks = dither(side).to(tissue.labels.device)
+    place = []
+    for axis, size in enumerate(tissue.lattice):
+        position = torch.arange(size, device=ranks.device) - tissue.origin[..., axis, None]
+        if tissue.periodic:
+            position = (position + size // 2) % size - size // 2
+        place.append(position % side)
+    return ranks[place[0][..., :, None], place[1][..., None, :]].flatten(-2)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A list that is sorted by class: `bounds[k]` is where class k begins."""
+
+    order: Tensor
+    bounds: tuple[int, ...]
+
+    @classmethod
+    def by_class(cls, classes: Tensor, count: int) -> Rows:
+        """Sort the positions of a list of classes (any,)."""
+        sizes = torch.bincount(classes, minlength=count)
+        return cls(classes.argsort(stable=True), (0, *sizes.cumsum(0).tolist()))
+
+    def of(self, classes: range) -> slice:
+        return slice(self.bounds[classes.start], self.bounds[classes.stop])
+
+    def sizes(self, classes: range) -> list[int]:
+        return [self.bounds[k + 1] - self.bounds[k] for k in classes]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All pairs of a pixel and a cell that can have it next, as lists (row,) sorted by the class of the pixel.
+
+    Parameters
+    ----------
+    rows : Rows
+    pixel, cell, place : Tensor, (row,)
+        Numbered over the whole batch: pixels of lattices, cells, and places of windows.
+    name : Tensor, (row,)
+        Label of the cell.
+    offset : Tensor, (row, 2)
+        Of the pixel from the cell's centre, pixels.
+    """
+
+    rows: Rows
+    pixel: Tensor
+    cell: Tensor
+    place: Tensor
+    name: Tensor
+    offset: Tensor
+
+
+class LabelField:
+    """Where everything is: the present image, its candidates and the classes of its pixels, for a whole batch at once.
+
+    Parameters
+    ----------
+    tissue : Tissue
+        The present image, with one batch dimension.
+    crops : Crops
+        Windows in which cells can have their pixels.
+    side : int
+        Of the dither.
+    """
+
+    def __init__(self, tissue: Tissue, crops: Crops, side: int) -> None:
+        self.tissue, self.crops, self.count = tissue, crops, side**2
+        self.classes = pixel_classes(tissue, side).flatten()
+        self.labels = tissue.flat.flatten()
+        self.pixels = Rows.by_class(self.classes, self.count)
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        _, cells, places = self.crops.index.shape
+        possible = (self.crops.inside & self.tissue.present[..., None]).flatten().nonzero()[:, 0]
+        pixel = (self.crops.index + self._starts[:, None, None]).flatten()[possible]
+        rows = Rows.by_class(self.classes[pixel], self.count)
+        place, pixel = possible[rows.order], pixel[rows.order]
+        cell = place // places
+        return Candidates(rows, pixel, cell, place, 1 + cell % cells, self.crops.offsets[place % places])
+
+    @cached_property
+    def rank(self) -> Tensor:
+        """Where each pixel stands in the order of the classes, (pixel,)."""
+        order = self.pixels.order
+        return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+
+    @cached_property
+    def owned(self) -> Tensor:
+        """Whether a candidate has its pixel now, (row,)."""
+        return self.labels[self.candidates.pixel] == self.candidates.name
+
+    @cached_property
+    def stray(self) -> Tensor:
+        """Pixels of cells outside of their own window, (pixel,): of large cells, and of fragments."""
+        reached = torch.zeros_like(self.labels).index_add(0, self.candidates.pixel, self.owned.long())
+        return (self.labels > 0) & (reached == 0)
+
+    @property
+    def _starts(self) -> Tensor:
+        return torch.arange(len(self.tissue.labels), device=self.labels.device) * self.tissue.lattice.pixels
+
+    def look(self, values: Tensor, pixel: Tensor, sight: int) -> tuple[Tensor, Tensor]:
+        """Values (pixel,) in the square around each pixel of a list, and which of them belong to classes before its own: (row, sight^2)."""
+        around = self.around(pixel, sight)
+        wall = values.new_zeros(1)
+        first = torch.cat([self.classes, self.classes.new_full((1,), self.count)])[around] < self.classes[pixel, None]
+        return torch.cat([values, wall])[around], first
+
+    def around(self, pixel: Tensor, sight: int) -> Tensor:
+        """The square of pixels around each pixel of a list, it in the middle: (row, sight^2); off the lattice the number of all pixels."""
+        height, width = self.tissue.lattice
+        step = torch.arange(sight, device=pixel.device) - sight // 2
+        inner = torch.arange(self.tissue.lattice.pixels, device=pixel.device)
+        y, x = inner[:, None] // width + step.repeat_interleave(sight), inner[:, None] % width + step.repeat(sight)
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        table = (y % height) * width + x % width
+        inner = pixel % self.tissue.lattice.pixels
+        found = table[inner] + (pixel - inner)[:, None]
+        return found if self.tissue.periodic else torch.where(inside[inner], found, len(self.labels))
+
+
+class PixelScores(nn.Module):
+    """Scores of the candidates of every pixel, given the pixels of the classes before its own.
+
+    score(cell, pixel) = f(draft + the cell's own pixels seen nearby + types seen nearby + area and first moments of the cell seen so far);
+    who has the pixel now gets a bonus.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the draft.
+    types : int
+    side : int
+        Of the dither: 1, 2, 4, ...
+    sight : int
+        Side of the square of pixels that a pixel sees.
+    """
+
+    def __init__(self, width: int, types: int, side: int, sight: int) -> None:
+        super().__init__()
+        self.types, self.side, self.sight = types, side, sight
+        later = side**2 - 1
+        self.own = nn.Parameter(torch.randn(later, sight**2 + 3, width) / sight)
+        self.kinds = nn.Parameter(torch.randn(later, sight**2 * (types + 1), 2 * width) / sight)
+        self.cell, self.medium = self._readout(width), self._readout(width)
+        self.stay = nn.Sequential(nn.SiLU(), nn.Linear(width, 1))
+        with torch.no_grad():
+            self.stay[-1].bias.fill_(3.0)  # an untrained model changes little
+
+    @staticmethod
+    def _readout(width: int) -> nn.Sequential:
+        return nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+
+    @property
+    def classes(self) -> range:
+        return range(self.side**2)
+
+    def forward(self, field: LabelField, draft: Draft, labels: Tensor, classes: range) -> tuple[Tensor, Tensor]:
+        """Score the candidates of the pixels of some classes.
+
+        Parameters
+        ----------
+        field : LabelField
+        draft : Draft
+            With one batch dimension.
+        labels : Tensor, (pixel,)
+            The image, of the whole batch; it is looked at only where a class comes before that of the pixel that looks.
+        classes : range
+
+        Returns
+        -------
+        Tensor, (row,), and Tensor, (pixel,)
+            Scores of cells and of the medium, in the order of `field.candidates` and `field.pixels`.
+        """
+        part, here = field.candidates.rows.of(classes), field.pixels.of(classes)
+        cells = draft.cells.flatten(0, -2).index_select(0, field.candidates.place[part])
+        medium = draft.medium.flatten(0, -2).index_select(0, field.pixels.order[here])
+        if classes.stop > 1:
+            near_cells, near_medium = self._kinds_seen(field, labels, classes).chunk(2, -1)
+            beside = field.rank[field.candidates.pixel[part]] - here.start
+            cells = cells + self._own_seen(field, labels, classes) + near_cells.index_select(0, beside)
+            medium = medium + near_medium
+        return self.cell(cells)[:, 0], self.medium(medium)[:, 0]
+
+    def _own_seen(self, field: LabelField, labels: Tensor, classes: range) -> Tensor:
+        """What the pixels of a cell that are drawn already say about its candidates: (row, width)."""
+        rows = field.candidates.rows
+        part = rows.of(classes)
+        pixel, name, cell = field.candidates.pixel[part], field.candidates.name[part], field.candidates.cell[part]
+        seen, known = field.look(labels, pixel, self.sight)
+        own = ((seen == name[:, None]) & known).to(self.own.dtype)
+        told = torch.cat([own, self._moments(field, labels, classes)[cell, field.classes[pixel]]], -1)
+        return self._by_class(told, self.own, rows.sizes(classes), classes)
+
+    def _moments(self, field: LabelField, labels: Tensor, classes: range) -> Tensor:
+        """Area and first moments of each cell, as drawn before a class, less those it has there now: (cell, class, 3)."""
+        c = field.candidates
+        before = slice(0, c.rows.bounds[classes.stop - 1])
+        surplus = (labels[c.pixel[before]] == c.name[before]).to(self.own.dtype) - field.owned[before].to(self.own.dtype)
+        offset = c.offset[before].to(self.own.dtype) / CELL_RADIUS
+        moments = surplus[:, None] * torch.cat([torch.ones_like(offset[:, :1]), offset], -1) / CELL_RADIUS
+        cells, count = field.tissue.types.numel(), len(self.classes)
+        table = moments.new_zeros(cells * count, 3).index_add(0, c.cell[before] * count + field.classes[c.pixel[before]], moments)
+        table = table.view(cells, count, 3)
+        return table.cumsum(1) - table
+
+    def _kinds_seen(self, field: LabelField, labels: Tensor, classes: range) -> Tensor:
+        """What the types of the pixels seen nearby say about a pixel: (pixel, 2 * width)."""
+        pixel = field.pixels.order[field.pixels.of(classes)]
+        kinds = field.tissue.type_of_pixels(labels.view(field.tissue.flat.shape)).flatten()
+        seen, known = field.look(kinds, pixel, self.sight)
+        told = (F.one_hot(seen, self.types + 1) * known[..., None]).flatten(-2).to(self.kinds.dtype)
+        return self._by_class(told, self.kinds, field.pixels.sizes(classes), classes)
+
+    @staticmethod
+    def _by_class(told: Tensor, weights: Tensor, sizes: list[int], classes: range) -> Tensor:
+        """Multiply the rows of every class with a matrix of its own; class 0 has been told nothing."""
+        parts = [
+            rows @ weights[k - 1] if k else rows.new_zeros(len(rows), weights.shape[-1])
+            for k, rows in zip(classes, told.split(sizes), strict=True)
+        ]
+        return torch.cat(parts)

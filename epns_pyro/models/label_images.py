@@ -1,0 +1,145 @@
+"""The law of a label image: every pixel becomes the medium's or that of a cell near it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from epns_pyro.backbones.grids import Draft
+from epns_pyro.backbones.tissue import Crops, Tissue
+from epns_pyro.models.interlacing import LabelField, PixelScores
+
+ABSENT = -60.0  # log probability that a pixel becomes that of a cell which is not there: finite, and lost in the rounding of the total
+
+
+class LabelImage(TorchDistribution):
+    """p(x' | h, z) = prod_k prod_{i in class k} [(1 - floor) Categorical(scores of i given the classes before k) + floor Uniform].
+
+    A pixel's candidates are the medium, the cell that has it now, and the cells whose window holds it. The uniform part covers the
+    medium and all cells that are there; it keeps the likelihood finite where a cell turns up elsewhere. A cell that is not there gets no
+    probability (`ABSENT`).
+
+    Parameters
+    ----------
+    tissue : Tissue
+        The present image.
+    crops : Crops
+    draft : Draft
+        May have sample dimensions in front of the batch of the tissue.
+    scores : PixelScores
+    floor : float
+        Weight of the uniform part.
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+    support = constraints.independent(constraints.nonnegative_integer, 3)
+
+    def __init__(
+        self, tissue: Tissue, crops: Crops, draft: Draft, scores: PixelScores, floor: float, batch_shape: torch.Size | None = None
+    ) -> None:
+        self.tissue, self.crops, self.draft, self.scores, self.floor = tissue, crops, draft, scores, floor
+        batch = torch.broadcast_shapes(tissue.batch, draft.cells.shape[:-3], draft.medium.shape[:-2])
+        super().__init__(batch_shape or batch, torch.Size((*tissue.lattice, 1)), validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: LabelImage | None = None) -> LabelImage:
+        return LabelImage(self.tissue, self.crops, self.draft, self.scores, self.floor, torch.Size(batch_shape))
+
+    # -- scoring -----------------------------------------------------------------------------------------------------------
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Nats, (*batch,), of images (*batch, y, x, 1)."""
+        return self.pixel_log_prob(value).sum(-1)
+
+    def pixel_log_prob(self, value: Tensor) -> Tensor:
+        """Nats of every pixel given the classes before its own, (*batch, pixel)."""
+        batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
+        field, draft = self._flat(batch)
+        labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
+        cells, medium, stray = self._candidates(field, draft, labels, self.scores.classes)
+        pixel, name = field.candidates.pixel, field.candidates.name
+        total = _logsumexp(torch.logaddexp(medium, stray), pixel, cells)
+        chosen = labels[pixel] == name
+        score = torch.where(labels == 0, medium, torch.where(labels == field.labels, stray, -math.inf))
+        score = score.index_put((pixel[chosen],), cells[chosen])
+        there = torch.nn.functional.pad(field.tissue.present, (1, 0), value=True)
+        uniform = (math.log(self.floor) - there.sum(-1, keepdim=True).log().to(total.dtype)).expand(-1, self.tissue.lattice.pixels)
+        likely = torch.logaddexp(score - total + math.log1p(-self.floor), uniform.flatten())
+        possible = there.gather(-1, labels.view(len(there), -1)).flatten()
+        return torch.where(possible, likely, ABSENT).view(*batch, -1)
+
+    def _flat(self, batch: torch.Size) -> tuple[LabelField, Draft]:
+        """Put everything into one batch dimension."""
+        t, c, d = self.tissue, self.crops, self.draft
+        labels = t.labels.expand(*batch, -1, -1).reshape(-1, *t.lattice)
+        tissue = Tissue(labels, t.types.expand(*batch, -1).reshape(len(labels), -1), t.periodic, t.reach)
+        windows = (len(labels), *c.index.shape[-2:])
+        index, inside = (part.expand(*batch, -1, -1).reshape(windows) for part in (c.index, c.inside))
+        cells = d.cells.expand(*batch, -1, -1, -1).reshape(*windows, -1)
+        medium = d.medium.expand(*batch, -1, -1).reshape(len(labels), t.lattice.pixels, -1)
+        return LabelField(tissue, Crops(index, inside, c.size, c.offsets), self.scores.side), Draft(cells, medium)
+
+    def _candidates(self, field: LabelField, draft: Draft, labels: Tensor, classes: range) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of cells (row,), of the medium and of owners that stray (pixel,), the last two -inf but for the given classes."""
+        cells, medium = self.scores(field, draft, labels, classes)
+        bonus = self.scores.stay(draft.medium)[..., 0].flatten()
+        rows, order = field.candidates.rows.of(classes), field.pixels.order[field.pixels.of(classes)]
+        cells = cells + torch.where(field.owned[rows], bonus[field.candidates.pixel[rows]], 0.0)
+        medium = torch.full_like(bonus, -math.inf).index_put((order,), medium)
+        return cells, medium, torch.where(field.stray, bonus, -math.inf)
+
+    # -- drawing -----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
+        batch = torch.Size((*sample_shape, *self.batch_shape))
+        field, draft = self._flat(batch)
+        drawn = self._draw(field, draft, noisy=True)
+        there = field.tissue.present
+        names = torch.nn.functional.pad(1 + there.long().sort(dim=-1, descending=True, stable=True).indices, (1, 0))
+        rank = torch.rand(*field.tissue.flat.shape, device=drawn.device) * (1 + there.sum(-1, keepdim=True))
+        lost = torch.rand(drawn.shape, device=drawn.device, dtype=torch.float64) < self.floor
+        return self._image(torch.where(lost, names.gather(-1, rank.long()).flatten(), drawn), batch)
+
+    @property
+    @torch.no_grad()
+    def mode(self) -> Tensor:
+        """The likeliest label of every pixel given the likeliest before it, (*batch, y, x, 1)."""
+        return self._image(self._draw(*self._flat(self.batch_shape), noisy=False), self.batch_shape)
+
+    @property
+    def mean(self) -> Tensor:
+        """What mean feedback feeds back: labels have no mean, so it is the mode, as published."""
+        return self.mode
+
+    def _draw(self, field: LabelField, draft: Draft, *, noisy: bool) -> Tensor:
+        """Draw or choose labels class by class: (pixel,)."""
+        labels = torch.zeros_like(field.labels)
+        for k in self.scores.classes:
+            rows = field.candidates.rows.of(range(k, k + 1))
+            cells, medium, stray = self._candidates(field, draft, labels, range(k, k + 1))
+            if noisy:
+                cells, medium, stray = (s + _gumbel(s) for s in (cells, medium, stray))
+            pixel, name = field.candidates.pixel[rows], field.candidates.name[rows]
+            best = torch.maximum(medium, stray).scatter_reduce(0, pixel, cells, "amax")
+            new = torch.where(medium >= best, 0, field.labels)
+            wins = cells >= best[pixel]
+            labels = torch.where(field.classes == k, new.index_put((pixel[wins],), name[wins]), labels)
+        return labels
+
+    def _image(self, labels: Tensor, batch: torch.Size) -> Tensor:
+        return labels.view(*batch, *self.event_shape)
+
+
+def _gumbel(like: Tensor) -> Tensor:
+    tiny = torch.finfo(like.dtype).tiny
+    return -(-torch.rand_like(like).clamp_min(tiny).log()).clamp_min(tiny).log()
+
+
+def _logsumexp(start: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """log(exp(start) + sum over the values that fall on each place of exp(value)): (place,)."""
+    peak = start.detach().scatter_reduce(0, index, values.detach(), "amax")
+    return peak + ((start - peak).exp().index_add(0, index, (values - peak[index]).exp())).log()
