@@ -32,8 +32,9 @@ from epns_pyro.calibration.idata import inference_data, write_inference_data
 from epns_pyro.data import Store
 from epns_pyro.errors import DataError
 from epns_pyro.evaluation import checks, heldout, initial_state, likelihood
-from epns_pyro.evaluation.forecasters import Forecaster, Model, references
+from epns_pyro.evaluation.forecasters import Forecaster, Model
 from epns_pyro.evaluation.headline import headline
+from epns_pyro.evaluation.references import references
 from epns_pyro.evaluation.settings import EvaluationConfig
 from epns_pyro.inference import RunFolder, Simulator, path_bounds
 from epns_pyro.inference.checkpoint import versions
@@ -75,7 +76,7 @@ def evaluate(
     settings = settings or EvaluationConfig()
     if simulator.spec.names != store.spec.names:
         raise DataError(f"{store.path}: has the fields {', '.join(store.spec.names)}, the model has {', '.join(simulator.spec.names)}")
-    started, model, others = time.perf_counter(), Model(simulator), references(simulator)
+    started, model, others = time.perf_counter(), Model(simulator), references(simulator, store)
     with _written_together(folder.evaluation) as out:
         progress("likelihood", 0, 1)
         scored = likelihood.score(simulator, store, settings, others)

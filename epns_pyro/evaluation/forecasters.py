@@ -86,13 +86,3 @@ class Persistence(Forecaster):
         mean = {f.name: spec.get(x, f.name) + (dt * spec.get(x, rates[f.name]) if f.name in rates else 0) for f in spec.dynamic_fields}
         scale = np.concatenate([np.full(spec.width(f), self.context.step_scales[f.name]) for f in spec.dynamic_fields])
         return spec.pack_dynamic(**mean), scale
-
-
-def references(simulator: Simulator) -> dict[str, Forecaster]:
-    """Return the forecasters that a model is compared with: naive ones, and the true process where it can be simulated."""
-    found: dict[str, Forecaster] = {}
-    if all(f.kind == "real" for f in simulator.spec.fields):
-        found["persistence"] = Persistence(simulator.context)
-    if simulator.system.can_simulate:
-        found["true process"] = Truth(simulator.system)
-    return found

@@ -35,7 +35,7 @@ def headline(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _likelihood(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     elbo = rows["elbo"]["value"]
-    naive = next((rows[key] for key in ("persistence", "boundary") if key in rows), None)
+    naive = next((rows[key] for key in ("persistence",) if key in rows), None)
     lines = [
         {
             "label": "log-likelihood (ELBO)",

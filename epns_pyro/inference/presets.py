@@ -8,8 +8,9 @@ from pathlib import Path
 from epns_pyro.errors import ConfigError, nearest
 from epns_pyro.inference.run import RunConfig, TrainingConfig
 from epns_pyro.inference.schedules import KLSchedule, RateSchedule
+from epns_pyro.models.cells import CellsModelConfig
 from epns_pyro.models.particles import ParticlesConfig
-from epns_pyro.systems import NBodyConfig, SystemConfig
+from epns_pyro.systems import CellsConfig, NBodyConfig, SystemConfig
 
 
 def nbody_quick(system: SystemConfig) -> RunConfig:
@@ -44,14 +45,47 @@ def nbody_paper(system: SystemConfig) -> RunConfig:
     )
 
 
+def cells_quick(system: SystemConfig) -> RunConfig:
+    """Minutes on two CPU cores, for the small system."""
+    return RunConfig(
+        system=system,
+        model=CellsModelConfig(),
+        training=TrainingConfig(
+            steps=600,
+            batch=16,
+            learning_rate=3e-3,
+            clip_norm=50.0,
+            validate_every=150,
+            checkpoint_every=50,
+            log_every=5,
+            validation_transitions=100,
+        ),
+    )
+
+
+def cells_default(system: SystemConfig) -> RunConfig:
+    """The default system of 64 cells, at the published batch size and with its free bits; meant for a GPU."""
+    quick = cells_quick(system)
+    changes = {"training.steps": 60_000, "training.batch": 8, "training.free_bits": 0.1175, "training.betas": (0.9, 0.9)}
+    return quick.override(changes | {"model.latent": 64, "training.validate_every": 1000, "training.checkpoint_every": 1000})
+
+
 PRESETS: dict[str, dict[str, Callable[[SystemConfig], RunConfig]]] = {
+    "cells": {"quick": cells_quick, "paper": cells_default},
     "nbody": {"quick": nbody_quick, "paper": nbody_paper},
 }
 SYSTEM_OF_PRESET: dict[tuple[str, str], Callable[[], SystemConfig]] = {
+    ("cells", "quick"): CellsConfig.small,
+    ("cells", "paper"): CellsConfig,
     ("nbody", "quick"): NBodyConfig,
     ("nbody", "paper"): NBodyConfig,
 }
-DATA_OF_PRESET: dict[tuple[str, str], str] = {("nbody", "quick"): "nbody", ("nbody", "paper"): "nbody"}
+DATA_OF_PRESET: dict[tuple[str, str], str] = {
+    ("cells", "quick"): "cells16",
+    ("cells", "paper"): "cells64",
+    ("nbody", "quick"): "nbody",
+    ("nbody", "paper"): "nbody",
+}
 
 
 def default_data(system: str, name: str) -> Path:

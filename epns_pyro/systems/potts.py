@@ -167,6 +167,8 @@ class Cells(System):
     name = "cells"
     can_simulate = True
     time_unit = "MCS"
+    report_frames = (15, 30, 45)
+    key_observables = ("clusters", "area_mean", "fragments", "distance_travelled")
 
     def __init__(self, config: CellsConfig) -> None:
         self.config = config

@@ -1,0 +1,98 @@
+"""Naive forecasters of label images, fitted on the training set: what needs no learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy import ndimage
+
+from epns_pyro.data import Store
+from epns_pyro.evaluation.forecasters import Forecaster
+from epns_pyro.state import StateSpec
+
+FITTED_ON = 40  # training trajectories
+DISTANCES = 4  # pixels farther than this from a border of their cell are counted together
+
+
+@dataclass(frozen=True)
+class LabelPersistence(Forecaster):
+    """A pixel keeps its label, or takes that of a random neighbour with other labels spread evenly behind it.
+
+    p(x' = x) = stay[d] with d the distance of the pixel from the border of its cell; with probability (1 - stay[d]) (1 - stray) the label
+    of one of the 8 neighbours, with probability (1 - stay[d]) stray any label. With one entry in `stay` this is plain persistence with
+    the fitted error rate, with more the frequency given the distance to the border.
+    """
+
+    spec: StateSpec
+    stay: np.ndarray
+    stray: float
+    name: ClassVar[str] = "persistence"
+
+    @classmethod
+    def fit(cls, store: Store, *, by_distance: bool) -> LabelPersistence:
+        """Count in the training set how often pixels keep their label, and how often a new label comes from farther than a neighbour."""
+        spec, label = store.spec, label_of(store.spec)
+        x = spec.get(store.read("train", slice(0, FITTED_ON), start=store.system.first_frame), label)
+        before, after = x[:, :-1].reshape(-1, *x.shape[2:]), x[:, 1:].reshape(-1, *x.shape[2:])
+        kept = after == before
+        distance = border_distance(before) if by_distance else np.zeros(before.shape, int)
+        count = np.bincount(distance.ravel()) + 2
+        stay = (np.bincount(distance.ravel(), kept.ravel()) + 1) / count
+        near = np.any([shifted == after for shifted in _neighbours(before)], axis=0)
+        stray = (1 + (~kept & ~near).sum()) / (2 + (~kept).sum())
+        return cls(spec, stay, float(stray))
+
+    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
+        rng, label = np.random.default_rng(seed), label_of(self.spec)
+        labels = self.spec[label].size
+        x = np.broadcast_to(x0, (members, *x0.shape)).reshape(-1, *x0.shape[1:])
+        path = [x]
+        for _ in range(steps):
+            now = self.spec.get(x, label)
+            moves = rng.random(now.shape) >= self.stay[self._distance(now)]
+            around = np.stack(_neighbours(now))
+            other = np.take_along_axis(around, rng.integers(len(around), size=(1, *now.shape)), 0)[0]
+            lost = rng.random(now.shape) < self.stray
+            other = np.where(lost, rng.integers(labels, size=now.shape), other)
+            x = self.spec.advance(x, np.where(moves, other, now)[..., None].astype(x.dtype))
+            path.append(x)
+        return np.stack(path, 1).reshape(members, len(x0), steps + 1, *x0.shape[1:])
+
+    def log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
+        """log p(x' | x) of full states (transition, y, x, channel): nats, (transition,)."""
+        label = label_of(self.spec)
+        now, then = self.spec.get(x, label), self.spec.get(x_next, label)
+        stay = self.stay[self._distance(now)]
+        around = np.mean([shifted == then for shifted in _neighbours(now)], axis=0)
+        moved = (1 - stay) * ((1 - self.stray) * around + self.stray / self.spec[label].size)
+        return np.log(np.where(now == then, stay, 0) + moved).sum((-2, -1))
+
+    def _distance(self, labels: np.ndarray) -> np.ndarray:
+        return border_distance(labels) if len(self.stay) > 1 else np.zeros(labels.shape, int)
+
+
+def label_of(spec: StateSpec) -> str:
+    """Name of the field of labels."""
+    return next(f.name for f in spec.dynamic_fields if f.kind == "label")
+
+
+def border_distance(labels: np.ndarray) -> np.ndarray:
+    """Distance (chessboard, at most DISTANCES) of every pixel of images (*batch, y, x) from the next pixel with another label."""
+    flat = labels.reshape(-1, *labels.shape[-2:])
+    distance = np.zeros(flat.shape, int)
+    size = (1, 3, 3)
+    inner = ndimage.minimum_filter(flat, size, mode="nearest") == ndimage.maximum_filter(flat, size, mode="nearest")
+    while inner.any() and distance.max() < DISTANCES:
+        distance += inner
+        inner = ndimage.minimum_filter(inner, size, mode="nearest")
+    return distance.reshape(labels.shape)
+
+
+def _neighbours(labels: np.ndarray) -> list[np.ndarray]:
+    """The 8 neighbours of every pixel of images (*batch, y, x); the border repeats itself."""
+    padded = np.pad(labels, [(0, 0)] * (labels.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
+    height, width = labels.shape[-2:]
+    steps = [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
+    return [padded[..., i : i + height, j : j + width] for i, j in steps]

@@ -1,0 +1,24 @@
+"""Which forecasters a model is compared with."""
+
+from __future__ import annotations
+
+from epns_pyro.data import Store
+from epns_pyro.evaluation.forecasters import Forecaster, Persistence, Truth
+from epns_pyro.evaluation.label_forecasters import LabelPersistence
+from epns_pyro.inference import Simulator
+
+TRUE_PROCESS = "true process"
+
+
+def references(simulator: Simulator, store: Store) -> dict[str, Forecaster]:
+    """Return naive forecasters, and the true process where it can be simulated: another ensemble of it is what nothing can beat."""
+    found: dict[str, Forecaster] = {}
+    kinds = {f.kind for f in simulator.spec.dynamic_fields}
+    if kinds == {"real"}:
+        found["persistence"] = Persistence(simulator.context)
+    elif kinds == {"label"}:
+        found["persistence"] = LabelPersistence.fit(store, by_distance=False)
+        found["distance to border"] = LabelPersistence.fit(store, by_distance=True)
+    if store.system.can_simulate:
+        found[TRUE_PROCESS] = Truth(store.system)
+    return found
