@@ -132,14 +132,15 @@ class Trainer:
                 self._step(counters.step / training.steps)
                 counters.step += 1
                 counters.seconds += time.perf_counter() - started
-                last = counters.step == training.steps or self._interrupted
-                if counters.step % training.log_every == 0 or last:
+                finished = counters.step == training.steps
+                if counters.step % training.log_every == 0 or finished:
                     self._report(log, on_progress)
-                if counters.step % training.validate_every == 0 or counters.step == training.steps:
+                if counters.step % training.validate_every == 0 or finished:
                     self._validate(log)
-                if counters.step % training.checkpoint_every == 0 or last:
+                stop = self._interrupted  # read once: a signal that comes later waits for the next step
+                if counters.step % training.checkpoint_every == 0 or finished or stop:
                     self._save(self.folder.last)
-                if self._interrupted:
+                if stop:
                     raise KeyboardInterrupt
         return Validation(**counters.validation)
 
