@@ -83,7 +83,8 @@ class EuclideanElement(GroupElement):
         return torch.cat(parts, -1) if isinstance(x, torch.Tensor) else np.concatenate(parts, -1)
 
     def act_latent(self, z: Array) -> Array:
-        return self._permute(z, axis=-2)
+        shared = z.shape[-2] == 1  # latents of the whole system: nobody to exchange
+        return z if shared else self._permute(z, axis=-2)
 
     def _permute(self, x: Array, axis: int) -> Array:
         if isinstance(x, torch.Tensor):
