@@ -56,16 +56,22 @@ def rollout_blocks(
     for number, (s, t) in enumerate(blocks):
         samples, trajectories = slice(s, min(s + height, members)), slice(t, min(t + width, len(x0)))
         start = x0[trajectories]
-        # A member that diverges is marked as dead afterwards; it must not end the rollout of all others.
+        # A member that diverges must not end the rollout of all others: from there on it is recorded as NaN, and stands still.
         with pyro.validation_enabled(False), torch.random.fork_rng(devices=[x0.device] if x0.is_cuda else []):
             torch.manual_seed(_block_seed(seed, number))
             x = start.expand(samples.stop - samples.start, *start.shape).flatten(0, 1)
-            states = [x.cpu()]
+            states, finite = [x.cpu()], torch.ones(len(x), *[1] * (x.dim() - 1), dtype=torch.bool, device=x.device)
             for _ in range(steps):
                 h = transition.forward_model(x)
                 emission = transition.emission(x, h, transition.prior(x, h).sample())
-                x = spec.advance(x, emission.sample() if feedback is Feedback.ANCESTRAL else emission.mean)
-                states.append(x.cpu())
+                following = spec.advance(x, emission.sample() if feedback is Feedback.ANCESTRAL else emission.mean)
+                if following.is_floating_point():
+                    finite = finite & following.isfinite().flatten(1).all(1).view_as(finite)
+                    x = torch.where(finite, following, x)
+                    states.append(torch.where(finite, x, torch.nan).cpu())
+                else:
+                    x = following
+                    states.append(x.cpu())
         path = torch.stack(states, 1).unflatten(0, (samples.stop - samples.start, len(start)))
         yield Block(samples, trajectories, path.numpy())
 
