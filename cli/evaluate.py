@@ -29,7 +29,6 @@ def evaluate_run(run: Path, data: Path | None = None, settings: dict | None = No
     from epns_pyro.calibration.verdicts import table
     from epns_pyro.data import open_store
     from epns_pyro.errors import DataError
-    from epns_pyro.evaluation import EvaluationConfig
     from epns_pyro.evaluation import evaluate as judge
     from epns_pyro.inference import RunFolder
 
@@ -37,7 +36,7 @@ def evaluate_run(run: Path, data: Path | None = None, settings: dict | None = No
     path = data or Path(simulator.store)
     if not path.exists():
         raise DataError(f"{path}: the data that {run} was trained on are not there: --data says where they are now")
-    config = EvaluationConfig().override(settings or {})
+    config = simulator.config.evaluation.override(settings or {})
     with progress_bars() as show:
         found = judge(simulator, open_store(path), RunFolder(run), config, progress=show)
     out = console()

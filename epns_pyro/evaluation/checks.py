@@ -11,8 +11,8 @@ import xarray as xr
 
 from epns_pyro.data import Store
 from epns_pyro.evaluation.forecasters import Forecaster
-from epns_pyro.evaluation.settings import EvaluationConfig
 from epns_pyro.inference import Simulator, log_density
+from epns_pyro.inference.run import EvaluationConfig
 from epns_pyro.symmetry import density_invariance_error
 
 STEPS = 5  # of the paths whose density is moved by random group elements

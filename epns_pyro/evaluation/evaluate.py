@@ -35,9 +35,9 @@ from epns_pyro.evaluation import checks, heldout, initial_state, likelihood
 from epns_pyro.evaluation.forecasters import Forecaster, Model
 from epns_pyro.evaluation.headline import headline
 from epns_pyro.evaluation.references import references
-from epns_pyro.evaluation.settings import EvaluationConfig
 from epns_pyro.inference import RunFolder, Simulator, path_bounds
 from epns_pyro.inference.checkpoint import versions
+from epns_pyro.inference.run import EvaluationConfig
 from epns_pyro.inference.validation import as_tensor
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def evaluate(
     progress : callable
         Called as ``progress(stage, done, total)``.
     """
-    settings = settings or EvaluationConfig()
+    settings = settings or simulator.config.evaluation
     if simulator.spec.names != store.spec.names:
         raise DataError(f"{store.path}: has the fields {', '.join(store.spec.names)}, the model has {', '.join(simulator.spec.names)}")
     started, model, others = time.perf_counter(), Model(simulator), references(simulator, store)
@@ -125,7 +125,7 @@ def evaluate(
 def _recalibrate(
     model: Forecaster, store: Store, settings: EvaluationConfig, judged: heldout.HeldOut, out: Path, progress: Progress
 ) -> dict[str, str]:
-    if "val" not in store.groups:
+    if not settings.recalibrate or "val" not in store.groups:
         return {}
     stage = "recalibration"
     fitted = heldout.measure(model, store, "val", settings, references={}, progress=lambda done, total: progress(stage, done, total))

@@ -15,7 +15,7 @@ from epns_pyro.calibration.measurements import choose_lead_times, field_values, 
 from epns_pyro.calibration.verdicts import Verdict, judge_fields, judge_labels, judge_observables
 from epns_pyro.data import Store, to_dataset
 from epns_pyro.evaluation.forecasters import Forecaster
-from epns_pyro.evaluation.settings import EvaluationConfig
+from epns_pyro.inference.run import EvaluationConfig
 from epns_pyro.systems import System
 
 ENSEMBLE, PATH = ("sample", "trajectory", "time"), ("trajectory", "time")

@@ -12,7 +12,7 @@ from epns_pyro.calibration.two_sample import classifier_test, energy_test, ks_te
 from epns_pyro.data import Store
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.evaluation.heldout import observe
-from epns_pyro.evaluation.settings import EvaluationConfig
+from epns_pyro.inference.run import EvaluationConfig
 
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 GROUP = "same_init"

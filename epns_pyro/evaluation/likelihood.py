@@ -11,8 +11,8 @@ from epns_pyro.calibration import sbc
 from epns_pyro.calibration.scores import Estimate, mean_estimate
 from epns_pyro.data import Store
 from epns_pyro.evaluation.forecasters import Forecaster
-from epns_pyro.evaluation.settings import EvaluationConfig
 from epns_pyro.inference import Simulator
+from epns_pyro.inference.run import EvaluationConfig
 from epns_pyro.inference.validation import as_tensor, draw_transitions
 
 

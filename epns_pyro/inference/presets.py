@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from epns_pyro.errors import ConfigError, nearest
-from epns_pyro.inference.run import RunConfig, TrainingConfig
+from epns_pyro.inference.run import EvaluationConfig, RunConfig, TrainingConfig
 from epns_pyro.inference.schedules import KLSchedule, RateSchedule
 from epns_pyro.models.cells import CellsModelConfig
 from epns_pyro.models.particles import ParticlesConfig
@@ -50,6 +50,18 @@ def cells_quick(system: SystemConfig) -> RunConfig:
     return RunConfig(
         system=system,
         model=CellsModelConfig(),
+        evaluation=EvaluationConfig(
+            members=19,
+            trajectories=20,
+            piece=5,
+            initial_members=40,
+            importance_samples=4,
+            likelihood_transitions=400,
+            guide_transitions=50,
+            guide_draws=19,
+            long_trajectories=10,
+            recalibrate=False,
+        ),
         training=TrainingConfig(
             steps=600,
             batch=16,

@@ -15,8 +15,10 @@ from torch import Tensor
 from epns_pyro.data import to_dataset
 from epns_pyro.data.context import DataContext
 from epns_pyro.errors import CheckpointError, ShapeError
-from epns_pyro.inference import elbo
+from epns_pyro.inference import conditioning, elbo
 from epns_pyro.inference.checkpoint import context_from_plain, read_checkpoint
+from epns_pyro.inference.conditioning import Proposal
+from epns_pyro.inference.observations import Observations
 from epns_pyro.inference.rollout import Block, rollout_blocks
 from epns_pyro.inference.run import RunConfig, RunFolder
 from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
@@ -156,6 +158,77 @@ class Simulator:
     def log_density(self, x0: Tensor, path: Tensor, z: Tensor) -> Tensor:
         """log p(x_{1:T}, z_{1:T} | x_0) of given latents z (batch, time, entity, latent): (batch,), nats."""
         return elbo.log_density(self.transition, *self._pair(x0, path), torch.as_tensor(z).to(self.device, self.dtype))
+
+    # -- conditioning ------------------------------------------------------------------------------------------------------
+
+    def filter(
+        self,
+        x0: conditioning.Start,
+        observations: Observations,
+        *,
+        particles: int = 1000,
+        seed: int = 0,
+        proposal: Proposal = Proposal.AUTO,
+    ) -> xr.Dataset:
+        """Infer every state of a trajectory from the measurements up to it.
+
+        Parameters
+        ----------
+        x0 : (*site, channel), (sample, *site, channel) or InitialNormal
+            The initial state, an ensemble that it is one of, or a Normal law of it.
+        observations : Observations
+            They say how far to go; frames without any are forecast.
+        particles : int
+        seed : int
+        proposal : Proposal
+            AUTO: adapted to the measurements wherever the emission is Normal; FORECAST: the bootstrap filter.
+
+        Returns
+        -------
+        xarray.Dataset
+            One variable per field, dims (sample, time, *site[, space]), with `log_weight` (sample, time), normalised at every time: the
+            states of time t, so weighted, are a sample of p(x_t | y_{0:t}). Rows are not trajectories: `smooth` gives those. `ess` (time)
+            is the smallest effective sample size on the way to a frame, `log_evidence` (time) is log p(y_{0:t}) in nats.
+        """
+        return conditioning.filter_states(
+            self.transition, self.context, x0, observations, particles=particles, seed=seed, proposal=proposal
+        )
+
+    def smooth(
+        self,
+        x0: conditioning.Start,
+        observations: Observations | None = None,
+        *,
+        end: Tensor | np.ndarray | None = None,
+        steps: int | None = None,
+        particles: int = 1000,
+        seed: int = 0,
+        sweeps: int = 2,
+    ) -> xr.Dataset:
+        """Infer whole paths from all measurements, or between a known start and a known end (a bridge).
+
+        Parameters
+        ----------
+        x0 : (*site, channel), (sample, *site, channel) or InitialNormal
+        observations : Observations, optional
+        end : (*site, channel), optional
+            The full state of the last frame, where that is known exactly.
+        steps : int, optional
+            Number of steps; needed without observations only.
+        particles, seed : int
+        sweeps : int
+            How often to go over the path; each sweep looks ahead better than the one before.
+
+        Returns
+        -------
+        xarray.Dataset
+            One variable per field, dims (sample, time, *site[, space]), with `log_weight` (sample,), normalised: the rows, so weighted, are
+            a sample of p(x_{0:T} | y_{0:T}). `ess` (time), `log_evidence` (), and `distinct` (time): how many different states the paths
+            hold; where that is small, use more particles.
+        """
+        return conditioning.smooth_paths(
+            self.transition, self.context, x0, observations, end=end, steps=steps, particles=particles, seed=seed, sweeps=sweeps
+        )
 
     def _pair(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
         return self._states(x0), self._states(path, "the path")

@@ -1,0 +1,374 @@
+"""Conditioning a simulator on measurements: filtering, smoothing and bridging.
+
+    p(x_{0:T} | y_{0:T})  ∝  p(x_0) prod_t p(x_t | x_{t-1}) Normal(y_t; x_t, noise)
+
+`filter_states` gives the law of every x_t given the measurements up to t, `smooth_paths` whole paths given all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import pyro
+import torch
+import xarray as xr
+from torch import Tensor
+
+from epns_pyro.data import to_dataset
+from epns_pyro.data.context import DataContext
+from epns_pyro.errors import ConfigError, ShapeError
+from epns_pyro.inference.gaussian import LogQuadratic, NormalLaw, exactly, normal_law
+from epns_pyro.inference.observations import InitialNormal, Observations, require_real
+from epns_pyro.inference.sequential import Cloud, Mover, Pinned, Plan, Potential, start, sweep, systematic
+from epns_pyro.models import Transition
+
+MAX_STATE = 400  # numbers of a state up to which covariances of whole states are worked with
+THRESHOLD = 0.5  # particles are resampled when their effective share falls below this
+
+Start = Tensor | np.ndarray | InitialNormal
+
+
+class Proposal(Enum):
+    """How particles are moved to a measurement."""
+
+    AUTO = "auto"  # adapted where the emission is Normal and the state has at most MAX_STATE numbers
+    ADAPTED = "adapted"  # towards it, with closed forms, looking ahead from one observed frame to the next
+    FORECAST = "forecast"  # blindly, and weighed afterwards: the bootstrap filter
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A checked conditioning problem, as tensors.
+
+    Parameters
+    ----------
+    x0 : Tensor, (particle, *site, channel)
+    law : NormalLaw
+        Of the dynamic channels of the initial states.
+    measured : list of LogQuadratic
+        log p(y_t | x) at t = 0 .. T.
+    observed : set of int
+        Frames with a measurement.
+    """
+
+    mover: Mover
+    x0: Tensor
+    law: NormalLaw
+    measured: list[Potential]
+    observed: frozenset[int]
+
+    @property
+    def steps(self) -> int:
+        return len(self.measured) - 1
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether there are particles enough to fit a linear step to them."""
+        return len(self.x0) >= 2 * (self.law.mean.shape[-1] + 1)
+
+
+@torch.no_grad()
+def filter_states(
+    transition: Transition,
+    context: DataContext,
+    x0: Start,
+    observations: Observations,
+    *,
+    particles: int,
+    seed: int,
+    proposal: Proposal = Proposal.AUTO,
+) -> xr.Dataset:
+    """Filter; see `Simulator.filter`."""
+    problem = _problem(transition, x0, observations, particles)
+    adapted = _choose(problem, proposal)
+    with _stream(seed, problem.x0):
+        history = list(_filter(problem, adapted))
+    states = torch.stack([frame.x for frame in history], 1)
+    return _labelled(context, states).assign(
+        log_weight=(("sample", "time"), torch.stack([frame.log_weight for frame in history], 1).cpu().numpy()),
+        ess=("time", [frame.ess for frame in history]),
+        log_evidence=("time", [frame.log_evidence for frame in history], {"units": "nats"}),
+    )
+
+
+@torch.no_grad()
+def smooth_paths(
+    transition: Transition,
+    context: DataContext,
+    x0: Start,
+    observations: Observations | None,
+    *,
+    end: Tensor | np.ndarray | None,
+    steps: int | None,
+    particles: int,
+    seed: int,
+    sweeps: int,
+) -> xr.Dataset:
+    """Smooth or bridge; see `Simulator.smooth`."""
+    if sweeps < 1:
+        raise ConfigError(f"smoothing needs at least one sweep, found {sweeps}")
+    problem = _problem(transition, x0, _complete(transition, x0, observations, steps), particles, end)
+    _choose(problem, Proposal.ADAPTED)
+    if not problem.looks_ahead:
+        raise ConfigError(
+            f"smoothing a state of {problem.law.mean.shape[-1]} numbers needs at least {2 * (problem.law.mean.shape[-1] + 1)} particles, "
+            f"found {particles}"
+        )
+    with _stream(seed, problem.x0):
+        plan = _pilot(problem)
+        for _ in range(sweeps):
+            run = _smooth(problem, plan)
+            plan = run.plan
+    paths = run.paths()
+    return _labelled(context, paths).assign(
+        log_weight=("sample", run.log_weight.cpu().numpy()),
+        ess=("time", run.ess),
+        distinct=("time", [len(paths[:, t].unique(dim=0)) for t in range(paths.shape[1])]),
+        log_evidence=((), run.log_evidence, {"units": "nats"}),
+    )
+
+
+def unweighted(posterior: xr.Dataset, *, seed: int = 0) -> xr.Dataset:
+    """Resample a posterior to equal weights: the same dataset without `log_weight`, for scores and quantiles of plain ensembles.
+
+    Of a filter every time is resampled by its own weights, of a smoother whole paths are.
+    """
+    torch_weight = torch.as_tensor(posterior["log_weight"].values).exp().reshape(posterior.sizes["sample"], -1)
+    with _stream(seed, torch_weight):
+        columns = [systematic(column) for column in torch_weight.T.contiguous()]
+        columns = [column[torch.randperm(len(column))] for column in columns]
+    index = torch.stack(columns, 1).numpy()
+    rows = xr.DataArray(index, dims=("sample", "time")) if index.shape[1] > 1 else xr.DataArray(index[:, 0], dims="sample")
+    moving = [name for name in posterior if "sample" in posterior[name].dims and name != "log_weight"]
+    picked = {name: posterior[name].isel({"sample": rows, **({"time": _all_times(posterior)} if rows.ndim > 1 else {})}) for name in moving}
+    return posterior.drop_vars("log_weight").assign({n: v.transpose(*posterior[n].dims) for n, v in picked.items()})
+
+
+def _all_times(posterior: xr.Dataset) -> xr.DataArray:
+    return xr.DataArray(np.arange(posterior.sizes["time"]), dims="time")
+
+
+# -- filtering ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The filtered law of one frame; `ess` is the smallest on the way there."""
+
+    x: Tensor
+    log_weight: Tensor
+    ess: float
+    log_evidence: float
+
+    @classmethod
+    def of(cls, cloud: Cloud, ess: float | None = None) -> Frame:
+        return cls(cloud.x, cloud.log_weight, cloud.ess if ess is None else min(ess, cloud.ess), cloud.log_evidence)
+
+
+def _filter(problem: Problem, adapted: bool) -> Iterator[Frame]:
+    cloud = start(problem.mover, problem.x0, problem.law, problem.measured[0])
+    yield Frame.of(cloud)
+    here = 0
+    for target in [*sorted(problem.observed - {0}), problem.steps]:
+        if target == here:
+            continue
+        if not adapted:
+            yield from _blind(problem, cloud, here, target)
+        elif target in problem.observed:
+            yield from _guided(problem, cloud, here, target)
+        else:
+            yield from _forecast(problem, cloud, here, target)
+        here = target
+
+
+def _blind(problem: Problem, cloud: Cloud, here: int, target: int) -> Iterator[Frame]:
+    """The bootstrap filter, for any emission."""
+    for t in range(here + 1, target + 1):
+        cloud.resample(THRESHOLD)
+        cloud.x = problem.mover.sample(cloud.x)
+        cloud.weigh(problem.measured[t](problem.mover.flat(cloud.x)), f"step {t}")
+        yield Frame.of(cloud)
+
+
+def _forecast(problem: Problem, cloud: Cloud, here: int, target: int) -> Iterator[Frame]:
+    for _ in range(here, target):
+        cloud.x = problem.mover.move(cloud.x, None).x
+        yield Frame.of(cloud)
+
+
+def _guided(problem: Problem, cloud: Cloud, here: int, target: int) -> Iterator[Frame]:
+    """Reach an observed frame: forecast the gap, which is what is known of it yet, then go over it again looking ahead."""
+    mover, measured = problem.mover, problem.measured[here + 1 : target + 1]
+    ahead = problem.looks_ahead and target > here + 1
+    if ahead:
+        pilot, fits = Cloud(cloud.x, cloud.log_weight, cloud.log_evidence), []
+        for t in range(here + 1, target + 1):
+            move = mover.move(pilot.x, None, pilot.weight)
+            pilot.x = move.x
+            fits.append(move.fit)
+            if t < target:
+                yield Frame.of(pilot)
+        plan = Plan.backward(measured, fits)
+        cloud.weigh(plan.ahead[0](mover.flat(cloud.x)), f"step {target}")
+    else:
+        plan = Plan([LogQuadratic.flat(problem.law.mean)] * len(measured), measured)
+    worst = cloud.ess
+    for stop in sweep(mover, cloud, plan, THRESHOLD, here + 1):
+        worst = min(worst, cloud.ess)
+        if not ahead and stop.number < target:
+            yield Frame.of(cloud)
+    yield Frame.of(cloud, worst)
+
+
+# -- smoothing ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SmoothingRun:
+    """A sweep over all frames, remembered."""
+
+    states: list[Tensor]
+    parents: list[Tensor | None]
+    log_weight: Tensor
+    ess: list[float]
+    log_evidence: float
+    plan: Plan
+
+    def paths(self) -> Tensor:
+        """Trace the last particles back to their beginnings: (particle, time, *site, channel)."""
+        line = torch.arange(len(self.states[-1]), device=self.states[-1].device)
+        path = [self.states[-1]]
+        for states, parents in zip(self.states[-2::-1], self.parents[::-1], strict=True):
+            line = line if parents is None else parents[line]
+            path.append(states[line])
+        return torch.stack(path[::-1], 1)
+
+
+def _pilot(problem: Problem) -> Plan:
+    """Look ahead over all frames through the steps of the filtered particles."""
+    fits = []
+    for frame in list(_filter(_open_ended(problem), adapted=True))[:-1]:
+        fits.append(problem.mover.move(frame.x, None, frame.log_weight.exp()).fit)
+    return Plan.backward(problem.measured[1:], fits)
+
+
+def _open_ended(problem: Problem) -> Problem:
+    """The problem without a known end, which a filter could not reach."""
+    last = problem.measured[-1]
+    if not isinstance(last, Pinned):
+        return problem
+    measured = [*problem.measured[:-1], LogQuadratic.flat(problem.law.mean)]
+    return Problem(problem.mover, problem.x0, problem.law, measured, problem.observed - {problem.steps})
+
+
+def _smooth(problem: Problem, plan: Plan) -> SmoothingRun:
+    mover = problem.mover
+    cloud = start(mover, problem.x0, problem.law, problem.measured[0].times(plan.ahead[0]))
+    states, ess, parents, fits = [cloud.x], [cloud.ess], [], []
+    for stop in sweep(mover, cloud, plan, THRESHOLD, 1):
+        states.append(stop.x)
+        ess.append(cloud.ess)
+        parents.append(stop.parents)
+        fits.append(stop.fit)
+    plan = Plan.backward(problem.measured[1:], fits)
+    return SmoothingRun(states, parents, cloud.log_weight, ess, cloud.log_evidence, plan)
+
+
+# -- what is asked -----------------------------------------------------------------------------------------------------------
+
+
+def _problem(
+    transition: Transition, x0: Start, observations: Observations, particles: int, end: Tensor | np.ndarray | None = None
+) -> Problem:
+    """Check the question and bring it to tensors in float64."""
+    if particles < 1:
+        raise ConfigError(f"expected at least one particle, found {particles}")
+    spec, mover = transition.spec, Mover(transition)
+    require_real(spec)
+    parameter = next(transition.parameters(), torch.zeros(()))
+    states, scale = _initial(transition, x0)
+    rows = torch.arange(particles) * len(states) // particles
+    states = states.to(parameter.device, parameter.dtype)[rows.to(parameter.device)]
+    observations.check(spec, tuple(states.shape[1:-1]))
+    flat = mover.flat(states)
+    law = exactly(flat)
+    if scale is not None:
+        law = NormalLaw(flat, torch.diag(torch.as_tensor(scale, device=flat.device).flatten()).expand(particles, -1, -1))
+    values, noise = (
+        torch.as_tensor(a, dtype=torch.float64, device=flat.device).flatten(1) for a in (observations.values, observations.noise)
+    )
+    measured: list[Potential] = [LogQuadratic.of_measurement(v, s) for v, s in zip(values, noise, strict=True)]
+    observed = frozenset(observations.frames.tolist())
+    if end is not None:
+        if observations.steps in observed:
+            raise ShapeError(f"step {observations.steps} is both observed and known as the end: leave its observations out")
+        known = torch.as_tensor(end)
+        spec.check(known, what="the end")
+        known = known.reshape(known.shape[-states.dim() + 1 :]).to(states)
+        if known.shape != states.shape[1:]:
+            raise ShapeError(f"the end: expected one state {tuple(states.shape[1:])}, found {tuple(torch.as_tensor(end).shape)}")
+        measured[-1] = Pinned(known, mover.flat(known[None])[0])
+        observed = observed | {observations.steps}
+    return Problem(mover, states, law, measured, observed)
+
+
+def _initial(transition: Transition, x0: Start) -> tuple[Tensor, np.ndarray | None]:
+    """States (state, *site, channel), and standard deviations (*site, dynamic channel) where the start is a Normal law."""
+    spec = transition.spec
+    scale = x0.flat_scale(spec) if isinstance(x0, InitialNormal) else None
+    states = torch.as_tensor(x0.mean if isinstance(x0, InitialNormal) else x0)
+    spec.check(states, what="the initial state")
+    one = 1 + len(spec.sites)
+    states = states[None] if states.dim() == one else states
+    if states.dim() != one + 1 or (scale is not None and len(states) != 1):
+        raise ShapeError(
+            f"the initial state: expected one state ({', '.join(spec.sites)}, channel) or an ensemble (sample, {', '.join(spec.sites)}, "
+            f"channel), found {tuple(states.shape)}"
+        )
+    return states, None if scale is None else scale
+
+
+def _complete(transition: Transition, x0: Start, observations: Observations | None, steps: int | None) -> Observations:
+    """Observations over the asked number of steps; none at all where there are none."""
+    if observations is None:
+        if steps is None or steps < 1:
+            raise ShapeError(f"without observations smoothing needs steps=, a number of at least 1, found {steps}")
+        require_real(transition.spec)
+        sites = _initial(transition, x0)[0].shape[1:-1]
+        shape = (steps + 1, *sites, transition.spec.dynamic_channels)
+        return Observations(np.full(shape, np.nan), np.ones(shape))
+    if steps is not None and steps != observations.steps:
+        raise ShapeError(f"steps {steps} contradicts the observations, which have {observations.steps}: leave it out")
+    return observations
+
+
+def _choose(problem: Problem, proposal: Proposal) -> bool:
+    """Whether to adapt the proposal; raise where that is asked for and impossible."""
+    if proposal is Proposal.FORECAST:
+        return False
+    size, x = problem.law.mean.shape[-1], problem.x0[:1]
+    normal = normal_law(problem.mover.emission(x)) is not None
+    if proposal is Proposal.ADAPTED and size > MAX_STATE:
+        raise ConfigError(
+            f"a state of {size} numbers is too large for adapted proposals (at most {MAX_STATE}): only the filter can go on, "
+            "with proposal='forecast'"
+        )
+    return normal and size <= MAX_STATE if proposal is Proposal.AUTO else True
+
+
+@contextmanager
+def _stream(seed: int, like: Tensor) -> Iterator[None]:
+    """Random numbers of this question alone, and no validation: a particle that diverges gets no weight, and ends nothing."""
+    with pyro.validation_enabled(False), torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _labelled(context: DataContext, states: Tensor) -> xr.Dataset:
+    """Label states (particle, time, *site, channel)."""
+    dims = ("sample", "trajectory", "time")
+    return to_dataset(context.spec, states[:, None].cpu().numpy(), dims, frame_dt=context.frame_dt).isel(trajectory=0)

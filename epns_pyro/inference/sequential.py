@@ -1,0 +1,268 @@
+"""Sequential Monte Carlo on a transition: weighted states, how they move, and sweeps that look ahead.
+
+A sweep moves particles with proposals that know what is coming. Its target at step t is the posterior of the path so far times psi_t(x_t),
+a log-quadratic estimate of p(y_{t+1:T} | x_t) (a twisting function: Guarniero, Johansen & Lee 2017, "The iterated auxiliary particle
+filter"; Heng et al. 2020, "Controlled sequential Monte Carlo"). With Psi_t(x) = p(y_t | x) psi_t(x) and an emission that is Normal given z,
+
+    z_t ~ p(z | h_t),   x_t ~ p(x | h_t, z_t) Psi_t(x) / Z_t,   Z_t = E[Psi_t(x_t) | h_t, z_t],   weight *= Z_t / psi_{t-1}(x_{t-1})
+
+in closed form. psi cancels between steps: a poor one costs effective sample size, never correctness. With psi = 1 this is the fully
+adapted filter. Pyro's `SMCFilter` could express that one, but it throws away the normaliser of its weights (no evidence), records neither
+ancestors nor effective sample sizes, keeps its weights in float32 on the CPU, and cannot go over a gap twice; a test compares with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from epns_pyro.errors import DataError
+from epns_pyro.inference.gaussian import LinearStep, LogQuadratic, NormalLaw, require_normal
+from epns_pyro.models import Transition
+
+GUIDE_SAMPLES = 32  # latents drawn from the guide per particle where the density of a step is estimated
+DENSE = 2 * 10**7  # numbers in the covariances that are worked on at a time
+
+
+# -- weighted states ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Cloud:
+    """Weighted particles on their way.
+
+    Parameters
+    ----------
+    x : Tensor, (particle, *site, channel)
+    log_weight : Tensor, (particle,)
+        Normalised: the weights sum to one.
+    log_evidence : float
+        Of everything weighed in so far.
+    """
+
+    x: Tensor
+    log_weight: Tensor
+    log_evidence: float = 0.0
+
+    @property
+    def weight(self) -> Tensor:
+        return self.log_weight.exp()
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size, 1 / sum of squared weights."""
+        return float((-(2 * self.log_weight).logsumexp(0)).exp())
+
+    def weigh(self, log_factor: Tensor, when: str) -> None:
+        """Multiply the weights, and the evidence by the mean of the factors.
+
+        Raises
+        ------
+        DataError
+            If no particle is left.
+        """
+        raw = self.log_weight + torch.nan_to_num(log_factor, nan=-torch.inf, posinf=-torch.inf)
+        total = raw.logsumexp(0)
+        if not total.isfinite():
+            raise DataError(f"no particle can explain the observations at {when}: use more particles, or state a larger noise")
+        self.log_weight, self.log_evidence = raw - total, self.log_evidence + float(total)
+
+    def resample(self, threshold: float) -> Tensor | None:
+        """Where the effective share is below the threshold, draw particles by weight; return the indices of their parents, or None."""
+        if self.ess >= threshold * len(self.x):
+            return None
+        parents = systematic(self.weight)
+        self.x = self.x[parents]
+        self.log_weight = torch.full_like(self.log_weight, 1 / len(self.x)).log()
+        return parents
+
+
+def systematic(weight: Tensor, draws: int | None = None) -> Tensor:
+    """Systematic resampling: indices (draw,), ascending; particle i comes up floor or ceil of draws x weight_i times."""
+    draws = draws or len(weight)
+    points = (
+        torch.arange(draws, dtype=weight.dtype, device=weight.device) + torch.rand((), dtype=weight.dtype, device=weight.device)
+    ) / draws
+    return torch.searchsorted(weight.cumsum(0), points * weight.sum()).clamp_(max=len(weight) - 1)
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------------
+
+
+class Move(NamedTuple):
+    """A step of all particles.
+
+    Parameters
+    ----------
+    x : Tensor, (particle, *site, channel)
+    log_mass : Tensor, (particle,)
+        log Z; 0 for a forecast.
+    fit : LinearStep or None
+        The step as one linear step, where it was asked for.
+    """
+
+    x: Tensor
+    log_mass: Tensor
+    fit: LinearStep | None
+
+
+@dataclass(frozen=True)
+class Mover:
+    """Moves particles by a transition, some at a time."""
+
+    transition: Transition
+
+    def flat(self, x: Tensor) -> Tensor:
+        """The dynamic channels of states (particle, *site, channel) as vectors in float64: (particle, state)."""
+        return self.transition.spec.dynamic(x).flatten(1).double()
+
+    def put(self, x: Tensor, flat: Tensor) -> Tensor:
+        """Return the states with their dynamic channels replaced by the vectors."""
+        y = flat.to(x.dtype).reshape(*x.shape[:-1], self.transition.spec.dynamic_channels)
+        return self.transition.spec.advance(x, y)
+
+    def sample(self, x: Tensor) -> Tensor:
+        """Draw x' ~ p(x' | x), for any emission."""
+        return torch.cat([self.transition.spec.advance(part, self.emission(part).sample()) for part in x.split(self.transition.chunk)])
+
+    def move(self, x: Tensor, potential: LogQuadratic | None, weight: Tensor | None = None) -> Move:
+        """Draw x' ~ p(x' | h, z) Psi(x') / Z for z ~ p(z | h); without a potential x' ~ p(x' | x). With weights, fit a linear step."""
+        size = max(1, min(self.transition.chunk, DENSE // self.flat(x[:1]).shape[-1] ** 2))
+        states, masses, means, covariance = [], [], [], 0.0
+        for start, part in zip(range(0, len(x), size), x.split(size), strict=True):
+            law = require_normal(self.emission(part))
+            if potential is None:
+                draws, log_mass = law.mean + (law.factor @ torch.randn_like(law.mean)[..., None])[..., 0], law.mean.new_zeros(len(part))
+            else:
+                draws, log_mass = potential.tilt(law)
+            states.append(self.put(part, draws))
+            masses.append(log_mass)
+            means.append(law.mean)
+            if weight is not None:
+                covariance = covariance + torch.einsum("p,pij->ij", weight[start : start + size], law.covariance)
+        fit = None if weight is None else LinearStep.fit(self.flat(x), torch.cat(means), covariance, weight)
+        return Move(torch.cat(states), torch.cat(masses), fit)
+
+    def log_density(self, x: Tensor, x_next: Tensor) -> Tensor:
+        """Estimate log p(x' | x) without bias in p, with latents from the guide: (particle,); x_next is one state (*site, channel)."""
+        transition, size = self.transition, max(1, self.transition.chunk // GUIDE_SAMPLES)
+        estimates = []
+        for part in x.split(size):
+            h = transition.forward_model(part)
+            guide = transition.posterior(part, h, x_next.expand_as(part))
+            z = guide.sample((GUIDE_SAMPLES,))
+            score = transition.emission(part, h, z).log_prob(transition.spec.dynamic(x_next).expand(*part.shape[:-1], -1))
+            ratio = score + transition.prior(part, h).log_prob(z) - guide.log_prob(z)
+            estimates.append(ratio.double().logsumexp(0) - torch.tensor(GUIDE_SAMPLES).log())
+        return torch.cat(estimates)
+
+    def emission(self, x: Tensor) -> object:
+        """p(x' | h, z) for a z of the prior."""
+        h = self.transition.forward_model(x)
+        return self.transition.emission(x, h, self.transition.prior(x, h).sample())
+
+
+# -- looking ahead -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """The last state (*site, channel) is known: Psi is a point mass. `flat` (state,) are its dynamic channels."""
+
+    state: Tensor
+    flat: Tensor
+
+    def before(self, step: LinearStep) -> LogQuadratic:
+        """log Normal(state; A x + b, S) as a function of x."""
+        jitter = 1e-9 * step.noise.diagonal().mean() * torch.eye(len(self.flat), dtype=self.flat.dtype, device=self.flat.device)
+        root = torch.linalg.cholesky(step.noise + jitter)
+        white = torch.linalg.solve_triangular(root, torch.cat([step.slope, (self.flat - step.offset)[:, None]], 1), upper=False)
+        slope, target = white[:, :-1], white[:, -1]
+        constant = -0.5 * target @ target - root.diagonal().log().sum() - 0.5 * len(self.flat) * torch.log(torch.tensor(2 * torch.pi))
+        return LogQuadratic(slope.T @ slope, slope.T @ target, constant)
+
+
+Potential = LogQuadratic | Pinned
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep over the steps t0 + 1 .. t1 aims at.
+
+    Parameters
+    ----------
+    ahead : list of LogQuadratic
+        psi at t0 .. t1 - 1.
+    potentials : list
+        Psi at t0 + 1 .. t1.
+    """
+
+    ahead: list[LogQuadratic]
+    potentials: list[Potential]
+
+    @classmethod
+    def backward(cls, measured: list[Potential], fits: list[LinearStep]) -> Plan:
+        """Look ahead through linear steps: psi_{t-1}(x) = integral of Normal(x'; A_t x + b_t, S_t) p(y_t | x') psi_t(x') dx'.
+
+        Parameters
+        ----------
+        measured : list
+            log p(y_t | x) at t0 + 1 .. t1.
+        fits : list of LinearStep
+            The steps to t0 + 1 .. t1.
+        """
+        ahead: list[LogQuadratic] = []
+        potentials: list[Potential] = []
+        for here, fit in zip(reversed(measured), reversed(fits), strict=True):
+            potentials.append(here.times(ahead[-1]) if ahead else here)
+            ahead.append(potentials[-1].before(fit))
+        return cls(ahead[::-1], potentials[::-1])
+
+
+class Stop(NamedTuple):
+    """Where a sweep has come to.
+
+    Parameters
+    ----------
+    number : int
+        Of the step, as `sweep` was told to count.
+    x, log_weight : Tensor
+        The cloud after it.
+    parents : Tensor or None
+        Indices of the particles that it started from; None: each from itself.
+    fit : LinearStep
+        The step as a linear one.
+    """
+
+    number: int
+    x: Tensor
+    log_weight: Tensor
+    parents: Tensor | None
+    fit: LinearStep
+
+
+def sweep(mover: Mover, cloud: Cloud, plan: Plan, threshold: float, first: int) -> Iterator[Stop]:
+    """Move a cloud, which must hold psi of its present frame in its weights already, through a plan; `first` numbers the first step."""
+    for t, (psi, potential) in enumerate(zip(plan.ahead, plan.potentials, strict=True), first):
+        parents = cloud.resample(threshold)
+        before = psi(mover.flat(cloud.x))
+        if isinstance(potential, Pinned):
+            move = mover.move(cloud.x, None, cloud.weight)
+            move = Move(potential.state.expand_as(cloud.x), mover.log_density(cloud.x, potential.state), move.fit)
+        else:
+            move = mover.move(cloud.x, potential, cloud.weight)
+        cloud.x = move.x
+        cloud.weigh(move.log_mass - before, f"step {t}")
+        yield Stop(t, cloud.x, cloud.log_weight, parents, move.fit)
+
+
+def start(mover: Mover, x: Tensor, law: NormalLaw, potential: LogQuadratic) -> Cloud:
+    """Draw initial states from law x Psi_0 / Z, and weigh them by Z; x (particle, *site, channel) gives the static fields."""
+    draws, log_mass = potential.tilt(law)
+    cloud = Cloud(mover.put(x, draws), torch.full_like(log_mass, 1 / len(log_mass)).log())
+    cloud.weigh(log_mass, "the initial state")
+    return cloud
