@@ -41,43 +41,44 @@ class Config(pydantic.BaseModel):
     def override(self, changes: dict[str, Any]) -> Self:
         """Return a copy with dotted keys changed, e.g. {"training.steps": 100}, fully validated again.
 
-        Another choice, by "shape.name" or by "shape" itself, starts from its own defaults; its settings may come in any order.
+        A choice is changed by its name, {"backbone": "frames"} or {"backbone.name": "frames"}; it starts from its own defaults, and other
+        changes may set what it has.
         """
-        raw = self.model_dump(mode="python")
-        for dotted, value in sorted(changes.items(), key=lambda item: not _is_choice(item, raw)):
-            *parents, leaf = dotted.split(".")
-            node: Any = raw
-            for parent in parents:
-                if not isinstance(node, dict) or not isinstance(node.get(parent), dict):
-                    known = node if isinstance(node, dict) else ()
-                    raise ConfigError(f"--set {dotted}: there is no section {parent!r}: {nearest(parent, known)}")
-                node = node[parent]
-            if leaf not in node and _ANEW not in node:
-                raise ConfigError(f"--set {dotted}: unknown key {leaf!r}: {nearest(leaf, node)}")
-            if leaf == "name" and value != node["name"]:
-                node.clear()
-                node[_ANEW] = True
-            if _is_choice((dotted, value), raw) and leaf != "name":
-                node[leaf] = {"name": value, _ANEW: True}
-            else:
+        raw, settings = self.model_dump(mode="python"), []
+        for dotted, value in sorted(changes.items(), key=lambda change: change[0].count(".")):
+            key = f"{dotted}.name" if isinstance(value, str) and "name" in _section(raw, dotted) else dotted
+            if key.endswith(".name") and value != _section(raw, key.removesuffix(".name")).get("name"):
+                node, leaf = _place(raw, key)
+                node.clear()  # the settings of the old choice do not carry over
                 node[leaf] = value
-        return type(self).parse(_without_marks(raw))
+                raw = type(self).parse(raw).model_dump(mode="python")
+            else:
+                settings.append((key, value))
+        for key, value in settings:
+            node, leaf = _place(raw, key)
+            node[leaf] = value
+        return type(self).parse(raw)
 
 
-_ANEW = "<anew>"  # marks a choice made anew, whose keys only its own config knows
-
-
-def _is_choice(change: tuple[str, Any], raw: dict[str, Any]) -> bool:
-    """Whether a change names another entry of a registry: "shape.name", or "shape" where a mapping with a name stands."""
-    dotted, value = change
+def _section(raw: dict[str, Any], dotted: str) -> dict[str, Any]:
+    """The mapping that a dotted key holds; empty where it holds none."""
     node: Any = raw
-    for key in dotted.split("."):
-        node = node.get(key) if isinstance(node, dict) else None
-    return dotted.endswith(".name") or (isinstance(value, str) and isinstance(node, dict) and "name" in node)
+    for part in dotted.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else {}
 
 
-def _without_marks(raw: Any) -> Any:
-    return {key: _without_marks(value) for key, value in raw.items() if key != _ANEW} if isinstance(raw, dict) else raw
+def _place(raw: dict[str, Any], dotted: str) -> tuple[dict[str, Any], str]:
+    """The mapping and the key in it that a dotted key stands for."""
+    node: Any = raw
+    *parents, leaf = dotted.split(".")
+    for parent in parents:
+        if not isinstance(node.get(parent), dict):
+            raise ConfigError(f"--set {dotted}: there is no section {parent!r}: {nearest(parent, node)}")
+        node = node[parent]
+    if leaf not in node:
+        raise ConfigError(f"--set {dotted}: unknown key {leaf!r}: {nearest(leaf, node)}")
+    return node, leaf
 
 
 def _explain(cls: type[Config], item: Any, where: str) -> str:

@@ -48,6 +48,20 @@ class DrawingConfig(Config):
     title: str = ""
 
 
+DRAWINGS = Registry("drawing")
+
+
+@DRAWINGS.register("sketch")
+class SketchConfig(Config):
+    name: Literal["sketch"] = "sketch"
+
+
+@DRAWINGS.register("print")
+class PrintConfig(Config):
+    name: Literal["print"] = "print"
+    shape: choice(SHAPES) = pydantic.Field(default="disc", validate_default=True)
+
+
 # -- reading ---------------------------------------------------------------------------------------------------------------
 
 
@@ -131,10 +145,24 @@ def test_another_choice_starts_from_its_own_defaults():
     assert drawing.override({"shape.name": "disc"}).shape == DiscConfig(radius=0.5)
 
 
+@pytest.mark.parametrize("key", ["shape.name", "shape"])
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_choice_and_its_settings_may_come_in_any_order(order):
-    changes = dict([("shape.name", "rectangle"), ("shape.width", 0.5)][::order])
+def test_a_choice_and_its_settings_may_come_in_any_order(key, order):
+    changes = dict([(key, "rectangle"), ("shape.width", 0.5)][::order])
     assert DrawingConfig().override(changes).shape == RectangleConfig(width=0.5)
+
+
+def test_settings_that_only_fit_together_are_changed_together():
+    drawing = DrawingConfig(shape="rectangle").override({"shape.width": 5.0, "shape.height": 6.0})
+    assert drawing.shape == RectangleConfig(width=5.0, height=6.0)
+
+
+def test_choices_inside_choices_are_changed_from_the_outside_in():
+    class PageConfig(Config):
+        drawing: choice(DRAWINGS) = pydantic.Field(default="sketch", validate_default=True)
+
+    changes = {"drawing.shape.width": 0.5, "drawing.shape.name": "rectangle", "drawing.name": "print"}
+    assert PageConfig().override(changes).drawing == PrintConfig(shape=RectangleConfig(width=0.5))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +172,9 @@ def test_a_choice_and_its_settings_may_come_in_any_order(order):
         ({"pen.widht": 2}, "--set pen.widht: unknown key 'widht': did you mean 'width'? (known: colour, width)"),
         ({"pin.width": 2}, "--set pin.width: there is no section 'pin': did you mean 'pen'?"),
         ({"copies.width": 2}, "--set copies.width: there is no section 'copies'"),
+        ({"copies.name": "two"}, "--set copies.name: there is no section 'copies'"),
+        ({"pen.name": "two"}, "--set pen.name: unknown key 'name': "),
+        ({"pen": "thin"}, "pen: input should be a valid dictionary or instance of PenConfig, found 'thin'"),
         ({"pen.width": 0}, "pen.width: input should be greater than or equal to 1, found 0"),
         ({"shape.name": "disk"}, "unknown shape 'disk': did you mean 'disc'?"),
         ({"shape.width": 2}, "unknown key 'width'"),
