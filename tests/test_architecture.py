@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,7 @@ ONLY_IN = {
     "click": ("epns_pyro.cli",),
 }
 NEVER_IN = {"epns_pyro.calibration": ("torch",)}
+HEAVY = ("torch_geometric", "e3nn")
 # The published files have channels by position: reading them is the one place where a position means something.
 BY_POSITION = ("epns_pyro.data.published",)
 
@@ -52,9 +54,14 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def parse(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 def imports(source: str) -> Iterator[str]:
     """Modules that a source imports, at its top or inside, but for those that only annotations need."""
-    pending: list[ast.AST] = [ast.parse(source)]
+    pending: list[ast.AST] = [parse(source)]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
@@ -98,10 +105,16 @@ def borders(module: str, source: str) -> list[str]:
     return [f"{module} imports {library}" for library in wrong]
 
 
+def heavy_at_the_top(module: str, source: str) -> list[str]:
+    """Libraries that take seconds to import and that most runs do without, imported outside of a function."""
+    at_the_top = ast.unparse(ast.Module([node for node in parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))], []))
+    return [f"{module} imports {name} at its top" for name in HEAVY if name in {target.split(".")[0] for target in imports(at_the_top)}]
+
+
 def channels_by_number(module: str, source: str) -> list[str]:
     """Places like x[..., 5:8] or x[..., 3]: channels are known by name. x[..., 0], x[..., -1] and open slices are no channels."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple) and is_ellipsis(node.slice.elts[0]):
             last = node.slice.elts[-1]
             bounds = (last.lower, last.upper) if isinstance(last, ast.Slice) else (last,)
@@ -116,18 +129,18 @@ def is_ellipsis(node: ast.AST) -> bool:
 
 
 def prints(module: str, source: str) -> list[str]:
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(parse(source)) if isinstance(node, ast.Call)]
     return [f"{module}:{c.lineno}: print" for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
 
 
 def asserts(module: str, source: str) -> list[str]:
-    return [f"{module}:{n.lineno}: assert" for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Assert)]
+    return [f"{module}:{n.lineno}: assert" for n in ast.walk(parse(source)) if isinstance(n, ast.Assert)]
 
 
 def passes_keywords_through(module: str, source: str) -> list[str]:
     """Functions that take **kwargs and hand them on as **kwargs; classes derived from click's have to."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, (ast.FunctionDef, ast.Lambda)) and node.args.kwarg:
             name = node.args.kwarg.arg
             handed = [k for call in ast.walk(node) if isinstance(call, ast.Call) for k in call.keywords if k.arg is None]
@@ -136,7 +149,7 @@ def passes_keywords_through(module: str, source: str) -> list[str]:
     return [] if part(module) == "cli" else found
 
 
-RULES = (layering, borders, channels_by_number, prints, asserts, passes_keywords_through)
+RULES = (layering, borders, heavy_at_the_top, channels_by_number, prints, asserts, passes_keywords_through)
 
 # -- the rules hold --------------------------------------------------------------------------------------------------------
 
@@ -176,6 +189,7 @@ def test_every_part_has_its_place():
         (borders, "epns_pyro.inference.elbo", "from lightning_fabric import Fabric", "imports lightning_fabric"),
         (borders, "epns_pyro.evaluation", "import arviz", "imports arviz"),
         (borders, "epns_pyro.calibration.scores", "import torch", "imports torch"),
+        (heavy_at_the_top, "epns_pyro.backbones.graphs", "from torch_geometric.utils import scatter", "torch_geometric at its top"),
         (channels_by_number, "epns_pyro.models.epns", "v = x[..., 5:8]", r"x[..., 5:8]"),
         (channels_by_number, "epns_pyro.models.epns", "v = x[..., :, 0:3]", r"x[..., :, 0:3]"),
         (channels_by_number, "epns_pyro.models.epns", "m = x[..., 3]", r"x[..., 3]"),
@@ -197,6 +211,7 @@ def test_breaking_a_rule_is_seen(rule, module, source, found):
         (layering, "epns_pyro.models.epns", "from epns_pyro.models.transition import Transition\nimport torch"),
         (borders, "epns_pyro.inference.trainer", "from lightning_fabric import Fabric"),
         (borders, "epns_pyro.models.epns", "import pyro"),
+        (heavy_at_the_top, "epns_pyro.backbones.graphs", "import torch\ndef f():\n    from torch_geometric.utils import scatter"),
         (channels_by_number, "epns_pyro.models.epns", "x[..., 0], x[..., -1], x[..., 1:], x[..., :n], x[..., None]"),
         (passes_keywords_through, "epns_pyro.state", "def f(**values):\n    return g(values)"),
     ],

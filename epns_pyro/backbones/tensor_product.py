@@ -264,7 +264,9 @@ class TensorProductConfig(BackboneConfig):
         hidden = parse_irreps(self.hidden)
         levels = plan(hidden, {irrep: hidden[irrep] for irrep in ("0e", "1o")}, self.lmax, self.layers)
         if idle := sorted(hidden.keys() - {irrep for level in levels for irrep in level}):
-            raise ValueError(f"hidden: {', '.join(idle)} takes no part with layers = {self.layers} and lmax = {self.lmax}: leave it out")
+            raise ValueError(
+                f"hidden: nothing makes or uses {', '.join(idle)} with layers = {self.layers} and lmax = {self.lmax}: leave it out"
+            )
         return self
 
     def build(self, signature: Signature) -> TensorProductNetwork:

@@ -1,0 +1,100 @@
+"""Interaction graphs against brute force."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from epns_pyro.backbones.graphs import DENSE_BODIES, DenseGraph, GraphConfig, SparseGraph
+from epns_pyro.errors import ConfigError
+
+RADIUS, NEIGHBOURS = 1.5, 2
+CONFIGS = {
+    "dense": {"dense": True},
+    "sparse": {"dense": False},
+    "radius": {"kind": "radius", "radius": RADIUS},
+    "nearest": {"kind": "nearest", "neighbours": NEIGHBOURS},
+}
+
+
+def positions(*batch: int, bodies: int = 6) -> Tensor:
+    return torch.randn(*batch, bodies, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def brute_force(kind: str, r: Tensor) -> Tensor:
+    """Who hears whom, one pair at a time: (receiver, sender) booleans, for positions (body, space)."""
+    hears = torch.zeros(len(r), len(r), dtype=torch.bool)
+    for i in range(len(r)):
+        others = sorted((float((r[i] - r[j]).norm()), j) for j in range(len(r)) if j != i)
+        if kind == "nearest":
+            others = others[:NEIGHBOURS]
+        for distance, j in others:
+            hears[i, j] = kind != "radius" or distance < RADIUS
+    return hears
+
+
+def edges(config: dict, r: Tensor) -> Tensor:
+    """How often each body hears each, as the graph says: (*batch, receiver, sender)."""
+    graph = GraphConfig.parse(config).connect(r)
+    names = torch.eye(r.shape[-2], dtype=r.dtype).expand(*r.shape[:-1], -1)
+    return graph.collect(graph.senders(names))
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_edges_are_those_of_brute_force(kind):
+    r = positions(2, 3)
+    expected = torch.stack([torch.stack([brute_force(kind, r[a, b]) for b in range(3)]) for a in range(2)])
+    assert torch.equal(edges(CONFIGS[kind], r), expected.double())
+    assert not expected.all()  # nobody hears itself
+
+
+def test_the_radius_leaves_some_out_and_lets_some_in():
+    degrees = edges(CONFIGS["radius"], positions(20)).sum(-1)
+    assert degrees.min() == 0
+    assert degrees.max() >= 4
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_both_ends_of_an_edge_are_right(kind):
+    """Receivers broadcast against senders, and come back to themselves."""
+    r = positions(4)
+    graph = GraphConfig.parse(CONFIGS[kind]).connect(r)
+    degree = graph.collect(torch.ones_like(graph.senders(r[..., :1])))
+    relative = graph.collect(graph.senders(r) - graph.receivers(r))
+    torch.testing.assert_close(relative, graph.collect(graph.senders(r)) - degree * r)
+    wide = torch.stack([r, 2 * r], -2)  # any number of feature dimensions
+    torch.testing.assert_close(graph.collect(graph.senders(wide))[..., 1, :], 2 * graph.collect(graph.senders(r)))
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_body_alone_hears_nobody(kind):
+    assert torch.equal(edges(CONFIGS[kind], positions(2, bodies=1)), torch.zeros(2, 1, 1).double())
+
+
+def test_no_more_neighbours_than_there_are():
+    r = positions(2, bodies=4)
+    assert torch.equal(edges({"kind": "nearest", "neighbours": 9}, r), edges({"dense": True}, r))
+
+
+def test_large_complete_graphs_go_the_sparse_way():
+    for bodies, kind in ((DENSE_BODIES, DenseGraph), (DENSE_BODIES + 1, SparseGraph)):
+        assert type(GraphConfig().connect(positions(bodies=bodies))) is kind
+    assert type(GraphConfig(dense=True).connect(positions(bodies=DENSE_BODIES + 1))) is DenseGraph
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "radius"}, "graph kind 'radius' and the setting 'radius' go together; found kind 'radius', radius None"),
+        ({"radius": 1.0}, "graph kind 'radius' and the setting 'radius' go together; found kind 'complete', radius 1.0"),
+        ({"kind": "nearest"}, "graph kind 'nearest' and the setting 'neighbours' go together"),
+        ({"kind": "radius", "radius": 1.0, "dense": True}, "only a complete graph has a dense path, found kind 'radius'"),
+        ({"kind": "ring"}, "kind: input should be 'complete', 'radius' or 'nearest', found 'ring'"),
+        ({"kind": "nearest", "neighbours": 0}, "neighbours: input should be greater than 0, found 0"),
+    ],
+)
+def test_graphs_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ConfigError) as error:
+        GraphConfig.parse(settings)
+    assert message in str(error.value)
