@@ -196,18 +196,17 @@ def _blind(problem: Problem, cloud: Cloud, here: int, target: int) -> Iterator[F
 
 def _forecast(problem: Problem, cloud: Cloud, here: int, target: int) -> Iterator[Frame]:
     for _ in range(here, target):
-        cloud.x = problem.mover.move(cloud.x, None).x
+        cloud.x = problem.mover.move(cloud.x).x
         yield Frame.of(cloud)
 
 
 def _guided(problem: Problem, cloud: Cloud, here: int, target: int) -> Iterator[Frame]:
     """Reach an observed frame: forecast the gap, which is what is known of it yet, then go over it again looking ahead."""
     mover, measured = problem.mover, problem.measured[here + 1 : target + 1]
-    ahead = problem.looks_ahead and target > here + 1
-    if ahead:
+    if problem.looks_ahead:
         pilot, fits = Cloud(cloud.x, cloud.log_weight, cloud.log_evidence), []
         for t in range(here + 1, target + 1):
-            move = mover.move(pilot.x, None, pilot.weight)
+            move = mover.move(pilot.x, weight=pilot.weight)
             pilot.x = move.x
             fits.append(move.fit)
             if t < target:
@@ -215,11 +214,11 @@ def _guided(problem: Problem, cloud: Cloud, here: int, target: int) -> Iterator[
         plan = Plan.backward(measured, fits)
         cloud.weigh(plan.ahead[0](mover.flat(cloud.x)), f"step {target}")
     else:
-        plan = Plan([LogQuadratic.flat(problem.law.mean)] * len(measured), measured)
+        plan = Plan.myopic(measured)
     worst = cloud.ess
     for stop in sweep(mover, cloud, plan, THRESHOLD, here + 1):
         worst = min(worst, cloud.ess)
-        if not ahead and stop.number < target:
+        if not problem.looks_ahead and stop.number < target:
             yield Frame.of(cloud)
     yield Frame.of(cloud, worst)
 
@@ -252,7 +251,7 @@ def _pilot(problem: Problem) -> Plan:
     """Look ahead over all frames through the steps of the filtered particles."""
     fits = []
     for frame in list(_filter(_open_ended(problem), adapted=True))[:-1]:
-        fits.append(problem.mover.move(frame.x, None, frame.log_weight.exp()).fit)
+        fits.append(problem.mover.move(frame.x, weight=frame.log_weight.exp()).fit)
     return Plan.backward(problem.measured[1:], fits)
 
 

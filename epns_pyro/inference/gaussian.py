@@ -37,10 +37,10 @@ class NormalLaw(NamedTuple):
 
 
 class Tilted(NamedTuple):
-    """Draws of p psi / Z, (particle, state), and log Z, (particle,)."""
+    """Draws (particle, state) that heed psi, and the logarithm of the weight that makes up for it (particle,)."""
 
     draws: Tensor
-    log_mass: Tensor
+    log_weight: Tensor
 
 
 class LogQuadratic(NamedTuple):
@@ -88,7 +88,7 @@ class LogQuadratic(NamedTuple):
         return LogQuadratic(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
     def tilt(self, law: NormalLaw) -> Tilted:
-        """Draw from p psi / Z, one draw per particle, and give log Z."""
+        """Draw from p psi / Z, one draw per particle; the weight is Z."""
         mean, factor = law
         gradient = (self.linear - mean @ self.precision)[..., None]
         eye = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
@@ -96,55 +96,94 @@ class LogQuadratic(NamedTuple):
         white = torch.linalg.solve_triangular(root, factor.mT @ gradient, upper=False)
         noise = torch.randn_like(white)
         draws = mean + (factor @ torch.linalg.solve_triangular(root.mT, white + noise, upper=True))[..., 0]
-        log_mass = self(mean) + 0.5 * white.square().sum((-2, -1)) - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return Tilted(draws, log_mass)
+        log_weight = self(mean) + 0.5 * white.square().sum((-2, -1)) - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return Tilted(draws, log_weight)
+
+    def blurred(self, noise: Tensor) -> LogQuadratic:
+        """log of the integral of Normal(x; m, noise) psi(x) dx, as a function of m; noise (state, state)."""
+        eye = torch.eye(len(self.linear), dtype=self.linear.dtype, device=self.linear.device)
+        gain = torch.linalg.inv(eye + self.precision @ noise)
+        precision, linear = _symmetric(gain @ self.precision), gain @ self.linear
+        return LogQuadratic(precision, linear, self.constant + 0.5 * (self.linear @ noise @ linear + torch.linalg.slogdet(gain).logabsdet))
+
+    def after(self, slope: Tensor, offset: Tensor) -> LogQuadratic:
+        """log psi(slope u + offset), as a function of u."""
+        gradient = self.linear - self.precision @ offset
+        constant = self.constant + 0.5 * offset @ (self.linear + gradient)
+        return LogQuadratic(_symmetric(slope.T @ self.precision @ slope), slope.T @ gradient, constant)
 
     def before(self, step: LinearStep) -> LogQuadratic:
-        """log of the integral of Normal(x'; A x + b, S) psi(x') dx', a log-quadratic function of x."""
-        gain = torch.linalg.inv(
-            torch.eye(len(self.linear), dtype=self.linear.dtype, device=self.linear.device) + self.precision @ step.noise
-        )
-        precision, linear = _symmetric(gain @ self.precision), gain @ self.linear
-        spread = 0.5 * self.linear @ step.noise @ linear + 0.5 * torch.linalg.slogdet(gain).logabsdet
-        a, b = step.slope, step.offset
-        at_offset = self.constant + spread + linear @ b - 0.5 * b @ precision @ b
-        return LogQuadratic(_symmetric(a.T @ precision @ a), a.T @ (linear - precision @ b), at_offset)
+        """log of the integral of p(x' | x) psi(x') dx' for a linear step, as a function of x."""
+        return self.blurred(step.total_noise).after(step.slope, step.offset)
 
 
 class LinearStep(NamedTuple):
-    """x' ~ Normal(A x + b, S): slope A and noise S, (state, state), offset b, (state,)."""
+    """x' ~ Normal(A x + B e + b, S), with the standardised latents e ~ Normal(0, I).
+
+    Parameters
+    ----------
+    slope : Tensor, (state, state)
+        A.
+    latent : Tensor, (state, latent)
+        B; no columns where the latents count as noise.
+    offset : Tensor, (state,)
+        b.
+    noise : Tensor, (state, state)
+        S.
+    """
 
     slope: Tensor
+    latent: Tensor
     offset: Tensor
     noise: Tensor
 
+    @property
+    def total_noise(self) -> Tensor:
+        """Covariance of x' given x, (state, state)."""
+        return self.noise + self.latent @ self.latent.T
+
     @classmethod
-    def fit(cls, x: Tensor, mean: Tensor, covariance: Tensor, weight: Tensor) -> LinearStep:
+    def fit(cls, x: Tensor, latents: Tensor, mean: Tensor, covariance: Tensor, weight: Tensor) -> LinearStep:
         """Fit one linear step to the steps that particles take; what is not linear, and what differs between them, counts as noise.
 
         Parameters
         ----------
         x, mean : Tensor, (particle, state)
             States, and the means of the laws of the next.
+        latents : Tensor, (particle, latent)
+            Standardised latents that these laws were given.
         covariance : Tensor, (state, state)
             Mean covariance of these laws.
         weight : Tensor, (particle,)
             Sums to one.
         """
+        causes = torch.cat([x, latents], -1)
         weight = weight / weight.sum()
-        centre, middle = weight @ x, weight @ mean
-        dx, dm = x - centre, mean - middle
-        spread = (weight @ dx.square()).sqrt()
-        unit = torch.where(spread > TINY * (1 + centre.abs()), spread, math.inf)  # a number that does not vary explains nothing
-        standard = dx / unit
+        centre, middle = weight @ causes, weight @ mean
+        deviation, answer = causes - centre, mean - middle
+        spread = (weight @ deviation.square()).sqrt()
+        unit = torch.where(spread > TINY * (1 + centre.abs()), spread, math.inf)  # what does not vary explains nothing
+        standard = deviation / unit
         eye = torch.eye(len(unit), dtype=x.dtype, device=x.device)
-        slope = torch.linalg.solve(standard.mT @ (weight[:, None] * standard) + RIDGE * eye, standard.mT @ (weight[:, None] * dm))
-        left = dm - standard @ slope
+        slope = torch.linalg.solve(standard.mT @ (weight[:, None] * standard) + RIDGE * eye, standard.mT @ (weight[:, None] * answer))
+        left = answer - standard @ slope
         effective, parameters = 1 / weight.square().sum(), len(unit) + 1
         inflation = effective / (effective - parameters).clamp(min=0.1 * effective)  # residuals of a fit are too small
         noise = inflation * left.mT @ (weight[:, None] * left) + covariance
         slope = (slope / unit[:, None]).T
-        return cls(slope, middle - slope @ centre, _symmetric(noise))
+        of_x, of_latents = slope.split([x.shape[-1], latents.shape[-1]], -1)
+        return cls(of_x, of_latents, middle - slope @ centre, _symmetric(noise))
+
+    def draw_latents(self, x: Tensor, potential: LogQuadratic) -> Tilted:
+        """Draw standardised latents as psi(x') would have them, with log of Normal(0, I) over the density they were drawn from."""
+        goal = potential.blurred(self.noise)
+        gradient = (goal.linear - (x @ self.slope.T + self.offset) @ goal.precision) @ self.latent
+        eye = torch.eye(self.latent.shape[-1], dtype=x.dtype, device=x.device)
+        root = torch.linalg.cholesky(eye + self.latent.T @ goal.precision @ self.latent)
+        white = torch.linalg.solve_triangular(root, gradient.T, upper=False)
+        noise = torch.randn_like(white)
+        draws = torch.linalg.solve_triangular(root.T, white + noise, upper=True)
+        return Tilted(draws.T, 0.5 * (noise.square() - draws.square()).sum(0) - root.diagonal().log().sum())
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

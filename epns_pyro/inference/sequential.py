@@ -4,10 +4,13 @@ A sweep moves particles with proposals that know what is coming. Its target at s
 a log-quadratic estimate of p(y_{t+1:T} | x_t) (a twisting function: Guarniero, Johansen & Lee 2017, "The iterated auxiliary particle
 filter"; Heng et al. 2020, "Controlled sequential Monte Carlo"). With Psi_t(x) = p(y_t | x) psi_t(x) and an emission that is Normal given z,
 
-    z_t ~ p(z | h_t),   x_t ~ p(x | h_t, z_t) Psi_t(x) / Z_t,   Z_t = E[Psi_t(x_t) | h_t, z_t],   weight *= Z_t / psi_{t-1}(x_{t-1})
+    z_t ~ q(z),   x_t ~ p(x | h_t, z_t) Psi_t(x) / Z_t,   weight *= p(z_t | h_t) / q(z_t) Z_t / psi_{t-1}(x_{t-1})
 
-in closed form. psi cancels between steps: a poor one costs effective sample size, never correctness. With psi = 1 this is the fully
-adapted filter. Pyro's `SMCFilter` could express that one, but it throws away the normaliser of its weights (no evidence), records neither
+where Z_t = E[Psi_t(x_t) | h_t, z_t] is a closed form. psi and the proposal q of the latents come from linear steps that were fitted to a
+first, blind passage of the particles; both cancel: poor ones cost effective sample size, never correctness. With psi = 1 and the prior
+for q this is the fully adapted filter.
+
+Pyro's `SMCFilter` could express the fully adapted filter, but it throws away the normaliser of its weights (no evidence), records neither
 ancestors nor effective sample sizes, keeps its weights in float32 on the CPU, and cannot go over a gap twice; a test compares with it.
 """
 
@@ -99,15 +102,29 @@ class Move(NamedTuple):
     Parameters
     ----------
     x : Tensor, (particle, *site, channel)
-    log_mass : Tensor, (particle,)
-        log Z; 0 for a forecast.
+    log_weight : Tensor, (particle,)
+        log of E[Psi(x') | h, z] p(z | h) / q(z); 0 for a forecast.
     fit : LinearStep or None
         The step as one linear step, where it was asked for.
     """
 
     x: Tensor
-    log_mass: Tensor
+    log_weight: Tensor
     fit: LinearStep | None
+
+
+class Latents(NamedTuple):
+    """Standardised latents (particle, latent), and the emission that they give."""
+
+    standard: Tensor
+    emission: object
+
+
+class Aim(NamedTuple):
+    """What a step aims at: Psi, and a linear step through which it looks at the latents."""
+
+    potential: LogQuadratic
+    step: LinearStep
 
 
 @dataclass(frozen=True)
@@ -129,23 +146,48 @@ class Mover:
         """Draw x' ~ p(x' | x), for any emission."""
         return torch.cat([self.transition.spec.advance(part, self.emission(part).sample()) for part in x.split(self.transition.chunk)])
 
-    def move(self, x: Tensor, potential: LogQuadratic | None, weight: Tensor | None = None) -> Move:
-        """Draw x' ~ p(x' | h, z) Psi(x') / Z for z ~ p(z | h); without a potential x' ~ p(x' | x). With weights, fit a linear step."""
+    def move(self, x: Tensor, aim: Aim | None = None, weight: Tensor | None = None) -> Move:
+        """Move the particles one step.
+
+        Parameters
+        ----------
+        x : Tensor, (particle, *site, channel)
+        aim : Aim, optional
+            Draw z and x' as it asks for; without it z ~ p(z | h), x' ~ p(x' | h, z).
+        weight : Tensor, (particle,), optional
+            Normalised; fit a linear step to the particles so weighted.
+        """
         size = max(1, min(self.transition.chunk, DENSE // self.flat(x[:1]).shape[-1] ** 2))
-        states, masses, means, covariance = [], [], [], 0.0
-        for start, part in zip(range(0, len(x), size), x.split(size), strict=True):
-            law = require_normal(self.emission(part))
-            if potential is None:
-                draws, log_mass = law.mean + (law.factor @ torch.randn_like(law.mean)[..., None])[..., 0], law.mean.new_zeros(len(part))
+        pieces, covariance = [], 0.0
+        for start in range(0, len(x), size):
+            part = x[start : start + size]
+            latents, log_ratio = self._latents(part, aim)
+            law = require_normal(latents.emission)
+            if aim is None:
+                draws, log_mass = law.mean + (law.factor @ torch.randn_like(law.mean)[..., None])[..., 0], log_ratio
             else:
-                draws, log_mass = potential.tilt(law)
-            states.append(self.put(part, draws))
-            masses.append(log_mass)
-            means.append(law.mean)
+                draws, log_mass = aim.potential.tilt(law)
+            pieces.append((self.put(part, draws), log_mass + log_ratio, latents.standard, law.mean))
             if weight is not None:
                 covariance = covariance + torch.einsum("p,pij->ij", weight[start : start + size], law.covariance)
-        fit = None if weight is None else LinearStep.fit(self.flat(x), torch.cat(means), covariance, weight)
-        return Move(torch.cat(states), torch.cat(masses), fit)
+        states, log_weight, standard, mean = map(torch.cat, zip(*pieces, strict=True))
+        if weight is None:
+            return Move(states, log_weight, None)
+        if len(x) < 2 * (mean.shape[-1] + standard.shape[-1] + 1):
+            standard = standard[:, :0]
+        return Move(states, log_weight, LinearStep.fit(self.flat(x), standard, mean, covariance, weight))
+
+    def _latents(self, x: Tensor, aim: Aim | None) -> tuple[Latents, Tensor]:
+        """Draw z, from the prior or as the aim asks for, and the log of its weight (particle,)."""
+        h = self.transition.forward_model(x)
+        prior = self.transition.prior(x, h).base_dist
+        if aim is None or not aim.step.latent.shape[-1]:
+            standard = torch.randn_like(prior.loc)
+            flat, log_ratio = standard.flatten(1).double(), torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        else:
+            flat, log_ratio = aim.step.draw_latents(self.flat(x), aim.potential)
+            standard = flat.to(x.dtype).reshape(prior.loc.shape)
+        return Latents(flat, self.transition.emission(x, h, prior.loc + prior.scale * standard)), log_ratio
 
     def log_density(self, x: Tensor, x_next: Tensor) -> Tensor:
         """Estimate log p(x' | x) without bias in p, with latents from the guide: (particle,); x_next is one state (*site, channel)."""
@@ -178,8 +220,8 @@ class Pinned:
 
     def before(self, step: LinearStep) -> LogQuadratic:
         """log Normal(state; A x + b, S) as a function of x."""
-        jitter = 1e-9 * step.noise.diagonal().mean() * torch.eye(len(self.flat), dtype=self.flat.dtype, device=self.flat.device)
-        root = torch.linalg.cholesky(step.noise + jitter)
+        jitter = 1e-9 * step.total_noise.diagonal().mean() * torch.eye(len(self.flat), dtype=self.flat.dtype, device=self.flat.device)
+        root = torch.linalg.cholesky(step.total_noise + jitter)
         white = torch.linalg.solve_triangular(root, torch.cat([step.slope, (self.flat - step.offset)[:, None]], 1), upper=False)
         slope, target = white[:, :-1], white[:, -1]
         constant = -0.5 * target @ target - root.diagonal().log().sum() - 0.5 * len(self.flat) * torch.log(torch.tensor(2 * torch.pi))
@@ -199,28 +241,37 @@ class Plan:
         psi at t0 .. t1 - 1.
     potentials : list
         Psi at t0 + 1 .. t1.
+    fits : list of LinearStep
+        The steps to t0 + 1 .. t1.
     """
 
     ahead: list[LogQuadratic]
     potentials: list[Potential]
+    fits: list[LinearStep]
 
     @classmethod
     def backward(cls, measured: list[Potential], fits: list[LinearStep]) -> Plan:
-        """Look ahead through linear steps: psi_{t-1}(x) = integral of Normal(x'; A_t x + b_t, S_t) p(y_t | x') psi_t(x') dx'.
+        """Look ahead through linear steps: psi_{t-1}(x) = integral of p(x' | x) p(y_t | x') psi_t(x') dx'.
 
         Parameters
         ----------
         measured : list
             log p(y_t | x) at t0 + 1 .. t1.
         fits : list of LinearStep
-            The steps to t0 + 1 .. t1.
         """
         ahead: list[LogQuadratic] = []
         potentials: list[Potential] = []
         for here, fit in zip(reversed(measured), reversed(fits), strict=True):
             potentials.append(here.times(ahead[-1]) if ahead else here)
             ahead.append(potentials[-1].before(fit))
-        return cls(ahead[::-1], potentials[::-1])
+        return cls(ahead[::-1], potentials[::-1], fits)
+
+    @classmethod
+    def myopic(cls, measured: list[Potential]) -> Plan:
+        """See nothing but the measurement of the step itself."""
+        state = measured[0].linear
+        blind = LinearStep(torch.zeros_like(measured[0].precision), state[:, None][:, :0], state, torch.zeros_like(measured[0].precision))
+        return cls([LogQuadratic.flat(state)] * len(measured), measured, [blind] * len(measured))
 
 
 class Stop(NamedTuple):
@@ -247,22 +298,22 @@ class Stop(NamedTuple):
 
 def sweep(mover: Mover, cloud: Cloud, plan: Plan, threshold: float, first: int) -> Iterator[Stop]:
     """Move a cloud, which must hold psi of its present frame in its weights already, through a plan; `first` numbers the first step."""
-    for t, (psi, potential) in enumerate(zip(plan.ahead, plan.potentials, strict=True), first):
+    for t, (psi, potential, fit) in enumerate(zip(plan.ahead, plan.potentials, plan.fits, strict=True), first):
         parents = cloud.resample(threshold)
         before = psi(mover.flat(cloud.x))
         if isinstance(potential, Pinned):
-            move = mover.move(cloud.x, None, cloud.weight)
+            move = mover.move(cloud.x, weight=cloud.weight)
             move = Move(potential.state.expand_as(cloud.x), mover.log_density(cloud.x, potential.state), move.fit)
         else:
-            move = mover.move(cloud.x, potential, cloud.weight)
+            move = mover.move(cloud.x, Aim(potential, fit), cloud.weight)
         cloud.x = move.x
-        cloud.weigh(move.log_mass - before, f"step {t}")
+        cloud.weigh(move.log_weight - before, f"step {t}")
         yield Stop(t, cloud.x, cloud.log_weight, parents, move.fit)
 
 
 def start(mover: Mover, x: Tensor, law: NormalLaw, potential: LogQuadratic) -> Cloud:
     """Draw initial states from law x Psi_0 / Z, and weigh them by Z; x (particle, *site, channel) gives the static fields."""
-    draws, log_mass = potential.tilt(law)
-    cloud = Cloud(mover.put(x, draws), torch.full_like(log_mass, 1 / len(log_mass)).log())
-    cloud.weigh(log_mass, "the initial state")
+    draws, log_weight = potential.tilt(law)
+    cloud = Cloud(mover.put(x, draws), torch.full_like(log_weight, 1 / len(log_weight)).log())
+    cloud.weigh(log_weight, "the initial state")
     return cloud
