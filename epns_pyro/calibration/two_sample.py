@@ -116,10 +116,8 @@ def energy_test(
 def classifier_test(model: np.ndarray, truth: np.ndarray, *, rng: np.random.Generator, relabellings: int = 500) -> ClassifierTest:
     """Test how well a classifier tells runs of the model from true ones (Lopez-Paz & Oquab 2017, arXiv:1610.06545).
 
-    The classifier is a ridge regression of the label on the components, their squares and products (up to ten components), and random
-    cosines of a Gaussian kernel; it sees means, variances, correlations and, roughly, shapes. It is linear in the labels, so that the
-    same five folds can be run for hundreds of relabellings at once. Accuracy is averaged over both samples, so that half is chance
-    whatever their sizes.
+    The classifier is a ridge regression of the label on the components and random cosines of a Gaussian kernel; it sees means, variances, correlations and, roughly, shapes. It is linear in the labels, so that the same five
+    folds can be run for hundreds of relabellings at once. Accuracy is averaged over both samples: half is chance whatever their sizes.
 
     Parameters
     ----------
@@ -184,28 +182,23 @@ def _spread(x: np.ndarray) -> np.ndarray:
 def _features(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Features of pooled runs, standardised: x (run, component) -> (run, feature). They do not know which sample a run is from."""
     x = (x - x.mean(0)) / _spread(x)
-    parts = [x]
-    if x.shape[1] <= 10:
-        i, j = np.triu_indices(x.shape[1])
-        parts.append(x[:, i] * x[:, j])
     pairs = rng.permutation(len(x))
     width = np.median(np.linalg.norm(x - x[pairs], axis=1))
     frequency = rng.normal(size=(x.shape[1], RANDOM_FEATURES)) / (width if width > 0 else 1)
-    parts.append(np.cos(x @ frequency + rng.uniform(0, 2 * np.pi, RANDOM_FEATURES)))
-    features = np.concatenate(parts, axis=1)
+    cosines = np.cos(x @ frequency + rng.uniform(0, 2 * np.pi, RANDOM_FEATURES))
+    features = np.concatenate([x, cosines], axis=1)
     return (features - features.mean(0)) / _spread(features)
 
 
 def _cross_validated_accuracy(features: np.ndarray, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Balanced accuracy of ridge regression in FOLDS folds, for every relabelling: first (repeat, run) -> (repeat,)."""
-    n, m = first[0].sum(), (~first[0]).sum()
-    target = np.where(first, 1 / n, -1 / m).T * (n + m) / 2  # (run, repeat): both samples weigh the same
+    target = first.T.astype(float)  # (run, repeat)
     fold = rng.permutation(len(features)) % FOLDS
-    vote = np.empty(target.shape)
+    right = np.empty(target.shape, bool)
     for k in range(FOLDS):
         train, test = features[fold != k], features[fold == k]
+        known, unknown = target[fold != k], target[fold == k]
         penalty = RIDGE * len(train) * np.eye(features.shape[1])
-        centre = target[fold != k].mean(0)
-        vote[fold == k] = test @ np.linalg.solve(train.T @ train + penalty, train.T @ (target[fold != k] - centre))
-    right = ((vote > 0) == first.T).T
-    return ((right & first).sum(1) / n + (right & ~first).sum(1) / m) / 2
+        weight = np.linalg.solve(train.T @ train + penalty, train.T @ (known - known.mean(0)))
+        right[fold == k] = (test @ weight > 0) == unknown
+    return ((right * target).sum(0) / target.sum(0) + (right * (1 - target)).sum(0) / (1 - target).sum(0)) / 2

@@ -18,11 +18,11 @@ DISTANCES = 4  # pixels farther than this from a border of their cell are counte
 
 @dataclass(frozen=True)
 class LabelPersistence(Forecaster):
-    """A pixel keeps its label, or takes that of a random neighbour with other labels spread evenly behind it.
+    """A pixel keeps its label, or takes that of a neighbour.
 
-    p(x' = x) = stay[d] with d the distance of the pixel from the border of its cell; with probability (1 - stay[d]) (1 - stray) the label
-    of one of the 8 neighbours, with probability (1 - stay[d]) stray any label. With one entry in `stay` this is plain persistence with
-    the fitted error rate, with more the frequency given the distance to the border.
+    p(x' = x) = stay[d], with d the distance of the pixel from the border of its cell. What changes takes the label of one of those of the 8
+    neighbours that differ, or, with probability `stray` and wherever none differs, any other label. With one entry in `stay` this is plain
+    persistence with the fitted error rate, with more the frequency given the distance to the border.
     """
 
     spec: StateSpec
@@ -53,9 +53,10 @@ class LabelPersistence(Forecaster):
             now = self.spec.get(x, label)
             moves = rng.random(now.shape) >= self.stay[self._distance(now)]
             around = np.stack(_neighbours(now))
-            other = np.take_along_axis(around, rng.integers(len(around), size=(1, *now.shape)), 0)[0]
-            lost = rng.random(now.shape) < self.stray
-            other = np.where(lost, rng.integers(labels, size=now.shape), other)
+            lot = np.where(around == now, -1.0, rng.random(around.shape))
+            other = np.take_along_axis(around, lot.argmax(0)[None], 0)[0]
+            lost = (rng.random(now.shape) < self.stray) | (lot.max(0) < 0)
+            other = np.where(lost, (now + rng.integers(1, labels, size=now.shape)) % labels, other)
             x = self.spec.advance(x, np.where(moves, other, now)[..., None].astype(x.dtype))
             path.append(x)
         return np.stack(path, 1).reshape(members, len(x0), steps + 1, *x0.shape[1:])
@@ -65,9 +66,12 @@ class LabelPersistence(Forecaster):
         label = label_of(self.spec)
         now, then = self.spec.get(x, label), self.spec.get(x_next, label)
         stay = self.stay[self._distance(now)]
-        around = np.mean([shifted == then for shifted in _neighbours(now)], axis=0)
-        moved = (1 - stay) * ((1 - self.stray) * around + self.stray / self.spec[label].size)
-        return np.log(np.where(now == then, stay, 0) + moved).sum((-2, -1))
+        around = _neighbours(now)
+        differing = np.sum([shifted != now for shifted in around], axis=0)
+        chosen = np.sum([shifted == then for shifted in around], axis=0) / np.maximum(differing, 1)
+        stray = np.where(differing > 0, self.stray, 1.0)
+        moved = (1 - stay) * ((1 - stray) * chosen + stray / (self.spec[label].size - 1))
+        return np.log(np.where(now == then, stay, moved)).sum((-2, -1))
 
     def _distance(self, labels: np.ndarray) -> np.ndarray:
         return border_distance(labels) if len(self.stay) > 1 else np.zeros(labels.shape, int)

@@ -1,0 +1,122 @@
+"""What an evaluation says in one sentence, in one line per quantity, and in one row per run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from epns_pyro.calibration.report.parts import listing
+from epns_pyro.calibration.verdicts import FALSE_ALARM, Word, percent
+
+SILENT = Word.TOO_FEW_DATA
+GROUPS = {"observables": "observables", "fields": "fields", "labels": "label images"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A verdict as the page shows it: `state` is "good", "fault" or "silent"; `seen` is the sentence without its first word."""
+
+    group: str
+    subject: str
+    word: str
+    state: str
+    seen: str
+    power: str
+    rule: str
+
+
+def lines(metrics: dict[str, Any]) -> list[Line]:
+    """Return one line per verdict."""
+    return [_line(group, v) for group, verdicts in (metrics.get("verdicts") or {}).items() for v in verdicts]
+
+
+def state(word: str) -> str:
+    """Say whether a word is good news, a fault, or silence."""
+    return "good" if word == Word.CALIBRATED else "silent" if word == SILENT else "fault"
+
+
+def _line(group: str, v: dict[str, Any]) -> Line:
+    word, power = str(v["word"]), v.get("power")
+    return Line(
+        group=GROUPS.get(group, group),
+        subject=str(v["subject"]),
+        word=word,
+        state=state(word),
+        seen=_seen(str(v["sentence"]), word),
+        power="–" if power is None else percent(power),
+        rule=str(v.get("rule") or ""),
+    )
+
+
+def _seen(sentence: str, word: str) -> str:
+    """Drop what the badge and the column "power" already say."""
+    first, *rest = sentence.removeprefix(word).lstrip(": ").split("; ")
+    return "; ".join([first, *(part for part in rest if "would be found" not in part)])
+
+
+def verdict(metrics: dict[str, Any]) -> str:
+    """Return the first sentence of the page."""
+    judged = lines(metrics)
+    if not judged:
+        return "Nothing was judged on held-out data."
+    faults = [line for line in judged if line.state == "fault"]
+    silent = [line for line in judged if line.state == "silent"]
+    if faults:
+        return f"Use with care: {'; '.join(_accusations(faults))}."
+    if len(silent) == len(judged):
+        return "There are too few held-out data to say whether the ensemble can be trusted."
+    tested = len(judged) - len(silent)
+    doubt = f" For {len(silent)} more there are too few data to say." if silent else ""
+    differing = distributions_that_differ(metrics.get("same_init") or [])
+    if differing:
+        what = listing(sorted({str(row["label"]) for row in differing}))
+        return (
+            f"On held-out data no test of {tested} quantities finds fault with the ensemble; from one initial state, where tests are "
+            f"sharper, {len(differing)} of {len(metrics['same_init'])} distributions differ from the true ones ({what}).{doubt}"
+        )
+    return f"No test of {tested} quantities on held-out data found fault with the ensemble.{doubt}"
+
+
+def _accusations(faults: list[Line]) -> Iterator[str]:
+    for word in dict.fromkeys(line.word for line in faults):
+        subjects = [line.subject for line in faults if line.word == word]
+        yield f"{listing(subjects)} {'is' if len(subjects) == 1 else 'are'} {word}"
+
+
+def distributions_that_differ(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the comparisons from one initial state that differ, with at most 5% false alarms over all of them (Bonferroni)."""
+    return [row for row in rows if row.get("p_value") is not None and row["p_value"] < FALSE_ALARM / len(rows)]
+
+
+def comparison_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers of one run that runs are compared by; None where there is none."""
+    run, likelihood, latents = (metrics.get(key) or {} for key in ("run", "likelihood", "latents"))
+    rows = {row["key"]: row["value"] for row in likelihood.get("rows") or []}
+    judged = [line for line in lines(metrics) if line.state != "silent"]
+    same_init = metrics.get("same_init") or []
+    elbo, oracle = rows.get("elbo"), rows.get("oracle")
+    return {
+        "name": name,
+        "system": run.get("system", ""),
+        "elbo": elbo,
+        "iwae": rows.get("iwae"),
+        "gap": None if oracle is None or elbo is None else oracle - elbo,
+        "kl": likelihood.get("kl", latents.get("kl_total")),
+        "active": f"{latents['active']}/{latents['latent']}" if "active" in latents else "–",
+        "calibrated": f"{sum(line.state == 'good' for line in judged)}/{len(judged)}",
+        "ks": float(np.mean([row["ks"] for row in same_init])) if same_init else None,
+        "floor": _mean([row.get("typical") for row in same_init]),
+        "alive": (metrics.get("stability") or {}).get("final_alive_model"),
+        "symmetry": (metrics.get("equivariance") or {}).get("maximum"),
+        "parameters": run.get("parameters"),
+        "steps": run.get("step"),
+        "store": run.get("store", ""),
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
