@@ -98,7 +98,7 @@ class EmissionConfig(Config, ABC):
         ----------
         loc : Tensor, (*batch, body, dynamic channel)
         noise : Tensor, (*batch, body, parameters)
-            Unconstrained; zero means `unit` for every standard deviation and no coupling.
+            Unconstrained; zeros mean a standard deviation of `unit`, to within a tenth, and no coupling.
         unit : Tensor, (dynamic field,)
             Unit of the standard deviations, which are kept within [minimum, maximum] units.
         """
