@@ -38,36 +38,36 @@ class _Unrolled(PyroModule):
         self.feedback = feedback
         self.kl_weight = kl_weight
 
-    def _steps(self, x0: Tensor, path: Tensor | None, horizon: int | None) -> int:
-        self._own_parameters()
-        spec = self.transition.spec
-        spec.check_shape(x0, what="x0")
-        if path is None:
-            if horizon is None or horizon < 1:
-                raise ShapeError(f"without a path the model needs horizon=, a number of steps of at least 1, found {horizon}")
-            return horizon
-        time = path.dim() - self.transition.state_event_dim - 1
-        if path.dim() != x0.dim() + 1 or path.shape[:time] + path.shape[time + 1 :] != x0.shape:
-            raise ShapeError(f"path: expected (batch, time, *site, channel) to go with x0 {tuple(x0.shape)}, found {tuple(path.shape)}")
-        if horizon is not None and horizon != path.shape[time]:
-            raise ShapeError(f"horizon {horizon} contradicts the length of the path, {path.shape[time]}: leave it out")
-        return path.shape[time]
-
-    def _own_parameters(self) -> None:
+    def _start(self, x0: Tensor, path: Tensor | None, horizon: int | None) -> tuple[Transition, int]:
+        """Check the arguments; return the transition and the number of steps."""
         # SVI.step asks every parameter for its unconstrained form; with module_local_params Pyro 1.9 tells only its own kind of
         # parameters. Ours are unconstrained, so each is its own form.
         for parameter in self.parameters():
             parameter.unconstrained = weakref.ref(parameter)
-
-    def _plate(self, x0: Tensor) -> pyro.plate:
-        return pyro.plate("trajectory", x0.shape[x0.dim() - self.transition.state_event_dim - 1], dim=-1)
+        transition = self.transition  # looked up once: every look makes Pyro register every parameter
+        transition.spec.check_shape(x0, what="x0")
+        if path is None:
+            if horizon is None or horizon < 1:
+                raise ShapeError(f"without a path the model needs horizon=, a number of steps of at least 1, found {horizon}")
+            return transition, horizon
+        time = path.dim() - transition.state_event_dim - 1
+        if path.dim() != x0.dim() + 1 or path.shape[:time] + path.shape[time + 1 :] != x0.shape:
+            raise ShapeError(f"path: expected (batch, time, *site, channel) to go with x0 {tuple(x0.shape)}, found {tuple(path.shape)}")
+        if horizon is not None and horizon != path.shape[time]:
+            raise ShapeError(f"horizon {horizon} contradicts the length of the path, {path.shape[time]}: leave it out")
+        return transition, path.shape[time]
 
     def _weighted(self) -> poutine.handlers._PoutineFactory:
         return poutine.scale(scale=self.kl_weight)
 
-    def _observed(self, path: Tensor, t: int) -> Tensor:
-        """Return the full state of step t of the path, counted from 1."""
-        return path.select(path.dim() - self.transition.state_event_dim - 1, t - 1)
+
+def _plate(transition: Transition, x0: Tensor) -> pyro.plate:
+    return pyro.plate("trajectory", x0.shape[x0.dim() - transition.state_event_dim - 1], dim=-1)
+
+
+def _observed(transition: Transition, path: Tensor, t: int) -> Tensor:
+    """Return the full state of step t of the path, counted from 1."""
+    return path.select(path.dim() - transition.state_event_dim - 1, t - 1)
 
 
 class EPNSModel(_Unrolled):
@@ -103,15 +103,15 @@ class EPNSModel(_Unrolled):
         Tensor, (batch, *site, channel)
             The state that the last step ended in (with a path: the last observed state).
         """
-        steps, transition = self._steps(x0, path, horizon), self.transition
+        transition, steps = self._start(x0, path, horizon)
         spec, x = transition.spec, x0
-        with self._plate(x0):
+        with _plate(transition, x0):
             for t in pyro.markov(range(1, steps + 1)):
                 h = pyro.deterministic(f"h_{t}", transition.forward_model(x), event_dim=transition.hidden_event_dim)
                 with self._weighted():
                     z = pyro.sample(f"z_{t}", transition.prior(x, h))
                 emission = transition.emission(x, h, z)
-                observed = None if path is None else self._observed(path, t)
+                observed = None if path is None else _observed(transition, path, t)
                 y = pyro.sample(f"x_{t}", emission, obs=None if observed is None else spec.dynamic(observed))
                 x = spec.advance(x, emission.mean.detach() if self.feedback is Feedback.PUSHFORWARD else y)
         return x
@@ -124,14 +124,14 @@ class EPNSGuide(_Unrolled):
     """
 
     def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> None:
-        steps, transition = self._steps(x0, path, horizon), self.transition
+        transition, steps = self._start(x0, path, horizon)
         if path is None:
             return
         spec, x = transition.spec, x0
-        with self._plate(x0):
+        with _plate(transition, x0):
             for t in pyro.markov(range(1, steps + 1)):
                 h = transition.forward_model(x)
-                observed = self._observed(path, t)
+                observed = _observed(transition, path, t)
                 with self._weighted():
                     z = pyro.sample(f"z_{t}", transition.posterior(x, h, observed))
                 if self.feedback is Feedback.PUSHFORWARD:
