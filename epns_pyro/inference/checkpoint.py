@@ -22,6 +22,7 @@ from epns_pyro.state import StateSpec
 
 FORMAT = "epns-pyro checkpoint"
 VERSION = 1
+CONTENT = frozenset({"config", "system", "context", "store", "weights", "optimizer", "noise", "windows", "counters", "versions"})
 
 
 def versions() -> dict[str, str]:
@@ -51,7 +52,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        If there is none, if it is truncated, or if it is not one of ours.
+        If there is none, if it is truncated, or if it is not one of ours or of another version.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint: epns-pyro train makes one")
@@ -61,8 +62,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a readable checkpoint (truncated, damaged or foreign: {type(error).__name__})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: a file of PyTorch, but not a checkpoint of epns-pyro")
-    if content["version"] != VERSION:
-        raise CheckpointError(f"{path}: checkpoint version {content['version']}, this epns-pyro reads version {VERSION}")
+    if content.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path}: a checkpoint of version {content.get('version')}, while this epns-pyro {__version__} reads version {VERSION}: "
+            "use the epns-pyro that wrote it, or train anew"
+        )
+    if missing := sorted(CONTENT - content.keys()):
+        raise CheckpointError(f"{path}: an incomplete checkpoint, without {', '.join(missing)}: train anew")
     return content
 
 

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -30,10 +30,8 @@ class MetricsLog:
     def __enter__(self) -> Self:
         if self._enabled:
             rows = [row for row in read_metrics(self._folder.metrics) if row[0] <= self._start] if self._start else []
-            self._file = open(self._folder.metrics, "w", newline="")
-            self._csv = csv.writer(self._file)
-            self._csv.writerow(COLUMNS)
-            self._write_rows(rows)
+            self._begin_with(rows)
+            self._file = open(self._folder.metrics, "a", newline="")
             self._board = SummaryWriter(str(self._folder.tensorboard), purge_step=self._start + 1 if self._start else None)
             self._wandb = _wandb_run(self._folder.path)
         return self
@@ -50,23 +48,32 @@ class MetricsLog:
         if not self._enabled:
             return
         known = {name: float(value) for name, value in values.items() if value is not None}
-        self._write_rows((step, name, value) for name, value in known.items())
+        _write_rows(self._file, ((step, name, value) for name, value in known.items()))
         for name, value in known.items():
             self._board.add_scalar(name.replace("_", "/", 1), value, step)
         if self._wandb is not None:
             self._wandb.log(known, step=step)
 
-    def _write_rows(self, rows: Iterable[tuple[int, str, float]]) -> None:
-        self._csv.writerows((step, name, f"{value:.9g}") for step, name, value in rows)
-        self._file.flush()
+    def _begin_with(self, rows: list[tuple[int, str, float]]) -> None:
+        """Replace the file by one with the rows that count, as a checkpoint is replaced, so that a crash here loses nothing."""
+        temporary = self._folder.metrics.with_name(self._folder.metrics.name + ".partial")
+        with open(temporary, "w", newline="") as file:
+            csv.writer(file).writerow(COLUMNS)
+            _write_rows(file, rows)
+        os.replace(temporary, self._folder.metrics)
+
+
+def _write_rows(file: TextIO, rows: Iterable[tuple[int, str, float]]) -> None:
+    csv.writer(file).writerows((step, name, f"{value:.9g}") for step, name, value in rows)
+    file.flush()
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
     """Read the rows (step, name, value) of a metrics file; none if there is no file; a half-written last row is left out."""
     if not path.is_file():
         return []
-    with open(path, newline="") as file:
-        rows = [row for row in list(csv.reader(file))[1:] if len(row) == len(COLUMNS)]
+    whole = path.read_text().rpartition("\n")[0]
+    rows = list(csv.reader(whole.splitlines()))[1:]
     return [(int(step), name, float(value)) for step, name, value in rows]
 
 

@@ -49,7 +49,7 @@ class TrainingConfig(Config):
     validation_transitions : int
         Transitions of the validation set that the ELBO is computed on, always the same ones.
     max_bad_steps : int
-        Steps with a non-finite loss or gradient are skipped and counted; more than this in a row stop training.
+        Steps with a non-finite loss or gradient are skipped and counted; this many in a row stop training.
     memory : int
         Bytes of training data held in memory; larger sets stream through a pool of this size.
     """
@@ -113,7 +113,7 @@ class EvaluationConfig(Config):
     long_trajectories: Positive = 20
     piece: Positive = 20
     recalibrate: bool = True
-    seed: int = 0
+    seed: pydantic.NonNegativeInt = 0
 
 
 class RunConfig(Config):
@@ -123,7 +123,7 @@ class RunConfig(Config):
     model: choice(TRANSITIONS)
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    seed: int = 0
+    seed: pydantic.NonNegativeInt = 0
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

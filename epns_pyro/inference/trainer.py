@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 import pyro
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from epns_pyro.data import Store, Windows
@@ -49,7 +51,7 @@ class Hardware:
         strategy = "ddp" if self.devices * self.num_nodes > 1 else "auto"
         try:
             return Fabric(accelerator=self.accelerator, devices=self.devices, num_nodes=self.num_nodes, strategy=strategy)
-        except (RuntimeError, ValueError) as error:
+        except (MisconfigurationException, RuntimeError, ValueError) as error:
             raise TrainingError(f"cannot train on accelerator {self.accelerator!r} with {self.devices} device(s): {error}") from None
 
 
@@ -76,6 +78,17 @@ class _Counters:
     seconds: float = 0.0
     validation: dict[str, Any] | None = None
     run: dict[str, float] = field(default_factory=dict)  # sums since the last log
+
+    def count(self, **values: float) -> None:
+        """Add the numbers of a good step."""
+        self.skipped_in_a_row = 0
+        for name, value in (values | {"count": 1.0}).items():
+            self.run[name] = self.run.get(name, 0.0) + value
+
+    def take_means(self) -> dict[str, float]:
+        """Return the means over the good steps since the last call, NaN where there was none, and begin anew."""
+        sums, self.run = defaultdict(lambda: math.nan, self.run), {}
+        return {name: sums[name] / sums["count"] for name in ("log_likelihood", "kl", "gradient_norm")}
 
 
 class Trainer:
@@ -137,7 +150,7 @@ class Trainer:
                     self._report(log, on_progress)
                 if counters.step % training.validate_every == 0 or finished:
                     self._validate(log)
-                stop = self._interrupted  # read once: a signal that comes later waits for the next step
+                stop = self._stopping()  # asked once: a signal that comes later waits for the next step
                 if counters.step % training.checkpoint_every == 0 or finished or stop:
                     self._save(self.folder.last)
                 if stop:
@@ -156,30 +169,34 @@ class Trainer:
             kl_weight=training.kl.at(fraction),
             free_bits=training.free_bits,
             noise=self._draw_noise,
-            share=lambda mean: self.fabric.all_reduce(mean, reduce_op="mean"),
+            share=self._average,
         )
         self._optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss.loss)
         norm = self.fabric.clip_gradients(self._objective, self._optimizer, max_norm=training.clip_norm, error_if_nonfinite=False)
-        self._apply(bool(torch.isfinite(loss.loss) & torch.isfinite(norm)), loss.log_likelihood, loss.kl, norm)
+        # Averages over processes, so that all agree on whether the step counts; fetched at once, so that a device is waited for once.
+        value, log_likelihood, kl, norm = self._average(torch.stack([loss.loss.detach(), loss.log_likelihood, loss.kl, norm])).tolist()
+        if math.isfinite(value) and math.isfinite(norm):
+            self._optimizer.step()
+            self._counters.count(log_likelihood=log_likelihood, kl=kl, gradient_norm=norm)
+        else:
+            self._skip()
 
-    def _apply(self, finite: bool, log_likelihood: Tensor, kl: Tensor, norm: Tensor) -> None:
+    def _skip(self) -> None:
         counters = self._counters
-        if not finite:
-            counters.skipped += 1
-            counters.skipped_in_a_row += 1
-            if counters.skipped_in_a_row >= self.config.training.max_bad_steps:
-                raise TrainingError(
-                    f"the loss or its gradient was not finite in {counters.skipped_in_a_row} steps in a row, up to step {counters.step}: "
-                    "lower training.learning_rate, or look at the data with epns-pyro data info. "
-                    f"{self.folder.last} holds the last good state"
-                )
-            logger.warning("step %d: loss or gradient not finite, step skipped (%d in all)", counters.step, counters.skipped)
-            return
-        counters.skipped_in_a_row = 0
-        self._optimizer.step()
-        for name, value in (("log_likelihood", log_likelihood), ("kl", kl), ("gradient_norm", norm), ("count", 1.0)):
-            counters.run[name] = counters.run.get(name, 0.0) + float(value)
+        counters.skipped += 1
+        counters.skipped_in_a_row += 1
+        if counters.skipped_in_a_row >= self.config.training.max_bad_steps:
+            raise TrainingError(
+                f"the loss or its gradient was not finite in {counters.skipped_in_a_row} steps in a row, up to step {counters.step + 1}: "
+                "lower training.learning_rate, or look at the data with epns-pyro data info. "
+                + (f"{self.folder.last} holds the last good state" if self.folder.last.exists() else "Nothing was saved yet")
+            )
+        logger.warning("step %d: loss or gradient not finite, step skipped (%d in all)", counters.step + 1, counters.skipped)
+
+    def _average(self, values: Tensor) -> Tensor:
+        """Average over processes; Fabric writes the result over its argument, hence the copy."""
+        return self.fabric.all_reduce(values.clone(), reduce_op="mean")
 
     def _draw_noise(self, like: Tensor) -> Tensor:
         """Standard Normal noise: this rank's rows of what one process would draw for the global minibatch."""
@@ -193,14 +210,12 @@ class Trainer:
 
     def _report(self, log: MetricsLog, on_progress: Callable[[Progress], None] | None) -> None:
         counters, training = self._counters, self.config.training
-        count = counters.run.pop("count", 0.0) or math.nan
-        means = {name: total / count for name, total in counters.run.items()}
-        counters.run = {}
+        means = counters.take_means()
         log.write(
             counters.step,
-            train_log_likelihood=means.get("log_likelihood", math.nan),
-            train_kl=means.get("kl", math.nan),
-            gradient_norm=means.get("gradient_norm", math.nan),
+            train_log_likelihood=means["log_likelihood"],
+            train_kl=means["kl"],
+            gradient_norm=means["gradient_norm"],
             learning_rate=self._optimizer.param_groups[0]["lr"],
             kl_weight=training.kl.at((counters.step - 1) / training.steps),
             horizon=self._windows.length,
@@ -208,19 +223,11 @@ class Trainer:
         )
         if on_progress and self.fabric.is_global_zero:
             validation = Validation(**counters.validation) if counters.validation else None
-            on_progress(
-                Progress(
-                    counters.step,
-                    training.steps,
-                    means.get("log_likelihood", math.nan),
-                    means.get("kl", math.nan),
-                    validation,
-                    counters.skipped,
-                )
-            )
+            on_progress(Progress(counters.step, training.steps, means["log_likelihood"], means["kl"], validation, counters.skipped))
 
     def _validate(self, log: MetricsLog) -> None:
-        validation = self._validator.evaluate()
+        # One process says what was found: several could differ in the last digit, and then in what they do next.
+        validation = self.fabric.broadcast(self._validator.evaluate() if self.fabric.is_global_zero else None)
         self._counters.validation = validation.__dict__
         log.write(self._counters.step, **{f"val_{name}": value for name, value in validation.__dict__.items()})
         if validation.elbo > self._counters.best:
@@ -246,7 +253,7 @@ class Trainer:
         self.fabric.barrier()
 
     def _restore(self, content: dict[str, Any]) -> None:
-        found = RunConfig.parse(content["config"])
+        found = RunConfig.parse(content["config"], where=str(self.folder.last))
         if found != self.config:
             raise CheckpointError(f"{self.folder.last}: {differences(self.config, found)}: start anew in another folder with --out")
         if content["context"] != context_to_plain(self.context):
@@ -271,6 +278,12 @@ class Trainer:
             memory=training.memory,
             device=self.fabric.device,
         )
+
+    def _stopping(self) -> bool:
+        """Whether to stop after this step: all processes do when a signal has reached one of them."""
+        if self.fabric.world_size == 1:
+            return self._interrupted
+        return bool(self.fabric.all_reduce(torch.tensor(float(self._interrupted), device=self.fabric.device), reduce_op="max"))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from epns_pyro.data import Store
-from epns_pyro.inference.elbo import latent_kl, path_bounds
+from epns_pyro.inference.elbo import elbo_step
 from epns_pyro.models import Transition
 
 ACTIVE = 0.01  # nats: a latent dimension with a smaller mean KL says nothing
@@ -54,16 +54,22 @@ class Validator:
         self._oracle = float(system.transition_log_prob(x, x_next).mean()) if system.has_oracle else None
         self._x, self._x_next = as_tensor(x, device), as_tensor(x_next, device)
 
+    @torch.no_grad()
     def evaluate(self) -> Validation:
+        likelihoods, divergences, chunk = [], [], self._transition.chunk
         with torch.random.fork_rng(devices=[self._x.device] if self._x.is_cuda else []):
             torch.manual_seed(SEED)
-            bounds = path_bounds(self._transition, self._x, self._x_next[:, None])
-            kl = latent_kl(self._transition, self._x, self._x_next[:, None])
+            for x, x_next in zip(self._x.split(chunk), self._x_next.split(chunk), strict=True):
+                step = elbo_step(self._transition, x, x_next)
+                likelihoods.append(step.log_likelihood)
+                divergences.append(step.kl)
+        log_likelihood = float(torch.cat(likelihoods).mean())
+        kl = torch.cat(divergences).mean(0)  # (entity, latent)
         return Validation(
-            elbo=float(bounds.elbo.mean()),
-            log_likelihood=float(bounds.log_likelihood.mean()),
-            kl=float(bounds.kl.mean()),
-            active=int((kl.mean(0) > ACTIVE).sum()),
+            elbo=log_likelihood - float(kl.sum()),
+            log_likelihood=log_likelihood,
+            kl=float(kl.sum()),
+            active=int((kl.mean(0) >= ACTIVE).sum()),
             latent=kl.shape[-1],
             oracle=self._oracle,
         )
