@@ -92,7 +92,7 @@ class RankLaw:
 
     def power(self, prob: float, *, spread: float, shift: float = 0.0) -> float:
         """Probability that the ECDF leaves its band when truths are Normal(0, 1) and members Normal(shift, spread)."""
-        return float(1 - self._stays(np.array([self.critical(prob)]), normal_rank_cdf(self.cells, self.members, spread, shift))[0])
+        return _power(self, prob, spread, shift)
 
     def _stays(self, gamma: np.ndarray, cdf: np.ndarray) -> np.ndarray:
         """Probability that all counts have tails above gamma (level,).
@@ -132,6 +132,11 @@ def _critical(law: RankLaw, prob: float) -> float:
         rare = 1 - law._stays(attainable[middle : middle + 1], law.level)[0] <= 1 - prob
         low, high = (middle, high) if rare else (low, middle)
     return float(attainable[low]) if low >= 0 else 0.0
+
+
+@lru_cache(maxsize=1024)
+def _power(law: RankLaw, prob: float, spread: float, shift: float) -> float:
+    return float(1 - law._stays(np.array([law.critical(prob)]), normal_rank_cdf(law.cells, law.members, spread, shift))[0])
 
 
 def ecdf_difference(pit: np.ndarray, law: RankLaw) -> np.ndarray:

@@ -132,7 +132,8 @@ def observable_values(
     members, n = forecast.sizes["sample"], forecast.sizes["trajectory"]
     uniforms = rng.random((n, len(names), len(chosen)))
     interval = central_interval(members, SHARPNESS)
-    parts = []
+    naive = [_at(reference, chosen) for reference in references.values()]
+    measured = []
     for i, name in enumerate(names):
         ensemble, y = living(forecast, name), observed(truth, name)
         low, high = interval.ends(ensemble)
@@ -140,8 +141,7 @@ def observable_values(
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.nansum(ensemble, 0) / alive
             variance = np.nansum((ensemble - mean) ** 2, 0) / (alive - 1)
-        scored = [crps(living(_at(reference, chosen), name), y) for reference in references.values()]
-        measured = {
+        one = {
             "pit": pit_values(ensemble, y, uniforms[:, i]),
             "alive": alive,
             "truth": y,
@@ -150,12 +150,18 @@ def observable_values(
             "width": high - low,
             "crps": crps(ensemble, y),
         }
-        part = xr.Dataset({key: (("trajectory", "lead_time"), value) for key, value in measured.items()})
         if references:
-            part["crps_reference"] = (("reference", "trajectory", "lead_time"), np.stack(scored))
-        parts.append(part)
+            one["crps_reference"] = np.stack([crps(living(reference, name), y) for reference in naive])
+        measured.append(one)
+    dims = ("trajectory", "lead_time")
+    out = xr.Dataset(
+        {
+            key: (("observable", *(("reference",) if key == "crps_reference" else ()), *dims), np.stack([one[key] for one in measured]))
+            for key in measured[0]
+        }
+    )
     about = [{**truth[name].attrs, **forecast[name].attrs} for name in names]
-    out = xr.concat(parts, "observable").assign_coords(
+    out = out.assign_coords(
         observable=list(names),
         label=("observable", [str(a.get("label", name)) for a, name in zip(about, names, strict=True)]),
         unit=("observable", [str(a.get("unit", "")) for a in about]),
@@ -206,57 +212,54 @@ def field_values(
             raise DataError(f"the forecast has no variable {variable!r}: {nearest(variable, names)}")
     chosen = choose_lead_times(forecast, lead_times)
     forecast, truth = _at(forecast, chosen), _at(truth, chosen)
-    stacks = {name: _thinned(truth, used) for name, used in vectors.items()}
-    n = truth.sizes["trajectory"]
-    uniforms = np.split(
-        rng.random((n, len(chosen) * sum(len(keep) + len(pre_ranks) for keep in stacks.values()))),
-        np.cumsum([len(chosen) * (len(keep) + len(pre_ranks)) for keep in stacks.values()])[:-1],
-        axis=1,
-    )
-    parts = []
-    for (name, keep), random in zip(stacks.items(), uniforms, strict=True):
-        random = random.reshape(n, len(chosen), -1)
-        scale = _scale(truth, vectors[name], scales)[keep]
-        parts.append(
-            xr.concat(
-                [
-                    _vector_values(
-                        _vector(forecast, vectors[name], keep, i),
-                        _vector(truth, vectors[name], keep, i),
-                        {key: _vector(_at(reference, chosen), vectors[name], keep, i) for key, reference in references.items()},
-                        scale,
-                        random[:, i],
-                        pre_ranks,
-                    )
-                    for i in range(len(chosen))
-                ],
-                "lead_time",
-            )
-        )
-    out = xr.concat(parts, "field", join="outer").assign_coords(field=list(stacks), pre_rank=list(pre_ranks))
-    return _finish(out, forecast, chosen, references)
+    naive = [_at(reference, chosen) for reference in references.values()]
+    kept = {name: _thinned(truth, used) for name, used in vectors.items()}
+    scale = {name: _scale(truth, used, scales)[kept[name]] for name, used in vectors.items()}
+    draws = [len(keep) + len(pre_ranks) for keep in kept.values()]
+    uniforms = rng.random((truth.sizes["trajectory"], len(chosen), sum(draws)))
+    measured = []
+    for i in range(len(chosen)):
+        at = [data.isel(time=[i]) for data in (forecast, truth, *naive)]
+        for (name, keep), random in zip(kept.items(), np.split(uniforms[:, i], np.cumsum(draws)[:-1], axis=1), strict=True):
+            ensemble, y, *others = (_vector(data, vectors[name], keep) for data in at)
+            measured.append(_vector_values(ensemble, y, others, scale[name], random, pre_ranks.values(), max(map(len, kept.values()))))
+    lead = ("lead_time", "field")
+    table = {key: np.stack([one[key] for one in measured]).reshape(len(chosen), len(kept), *measured[0][key].shape) for key in measured[0]}
+    out = xr.Dataset({key: ((*lead, *_DIMS.get(key, ("trajectory",))), value) for key, value in table.items()})
+    out = out.assign_coords(field=list(kept), pre_rank=list(pre_ranks))
+    return _finish(out.transpose("field", ..., "trajectory", "lead_time", "component"), forecast, chosen, references)
+
+
+_DIMS = {"pit": ("trajectory", "component"), "joint_pit": ("pre_rank", "trajectory"), "energy_score_reference": ("reference", "trajectory")}
 
 
 def _vector_values(
-    ensemble: np.ndarray, y: np.ndarray, references: dict[str, np.ndarray], scale: np.ndarray, random: np.ndarray, pre_ranks: Mapping
-) -> xr.Dataset:
-    """Measure one vector at one lead time: ensemble (sample, trajectory, component), y (trajectory, component)."""
-    components = y.shape[-1]
-    joint = [multivariate_pit(ensemble, y, rank, random[:, components + j]) for j, rank in enumerate(pre_ranks.values())]
-    out = xr.Dataset(
-        {
-            "pit": (("trajectory", "component"), pit_values(ensemble, y, random[:, :components])),
-            "joint_pit": (("pre_rank", "trajectory"), np.array(joint).reshape(len(pre_ranks), len(y))),
-            "alive": ("trajectory", np.isfinite(ensemble).all(-1).sum(0)),
-            "energy_score": ("trajectory", energy_score(ensemble / scale, y / scale)),
-            "variogram_score": ("trajectory", variogram_score(ensemble / scale, y / scale)),
-        },
-        coords={"component": np.arange(components)},
-    )
+    ensemble: np.ndarray,
+    y: np.ndarray,
+    references: list[np.ndarray],
+    scale: np.ndarray,
+    uniforms: np.ndarray,
+    pre_ranks: Iterable[PreRank],
+    width: int,
+) -> dict[str, np.ndarray]:
+    """Measure one vector at one lead time: ensemble and references (sample, trajectory, component), y (trajectory, component).
+
+    PIT values are filled up with NaN to `width` components.
+    """
+    n, components = y.shape
+    pit = np.full((n, width), np.nan)
+    pit[:, :components] = pit_values(ensemble, y, uniforms[:, :components])
+    joint = [multivariate_pit(ensemble, y, rank, uniforms[:, components + j]) for j, rank in enumerate(pre_ranks)]
+    measured = {
+        "pit": pit,
+        "joint_pit": np.array(joint).reshape(-1, n),
+        "alive": np.isfinite(ensemble).all(-1).sum(0),
+        "energy_score": energy_score(ensemble / scale, y / scale),
+        "variogram_score": variogram_score(ensemble / scale, y / scale),
+    }
     if references:
-        scored = [energy_score(reference / scale, y / scale) for reference in references.values()]
-        out["energy_score_reference"] = (("reference", "trajectory"), np.stack(scored))
-    return out
+        measured["energy_score_reference"] = np.stack([energy_score(reference / scale, y / scale) for reference in references])
+    return measured
 
 
 # -- reading datasets -----------------------------------------------------------------------------------------------------
@@ -305,11 +308,10 @@ def living(forecast: xr.Dataset, name: str) -> np.ndarray:
     return values
 
 
-def _vector(data: xr.Dataset, variables: Iterable[str], keep: np.ndarray, i: int) -> np.ndarray:
-    """Components of a vector at lead time number i: (sample, trajectory, component) or (trajectory, component)."""
-    data, ensemble = data.isel(time=[i]), "sample" in data.dims
-    parts = [living(data, name) if ensemble else observed(data, name) for name in variables]
-    lead = 2 if ensemble else 1  # the axis of length 1 after these is time
+def _vector(data: xr.Dataset, variables: Iterable[str], keep: np.ndarray) -> np.ndarray:
+    """Components of a vector at the one lead time of `data`: (sample, trajectory, component) or (trajectory, component)."""
+    lead = 2 if "sample" in data.dims else 1  # the axis of length 1 after these is time
+    parts = [living(data, name) if lead == 2 else observed(data, name) for name in variables]
     return np.concatenate([part.reshape(*part.shape[:lead], -1) for part in parts], axis=-1)[..., keep]
 
 

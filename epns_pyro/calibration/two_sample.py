@@ -116,8 +116,9 @@ def energy_test(
 def classifier_test(model: np.ndarray, truth: np.ndarray, *, rng: np.random.Generator, relabellings: int = 500) -> ClassifierTest:
     """Test how well a classifier tells runs of the model from true ones (Lopez-Paz & Oquab 2017, arXiv:1610.06545).
 
-    The classifier is a ridge regression of the label on the components and random cosines of a Gaussian kernel; it sees means, variances, correlations and, roughly, shapes. It is linear in the labels, so that the same five
-    folds can be run for hundreds of relabellings at once. Accuracy is averaged over both samples: half is chance whatever their sizes.
+    The classifier is a ridge regression of the label on the components and random cosines of a Gaussian kernel; it sees means,
+    variances, correlations and, roughly, shapes. It is linear in the labels, so that the same five folds can be run for hundreds of
+    relabellings at once. Accuracy is averaged over both samples: half is chance whatever their sizes.
 
     Parameters
     ----------
@@ -132,7 +133,8 @@ def classifier_test(model: np.ndarray, truth: np.ndarray, *, rng: np.random.Gene
     first = _labels(len(model), len(truth), rng, relabellings)
     accuracy = _cross_validated_accuracy(features, first, rng)
     base = _against_floor("accuracy of a classifier", accuracy, (len(model), len(truth)))
-    lower, upper = proportion_interval(base.statistic * len(pooled), len(pooled))
+    votes = 4 / (1 / len(model) + 1 / len(truth))  # as many as say as much about an average over both samples
+    lower, upper = proportion_interval(base.statistic * votes, votes)
     return ClassifierTest(**base.__dict__, lower=float(lower), upper=float(upper))
 
 

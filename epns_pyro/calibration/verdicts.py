@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -248,11 +249,11 @@ class Evidence:
         """Lead times to look at for the size of a fault: those at fault, or all of them."""
         return self.fault if self.fault.any() else np.ones(len(self.fault), bool)
 
-    @property
+    @cached_property
     def trajectories(self) -> int:
         return int(self.one["trajectories"].min())
 
-    @property
+    @cached_property
     def power(self) -> float:
         members, lead_times = int(self.one.attrs["members"]), self.one.sizes["lead_time"]
         return detection_power(self.trajectories, members, lead_times, error=self.pooled_error, share=self.share, fault=self.must_find)

@@ -13,6 +13,7 @@ from epns_pyro.calibration import diagnostics as d
 from epns_pyro.calibration.bands import rank_law
 from epns_pyro.calibration.known import KNOWN
 from epns_pyro.calibration.measurements import observable_values
+from epns_pyro.calibration.pit import location
 from epns_pyro.errors import DataError
 
 SCALARS = ["level", "count"]
@@ -45,6 +46,9 @@ def test_observable_diagnostics_equal_the_arrays_that_they_summarise():
     assert at["rmse"] == pytest.approx(np.sqrt((error**2).mean().item()))
     assert at["sharpness"] == pytest.approx(one["width"].mean().item())
     assert at["rank_count"].sum() == 80
+    linear = location(values.sel(observable="count")["pit"].values, 30)  # (trajectory, lead_time)
+    assert found["pooled_location"] == pytest.approx(linear.mean())
+    assert found["pooled_p_location"] == pytest.approx(stats.ttest_1samp(linear.mean(1), 0).pvalue)
     assert (found["trajectories"] == 80).all()
     assert (found["alive"] == 1).all()
 
@@ -101,6 +105,11 @@ def test_unknown_truths_count_only_where_they_are_known():
         warnings.simplefilter("error")
         found = d.diagnose(forecast, truth, rng=np.random.default_rng(1)).sel(observable="level")
     assert found["trajectories"].values.tolist() == [79, 79, 49, 79, 79]
+    at, law = found.isel(lead_time=2), rank_law(49, 30)
+    values = observable_values(forecast, truth, rng=np.random.default_rng(1))
+    known = values["pit"].sel(observable="level").isel(lead_time=2).dropna("trajectory")
+    assert at["p_value"] == pytest.approx(law.p_value(known.values))
+    np.testing.assert_allclose(at["band_upper"], law.band(0.95).upper - law.level)
     assert np.isfinite(found[["p_value", "crps", "coverage", "shift", "stretch", "spread_skill"]].to_array()).all()
     assert found["alive"].values == pytest.approx(79 / 80)
 

@@ -64,6 +64,15 @@ def test_ranks_do_not_depend_on_units_and_few_members_do_no_harm(rng):
         assert ((pit > 0) & (pit < 1)).all()
 
 
+def test_sums_that_differ_in_the_last_digit_are_ties():
+    ensemble, truth, uniforms = np.zeros((9, 50, 1)), np.zeros((50, 1)), np.linspace(0.01, 0.99, 50)
+
+    def pre_rank(pool):
+        return np.stack([np.full(pool.shape[1], 0.3), *[np.full(pool.shape[1], 0.1 + 0.2)] * (len(pool) - 1)])
+
+    np.testing.assert_allclose(multivariate_pit(ensemble, truth, pre_rank, uniforms), uniforms)
+
+
 def test_dead_members_and_unknown_truths(rng):
     ensemble, truth, uniforms = rng.normal(size=(8, 5, 3)), rng.normal(size=(5, 3)), rng.random(5)
     ensemble[2:4, 1, 0], ensemble[:, 2], truth[3, 1] = np.nan, np.nan, np.nan
