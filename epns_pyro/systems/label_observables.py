@@ -14,12 +14,14 @@ from numba import njit, prange
 
 from epns_pyro.errors import ShapeError
 from epns_pyro.systems.lattice import Lattice
+from epns_pyro.systems.threads import limited
 
 MOST_LABELS = 2**15  # cells and medium: labels fit into int16, which every library can hold
 
 # -- from states to labels -------------------------------------------------------------------------------------------------
 
 
+@limited(None)
 def read_states(x: np.ndarray, cells: int, types: int, *, typed: bool = False, what: str = "the state") -> tuple[np.ndarray, np.ndarray]:
     """Split states (*batch, time, y, x, channel = cell and type) into images and the table of types.
 
@@ -96,6 +98,7 @@ def _read_trajectory(x, images, table, types, typed):
 # -- areas and components ----------------------------------------------------------------------------------------------------
 
 
+@limited(None)
 def areas(cells: np.ndarray, n: int) -> np.ndarray:
     """Pixels of each cell 1 .. n: (*batch, time, cell)."""
     frames = _frames(cells, n + 1)
@@ -112,6 +115,7 @@ def _areas(frames, n):
     return out
 
 
+@limited(None)
 def components(cells: np.ndarray, key: np.ndarray, lattice: Lattice) -> np.ndarray:
     """Connected components of pixels whose labels have the same key: (*batch, time).
 
@@ -162,6 +166,7 @@ def _root(parent, p):
 # -- contacts ----------------------------------------------------------------------------------------------------------------
 
 
+@limited(None)
 def contacts(cells: np.ndarray, types: np.ndarray, lattice: Lattice, kinds: int) -> np.ndarray:
     """Neighbouring pixel pairs with different labels, by direction and by their types a <= b.
 
@@ -193,6 +198,7 @@ def _contacts(frames, keys, lattice, kinds):
     return out
 
 
+@limited(None)
 def changed_pixels(cells: np.ndarray) -> np.ndarray:
     """Pixels whose label differs from that of the frame before: (*batch, time), 0 in the first frame."""
     out = np.zeros(cells.shape[:-2], np.int64)
@@ -203,6 +209,7 @@ def changed_pixels(cells: np.ndarray) -> np.ndarray:
 # -- positions ---------------------------------------------------------------------------------------------------------------
 
 
+@limited(None)
 def centres(cells: np.ndarray, n: int, lattice: Lattice) -> np.ndarray:
     """Centre of mass of each cell: (*batch, time, cell, 2 = y, x), NaN where a cell is absent.
 
@@ -268,6 +275,7 @@ def _nearest(difference, period, periodic):
     return difference - period * np.floor(difference / period + 0.5) if periodic else difference
 
 
+@limited(None)
 def paths(centres: np.ndarray, lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
     """How far each cell has come, from centres (*batch, time, cell, 2): (displacement, travelled), each (*batch, time, cell).
 
@@ -300,6 +308,7 @@ def _paths(centres, lattice):
     return displacement, travelled
 
 
+@limited(None)
 def gyration_radius(cells: np.ndarray, lattice: Lattice) -> np.ndarray:
     """Root mean square distance of the cells' pixels from their common centre: (*batch, time), NaN for an image without cells.
 
