@@ -51,7 +51,7 @@ def cells_quick(system: SystemConfig) -> RunConfig:
         system=system,
         model=CellsModelConfig(),
         evaluation=EvaluationConfig(
-            members=19,
+            members=9,
             trajectories=20,
             piece=5,
             initial_members=40,
@@ -59,7 +59,7 @@ def cells_quick(system: SystemConfig) -> RunConfig:
             likelihood_transitions=400,
             guide_transitions=50,
             guide_draws=19,
-            long_trajectories=10,
+            long_trajectories=5,
             recalibrate=False,
         ),
         training=TrainingConfig(
