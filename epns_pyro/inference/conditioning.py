@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -21,12 +21,13 @@ from torch import Tensor
 from epns_pyro.data import to_dataset
 from epns_pyro.data.context import DataContext
 from epns_pyro.errors import ConfigError, ShapeError
-from epns_pyro.inference.gaussian import LogQuadratic, NormalLaw, exactly, normal_law
+from epns_pyro.inference.gaussian import LinearStep, LogQuadratic, NormalLaw, exactly, normal_law
 from epns_pyro.inference.observations import InitialNormal, Observations, require_real
 from epns_pyro.inference.sequential import Cloud, Mover, Pinned, Plan, Potential, start, sweep, systematic
 from epns_pyro.models import Transition
 
 MAX_STATE = 400  # numbers of a state up to which covariances of whole states are worked with
+REFRESH = 0.3  # a filter left with a smaller effective share goes over the whole path again
 THRESHOLD = 0.5  # particles are resampled when their effective share falls below this
 
 Start = Tensor | np.ndarray | InitialNormal
@@ -86,7 +87,7 @@ def filter_states(
     problem = _problem(transition, x0, observations, particles)
     adapted = _choose(problem, proposal)
     with _stream(seed, problem.x0):
-        history = list(_filter(problem, adapted))
+        history = _filter(problem, adapted=adapted).frames
     states = torch.stack([frame.x for frame in history], 1)
     return _labelled(context, states).assign(
         log_weight=(("sample", "time"), torch.stack([frame.log_weight for frame in history], 1).cpu().numpy()),
@@ -119,16 +120,16 @@ def smooth_paths(
             f"found {particles}"
         )
     with _stream(seed, problem.x0):
-        plan = _pilot(problem)
+        fits = _pilot(problem)
         for _ in range(sweeps):
-            run = _smooth(problem, plan)
-            plan = run.plan
-    paths = run.paths()
+            done = _pass(problem, Plan.backward(problem.measured[1:], fits))
+            fits = done.fits
+    paths = done.paths()
     return _labelled(context, paths).assign(
-        log_weight=("sample", run.log_weight.cpu().numpy()),
-        ess=("time", run.ess),
-        distinct=("time", [len(paths[:, t].unique(dim=0)) for t in range(paths.shape[1])]),
-        log_evidence=((), run.log_evidence, {"units": "nats"}),
+        log_weight=("sample", done.cloud.log_weight.cpu().numpy()),
+        ess=("time", done.ess),
+        distinct=("time", [len(frame.unique(dim=0)) for frame in paths.unbind(1)]),
+        log_evidence=((), done.cloud.log_evidence, {"units": "nats"}),
     )
 
 
@@ -166,80 +167,103 @@ class Frame:
 
     @classmethod
     def of(cls, cloud: Cloud, ess: float | None = None) -> Frame:
-        return cls(cloud.x, cloud.log_weight, cloud.ess if ess is None else min(ess, cloud.ess), cloud.log_evidence)
+        return cls(cloud.x, cloud.log_weight, cloud.ess if ess is None else ess, cloud.log_evidence)
 
 
-def _filter(problem: Problem, adapted: bool) -> Iterator[Frame]:
-    cloud = start(problem.mover, problem.x0, problem.law, problem.measured[0])
-    yield Frame.of(cloud)
-    here = 0
-    for target in [*sorted(problem.observed - {0}), problem.steps]:
-        if target == here:
-            continue
+@dataclass(frozen=True)
+class Filtered:
+    """The filtered laws of frames 0 .. T, and the steps between them as linear ones (none without adapted proposals)."""
+
+    frames: list[Frame]
+    fits: list[LinearStep]
+
+
+def _filter(problem: Problem, *, adapted: bool) -> Filtered:
+    """Go from one observed frame to the next, and over the whole path again where too few particles are left."""
+    cloud, fits = start(problem.mover, problem.x0, problem.law, problem.measured[0]), []
+    frames = [Frame.of(cloud)]
+    for target in sorted(problem.observed - {0} | {problem.steps}):
+        here = len(frames) - 1
         if not adapted:
-            yield from _blind(problem, cloud, here, target)
-        elif target in problem.observed:
-            yield from _guided(problem, cloud, here, target)
+            frames += _blind(problem, cloud, here, target)
+        elif target not in problem.observed:
+            tail = _forecast(problem, cloud, target - here)
+            frames, fits = frames + [frame for frame, _ in tail], fits + [fit for _, fit in tail]
+        elif not problem.looks_ahead:
+            measured = problem.measured[here + 1 : target + 1]
+            frames += [Frame.of(cloud) for _ in sweep(problem.mover, cloud, Plan.myopic(measured), THRESHOLD, here + 1)]
         else:
-            yield from _forecast(problem, cloud, here, target)
-        here = target
+            gap = _forecast(problem, cloud.copy(), target - here)
+            fits = fits + [fit for _, fit in gap]
+            worst = _reach(problem, cloud, fits[here:], here)
+            if worst < REFRESH * len(cloud.x):
+                again = _pass(problem, Plan.backward(problem.measured[1 : target + 1], fits))
+                if min(again.ess) > worst:
+                    cloud, worst, fits = again.cloud, min(again.ess), again.fits
+            frames += [frame for frame, _ in gap[:-1]]  # what was known of these frames before the measurement
+            frames.append(Frame.of(cloud, worst))
+    return Filtered(frames, fits)
 
 
-def _blind(problem: Problem, cloud: Cloud, here: int, target: int) -> Iterator[Frame]:
+def _blind(problem: Problem, cloud: Cloud, here: int, target: int) -> list[Frame]:
     """The bootstrap filter, for any emission."""
+    frames = []
     for t in range(here + 1, target + 1):
         cloud.resample(THRESHOLD)
         cloud.x = problem.mover.sample(cloud.x)
         cloud.weigh(problem.measured[t](problem.mover.flat(cloud.x)), f"step {t}")
-        yield Frame.of(cloud)
+        frames.append(Frame.of(cloud))
+    return frames
 
 
-def _forecast(problem: Problem, cloud: Cloud, here: int, target: int) -> Iterator[Frame]:
-    for _ in range(here, target):
-        cloud.x = problem.mover.move(cloud.x).x
-        yield Frame.of(cloud)
+def _forecast(problem: Problem, cloud: Cloud, steps: int) -> list[tuple[Frame, LinearStep]]:
+    """Move the cloud on without a measurement: each frame, and the step to it as a linear one."""
+    frames = []
+    for _ in range(steps):
+        move = problem.mover.move(cloud.x, weight=cloud.weight)
+        cloud.x = move.x
+        frames.append((Frame.of(cloud), move.fit))
+    return frames
 
 
-def _guided(problem: Problem, cloud: Cloud, here: int, target: int) -> Iterator[Frame]:
-    """Reach an observed frame: forecast the gap, which is what is known of it yet, then go over it again looking ahead."""
-    mover, measured = problem.mover, problem.measured[here + 1 : target + 1]
-    if problem.looks_ahead:
-        pilot, fits = Cloud(cloud.x, cloud.log_weight, cloud.log_evidence), []
-        for t in range(here + 1, target + 1):
-            move = mover.move(pilot.x, weight=pilot.weight)
-            pilot.x = move.x
-            fits.append(move.fit)
-            if t < target:
-                yield Frame.of(pilot)
-        plan = Plan.backward(measured, fits)
-        cloud.weigh(plan.ahead[0](mover.flat(cloud.x)), f"step {target}")
-    else:
-        plan = Plan.myopic(measured)
-    worst = cloud.ess
-    for stop in sweep(mover, cloud, plan, THRESHOLD, here + 1):
-        worst = min(worst, cloud.ess)
-        if not problem.looks_ahead and stop.number < target:
-            yield Frame.of(cloud)
-    yield Frame.of(cloud, worst)
+def _reach(problem: Problem, cloud: Cloud, fits: list[LinearStep], here: int) -> float:
+    """Move the cloud to the next observed frame, looking ahead; return the smallest effective sample size on the way."""
+    target = here + len(fits)
+    plan = Plan.backward(problem.measured[here + 1 : target + 1], fits)
+    cloud.weigh(plan.ahead[0](problem.mover.flat(cloud.x)), f"step {target}")
+    return min([cloud.ess, *(cloud.ess for _ in sweep(problem.mover, cloud, plan, THRESHOLD, here + 1))])
 
 
 # -- smoothing ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class SmoothingRun:
-    """A sweep over all frames, remembered."""
+@dataclass(frozen=True)
+class Pass:
+    """A sweep from the beginning, remembered.
 
+    Parameters
+    ----------
+    cloud : Cloud
+        Where it ended.
+    states : list of Tensor, (particle, *site, channel)
+        Of frames 0 .. t.
+    parents : list of Tensor or None
+        Of frames 1 .. t: the particles of the frame before that each came from, None for each from its own.
+    ess : list of float
+        Of frames 0 .. t.
+    fits : list of LinearStep
+        The steps to 1 .. t.
+    """
+
+    cloud: Cloud
     states: list[Tensor]
     parents: list[Tensor | None]
-    log_weight: Tensor
     ess: list[float]
-    log_evidence: float
-    plan: Plan
+    fits: list[LinearStep]
 
     def paths(self) -> Tensor:
         """Trace the last particles back to their beginnings: (particle, time, *site, channel)."""
-        line = torch.arange(len(self.states[-1]), device=self.states[-1].device)
+        line = torch.arange(len(self.cloud.x), device=self.cloud.x.device)
         path = [self.states[-1]]
         for states, parents in zip(self.states[-2::-1], self.parents[::-1], strict=True):
             line = line if parents is None else parents[line]
@@ -247,34 +271,24 @@ class SmoothingRun:
         return torch.stack(path[::-1], 1)
 
 
-def _pilot(problem: Problem) -> Plan:
-    """Look ahead over all frames through the steps of the filtered particles."""
-    fits = []
-    for frame in list(_filter(_open_ended(problem), adapted=True))[:-1]:
-        fits.append(problem.mover.move(frame.x, weight=frame.log_weight.exp()).fit)
-    return Plan.backward(problem.measured[1:], fits)
+def _pass(problem: Problem, plan: Plan) -> Pass:
+    """Sweep from the initial state to the end of the plan."""
+    cloud = start(problem.mover, problem.x0, problem.law, problem.measured[0].times(plan.ahead[0]))
+    done = Pass(cloud, [cloud.x], [], [cloud.ess], [])
+    for stop in sweep(problem.mover, cloud, plan, THRESHOLD, 1):
+        done.states.append(cloud.x)
+        done.parents.append(stop.parents)
+        done.ess.append(cloud.ess)
+        done.fits.append(stop.fit)
+    return done
 
 
-def _open_ended(problem: Problem) -> Problem:
-    """The problem without a known end, which a filter could not reach."""
-    last = problem.measured[-1]
-    if not isinstance(last, Pinned):
-        return problem
-    measured = [*problem.measured[:-1], LogQuadratic.flat(problem.law.mean)]
-    return Problem(problem.mover, problem.x0, problem.law, measured, problem.observed - {problem.steps})
-
-
-def _smooth(problem: Problem, plan: Plan) -> SmoothingRun:
-    mover = problem.mover
-    cloud = start(mover, problem.x0, problem.law, problem.measured[0].times(plan.ahead[0]))
-    states, ess, parents, fits = [cloud.x], [cloud.ess], [], []
-    for stop in sweep(mover, cloud, plan, THRESHOLD, 1):
-        states.append(stop.x)
-        ess.append(cloud.ess)
-        parents.append(stop.parents)
-        fits.append(stop.fit)
-    plan = Plan.backward(problem.measured[1:], fits)
-    return SmoothingRun(states, parents, cloud.log_weight, ess, cloud.log_evidence, plan)
+def _pilot(problem: Problem) -> list[LinearStep]:
+    """The steps of filtered particles, as linear ones: what a first pass looks ahead through."""
+    if isinstance(problem.measured[-1], Pinned):  # no filter could reach that
+        measured = [*problem.measured[:-1], LogQuadratic.flat(problem.law.mean)]
+        problem = replace(problem, measured=measured, observed=problem.observed - {problem.steps})
+    return _filter(problem, adapted=True).fits
 
 
 # -- what is asked -----------------------------------------------------------------------------------------------------------

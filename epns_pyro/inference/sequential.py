@@ -60,6 +60,9 @@ class Cloud:
         """Effective sample size, 1 / sum of squared weights."""
         return float((-(2 * self.log_weight).logsumexp(0)).exp())
 
+    def copy(self) -> Cloud:
+        return Cloud(self.x, self.log_weight, self.log_evidence)
+
     def weigh(self, log_factor: Tensor, when: str) -> None:
         """Multiply the weights, and the evidence by the mean of the factors.
 
@@ -275,29 +278,17 @@ class Plan:
 
 
 class Stop(NamedTuple):
-    """Where a sweep has come to.
+    """A step of a sweep: the indices of the particles that it started from (None: each from itself), and the step as a linear one."""
 
-    Parameters
-    ----------
-    number : int
-        Of the step, as `sweep` was told to count.
-    x, log_weight : Tensor
-        The cloud after it.
-    parents : Tensor or None
-        Indices of the particles that it started from; None: each from itself.
-    fit : LinearStep
-        The step as a linear one.
-    """
-
-    number: int
-    x: Tensor
-    log_weight: Tensor
     parents: Tensor | None
     fit: LinearStep
 
 
 def sweep(mover: Mover, cloud: Cloud, plan: Plan, threshold: float, first: int) -> Iterator[Stop]:
-    """Move a cloud, which must hold psi of its present frame in its weights already, through a plan; `first` numbers the first step."""
+    """Move a cloud, which must hold psi of its present frame in its weights already, through a plan.
+
+    The cloud is changed in place, and can be looked at after each step; `first` numbers the first step.
+    """
     for t, (psi, potential, fit) in enumerate(zip(plan.ahead, plan.potentials, plan.fits, strict=True), first):
         parents = cloud.resample(threshold)
         before = psi(mover.flat(cloud.x))
@@ -308,7 +299,7 @@ def sweep(mover: Mover, cloud: Cloud, plan: Plan, threshold: float, first: int) 
             move = mover.move(cloud.x, Aim(potential, fit), cloud.weight)
         cloud.x = move.x
         cloud.weigh(move.log_weight - before, f"step {t}")
-        yield Stop(t, cloud.x, cloud.log_weight, parents, move.fit)
+        yield Stop(parents, move.fit)
 
 
 def start(mover: Mover, x: Tensor, law: NormalLaw, potential: LogQuadratic) -> Cloud:

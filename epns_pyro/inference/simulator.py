@@ -14,8 +14,8 @@ from torch import Tensor
 
 from epns_pyro.data import to_dataset
 from epns_pyro.data.context import DataContext
-from epns_pyro.errors import CheckpointError, ShapeError
-from epns_pyro.inference import conditioning, elbo
+from epns_pyro.errors import CheckpointError, ConfigError, ShapeError, nearest
+from epns_pyro.inference import conditioning, elbo, events
 from epns_pyro.inference.checkpoint import context_from_plain, read_checkpoint
 from epns_pyro.inference.conditioning import Proposal
 from epns_pyro.inference.observations import Observations
@@ -135,6 +135,8 @@ class Simulator:
         """Sample futures block by block, for ensembles larger than memory; see `rollout`."""
         if steps < 1 or members < 1:
             raise ShapeError(f"a rollout needs at least one step and one member, found steps {steps}, members {members}")
+        if seed < 0 or (chunk is not None and chunk < 1):
+            raise ConfigError(f"a rollout needs a seed of at least 0 and a chunk of at least 1, found seed {seed}, chunk {chunk}")
         return rollout_blocks(self.transition, self._states(x0), steps=steps, members=members, seed=seed, feedback=feedback, chunk=chunk)
 
     # -- likelihood --------------------------------------------------------------------------------------------------------
@@ -157,7 +159,11 @@ class Simulator:
 
     def log_density(self, x0: Tensor, path: Tensor, z: Tensor) -> Tensor:
         """log p(x_{1:T}, z_{1:T} | x_0) of given latents z (batch, time, entity, latent): (batch,), nats."""
-        return elbo.log_density(self.transition, *self._pair(x0, path), torch.as_tensor(z).to(self.device, self.dtype))
+        x0, path = self._pair(x0, path)
+        z = torch.as_tensor(z).to(self.device, self.dtype)
+        if z.dim() != 4 or z.shape[:2] != path.shape[:2]:
+            raise ShapeError(f"z: expected (batch, time, entity, latent) to go with a path {tuple(path.shape)}, found {tuple(z.shape)}")
+        return elbo.log_density(self.transition, x0, path, z)
 
     # -- conditioning ------------------------------------------------------------------------------------------------------
 
@@ -166,7 +172,7 @@ class Simulator:
         x0: conditioning.Start,
         observations: Observations,
         *,
-        particles: int = 1000,
+        particles: int = 500,
         seed: int = 0,
         proposal: Proposal = Proposal.AUTO,
     ) -> xr.Dataset:
@@ -201,7 +207,7 @@ class Simulator:
         *,
         end: Tensor | np.ndarray | None = None,
         steps: int | None = None,
-        particles: int = 1000,
+        particles: int = 500,
         seed: int = 0,
         sweeps: int = 2,
     ) -> xr.Dataset:
@@ -230,16 +236,46 @@ class Simulator:
             self.transition, self.context, x0, observations, end=end, steps=steps, particles=particles, seed=seed, sweeps=sweeps
         )
 
-    def _pair(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
-        return self._states(x0), self._states(path, "the path")
+    def probability(self, event: events.Event, x0: Tensor | np.ndarray, *, steps: int, members: int, seed: int = 0) -> events.Probability:
+        """Estimate P(event | x0) from independent futures, with its Monte Carlo error.
 
-    def _states(self, x: Tensor | np.ndarray, what: str = "the initial states") -> Tensor:
+        Parameters
+        ----------
+        event : callable
+            Futures (sample, time, *site, channel), time 0 is x0 -> booleans (sample,); `Exceeds(sim.system, "total_energy", -10.0,
+            step=50)` is one.
+        x0 : (*site, channel)
+        steps, members, seed : int
+
+        Examples
+        --------
+        >>> str(sim.probability(Exceeds(sim.system, "furthest_body", 8.0, step=100), x0, steps=100, members=1000))  # doctest: +SKIP
+        '0.012 ± 0.0034 (95% interval 0.0062 to 0.021; 12 of 1000 futures)'
+        """
+        x0 = torch.as_tensor(x0)
+        x0 = self._states(x0[None] if x0.dim() == 1 + len(self.spec.sites) else x0)
+        if len(x0) != 1:
+            raise ShapeError(f"a probability is given one initial state, found {len(x0)}")
+        hits = implausible = 0
+        for block in self.rollout_blocks(x0, steps=steps, members=members, seed=seed):
+            states = block.states[:, 0].astype(np.float64 if np.issubdtype(block.states.dtype, np.floating) else block.states.dtype)
+            hits += events.count(event, states)
+            implausible += int((~self.system.alive(states)[:, -1]).sum())
+        return events.Probability(hits, members, implausible)
+
+    def _pair(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+        x0, path = self._states(x0), self._states(path, "the path", ("batch", "time"))
+        if path[:, 0].shape != x0.shape:
+            raise ShapeError(
+                f"the path: expected (batch, time, ...) to go with initial states {tuple(x0.shape)} (batch, ...), found {tuple(path.shape)}"
+            )
+        return x0, path
+
+    def _states(self, x: Tensor | np.ndarray, what: str = "the initial states", leading: tuple[str, ...] = ("batch",)) -> Tensor:
         x = torch.as_tensor(x)
         self.spec.check(x, what=what)
-        if x.dim() < 2 + len(self.spec.sites):
-            raise ShapeError(
-                f"{what}: expected a batch dimension in front of {', '.join(self.spec.sites)}, channel; found {tuple(x.shape)}"
-            )
+        if x.dim() != len(leading) + len(self.spec.sites) + 1 or not x.numel():
+            raise ShapeError(f"{what}: expected ({', '.join((*leading, *self.spec.sites))}, channel), none empty; found {tuple(x.shape)}")
         return x.to(self.device, self.dtype if x.dtype.is_floating_point else torch.int64)
 
 
@@ -258,13 +294,20 @@ def load(run: str | Path, *, which: str = "best", device: str | torch.device = "
     ------
     CheckpointError
         If there is no readable checkpoint.
+    ConfigError
+        If `which` is neither.
     """
     folder = RunFolder(Path(run))
     if not folder.path.is_dir():
         raise CheckpointError(f"{run}: no such run: epns-pyro train --out {run} makes one")
-    path = {"best": folder.best, "last": folder.last}[which]
+    paths = {"best": folder.best, "last": folder.last}
+    if which not in paths:
+        raise ConfigError(f"which: found {which!r}: {nearest(which, paths)}")
+    path = paths[which]
+    if which == "best" and folder.last.is_file() and not path.exists():
+        raise CheckpointError(f'{path}: not there yet, for nothing was validated: load(run, which="last"), or train on with --resume')
     content = read_checkpoint(path)
-    config, context = RunConfig.parse(content["config"]), context_from_plain(content["context"])
+    config, context = RunConfig.parse(content["config"], where=str(path)), context_from_plain(content["context"])
     transition = config.model.build(context)
     try:
         transition.load_state_dict(content["weights"])
