@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from epns_pyro.cli._common import console, fail
+from epns_pyro.cli._common import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @click.command()
@@ -18,8 +22,6 @@ def report(run: Path) -> None:
     from epns_pyro.inference.run import RunFolder
 
     folder = RunFolder(run)
-    if not run.is_dir():
-        fail(f"{run}: no such run: epns-pyro train --out {run} makes one")
     page = write_report(folder.evaluation, folder.report, read_metrics(folder.metrics))
     console().print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
 
@@ -29,19 +31,39 @@ def report(run: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("compare.html"), show_default=True)
 def compare(runs: tuple[Path, ...], out: Path) -> None:
     """Print one table for several evaluated runs, and write it as a page."""
-    from rich.table import Table
-
     from epns_pyro.calibration.report import write_comparison
 
-    names = [run.name for run in runs]
-    labels = names if len(set(names)) == len(names) else [str(run) for run in runs]
-    rows = write_comparison({label: run / "evaluation" for label, run in zip(labels, runs, strict=True)}, out)
-    table = Table("run", "ELBO", "IWAE", "gap", "KL", "active", "calibrated", "mean D_KS", "plausible", box=None)
-    for row in rows:
-        numbers = [f"{row[key]:.2f}" if row[key] is not None else "" for key in ("elbo", "iwae", "gap", "kl")]
-        distance = "" if row["ks"] is None else f"{row['ks']:.3f}"
-        table.add_row(row["name"], *numbers, row["active"], row["calibrated"], distance, f"{row['alive']:.0%}")
-    console().print(table)
-    if len({row["store"] for row in rows}) > 1:
-        console().print("these runs were evaluated on different data: their numbers are not comparable line by line")
+    rows = write_comparison({name: run / "evaluation" for name, run in zip(_names(runs), runs, strict=True)}, out)
+    console().print(_table(rows))
+    if len({row["data"] for row in rows}) > 1:
+        console().print("these runs were evaluated on different data: only those with the same letter can be compared line by line")
     console().print(f"page: {out}", soft_wrap=True)
+
+
+def _names(runs: tuple[Path, ...]) -> list[str]:
+    """Names of folders, or whole paths where two have the same name."""
+    names = [run.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for head in ("ELBO", "IWAE", "gap", "KL", "active", "calibrated", "mean D_KS", "plausible", "data"):
+        table.add_column(head, justify="right")
+    forms = {
+        "elbo": ".2f",
+        "iwae": ".2f",
+        "gap": ".2f",
+        "kl": ".2f",
+        "active": "",
+        "calibrated": "",
+        "ks": ".3f",
+        "alive": ".0%",
+        "data": "",
+    }
+    for row in rows:
+        table.add_row(row["name"], *("–" if row[key] is None else format(row[key], form) for key, form in forms.items()))
+    return table

@@ -12,18 +12,32 @@ from matplotlib.axes import Axes
 from epns_pyro.calibration.report.evaluated import Subject
 from epns_pyro.calibration.report.figures_distribution import with_unit
 from epns_pyro.calibration.report.parts import brief
-from epns_pyro.calibration.report.svg import BAD, GREY, INK, LABELLED, LINE, MODEL, MUTED, SMALL, TINY, decades, label_ends, panel, thinned
+from epns_pyro.calibration.report.svg import (
+    BAD,
+    GREY,
+    INK,
+    LABELLED,
+    LINE,
+    MODEL,
+    MUTED,
+    SMALL,
+    TINY,
+    decades,
+    label_ends,
+    largest,
+    panel,
+    thinned,
+)
 
 GRID_TIMES = 6  # lead times of a grid of panels
 TRUE_PROCESS = "true process"
 
 
-def ecdf_differences(subject: Subject, *, prefix: str = "", **at: str) -> list[Markup]:
-    """Rank ECDF minus its expectation with the simultaneous band, a tiny panel per lead time; `at` selects e.g. a pre-rank."""
-    one = subject.data.sel(at)
+def ecdf_differences(one: xr.Dataset, prefix: str = "") -> list[Markup]:
+    """Rank ECDF minus its expectation with the simultaneous band, a tiny panel per lead time; `prefix` as in the names of variables."""
     names = (f"{prefix}ecdf_difference", f"{prefix}band_lower", f"{prefix}band_upper")
     point = one["point"].values
-    height = 1.15 * max(float(np.nanmax(np.abs(one[name].values))) for name in names)
+    height = 1.15 * largest(*(np.abs(one[name].values) for name in names), default=0.05)
 
     def draw(axes: Axes, k: int) -> None:
         difference, low, high = (one[name].isel(lead_time=k).values for name in names)
@@ -57,7 +71,7 @@ def coverage(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
     def draw(axes: Axes, one: xr.Dataset) -> None:
         time, levels = one["lead_time"].values, one["level"].values
         step = float(np.diff(time).min()) if len(time) > 1 else 1.0
-        low = float(np.nanmin(one["coverage_lower"]))
+        low = -largest(-one["coverage_lower"].values, default=-0.33)
         ends = []
         for j, level in enumerate(levels):
             at = one.sel(level=level)
@@ -71,7 +85,7 @@ def coverage(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
                 axes.plot(moved[where], value[where], "o", color=colour, markersize=2.6)
             axes.plot(moved, value, color=MODEL, linewidth=0.6, alpha=0.5)
             ends.append((nominal, f"{nominal:.0%}", MUTED))
-        axes.set(ylim=(min(0.3, low - 0.03), 1.01), xlim=(time[0] - 0.6 * step, time[-1] + 0.6 * step))
+        axes.set(ylim=(low - 0.03, 1.01), xlim=(time[0] - 0.6 * step, time[-1] + 0.6 * step))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         label_ends(axes, ends, gap=0.07)
 
@@ -80,7 +94,7 @@ def coverage(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
 
 def ratios(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
     """Spread over error of the ensemble mean, with its interval: 1 if honest; a panel per subject."""
-    top = min(3.0, max(1.6, *(float(np.nanmax(s.data["spread_skill_upper"])) for s in subjects)))
+    top = min(3.0, largest(*(s.data["spread_skill_upper"].values for s in subjects), default=1.6))
 
     def draw(axes: Axes, one: xr.Dataset) -> None:
         time = one["lead_time"].values
@@ -95,7 +109,7 @@ def ratios(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
 def shifts(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
     """How far the truth lies off the centre of its ensemble, in ensemble spreads; a panel per subject."""
     ends = [np.abs(s.data["shift"].values) + 2 * s.data["shift_error"].values for s in subjects]
-    top = 1.1 * max(0.4, *(float(np.nanmax(e)) for e in ends))
+    top = 1.1 * largest(*ends, default=0.4)
 
     def draw(axes: Axes, one: xr.Dataset) -> None:
         time, value, error = (one[name].values for name in ("lead_time", "shift", "shift_error"))
@@ -143,8 +157,7 @@ def skills(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
             axes.fill_between(time, value - 1.96 * error, value + 1.96 * error, color=colour, alpha=0.18, linewidth=0)
             axes.plot(time, value, color=colour, marker="o", markersize=2.8)
             ends.append((value[-1], short(name), colour))
-        low = float(np.nanmin(one["skill"])) if np.isfinite(one["skill"]).any() else 0.0
-        axes.set_ylim(min(-0.3, max(1.15 * low, -1.5)), 1.05)
+        axes.set_ylim(-min(1.5, 1.15 * largest(-one["skill"].values, default=0.25)), 1.05)
         label_ends(axes, ends)
 
     return [_panel(s, draw, NAMED, brief(s.label), time_unit) for s in subjects]

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from epns_pyro.calibration.report.figures_distribution import with_unit
 from epns_pyro.calibration.report.parts import brief
-from epns_pyro.calibration.report.svg import GREY, INK, LABELLED, LINE, MODEL, MUTED, WIDE, Size, label_ends, panel, thinned
+from epns_pyro.calibration.report.svg import GREY, INK, LABELLED, LINE, MODEL, MUTED, WIDE, Size, label_ends, largest, panel, thinned
 from epns_pyro.calibration.sbc import ACTIVE_NATS
 
 TOLERANCE, ROUNDING = 1e-9, 2.2e-16  # what a symmetry error may reach, and what float64 can resolve
@@ -77,7 +77,7 @@ def stability(data: xr.Dataset, time_unit: str) -> list[Markup]:
 def widening(learnt: xr.Dataset, labels: dict[str, str], time_unit: str) -> list[Markup]:
     """Width of recalibrated intervals relative to those of the ensemble, a panel per observable."""
     factor = 1 + learnt["widen_low"] + learnt["widen_high"]
-    top = max(1.6, min(4.0, 1.1 * float(np.nanmax(factor))))
+    top = min(4.0, 1.1 * largest(factor.values, default=1.4))
 
     def draw(axes: Axes, one: xr.DataArray) -> None:
         axes.axhline(1, color=INK, linewidth=0.8)

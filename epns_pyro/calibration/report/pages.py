@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,10 @@ from epns_pyro.calibration.report.parts import Figure, Key, Section
 from epns_pyro.calibration.report.viewers import viewer
 from epns_pyro.errors import DataError
 
+RUN_FACTS = (
+    "name", "system", "system_label", "group", "frame_dt", "time_unit", "seed", "step", "parameters", "train_seconds", "config_yaml",
+    "evaluation", "versions", "command", "store", "sets", "sampling_rule", "created", "evaluate_seconds",
+)  # fmt: skip
 PLAYERS = {"orbits": ("player.js", "viewer.js"), "film": ("player.js", "film.js")}
 
 
@@ -51,8 +55,8 @@ def write_report(folder: Path, out: Path, training: sections_model.TrainingLog |
     return _write(
         out,
         page.render(
-            run=found.run,
-            headline=found.metrics.get("headline") or [],
+            run=dict.fromkeys(RUN_FACTS) | found.run,
+            headline=[{"note": "", "good": None} | line for line in found.metrics.get("headline") or []],
             verdict=summary.verdict(found.metrics),
             lines=lines,
             sparklines=_sparklines(found),
@@ -93,12 +97,7 @@ def write_comparison(folders: Mapping[str, Path], out: Path) -> list[dict[str, A
 
 
 def _sections(found: Evaluated, training: sections_model.TrainingLog) -> list[Section]:
-    makers = (
-        sections.likelihood, sections.fans, sections.two_sample, sections.pit, sections.coverage, sections.spread, sections.skill,
-        sections.ranks, sections.reliability, sections_model.latents, sections_model.equivariance, sections_model.stability,
-        sections_model.recalibration,
-    )  # fmt: skip
-    made = [make(found) for make in makers] + [sections_model.training(found, training)]
+    made = [make(found) for make in (*sections.MAKERS, *sections_model.MAKERS)] + [sections_model.training(found, training)]
     return [section for section in made if section]
 
 
@@ -108,7 +107,10 @@ def _sparklines(found: Evaluated) -> dict[str, Markup]:
 
 def _ladder(runs: Mapping[str, Evaluated]) -> Figure | None:
     """The ELBO of every run, and the references of the first that has any."""
-    tables = {name: [row for row in (found.metrics.get("likelihood") or {}).get("rows") or [] if row.get("value") is not None] for name, found in runs.items()}
+    tables = {
+        name: [row for row in (found.metrics.get("likelihood") or {}).get("rows") or [] if row.get("value") is not None]
+        for name, found in runs.items()
+    }
     rows = [row | {"name": name} for name, table in tables.items() for row in table if row.get("key") == "elbo"]
     if not rows:
         return None

@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from epns_pyro.calibration.report import figures_calibration as calibration
 from epns_pyro.calibration.report import figures_distribution as distribution
 from epns_pyro.calibration.report.evaluated import Evaluated, Subject
 from epns_pyro.calibration.report.parts import Figure, Key, Section, Table, Text, number, p_value, sentence
 from epns_pyro.calibration.report.summary import distributions_that_differ
+from epns_pyro.calibration.report.svg import largest
 
 MODEL_OVER_TRUTH = (Key("model", "model"), Key("truth", "truth"))
 
@@ -22,7 +24,8 @@ def likelihood(found: Evaluated) -> Section:
     section = Section(
         "likelihood",
         "Likelihood",
-        "How probable held-out transitions are under the model, in nats per transition of the whole system: higher is better. The oracle is "
+        "How probable held-out transitions are under the model, in nats per transition of the whole system: higher is better. The "
+        "oracle is "
         "the true transition density, so the distance to it says how good the model is in absolute terms.",
     )
     table: dict[str, Any] = found.metrics.get("likelihood") or {}
@@ -44,7 +47,9 @@ def likelihood(found: Evaluated) -> Section:
         )
     )
     body = [(row["name"], number(row["value"]), number(row.get("error")), row.get("note") or "") for row in rows]
-    section.items.append(Table(("law", table.get("unit") or "nats", "error", "what it is"), body, frozenset({table.get("unit") or "nats", "error"})))
+    section.items.append(
+        Table(("law", table.get("unit") or "nats", "error", "what it is"), body, frozenset({table.get("unit") or "nats", "error"}))
+    )
     if table.get("fields"):
         fields = [(str(row["name"]), number(row["value"]), number(row.get("error"))) for row in table["fields"]]
         section.items.append(Table(("field", "nats", "error"), fields, frozenset({"nats", "error"})))
@@ -59,9 +64,8 @@ def fans(found: Evaluated) -> Section:
     section = Section(
         "fans",
         "Futures of one initial state",
-        "Many futures of the same initial state, drawn from the model and from the true process. This is the sharpest test: it "
-        "compares whole distributions, not single outcomes. Two finite samples of one law are never alike, so every distance stands beside "
-        "the distance of two true ensembles.",
+        "Many futures of the same initial state, drawn from the model and from the true process. This is the sharpest test: it compares "
+        "whole distributions, not single outcomes.",
     )
     data = found.files.get("fans")
     if data is not None:
@@ -76,25 +80,44 @@ def fans(found: Evaluated) -> Section:
                     key=MODEL_OVER_TRUTH,
                 )
             )
+    return section
+
+
+def distances(found: Evaluated) -> Section:
+    section = Section(
+        "distances",
+        "Distances of distributions",
+        "How far the distribution of the model is from the true one, from one initial state. Two finite samples of one law are never "
+        "alike, so every distance stands beside the distance of two true ensembles.",
+    )
     rows = found.metrics.get("same_init") or []
     if rows:
-        section.items.append(_distance_figure(rows, found.time_unit))
-        section.items.append(_distance_table(rows, found.time_unit))
+        section.items.extend([_distance_figure(rows, found.time_unit), _distance_table(rows, found.time_unit)])
     return section
 
 
 def _distance_figure(rows: list[dict[str, Any]], time_unit: str) -> Figure:
     differing = distributions_that_differ(rows)
-    seen = f"{len(differing)} of {len(rows)} distances are larger than chance allows." if differing else "No distance is larger than chance allows."
+    seen = (
+        f"{len(differing)} of {len(rows)} distances are larger than chance allows."
+        if differing
+        else "No distance is larger than chance allows."
+    )
     return Figure(
         distribution.distances(rows, time_unit),
         alt="Kolmogorov-Smirnov distance of model and truth over time, with its floor: "
         + "; ".join(f"{row['label']} at {row['time']:g}: {row['ks']:.2f}" for row in rows)
         + ".",
-        caption=f"{seen} 0 is the same distribution, 1 one without overlap; mean over initial states. An honest model stays near the dashed "
+        caption=f"{seen} 0 is the same distribution, 1 one without overlap; mean over initial states. An honest model stays near "
+        "the dashed "
         "line. The shaded floor holds the distance from a single initial state 95 times in 100 if both are samples of one law.",
         title="Kolmogorov-Smirnov distance over time",
-        key=(Key("model", "model and truth"), Key("dashed", "two true ensembles"), Key("floor", "floor"), Key("bad", "differs (p < 5% over all)")),
+        key=(
+            Key("model", "model and truth"),
+            Key("dashed", "two true ensembles"),
+            Key("floor", "floor"),
+            Key("bad", "differs (p < 5% over all)"),
+        ),
     )
 
 
@@ -155,14 +178,15 @@ def pit(found: Evaluated) -> Section:
     section = Section(
         "pit",
         "PIT-ECDF by lead time",
-        "Where the truth falls among its ensemble members, as a distribution function minus what it should be. The grey band holds the whole "
+        "Where the truth falls among its ensemble members, as a distribution function minus what it should be. The grey band "
+        "holds the whole "
         "line of a calibrated ensemble 95 times in 100, at each lead time by itself: of 20 panels about one leaves it by chance, which the "
         "verdicts allow for. A line that falls and then rises through 0 means an ensemble too wide, one that rises and then falls one too "
         "narrow, a bow to one side a bias.",
     )
     for subject in found.subjects("observables"):
         if "ecdf_difference" in subject.data:
-            section.items.append(_ecdf(subject, subject.label))
+            section.items.append(_ecdf(subject.data, subject.label))
     return section
 
 
@@ -176,19 +200,18 @@ def ranks(found: Evaluated) -> Section:
     for subject in found.subjects("fields", "labels"):
         for rank in map(str, subject.data["pre_rank"].values if "joint_ecdf_difference" in subject.data else ()):
             label = "label image" if subject.group == "labels" else subject.label
-            section.items.append(_ecdf(subject, f"{label}, by {rank}", prefix="joint_", pre_rank=rank))
+            section.items.append(_ecdf(subject.data.sel(pre_rank=rank), f"{label}, by {rank}", "joint_"))
     return section
 
 
-def _ecdf(subject: Subject, title: str, *, prefix: str = "", **at: str) -> Figure:
-    one = subject.data.sel(at)
+def _ecdf(one: xr.Dataset, title: str, prefix: str = "") -> Figure:
     names = (f"{prefix}ecdf_difference", f"{prefix}band_lower", f"{prefix}band_upper")
     shown = calibration.grid_times(one)
     outside = [k for k in shown if calibration.leaves(*(one[name].isel(lead_time=k).values for name in names))]
     times = ", ".join(f"{float(one['lead_time'][k]):.4g}" for k in outside)
     seen = f"outside the band at lead time {times}" if outside else "inside the band at every lead time shown"
     return Figure(
-        calibration.ecdf_differences(subject, prefix=prefix, **at),
+        calibration.ecdf_differences(one, prefix),
         alt=f"Rank ECDF minus its expectation for {title}, by lead time: {seen}.",
         caption=f"{seen.capitalize()}.",
         title=title,
@@ -252,14 +275,20 @@ def spread(found: Evaluated) -> Section:
     return section
 
 
-_SCORES = (("observables", "crps", "CRPS"), ("fields", "energy_score", "Energy score"), ("labels", "brier", "Brier score"), ("labels", "log_score", "Log score"))
+_SCORES = (
+    ("observables", "crps", "CRPS"),
+    ("fields", "energy_score", "Energy score"),
+    ("labels", "brier", "Brier score"),
+    ("labels", "log_score", "Log score"),
+)
 
 
 def skill(found: Evaluated) -> Section:
     section = Section(
         "skill",
         "Scores and skill",
-        "Proper scores reward an ensemble for being sharp and right; lower is better. The true process is another ensemble of the truth, which "
+        "Proper scores reward an ensemble for being sharp and right; lower is better. The true process is another ensemble of the "
+        "truth, which "
         "nothing can beat; persistence needs no learning.",
     )
     for group, score, name in _SCORES:
@@ -267,7 +296,11 @@ def skill(found: Evaluated) -> Section:
         if not subjects:
             continue
         skilled = [s for s in subjects if "skill" in s.data] if score != "log_score" else []
-        shown = subjects if skilled else [Subject(s.group, s.name, s.label, s.unit, s.data.drop_vars("skill", errors="ignore")) for s in subjects]
+        shown = (
+            subjects
+            if skilled
+            else [Subject(s.group, s.name, s.label, s.unit, s.data.drop_vars("skill", errors="ignore")) for s in subjects]
+        )
         ends = ", ".join(f"{s.label} {float(s.data[score][-1]):.3g}" for s in subjects)
         section.items.append(
             Figure(
@@ -283,7 +316,8 @@ def skill(found: Evaluated) -> Section:
                 Figure(
                     calibration.skills(skilled, found.time_unit),
                     alt=f"Skill of the {name} over lead time against each reference. " + _skills_in_words(skilled),
-                    caption="Share of the score of a reference that the model saves, with 95% intervals: near 1 against a naive reference is good, "
+                    caption="Share of the score of a reference that the model saves, with 95% intervals: near 1 against a naive "
+                    "reference is good, "
                     "0 against the true process is the best there is.",
                     title=f"Skill, {name}",
                     key=(Key("truth", "against the true process"), Key("reference", "against naive references")),
@@ -309,13 +343,17 @@ def reliability(found: Evaluated) -> Section:
     )
     for subject in found.subjects("labels"):
         if "frequency" in subject.data:
-            off = np.nanmax(np.abs(subject.data["frequency"] - subject.data["expected_frequency"]).values)
+            off = largest(np.abs(subject.data["frequency"] - subject.data["expected_frequency"]).values, default=0.0)
             section.items.append(
                 Figure(
                     calibration.reliability(subject),
                     alt=f"Reliability diagrams at three lead times; the largest distance from a perfect ensemble is {off:.2f}.",
-                    caption="If the model is honest, dots lie on the dashed line; a flatter run of dots is over-confident. Whiskers: 95%, over trajectories.",
+                    caption="If the model is honest, dots lie on the dashed line; a flatter run of dots is over-confident. "
+                    "Whiskers: 95%, over trajectories.",
                     key=(Key("model", "model"), Key("dashed", "a perfect ensemble of this size")),
                 )
             )
     return section
+
+
+MAKERS = (likelihood, fans, distances, two_sample, pit, coverage, spread, skill, ranks, reliability)  # in the order of the page

@@ -15,7 +15,8 @@ def latents(found: Evaluated) -> Section:
     section = Section(
         "latents",
         "Latents",
-        "How much each latent dimension tells the emission, and whether the guide is honest about it: ranks of latents drawn from the model "
+        "How much each latent dimension tells the emission, and whether the guide is honest about it: ranks of latents drawn from "
+        "the model "
         "among draws of the guide must be uniform. Idle latents are shown, not hidden.",
     )
     about = found.metrics.get("latents") or {}
@@ -25,7 +26,11 @@ def latents(found: Evaluated) -> Section:
                 figures.latent_bars(about["kl_by_dimension"]),
                 alt=f"KL per latent dimension: {about.get('sentence', '')}.",
                 caption=sentence(about.get("sentence") or "KL per latent dimension")
-                + (f" Of {about['entities']} entities together: {number(about['kl_total'])} nats." if {"entities", "kl_total"} <= about.keys() else ""),
+                + (
+                    f" Of {about['entities']} entities together: {number(about['kl_total'])} nats."
+                    if {"entities", "kl_total"} <= about.keys()
+                    else ""
+                ),
                 key=(Key("model", "in use"), Key("floor", "idle")),
                 size="wide",
             )
@@ -40,7 +45,8 @@ def equivariance(found: Evaluated) -> Section:
     section = Section(
         "equivariance",
         "Symmetry",
-        "A symmetric simulator gives a rotated (or relabelled, ...) future exactly the probability of the original. Measured on the trained "
+        "A symmetric simulator gives a rotated (or relabelled, ...) future exactly the probability of the original. Measured on "
+        "the trained "
         "weights, from raw states.",
     )
     about = found.metrics.get("equivariance") or {}
@@ -93,7 +99,8 @@ def recalibration(found: Evaluated) -> Section:
     section = Section(
         "recalibration",
         "Recalibration",
-        "What widening or narrowing the intervals after the fact would mend: learnt by conformal prediction on the validation set, judged on "
+        "What widening or narrowing the intervals after the fact would mend: learnt by conformal prediction on the validation "
+        "set, judged on "
         "the test set, which was used for neither. Every other number of this page is of the ensemble as it is.",
     )
     said = found.metrics.get("recalibration") or {}
@@ -107,7 +114,8 @@ def recalibration(found: Evaluated) -> Section:
             Figure(
                 figures.widening(learnt, labels, found.time_unit),
                 alt="Width of recalibrated intervals relative to those of the ensemble, over lead time, for every observable and level.",
-                caption="Width after over width before. An ensemble that is honest already keeps its intervals: lines near 1, but for noise.",
+                caption="Width after over width before. An ensemble that is honest already keeps its intervals: lines near 1, but "
+                "for noise.",
                 title="Change of width",
                 key=(Key("model", "after / before"), Key("truth", "unchanged")),
             )
@@ -133,3 +141,6 @@ def training(found: Evaluated, log: TrainingLog) -> Section:
         if skipped:
             section.items.append(Text(f"{skipped:.0f} steps with a non-finite loss or gradient were skipped."))
     return section
+
+
+MAKERS = (latents, equivariance, stability, recalibration)  # in the order of the page, before the training

@@ -139,6 +139,12 @@ def label_ends(axes: Axes, entries: Sequence[tuple[float, str, str]], *, gap: fl
         axes.text(1.015, height - over, text, transform=axes.transAxes, color=colour, fontsize=7.5, va="center", clip_on=False)
 
 
+def largest(*arrays: np.ndarray, default: float) -> float:
+    """Return the largest finite number in some arrays, but not less than `default`."""
+    values = np.concatenate([np.ravel(np.asarray(a, float)) for a in arrays])
+    return float(max([default, *values[np.isfinite(values)]]))
+
+
 def thinned(n: int, most: int = MAX_POINTS) -> np.ndarray:
     """Indices of at most `most` of n points, evenly spread, first and last among them."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
