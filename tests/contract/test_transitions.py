@@ -227,7 +227,6 @@ def test_weights_travel(name, system, changes):
     x = trajectories(SYSTEMS[system])
     transition, other = build(name, system, changes), build(name, system, changes, seed=1)
     z = latents(transition, x)
-    train_a_little(transition, x)
 
     def evaluate(transition: Transition) -> Tensor:
         return log_density(EPNSModel(transition))(x[:, 0], x[:, 1:], z)

@@ -125,11 +125,11 @@ def test_other_units_move_the_log_density_by_the_jacobian(world, units):
     here, there = particles(about), particles(other)
     jacobian = STEPS * 4 * sum(spec.width(f) * math.log(factors.get(f.name, 1.0)) for f in spec.dynamic_fields)
     expected = log_density(here, x0, path, z) - jacobian
-    torch.testing.assert_close(log_density(there, convert(x0), convert(path), z), expected, rtol=1e-7, atol=1e-6)
+    torch.testing.assert_close(log_density(there, convert(x0), convert(path), z), expected, rtol=1e-6, atol=1e-5)
 
     q, p = (t.posterior(x, t.forward_model(x), y) for t, x, y in ((here, x0, path[:, 0]), (there, convert(x0), convert(path[:, 0]))))
-    torch.testing.assert_close(p.base_dist.loc, q.base_dist.loc, rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(p.base_dist.scale, q.base_dist.scale, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(p.base_dist.loc, q.base_dist.loc, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(p.base_dist.scale, q.base_dist.scale, rtol=1e-5, atol=1e-6)
 
 
 def test_static_fields_are_not_scored():
