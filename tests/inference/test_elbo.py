@@ -125,8 +125,12 @@ def test_free_bits_take_the_gradient_of_the_dimensions_below_and_of_no_other(set
 
 def test_free_bits_are_held_against_the_mean_over_processes(setup) -> None:
     transition, x0, path = setup
-    loss = Objective(transition)(x0, path, free_bits=1.0, share=lambda mean: mean + 100.0)
-    torch.testing.assert_close(loss.loss.detach(), loss.kl - loss.log_likelihood)  # all above, though here all are below
+    here, elsewhere = (
+        Objective(transition)(x0, path, free_bits=1e6, share=share) for share in (lambda mean: mean, lambda mean: mean + 1e7)
+    )
+    bits = 1e6 * MODEL.latent * x0.shape[1]
+    torch.testing.assert_close(here.loss.detach(), bits - here.log_likelihood)  # all below
+    torch.testing.assert_close(elsewhere.loss.detach(), elsewhere.kl - elsewhere.log_likelihood)  # all above
 
 
 # -- bounds along a path -----------------------------------------------------------------------------------------------------

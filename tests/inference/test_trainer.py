@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from small import config, trainer
+from small import DISTRIBUTED, config, make_store, trainer
 
 import epns_pyro
 from epns_pyro.data import Store
-from epns_pyro.errors import CheckpointError, ConfigError, TrainingError
-from epns_pyro.inference import RunFolder
+from epns_pyro.errors import CheckpointError, ConfigError, DataError, TrainingError
+from epns_pyro.inference import RunConfig, RunFolder, Validation
 from epns_pyro.inference.checkpoint import read_checkpoint
+from epns_pyro.inference.metrics import read_metrics
+from epns_pyro.inference.trainer import Hardware, Progress, Trainer
+from epns_pyro.inference.validation import Validator, draw_transitions
 
 HERE = Path(__file__).parent
 
@@ -26,6 +30,10 @@ def state(folder: Path) -> dict:
     content = read_checkpoint(folder / "last.ckpt")
     content["counters"].pop("seconds")
     return content
+
+
+def column(folder: Path, name: str) -> list[float]:
+    return [value for _, found, value in read_metrics(folder / "metrics.csv") if found == name]
 
 
 def assert_same_state(a: dict, b: dict) -> None:
@@ -39,6 +47,14 @@ def assert_same_state(a: dict, b: dict) -> None:
     assert a["counters"] == b["counters"]
 
 
+def assert_same_run(a: Path, b: Path) -> None:
+    assert_same_state(state(a), state(b))
+    assert (a / "metrics.csv").read_text() == (b / "metrics.csv").read_text()
+    best_a, best_b = read_checkpoint(a / "best.ckpt"), read_checkpoint(b / "best.ckpt")
+    assert best_a["counters"]["step"] == best_b["counters"]["step"]
+    assert all(torch.equal(w, best_b["weights"][name]) for name, w in best_a["weights"].items())
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
@@ -48,105 +64,207 @@ def uninterrupted(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_same_seed_same_numbers(store: Store, uninterrupted: Path, tmp_path: Path) -> None:
     trainer(store, tmp_path / "again", config()).fit()
-    assert_same_state(state(uninterrupted), state(tmp_path / "again"))
-    assert (tmp_path / "again" / "metrics.csv").read_text() == (uninterrupted / "metrics.csv").read_text()
+    assert_same_run(uninterrupted, tmp_path / "again")
+    other = config().override({"seed": 1})
+    trainer(store, tmp_path / "other", other).fit()
+    a, b = state(uninterrupted), state(tmp_path / "other")
+    assert not any(torch.equal(w, b["weights"][name]) for name, w in a["weights"].items() if w.ndim > 1)
+    assert not torch.equal(a["noise"], b["noise"])
+    assert a["windows"] != b["windows"]
 
 
 @pytest.mark.parametrize("stop", [2, 4, 7])
 def test_interrupted_and_resumed_equals_uninterrupted(store: Store, uninterrupted: Path, tmp_path: Path, stop: int) -> None:
-    folder = tmp_path / "run"
-    first = trainer(store, folder, config())
+    interrupted_and_resumed(store, tmp_path / "run", config(), stop)
+    assert_same_run(uninterrupted, tmp_path / "run")
 
-    def interrupt(progress) -> None:
+
+def interrupted_and_resumed(store: Store, folder: Path, run: RunConfig, stop: int) -> None:
+    def interrupt(progress: Progress) -> None:
         if progress.step == stop:
             os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        first.fit(on_progress=interrupt)
+        trainer(store, folder, run).fit(on_progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
     assert state(folder)["counters"]["step"] == stop
-    trainer(store, folder, config()).fit(resume=True)
-    assert_same_state(state(uninterrupted), state(folder))
-    assert (folder / "metrics.csv").read_text() == (uninterrupted / "metrics.csv").read_text()
+    torch.manual_seed(stop)  # whatever torch's global generator does in between
+    trainer(store, folder, run).fit(resume=True)
 
 
-def test_killed_and_resumed_equals_uninterrupted(store: Store, tmp_path: Path) -> None:
-    long = config(steps=60, checkpoint_every=1, validate_every=60, log_every=7)
-    code = (
-        f"import sys; sys.path.insert(0, {str(HERE)!r}); import torch; torch.set_num_threads(1); from pathlib import Path\n"
-        f"from small import config, trainer; from epns_pyro.data import open_store\n"
-        f"run = config(steps=60, checkpoint_every=1, validate_every=60, log_every=7)\n"
-        f"trainer(open_store({str(store.path)!r}), Path({str(tmp_path / 'killed')!r}), run).fit()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code])
-    try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "killed" / "last.ckpt").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(0.1)
-    finally:
-        process.kill()
-        process.wait()
-    assert read_checkpoint(tmp_path / "killed" / "last.ckpt")["counters"]["step"] < 60
-    trainer(store, tmp_path / "killed", long).fit(resume=True)
-    trainer(store, tmp_path / "whole", long).fit()
-    assert_same_state(state(tmp_path / "whole"), state(tmp_path / "killed"))
-    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "killed" / "metrics.csv").read_text()
+def test_killed_and_resumed_equals_uninterrupted(store: Store, uninterrupted: Path, tmp_path: Path) -> None:
+    """kill -9 at the worst moment: step 6 is logged, its checkpoint is half way between the temporary file and its name."""
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(HERE)!r})
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from small import config, trainer
+from epns_pyro.data import open_store
+run, replace = trainer(open_store({str(store.path)!r}), Path({str(tmp_path / "killed")!r}), config()), os.replace
+def replacing(temporary, path):
+    if run._counters.step == 6 and str(path).endswith("last.ckpt"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(temporary, path)
+os.replace = replacing
+run.fit()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert state(tmp_path / "killed")["counters"]["step"] == 3
+    assert {step for step, *_ in read_metrics(tmp_path / "killed" / "metrics.csv")} == {1, 2, 3, 4, 5, 6}
+    trainer(store, tmp_path / "killed", config()).fit(resume=True)
+    assert_same_run(uninterrupted, tmp_path / "killed")
+
+
+def test_a_streamed_set_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of two trajectories, two of the eight in memory: windows come from other blocks than at the start when training ends."""
+    monkeypatch.setattr("epns_pyro.data.writing.CHUNK_TRAJECTORIES", 2)
+    store = make_store(tmp_path)
+    run = config(memory=2 * 2 * 11 * 3 * 7 * 4, horizon={"end": 2, "begin": 0.5})
+    whole = trainer(store, tmp_path / "whole", run)
+    assert not whole._windows.in_memory
+    first = list(whole._windows._resident)
+    whole.fit()
+    assert not set(first) & set(whole._windows._resident)
+    interrupted_and_resumed(store, tmp_path / "run", run, stop=5)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
 def test_growing_windows_and_the_free_end_of_the_schedule(store: Store, tmp_path: Path) -> None:
     run = config(horizon={"end": 3, "begin": 0.0}, kl={"warmup": 0.5})
     trainer(store, tmp_path / "run", run).fit()
-    rows = [line.split(",") for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
-    horizon = [float(value) for step, name, value in rows if name == "horizon"]
-    weight = [float(value) for step, name, value in rows if name == "kl_weight"]
+    horizon, weight = column(tmp_path / "run", "horizon"), column(tmp_path / "run", "kl_weight")
     assert horizon == sorted(horizon)
     assert (horizon[0], horizon[-1]) == (1, 3)
     assert weight == pytest.approx([0.0, 0.25, 0.5, 0.75, 1, 1, 1, 1])
 
 
-def test_two_processes_equal_one(store: Store, tmp_path: Path) -> None:
-    settings = {"free_bits": 0.05, "steps": 5, "clip_norm": 1e6}
-    trainer(store, tmp_path / "one", config(**settings)).fit()
-    script = tmp_path / "two.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(HERE)!r}); import torch; torch.set_num_threads(1); from pathlib import Path\n"
-        f"from small import config; from epns_pyro.data import open_store; from epns_pyro.inference import RunFolder\n"
-        f"from epns_pyro.inference.trainer import Hardware, Trainer\n"
-        f"folder, hardware, run = RunFolder(Path({str(tmp_path / 'two')!r})), Hardware('cpu', devices=2), config(**{settings!r})\n"
-        f"if hardware.is_main: folder.create(run)\n"
-        f"Trainer(run, open_store({str(store.path)!r}), folder, hardware).fit()\n"
+def test_the_rate_follows_its_schedule_and_gradients_are_clipped(store: Store, tmp_path: Path) -> None:
+    """AdamW with betas 0 and no decay moves a weight by rate x g / (|g| + eps): the moments it keeps are the gradient that it saw."""
+    run = config(clip_norm=0.5, betas=(0.0, 0.0), learning_rate=0.1, steps=4, rate={"kind": "constant", "warmup": 0.5})
+    trainer(store, tmp_path / "run", run).fit()
+    gradients = [moments["exp_avg"] for moments in state(tmp_path / "run")["optimizer"]["state"].values()]
+    assert float(torch.cat([g.flatten() for g in gradients]).norm()) == pytest.approx(0.5, rel=1e-4)
+    assert column(tmp_path / "run", "gradient_norm")[-1] > 1.0  # what is reported is the norm before clipping
+    assert column(tmp_path / "run", "learning_rate") == pytest.approx([1e-4, 0.05, 0.1, 0.1])
+    assert state(tmp_path / "run")["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.1)
+
+
+def test_the_best_state_is_kept_apart_from_the_last(store: Store, tmp_path: Path) -> None:
+    run = trainer(store, tmp_path / "run", config(steps=4, validate_every=1))
+    elbos = iter([3.0, 5.0, float("nan"), 4.0])
+    run._validator.evaluate = lambda: Validation(next(elbos), 0.0, 0.0, 0, 3, None)
+    assert run.fit().elbo == 4.0
+    assert read_checkpoint(tmp_path / "run" / "best.ckpt")["counters"]["step"] == 2
+    assert epns_pyro.load(tmp_path / "run").step == 2
+    assert epns_pyro.load(tmp_path / "run", which="last").step == 4
+
+
+def test_validation_is_the_bound_of_the_library(store: Store, uninterrupted: Path) -> None:
+    sim = epns_pyro.load(uninterrupted, which="last")
+    found = Validator(store, sim.transition, 20, device=torch.device("cpu"))
+    x, x_next = (torch.as_tensor(part, dtype=torch.float32) for part in draw_transitions(store, "val", 20))
+    first, again = found.evaluate(), found.evaluate()
+    assert first == again
+    torch.manual_seed(0)
+    many = sim.bounds(x, x_next[:, None], num_samples=500)
+    assert first.kl == pytest.approx(float(many.kl.mean()), rel=1e-5)
+    assert first.elbo == pytest.approx(float(many.elbo.mean()), rel=0.3)
+    kl = sim.latent_kl(x, x_next[:, None]).mean(0)
+    assert (first.active, first.latent) == (int((kl >= 0.01).sum()), 3)
+    assert first.oracle == pytest.approx(float(store.system.transition_log_prob(*draw_transitions(store, "val", 20)).mean()))
+
+
+# -- several processes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_processes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    done = subprocess.run(
+        [sys.executable, str(HERE / "two_processes.py"), str(store.path), str(folder)], capture_output=True, text=True, timeout=300
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr[-2000:]
-    one, two = state(tmp_path / "one"), state(tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_two_processes_equal_one(store: Store, two_processes: Path, tmp_path: Path) -> None:
+    trainer(store, tmp_path / "one", config(**DISTRIBUTED)).fit()
+    one, two = state(tmp_path / "one"), state(two_processes / "two")
+    largest = max(float(moments["exp_avg"].abs().max()) for moments in one["optimizer"]["state"].values())
+    for key, moments in one["optimizer"]["state"].items():
+        torch.testing.assert_close(two["optimizer"]["state"][key]["exp_avg"], moments["exp_avg"], rtol=1e-4, atol=1e-5 * largest)
     for name, tensor in one["weights"].items():
-        torch.testing.assert_close(tensor, two["weights"][name], rtol=1e-3, atol=2e-5, msg=name)
+        torch.testing.assert_close(two["weights"][name], tensor, rtol=1e-3, atol=2e-5, msg=name)
+    assert torch.equal(one["noise"], two["noise"])
+    for a, b in zip(*(read_metrics(folder / "metrics.csv") for folder in (tmp_path / "one", two_processes / "two")), strict=True):
+        assert a[:2] == b[:2]
+        assert a[2] == pytest.approx(b[2], rel=1e-3, abs=1e-4), a[1]
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(two_processes: Path) -> None:
+    assert_same_run(two_processes / "two", two_processes / "interrupted")
+
+
+def test_a_bad_loss_in_one_process_is_skipped_by_all(two_processes: Path) -> None:
+    assert column(two_processes / "bad", "skipped") == [0, 0, 1, 1, 1]
+    assert all(torch.isfinite(w).all() for w in state(two_processes / "bad")["weights"].values())
 
 
 # -- when something goes wrong -----------------------------------------------------------------------------------------------
 
 
-def poison(run, when) -> None:
-    """Make the loss NaN at the steps for which `when(step)` holds."""
+def poison(run: Trainer, when: Callable[[int], bool]) -> None:
+    """Let the networks return NaN in the steps for which `when(step)` holds."""
     inner = run.transition.emission
     run.transition.emission = lambda x, h, z: inner(x * (float("nan") if when(run._counters.step) else 1.0), h, z)
 
 
-def test_a_bad_step_is_skipped_counted_and_reported(store: Store, tmp_path: Path) -> None:
+def test_a_bad_step_is_skipped_counted_and_reported(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = trainer(store, tmp_path / "run", config())
     poison(run, lambda step: step == 2)
-    skipped = []
-    run.fit(on_progress=lambda progress: skipped.append(progress.skipped))
-    assert skipped == [0, 0, 1, 1, 1, 1, 1, 1]
+    seen: list[Progress] = []
+    run.fit(on_progress=seen.append)
+    assert [progress.skipped for progress in seen] == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert [math.isnan(progress.kl) for progress in seen] == [False, False, True, False, False, False, False, False]
+    assert column(tmp_path / "run", "skipped") == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert "step 3: loss or gradient not finite" in caplog.text
     assert all(torch.isfinite(w).all() for w in state(tmp_path / "run")["weights"].values())
+
+
+def test_a_bad_step_changes_no_weight_and_no_moment(store: Store, tmp_path: Path) -> None:
+    run = trainer(store, tmp_path / "run", config(steps=2, checkpoint_every=1))
+    poison(run, lambda step: step == 1)
+    kept = []
+    run.fit(on_progress=lambda progress: kept.append([p.detach().clone() for p in run.transition.parameters()]))
+    assert all(torch.equal(a, b) for a, b in zip(*kept, strict=True))
+    assert {float(moments["step"]) for moments in state(tmp_path / "run")["optimizer"]["state"].values()} == {1.0}
+
+
+def test_a_gradient_that_is_not_finite_is_a_bad_step_too(store: Store, tmp_path: Path) -> None:
+    run = trainer(store, tmp_path / "run", config(steps=3))
+    weight = next(run.transition.parameters())
+    weight.register_hook(lambda g: g * (float("inf") if run._counters.step == 1 else 1.0))
+    run.fit()
+    assert column(tmp_path / "run", "skipped") == [0, 1, 1]
 
 
 def test_too_many_bad_steps_stop_training_with_a_reason(store: Store, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run", config(max_bad_steps=2))
-    poison(run, lambda step: step >= 4)
-    with pytest.raises(TrainingError, match=r"not finite in 2 steps in a row.*learning_rate.*last good state"):
+    poison(run, lambda step: step in (1, 4, 5))
+    with pytest.raises(TrainingError, match=r"not finite in 2 steps in a row, up to step 6: lower training.learning_rate.*last good state"):
         run.fit()
     assert state(tmp_path / "run")["counters"]["step"] == 3
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_does_not_promise_one(store: Store, tmp_path: Path) -> None:
+    run = trainer(store, tmp_path / "run", config(max_bad_steps=1))
+    poison(run, lambda step: True)
+    with pytest.raises(TrainingError, match="Nothing was saved yet"):
+        run.fit()
 
 
 def test_resume_refuses_other_settings_by_name(store: Store, uninterrupted: Path) -> None:
@@ -154,9 +272,29 @@ def test_resume_refuses_other_settings_by_name(store: Store, uninterrupted: Path
         trainer(store, uninterrupted, config(learning_rate=0.1)).fit(resume=True)
 
 
-def test_horizon_longer_than_the_trajectories_is_refused_at_once(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="11 frames"):
-        trainer(store, tmp_path / "run", config(horizon={"end": 11}))
+def test_resume_refuses_other_data(store: Store, uninterrupted: Path, tmp_path: Path) -> None:
+    other = make_store(tmp_path, seed=1)
+    with pytest.raises(CheckpointError, match=r"was trained on other data than .*small\.zarr"):
+        trainer(other, uninterrupted, config()).fit(resume=True)
+
+
+def test_resume_without_a_checkpoint(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: no such checkpoint"):
+        trainer(store, tmp_path / "run", config()).fit(resume=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"horizon": {"end": 11}}, "11 frames"), ({"horizon": {"start": 11, "end": 11}}, "11 frames"), ({"memory": 100}, "allow more")],
+)
+def test_what_cannot_work_is_refused_before_training(store: Store, tmp_path: Path, settings: dict, words: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=words):
+        trainer(store, tmp_path / "run", config(**settings))
+
+
+def test_an_accelerator_that_is_not_there() -> None:
+    with pytest.raises(TrainingError, match="cannot train on accelerator 'quantum' with 2 device"):
+        Hardware("quantum", devices=2).fabric()
 
 
 def test_an_existing_run_is_kept(uninterrupted: Path) -> None:
