@@ -1,6 +1,15 @@
 """Equivariant networks: geometry in, features out. No probability here."""
 
-from epns_pyro.backbones import cell_windows, frames, message_passing, mlp, tensor_product, vector  # noqa: F401  (they register themselves)
+from epns_pyro.backbones import (  # noqa: F401  (they register themselves)
+    cell_windows,
+    frames,
+    grid_unet,
+    message_passing,
+    mlp,
+    spatial_conv,
+    tensor_product,
+    vector,
+)
 from epns_pyro.backbones.base import BACKBONES, Backbone, BackboneConfig, Features, Signature
 
 __all__ = ["BACKBONES", "Backbone", "BackboneConfig", "Features", "Signature"]

@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 from epns_pyro.backbones.convolutions import DilatedStack, LocalBasis, Pointwise, padded, to_rows
 from epns_pyro.backbones.grids import GRIDS, Draft, GridConfig, GridNetwork, GridSignature
-from epns_pyro.backbones.tissue import WALL, Crops, Size, Tissue
+from epns_pyro.backbones.tissue import AREA_FEATURES, WALL, Crops, Size, Tissue, area_features
 
 NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
-OWNER_FEATURES = 3  # log area, and the pixel's place in its cell
 
 
 class CellWindows(GridNetwork):
@@ -31,7 +30,7 @@ class CellWindows(GridNetwork):
         self.config, self.types = config, signature.types
         width = self.width = config.width
         self.basis = LocalBasis(config.nodes, config.spacing)
-        self.context = DilatedStack(1 + signature.types + 1 + len(NEIGHBOURS) + OWNER_FEATURES, width, config.dilations)
+        self.context = DilatedStack(1 + signature.types + 1 + len(NEIGHBOURS) + AREA_FEATURES + 2, width, config.dilations)
         self.own = nn.Conv2d(1, width, config.kernel)
         self.local = nn.Sequential(*(Pointwise(width) for _ in range(config.depth)))
         self.changed = nn.Conv2d(2, width, config.kernel)
@@ -56,20 +55,28 @@ class CellWindows(GridNetwork):
         return torch.cat([lattice, self.local(windows).flatten(-3, -2)], -2)
 
     def summary(self, tissue: Tissue, h: Tensor) -> Tensor:
-        crops = self.crops(tissue)
-        return self.basis.read(self._windows(tissue, h) * crops.inside[..., None], crops.offsets)
+        return self._read(tissue, self._windows(tissue, h))
 
     def draft(self, tissue: Tissue, h: Tensor, z: Tensor) -> Draft:
-        written = self.basis.write(self.write(z), self.crops(tissue).offsets)
+        written = self.basis.write(self.write(z), self._offsets(tissue))
         return Draft(self._windows(tissue, h) + written, h[..., : tissue.lattice.pixels, :])
 
     def innovation(self, tissue: Tissue, h: Tensor, following: Tissue) -> Tensor:
         crops = self.crops(tissue)
         became = self.became(tissue.type_of_pixels(following.flat))
         rows = self._windows(tissue, h) + self._masks(self.changed, tissue, tissue, following) + crops.read(became)
-        return self.basis.read(self.compare(rows) * crops.inside[..., None], crops.offsets)
+        return self._read(tissue, self.compare(rows))
 
     # -- helpers -------------------------------------------------------------------------------------------------------------
+
+    def _read(self, tissue: Tissue, rows: Tensor) -> Tensor:
+        """Features of cells (*batch, cell, node * channel) from those of the places of their windows (*batch, cell, place, channel)."""
+        return self.basis.read(rows * self.crops(tissue).counted[..., None], self._offsets(tissue))
+
+    def _offsets(self, tissue: Tissue) -> Tensor:
+        """Position of the places of a window relative to the cell's centre, (place, 2)."""
+        size = self.window(tissue.lattice)
+        return torch.cartesian_prod(*(torch.arange(side, device=tissue.labels.device) - side // 2 for side in size))
 
     def _windows(self, tissue: Tissue, h: Tensor) -> Tensor:
         """The rows of h that belong to windows: (*batch, cell, place, channel)."""
@@ -89,7 +96,7 @@ def pixel_features(tissue: Tissue, types: int, dtype: torch.dtype) -> Tensor:
     """What can be said about a pixel without naming its cell: (*batch, channel, y, x).
 
     Channels: one for the lattice, one per type with the medium first, whether each of the eight neighbours belongs to the same cell, the
-    logarithm of the cell's area, and the pixel's place relative to the cell's centre in cell radii.
+    cell's area (`area_features`), and the pixel's place relative to the cell's centre in cell radii.
     """
     lattice, flat = tissue.lattice, tissue.flat
     kinds = F.one_hot(tissue.type_of_pixels(flat), types + 1).mT.to(dtype).unflatten(-1, tuple(lattice))
@@ -101,22 +108,22 @@ def pixel_features(tissue: Tissue, types: int, dtype: torch.dtype) -> Tensor:
 
 
 def owner_features(tissue: Tissue, dtype: torch.dtype) -> Tensor:
-    """log(1 + area) of the cell that a pixel belongs to, and the pixel's place in it in radii: (*batch, pixel, 3); 0 in the medium."""
+    """Area of the cell that a pixel belongs to, and the pixel's place in it in radii: (*batch, pixel, AREA_FEATURES + 2)."""
     height, width = tissue.lattice
     areas = tissue.areas.to(dtype)
-    radius = (areas / torch.pi).sqrt().clamp_min(1.0)
-    table = torch.cat([areas.log1p()[..., None], radius[..., None], tissue.centres.to(dtype)], -1)
-    table = F.pad(table, (0, 0, 1, 0))  # (*batch, label, 4); the medium has zeros
-    log_area, radius, *centre = table.gather(-2, tissue.flat[..., None].expand(*tissue.flat.shape, 4)).unbind(-1)
-    pixel = torch.arange(height * width, device=tissue.flat.device)
+    radius = (areas / torch.pi).sqrt()
+    table = torch.cat([area_features(areas), radius[..., None], tissue.centres.to(dtype)], -1)
+    table = F.pad(table, (0, 0, 1, 0))  # (*batch, label, feature); the medium has zeros
+    of_pixel = table.gather(-2, tissue.flat[..., None].expand(*tissue.flat.shape, table.shape[-1]))
+    areas, radius, *centre = of_pixel.split([AREA_FEATURES, 1, 1, 1], -1)
+    pixel = torch.arange(height * width, device=tissue.flat.device)[:, None]
     place = []
     for position, middle, size in zip((pixel // width, pixel % width), centre, (height, width), strict=True):
         offset = position - middle
         if tissue.periodic:
             offset = (offset + size // 2) % size - size // 2
-        place.append(offset / radius.clamp_min(1.0))
-    cell = (tissue.flat > 0).to(dtype)
-    return torch.stack([log_area, *(torch.tanh(p / 2) * cell for p in place)], -1)
+        place.append(torch.tanh(offset / radius.clamp_min(1.0) / 2) * (tissue.flat > 0)[..., None])
+    return torch.cat([areas, *place], -1)
 
 
 @GRIDS.register("windows")

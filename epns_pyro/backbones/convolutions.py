@@ -89,8 +89,8 @@ class LocalBasis(nn.Module):
         return (hats[:, 0, :, None] * hats[:, 1, None, :]).flatten(1)
 
     def read(self, rows: Tensor, offsets: Tensor) -> Tensor:
-        """Integrate features against the basis: (*batch, place, channel) -> (*batch, node * channel)."""
-        return (self.at(offsets).mT @ rows).flatten(-2)
+        """Average features with the weights of the basis: (*batch, place, channel) -> (*batch, node * channel)."""
+        return (self.at(offsets).mT @ rows).flatten(-2) / self.spacing**2
 
     def write(self, values: Tensor, offsets: Tensor) -> Tensor:
         """Spread values over the window: (*batch, node * channel) -> (*batch, place, channel)."""

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 WALL = -1  # label of what lies off the lattice
+FREQUENCIES = (1.0, 2.0, 4.0, 8.0, 16.0)
+AREA_FEATURES = 2 * len(FREQUENCIES)
 
 
 class Size(NamedTuple):
@@ -141,7 +143,7 @@ def middle(counts: Tensor, reach: int, *, periodic: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class Crops:
-    """One window per cell, around its centre.
+    """One window per cell.
 
     Parameters
     ----------
@@ -149,30 +151,62 @@ class Crops:
         The pixel of the lattice at every place of the window, places row by row; of some pixel where a place is off the lattice.
     inside : Tensor, (*batch, cell, place)
         Whether the place is on the lattice.
+    counted : Tensor, (*batch, cell, place)
+        The same, but of a window larger than a periodic lattice every pixel once.
+    start : Tensor, (*batch, cell, 2 = y, x)
+        Position of the first place relative to the cell's centre, pixels.
     size : Size
-    offsets : Tensor, (place, 2 = y, x)
-        Position relative to the centre, pixels.
     """
 
     index: Tensor
     inside: Tensor
+    counted: Tensor
+    start: Tensor
     size: Size
-    offsets: Tensor
 
     @classmethod
     def around(cls, tissue: Tissue, size: Size) -> Crops:
-        device, lattice = tissue.labels.device, tissue.lattice
-        axes, positions = [], []
-        for axis, (side, limit) in enumerate(zip(size, lattice, strict=True)):
-            offset = torch.arange(side, device=device) - side // 2
-            position = tissue.centres[..., axis, None] + offset  # (*batch, cell, side)
-            axes.append(offset)
-            positions.append(position % limit if tissue.periodic else position)
-        y, x = positions[0][..., :, None], positions[1][..., None, :]
-        inside = (y >= 0) & (y < lattice.height) & (x >= 0) & (x < lattice.width)
-        index = y.clamp(0, lattice.height - 1) * lattice.width + x.clamp(0, lattice.width - 1)
-        offsets = torch.cartesian_prod(*axes)
-        return cls(index.flatten(-2), inside.flatten(-2), size, offsets)
+        """Windows with the centre of the cell in their middle."""
+        return cls.at(tissue, tissue.centres - torch.tensor(size, device=tissue.labels.device) // 2, size)
+
+    @classmethod
+    def frames(cls, tissue: Tissue, multiple: int) -> Crops:
+        """Windows that hold the whole lattice, with the centre of the cell a multiple of `multiple` from their corner.
+
+        So a network that halves the resolution cuts blocks that move with the cell. Sides are multiples of `multiple`.
+        """
+        sides = torch.tensor(tissue.lattice, device=tissue.labels.device)
+        if tissue.periodic:
+            size = Size(*(side + -side % multiple for side in tissue.lattice))
+            half = torch.tensor([side // 2 // multiple * multiple for side in size], device=sides.device)
+            return cls.at(tissue, tissue.centres - half, size)
+        size = Size(*(side + (multiple - 1) + -(side + multiple - 1) % multiple for side in tissue.lattice))
+        return cls.at(tissue, -(-tissue.centres % multiple), size)
+
+    @classmethod
+    def whole(cls, tissue: Tissue) -> Crops:
+        """The lattice itself, for every cell."""
+        return cls.at(tissue, torch.zeros_like(tissue.centres), tissue.lattice)
+
+    @classmethod
+    def at(cls, tissue: Tissue, corner: Tensor, size: Size) -> Crops:
+        """Windows of `size` whose first places are at `corner` (*batch, cell, 2 = y, x)."""
+        positions, inside, once = [], [], []
+        for axis, (side, limit) in enumerate(zip(size, tissue.lattice, strict=True)):
+            step = torch.arange(side, device=corner.device)
+            position = corner[..., axis, None] + step  # (*batch, cell, side)
+            positions.append(position % limit if tissue.periodic else position.clamp(0, limit - 1))
+            inside.append(torch.ones_like(position, dtype=torch.bool) if tissue.periodic else (position >= 0) & (position < limit))
+            once.append(step < limit if tissue.periodic else torch.ones_like(step, dtype=torch.bool))
+        index = positions[0][..., :, None] * tissue.lattice.width + positions[1][..., None, :]
+        on_lattice = (inside[0][..., :, None] & inside[1][..., None, :]).flatten(-2)
+        counted = on_lattice & (once[0][:, None] & once[1]).flatten()
+        return cls(index.flatten(-2), on_lattice, counted, corner - tissue.centres, size)
+
+    @property
+    def grid(self) -> Tensor:
+        """Position of every place relative to the first: (place, 2 = y, x)."""
+        return torch.cartesian_prod(*(torch.arange(side, device=self.index.device) for side in self.size))
 
     def labels(self, flat: Tensor) -> Tensor:
         """Read images (*batch, pixel) in the windows, `WALL` off the lattice: (*batch, cell, place)."""
@@ -194,3 +228,12 @@ def flat_index(index: Tensor, pixels: int) -> Tensor:
     batch = index.shape[:-1]
     start = torch.arange(batch.numel(), device=index.device) * pixels
     return (index + start.view(*batch, 1)).flatten()
+
+
+def area_features(areas: Tensor) -> Tensor:
+    """Describe areas in pixels (*any) by waves of their logarithm: (*any, AREA_FEATURES).
+
+    Cells of 5 pixels and of 5,000 are told from others that are a few per cent larger, without a scale that the data must provide.
+    """
+    phase = areas.clamp_min(0).log1p()[..., None] * areas.new_tensor(FREQUENCIES)
+    return torch.cat([phase.sin(), phase.cos()], -1)

@@ -39,9 +39,10 @@ class CellsTransition(Transition):
         hidden = config.prior_width
         self.prior_net = nn.Sequential(nn.Linear(net.summary_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
         self.posterior_net = nn.Sequential(nn.Linear(net.innovation_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
-        for start in (self.prior_net, self.posterior_net):
-            nn.init.zeros_(start[-1].weight)
-            nn.init.zeros_(start[-1].bias)
+        self.direct = nn.Linear(net.innovation_width, latent)  # from what a cell became to its latents, without a detour
+        for start in (self.prior_net[-1], self.posterior_net[-1], self.direct):
+            nn.init.zeros_(start.weight)
+            nn.init.zeros_(start.bias)
 
     # -- the four pieces -----------------------------------------------------------------------------------------------
 
@@ -64,7 +65,9 @@ class CellsTransition(Transition):
         """q(z | h, x') = Normal(mu_p + sigma_p a(h, x'), sigma_p exp(b(h, x'))): the prior at first, and always of absent cells."""
         tissue = self.tissue(x)
         following = tissue.with_labels(self.spec.get(x_next, self.label).long())
-        shift, log_scale = self._masked(self.posterior_net(self.network.innovation(tissue, h, following)), tissue)
+        innovation = self.network.innovation(tissue, h, following)
+        shift, log_scale = self._masked(self.posterior_net(innovation), tissue)
+        shift = shift + self.direct(innovation) * tissue.present[..., None]
         prior = self.prior(x, h).base_dist
         return Normal(prior.loc + prior.scale * shift, prior.scale * bounded_exp(log_scale)).to_event(2)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from epns_pyro.backbones.grids import Draft
-from epns_pyro.backbones.tissue import Crops, Tissue
+from epns_pyro.backbones.tissue import AREA_FEATURES, Crops, Tissue, area_features
 
 CELL_RADIUS = 3.0  # pixels; networks see the moments of a cell in units of it
 
@@ -47,7 +47,7 @@ def pixel_classes(tissue: Tissue, side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Rows:
-    """A list that is sorted by class: `bounds[k]` is where class k begins."""
+    """Positions in another list, sorted by class: `bounds[k]` is where class k begins."""
 
     order: Tensor
     bounds: tuple[int, ...]
@@ -105,23 +105,31 @@ class LabelField:
         self.tissue, self.crops, self.count = tissue, crops, side**2
         self.classes = pixel_classes(tissue, side).flatten()
         self.labels = tissue.flat.flatten()
-        self.pixels = Rows.by_class(self.classes, self.count)
 
     @cached_property
     def candidates(self) -> Candidates:
         _, cells, places = self.crops.index.shape
-        possible = (self.crops.inside & self.tissue.present[..., None]).flatten().nonzero()[:, 0]
+        possible = (self.crops.counted & self.tissue.present[..., None]).flatten().nonzero()[:, 0]
         pixel = (self.crops.index + self._starts[:, None, None]).flatten()[possible]
         rows = Rows.by_class(self.classes[pixel], self.count)
         place, pixel = possible[rows.order], pixel[rows.order]
         cell = place // places
-        return Candidates(rows, pixel, cell, place, 1 + cell % cells, self.crops.offsets[place % places])
+        offset = self.crops.start.flatten(0, -2)[cell] + self.crops.grid[place % places]
+        return Candidates(rows, pixel, cell, place, 1 + cell % cells, offset)
+
+    @cached_property
+    def contested(self) -> Rows:
+        """Pixels that a cell can have next, in its window or because it has them now; all others stay the medium's."""
+        reached = torch.zeros_like(self.labels).index_fill(0, self.candidates.pixel, 1)
+        pixel = ((reached > 0) | (self.labels > 0)).nonzero()[:, 0]
+        rows = Rows.by_class(self.classes[pixel], self.count)
+        return Rows(pixel[rows.order], rows.bounds)
 
     @cached_property
     def rank(self) -> Tensor:
-        """Where each pixel stands in the order of the classes, (pixel,)."""
-        order = self.pixels.order
-        return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        """Where each contested pixel stands in their order, (pixel,)."""
+        order = self.contested.order
+        return torch.zeros_like(self.labels).scatter(0, order, torch.arange(len(order), device=order.device))
 
     @cached_property
     def owned(self) -> Tensor:
@@ -158,6 +166,19 @@ class LabelField:
         return found if self.tissue.periodic else torch.where(inside[inner], found, len(self.labels))
 
 
+class Readout(nn.Module):
+    """A number per row, linear at first sight: w . x + perceptron(x)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.direct = nn.Linear(width, 1)
+        self.bent = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(row, width) -> (row,)."""
+        return (self.direct(rows) + self.bent(rows))[:, 0]
+
+
 class PixelScores(nn.Module):
     """Scores of the candidates of every pixel, given the pixels of the classes before its own.
 
@@ -179,16 +200,12 @@ class PixelScores(nn.Module):
         super().__init__()
         self.types, self.side, self.sight = types, side, sight
         later = side**2 - 1
-        self.own = nn.Parameter(torch.randn(later, sight**2 + 3, width) / sight)
+        self.own = nn.Parameter(torch.randn(later, sight**2 + AREA_FEATURES + 3, width) / sight)
         self.kinds = nn.Parameter(torch.randn(later, sight**2 * (types + 1), 2 * width) / sight)
-        self.cell, self.medium = self._readout(width), self._readout(width)
+        self.cell, self.medium = Readout(width), Readout(width)
         self.stay = nn.Sequential(nn.SiLU(), nn.Linear(width, 1))
         with torch.no_grad():
             self.stay[-1].bias.fill_(3.0)  # an untrained model changes little
-
-    @staticmethod
-    def _readout(width: int) -> nn.Sequential:
-        return nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
 
     @property
     def classes(self) -> range:
@@ -209,17 +226,17 @@ class PixelScores(nn.Module):
         Returns
         -------
         Tensor, (row,), and Tensor, (pixel,)
-            Scores of cells and of the medium, in the order of `field.candidates` and `field.pixels`.
+            Scores of cells and of the medium, in the order of `field.candidates` and `field.contested`.
         """
-        part, here = field.candidates.rows.of(classes), field.pixels.of(classes)
+        part, here = field.candidates.rows.of(classes), field.contested.of(classes)
         cells = draft.cells.flatten(0, -2).index_select(0, field.candidates.place[part])
-        medium = draft.medium.flatten(0, -2).index_select(0, field.pixels.order[here])
+        medium = draft.medium.flatten(0, -2).index_select(0, field.contested.order[here])
         if classes.stop > 1:
             near_cells, near_medium = self._kinds_seen(field, labels, classes).chunk(2, -1)
             beside = field.rank[field.candidates.pixel[part]] - here.start
             cells = cells + self._own_seen(field, labels, classes) + near_cells.index_select(0, beside)
             medium = medium + near_medium
-        return self.cell(cells)[:, 0], self.medium(medium)[:, 0]
+        return self.cell(cells), self.medium(medium)
 
     def _own_seen(self, field: LabelField, labels: Tensor, classes: range) -> Tensor:
         """What the pixels of a cell that are drawn already say about its candidates: (row, width)."""
@@ -228,28 +245,33 @@ class PixelScores(nn.Module):
         pixel, name, cell = field.candidates.pixel[part], field.candidates.name[part], field.candidates.cell[part]
         seen, known = field.look(labels, pixel, self.sight)
         own = ((seen == name[:, None]) & known).to(self.own.dtype)
-        told = torch.cat([own, self._moments(field, labels, classes)[cell, field.classes[pixel]]], -1)
+        told = torch.cat([own, self._progress(field, labels, classes)[cell, field.classes[pixel]]], -1)
         return self._by_class(told, self.own, rows.sizes(classes), classes)
 
-    def _moments(self, field: LabelField, labels: Tensor, classes: range) -> Tensor:
-        """Area and first moments of each cell, as drawn before a class, less those it has there now: (cell, class, 3)."""
+    def _progress(self, field: LabelField, labels: Tensor, classes: range) -> Tensor:
+        """How large each cell would be, and how far it has moved, if it kept its other pixels: (cell, class, AREA_FEATURES + 3).
+
+        By the pixels of the classes before each class, as drawn instead of as they are now: the area, and the surplus of area and of its
+        first moments.
+        """
         c = field.candidates
         before = slice(0, c.rows.bounds[classes.stop - 1])
         surplus = (labels[c.pixel[before]] == c.name[before]).to(self.own.dtype) - field.owned[before].to(self.own.dtype)
-        offset = c.offset[before].to(self.own.dtype) / CELL_RADIUS
-        moments = surplus[:, None] * torch.cat([torch.ones_like(offset[:, :1]), offset], -1) / CELL_RADIUS
+        moments = surplus[:, None] * F.pad(c.offset[before].to(self.own.dtype) / CELL_RADIUS, (1, 0), value=1.0)
         cells, count = field.tissue.types.numel(), len(self.classes)
-        table = moments.new_zeros(cells * count, 3).index_add(0, c.cell[before] * count + field.classes[c.pixel[before]], moments)
-        table = table.view(cells, count, 3)
-        return table.cumsum(1) - table
+        slot = c.cell[before] * count + field.classes[c.pixel[before]]
+        table = moments.new_zeros(cells * count, 3).index_add(0, slot, moments).view(cells, count, 3)
+        table = table.cumsum(1) - table
+        areas = field.tissue.areas.flatten()[:, None] + table[..., 0]
+        return torch.cat([area_features(areas), table / CELL_RADIUS], -1)
 
     def _kinds_seen(self, field: LabelField, labels: Tensor, classes: range) -> Tensor:
         """What the types of the pixels seen nearby say about a pixel: (pixel, 2 * width)."""
-        pixel = field.pixels.order[field.pixels.of(classes)]
+        pixel = field.contested.order[field.contested.of(classes)]
         kinds = field.tissue.type_of_pixels(labels.view(field.tissue.flat.shape)).flatten()
         seen, known = field.look(kinds, pixel, self.sight)
         told = (F.one_hot(seen, self.types + 1) * known[..., None]).flatten(-2).to(self.kinds.dtype)
-        return self._by_class(told, self.kinds, field.pixels.sizes(classes), classes)
+        return self._by_class(told, self.kinds, field.contested.sizes(classes), classes)
 
     @staticmethod
     def _by_class(told: Tensor, weights: Tensor, sizes: list[int], classes: range) -> Tensor:

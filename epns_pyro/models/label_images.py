@@ -77,18 +77,22 @@ class LabelImage(TorchDistribution):
         labels = t.labels.expand(*batch, -1, -1).reshape(-1, *t.lattice)
         tissue = Tissue(labels, t.types.expand(*batch, -1).reshape(len(labels), -1), t.periodic, t.reach)
         windows = (len(labels), *c.index.shape[-2:])
-        index, inside = (part.expand(*batch, -1, -1).reshape(windows) for part in (c.index, c.inside))
+        index, inside, counted = (part.expand(*batch, -1, -1).reshape(windows) for part in (c.index, c.inside, c.counted))
+        crops = Crops(index, inside, counted, c.start.expand(*batch, -1, -1).reshape(*windows[:2], 2), c.size)
         cells = d.cells.expand(*batch, -1, -1, -1).reshape(*windows, -1)
         medium = d.medium.expand(*batch, -1, -1).reshape(len(labels), t.lattice.pixels, -1)
-        return LabelField(tissue, Crops(index, inside, c.size, c.offsets), self.scores.side), Draft(cells, medium)
+        return LabelField(tissue, crops, self.scores.side), Draft(cells, medium)
 
     def _candidates(self, field: LabelField, draft: Draft, labels: Tensor, classes: range) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of cells (row,), of the medium and of owners that stray (pixel,), the last two -inf but for the given classes."""
+        """Scores of cells (row,), of the medium and of owners that stray (pixel,).
+
+        The medium counts where it has no rival, and among the given classes.
+        """
         cells, medium = self.scores(field, draft, labels, classes)
         bonus = self.scores.stay(draft.medium)[..., 0].flatten()
-        rows, order = field.candidates.rows.of(classes), field.pixels.order[field.pixels.of(classes)]
+        rows, contested = field.candidates.rows.of(classes), field.contested.order[field.contested.of(classes)]
         cells = cells + torch.where(field.owned[rows], bonus[field.candidates.pixel[rows]], 0.0)
-        medium = torch.full_like(bonus, -math.inf).index_put((order,), medium)
+        medium = torch.zeros_like(bonus).index_put((contested,), medium)
         return cells, medium, torch.where(field.stray, bonus, -math.inf)
 
     # -- drawing -----------------------------------------------------------------------------------------------------------
