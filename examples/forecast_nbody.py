@@ -1,7 +1,7 @@
 """Forecast with a trained simulator, once with stock Pyro and once with the built-in rollout, and draw the energy fan.
 
-    epns-pyro train nbody          # once
-    python examples/forecast_nbody.py runs/nbody
+epns-pyro train nbody          # once
+python examples/forecast_nbody.py runs/nbody
 """
 
 from __future__ import annotations
