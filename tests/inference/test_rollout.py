@@ -128,7 +128,7 @@ def test_bounds(sim: Simulator, store: Store) -> None:
     ("spoil", "message"),
     [
         (lambda x: x[..., :5], "expected .* channels mass 1, position 3, velocity 3"),
-        (lambda x: x[0], "batch dimension"),
+        (lambda x: x[0], r"expected \(batch, body, channel\)"),
         (lambda x: np.where(np.arange(7) == 2, np.nan, x), "NaN"),
         (lambda x: x.astype(int), "floating point"),
     ],
@@ -187,4 +187,4 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeyp
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(tmp_path / "a.ckpt", step=2)
-    assert read_checkpoint(tmp_path / "a.ckpt")["step"] == 1
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["step"] == 1
