@@ -179,6 +179,11 @@ def normal_score_moments(members: int) -> tuple[float, float]:
     return float(variance), float((score**4).mean() / variance**2 - 1)
 
 
+def largest_shift(members: int) -> float:
+    """The largest shift that ranks can show: every truth beyond every member, in standard deviations of the normal score."""
+    return float(_rank_scores(members)["normal"][-1] / np.sqrt(normal_score_moments(members)[0]))
+
+
 def _contrast(pit: np.ndarray, members: int, name: str) -> np.ndarray:
     rank = ranks(pit, members)
     return np.where(rank < 0, np.nan, _rank_scores(members)[name][rank])

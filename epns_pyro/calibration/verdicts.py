@@ -28,7 +28,7 @@ import xarray as xr
 from scipy import stats
 
 from epns_pyro.calibration.bands import normal_rank_cdf, rank_law, spread_that_covers
-from epns_pyro.calibration.pit import dispersion, location
+from epns_pyro.calibration.pit import dispersion, largest_shift, location
 
 FALSE_ALARM = 0.05
 POWER = 0.8
@@ -303,12 +303,12 @@ def _margins_verdict(subject: str, one: xr.Dataset, tests: Family, *, share: flo
     effect = np.abs(one["shift_z" if word == Word.BIASED else "stretch_z"].values)
     worst = int(np.flatnonzero(where)[np.argmax(effect[where])])
     bias, coverage = _bias_phrase(one, worst, unit), _coverage_phrase(one, worst, of)
-    phrase = bias if word == Word.BIASED else coverage
-    if word == Word.BIASED and abs(stretch) > 3:
-        phrase += f"; also {name_effect(0, stretch)}: {coverage}"
-    elif word != Word.BIASED and abs(shift) > 3:
-        phrase += f"; also biased: {bias}"
-    return evidence.failed(word, phrase)
+    if word != Word.BIASED:
+        return evidence.failed(word, coverage + (f"; also biased: {bias}" if abs(shift) > 3 else ""))
+    at = one.sel(level=0.9).isel(lead_time=worst)
+    misses_too_much = bool(at["coverage"] < at["nominal"])  # a bias by itself hides what is wrong with the spread: say it only if plain
+    also = abs(stretch) > 3 and misses_too_much == (stretch > 0)
+    return evidence.failed(word, bias + (f"; also {name_effect(0, stretch)}: {coverage}" if also else ""))
 
 
 def _dependence_verdict(subject: str, one: xr.Dataset, tests: Family, rank: str, share: float) -> Verdict:
@@ -364,7 +364,11 @@ def _coverage_phrase(one: xr.Dataset, i: int, of: str) -> str:
 def _bias_phrase(one: xr.Dataset, i: int, unit: str) -> str:
     at = one.isel(lead_time=i)
     shift, error = float(at["shift"]), float(at["shift_error"])
-    phrase = f"truth lies {abs(shift):.2f} ± {error:.2f} ensemble spreads {'above' if shift > 0 else 'below'} the ensemble"
+    side = "above" if shift > 0 else "below"
+    if abs(shift) > 0.9 * largest_shift(int(one.attrs["members"])):
+        phrase = f"truth lies {side} nearly all members"
+    else:
+        phrase = f"truth lies {abs(shift):.2f} ± {error:.2f} ensemble spreads {side} the ensemble"
     if "bias" in at:
         phrase += f" (ensemble mean minus truth: {float(at['bias']):+.3g} ± {float(at['bias_error']):.2g} {unit}".rstrip() + ")"
     return f"{phrase} at {_time(one, i)}"

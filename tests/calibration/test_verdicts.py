@@ -173,6 +173,19 @@ def test_an_extreme_bias_is_not_taken_for_over_confidence():
     far = KnownForecaster(Word.BIASED, Word.BIASED, shift=20.0)  # every truth below every member: ranks as far out as can be
     verdict = judged(far, np.random.default_rng(0), trajectories=50, members=20, steps=2)["level"]
     assert verdict.word == Word.BIASED
+    assert "truth lies below nearly all members" in verdict.sentence
+    assert "confident" not in verdict.sentence  # ranks that cannot spread any more say nothing about the spread
+
+
+def test_a_bias_and_a_wrong_spread_are_both_said_where_both_are_plain():
+    both = KnownForecaster(Word.BIASED, Word.BIASED, spread=0.7, shift=0.7)
+    sentence = judged(both, np.random.default_rng(0), trajectories=150, members=40, steps=2)["level"].sentence
+    assert sentence.startswith("biased at every lead time: ")
+    assert "; also over-confident: 90% intervals cover " in sentence
+    other = KnownForecaster(Word.OVER_CONFIDENT, Word.OVER_CONFIDENT, spread=0.4, shift=0.4)
+    sentence = judged(other, np.random.default_rng(0), trajectories=150, members=40, steps=2)["level"].sentence
+    assert sentence.startswith("over-confident at every lead time: ")
+    assert "; also biased: truth lies " in sentence
 
 
 def test_deaths_are_reported():
