@@ -9,6 +9,7 @@ from epns_pyro.cli._common import Group
 
 COMMANDS = {
     "compare": "epns_pyro.cli.report:compare",
+    "condition": "epns_pyro.cli.condition:condition",
     "data": "epns_pyro.cli.data:data",
     "evaluate": "epns_pyro.cli.evaluate:evaluate",
     "report": "epns_pyro.cli.report:report",

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import numpy as np
 import pyro
@@ -20,56 +19,15 @@ from torch import Tensor
 
 from epns_pyro.data import to_dataset
 from epns_pyro.data.context import DataContext
-from epns_pyro.errors import ConfigError, ShapeError
-from epns_pyro.inference.gaussian import LinearStep, LogQuadratic, NormalLaw, exactly, normal_law
-from epns_pyro.inference.observations import InitialNormal, Observations, require_real
-from epns_pyro.inference.sequential import Cloud, Mover, Pinned, Plan, Potential, start, sweep, systematic
+from epns_pyro.errors import ConfigError
+from epns_pyro.inference.gaussian import LinearStep, LogQuadratic
+from epns_pyro.inference.observations import Observations
+from epns_pyro.inference.problem import Problem, Proposal, Start, adapts, complete, pose
+from epns_pyro.inference.sequential import Cloud, Pinned, Plan, start, sweep, systematic
 from epns_pyro.models import Transition
 
-MAX_STATE = 400  # numbers of a state up to which covariances of whole states are worked with
 REFRESH = 0.3  # a filter left with a smaller effective share goes over the whole path again
 THRESHOLD = 0.5  # particles are resampled when their effective share falls below this
-
-Start = Tensor | np.ndarray | InitialNormal
-
-
-class Proposal(Enum):
-    """How particles are moved to a measurement."""
-
-    AUTO = "auto"  # adapted where the emission is Normal and the state has at most MAX_STATE numbers
-    ADAPTED = "adapted"  # towards it, with closed forms, looking ahead from one observed frame to the next
-    FORECAST = "forecast"  # blindly, and weighed afterwards: the bootstrap filter
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A checked conditioning problem, as tensors.
-
-    Parameters
-    ----------
-    x0 : Tensor, (particle, *site, channel)
-    law : NormalLaw
-        Of the dynamic channels of the initial states.
-    measured : list of LogQuadratic
-        log p(y_t | x) at t = 0 .. T.
-    observed : set of int
-        Frames with a measurement.
-    """
-
-    mover: Mover
-    x0: Tensor
-    law: NormalLaw
-    measured: list[Potential]
-    observed: frozenset[int]
-
-    @property
-    def steps(self) -> int:
-        return len(self.measured) - 1
-
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether there are particles enough to fit a linear step to them."""
-        return len(self.x0) >= 2 * (self.law.mean.shape[-1] + 1)
 
 
 @torch.no_grad()
@@ -84,9 +42,9 @@ def filter_states(
     proposal: Proposal = Proposal.AUTO,
 ) -> xr.Dataset:
     """Filter; see `Simulator.filter`."""
-    problem = _problem(transition, x0, observations, particles)
-    adapted = _choose(problem, proposal)
+    problem = pose(transition, x0, observations, particles)
     with _stream(seed, problem.x0):
+        adapted = adapts(problem, proposal)
         history = _filter(problem, adapted=adapted).frames
     states = torch.stack([frame.x for frame in history], 1)
     return _labelled(context, states).assign(
@@ -112,8 +70,7 @@ def smooth_paths(
     """Smooth or bridge; see `Simulator.smooth`."""
     if sweeps < 1:
         raise ConfigError(f"smoothing needs at least one sweep, found {sweeps}")
-    problem = _problem(transition, x0, _complete(transition, x0, observations, steps), particles, end)
-    _choose(problem, Proposal.ADAPTED)
+    problem = pose(transition, x0, complete(transition, x0, observations, steps), particles, end)
     if not problem.looks_ahead:
         raise ConfigError(
             f"smoothing a state of {problem.law.mean.shape[-1]} numbers needs at least {2 * (problem.law.mean.shape[-1] + 1)} particles, "
@@ -291,86 +248,7 @@ def _pilot(problem: Problem) -> list[LinearStep]:
     return _filter(problem, adapted=True).fits
 
 
-# -- what is asked -----------------------------------------------------------------------------------------------------------
-
-
-def _problem(
-    transition: Transition, x0: Start, observations: Observations, particles: int, end: Tensor | np.ndarray | None = None
-) -> Problem:
-    """Check the question and bring it to tensors in float64."""
-    if particles < 1:
-        raise ConfigError(f"expected at least one particle, found {particles}")
-    spec, mover = transition.spec, Mover(transition)
-    require_real(spec)
-    parameter = next(transition.parameters(), torch.zeros(()))
-    states, scale = _initial(transition, x0)
-    rows = torch.arange(particles) * len(states) // particles
-    states = states.to(parameter.device, parameter.dtype)[rows.to(parameter.device)]
-    observations.check(spec, tuple(states.shape[1:-1]))
-    flat = mover.flat(states)
-    law = exactly(flat)
-    if scale is not None:
-        law = NormalLaw(flat, torch.diag(torch.as_tensor(scale, device=flat.device).flatten()).expand(particles, -1, -1))
-    values, noise = (
-        torch.as_tensor(a, dtype=torch.float64, device=flat.device).flatten(1) for a in (observations.values, observations.noise)
-    )
-    measured: list[Potential] = [LogQuadratic.of_measurement(v, s) for v, s in zip(values, noise, strict=True)]
-    observed = frozenset(observations.frames.tolist())
-    if end is not None:
-        if observations.steps in observed:
-            raise ShapeError(f"step {observations.steps} is both observed and known as the end: leave its observations out")
-        known = torch.as_tensor(end)
-        spec.check(known, what="the end")
-        known = known.reshape(known.shape[-states.dim() + 1 :]).to(states)
-        if known.shape != states.shape[1:]:
-            raise ShapeError(f"the end: expected one state {tuple(states.shape[1:])}, found {tuple(torch.as_tensor(end).shape)}")
-        measured[-1] = Pinned(known, mover.flat(known[None])[0])
-        observed = observed | {observations.steps}
-    return Problem(mover, states, law, measured, observed)
-
-
-def _initial(transition: Transition, x0: Start) -> tuple[Tensor, np.ndarray | None]:
-    """States (state, *site, channel), and standard deviations (*site, dynamic channel) where the start is a Normal law."""
-    spec = transition.spec
-    scale = x0.flat_scale(spec) if isinstance(x0, InitialNormal) else None
-    states = torch.as_tensor(x0.mean if isinstance(x0, InitialNormal) else x0)
-    spec.check(states, what="the initial state")
-    one = 1 + len(spec.sites)
-    states = states[None] if states.dim() == one else states
-    if states.dim() != one + 1 or (scale is not None and len(states) != 1):
-        raise ShapeError(
-            f"the initial state: expected one state ({', '.join(spec.sites)}, channel) or an ensemble (sample, {', '.join(spec.sites)}, "
-            f"channel), found {tuple(states.shape)}"
-        )
-    return states, None if scale is None else scale
-
-
-def _complete(transition: Transition, x0: Start, observations: Observations | None, steps: int | None) -> Observations:
-    """Observations over the asked number of steps; none at all where there are none."""
-    if observations is None:
-        if steps is None or steps < 1:
-            raise ShapeError(f"without observations smoothing needs steps=, a number of at least 1, found {steps}")
-        require_real(transition.spec)
-        sites = _initial(transition, x0)[0].shape[1:-1]
-        shape = (steps + 1, *sites, transition.spec.dynamic_channels)
-        return Observations(np.full(shape, np.nan), np.ones(shape))
-    if steps is not None and steps != observations.steps:
-        raise ShapeError(f"steps {steps} contradicts the observations, which have {observations.steps}: leave it out")
-    return observations
-
-
-def _choose(problem: Problem, proposal: Proposal) -> bool:
-    """Whether to adapt the proposal; raise where that is asked for and impossible."""
-    if proposal is Proposal.FORECAST:
-        return False
-    size, x = problem.law.mean.shape[-1], problem.x0[:1]
-    normal = normal_law(problem.mover.emission(x)) is not None
-    if proposal is Proposal.ADAPTED and size > MAX_STATE:
-        raise ConfigError(
-            f"a state of {size} numbers is too large for adapted proposals (at most {MAX_STATE}): only the filter can go on, "
-            "with proposal='forecast'"
-        )
-    return normal and size <= MAX_STATE if proposal is Proposal.AUTO else True
+# -- helpers ---------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager

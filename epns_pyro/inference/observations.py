@@ -233,7 +233,7 @@ def read_observations(path: str | Path, spec: StateSpec, *, frame_dt: float, noi
     if not path.exists():
         raise DataError(f"{path}: no such file")
     try:
-        with xr.open_zarr(path, chunks=None) if path.is_dir() else xr.open_dataset(path, engine="h5netcdf") as opened:
+        with xr.open_zarr(path, chunks=None, consolidated=False) if path.is_dir() else xr.open_dataset(path, engine="h5netcdf") as opened:
             dataset = opened.load()
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: not a netCDF file or zarr store that can be read ({str(error).splitlines()[0]})") from None

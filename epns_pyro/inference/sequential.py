@@ -71,7 +71,7 @@ class Cloud:
         DataError
             If no particle is left.
         """
-        raw = self.log_weight + torch.nan_to_num(log_factor, nan=-torch.inf, posinf=-torch.inf)
+        raw = self.log_weight + torch.nan_to_num(log_factor, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
         total = raw.logsumexp(0)
         if not total.isfinite():
             raise DataError(f"no particle can explain the observations at {when}: use more particles, or state a larger noise")

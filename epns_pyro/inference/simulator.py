@@ -17,8 +17,8 @@ from epns_pyro.data.context import DataContext
 from epns_pyro.errors import CheckpointError, ConfigError, ShapeError, nearest
 from epns_pyro.inference import conditioning, elbo, events
 from epns_pyro.inference.checkpoint import context_from_plain, read_checkpoint
-from epns_pyro.inference.conditioning import Proposal
 from epns_pyro.inference.observations import Observations
+from epns_pyro.inference.problem import Proposal, Start
 from epns_pyro.inference.rollout import Block, rollout_blocks
 from epns_pyro.inference.run import RunConfig, RunFolder
 from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
@@ -169,7 +169,7 @@ class Simulator:
 
     def filter(
         self,
-        x0: conditioning.Start,
+        x0: Start,
         observations: Observations,
         *,
         particles: int = 500,
@@ -202,7 +202,7 @@ class Simulator:
 
     def smooth(
         self,
-        x0: conditioning.Start,
+        x0: Start,
         observations: Observations | None = None,
         *,
         end: Tensor | np.ndarray | None = None,

@@ -1,0 +1,101 @@
+"""`epns-pyro condition`: infer states or paths from measurements with a trained simulator."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from epns_pyro.cli._common import console, fail, status_console
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--observations", type=click.Path(path_type=Path), required=True, help="FILE.nc or FILE.zarr: fields by name, NaN for not observed."
+)
+@click.option("--noise", "noises", multiple=True, metavar="FIELD=SIGMA", help="Standard deviation of a field's error; else as in the file.")
+@click.option(
+    "--from", "source", metavar="PATH[:INDEX]", help="Store and trajectory of its test set that start as this one; else as in the file."
+)
+@click.option("--smooth", "smoothing", is_flag=True, help="Whole paths given all observations, instead of states given those up to them.")
+@click.option("--particles", type=click.IntRange(min=1), default=500, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="FILE.zarr or FILE.nc; nothing is overwritten.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+def condition(
+    run: Path,
+    observations: Path,
+    noises: tuple[str, ...],
+    source: str | None,
+    smoothing: bool,
+    particles: int,
+    seed: int,
+    out: Path,
+    device: str,
+) -> None:
+    """Infer what a trajectory did from partial and noisy observations of it, with the simulator in RUN."""
+    import epns_pyro
+    from epns_pyro.inference import read_observations
+
+    if out.suffix not in (".zarr", ".nc"):
+        fail(f"{out}: expected a name that ends in .zarr or .nc")
+    if out.exists():
+        fail(f"{out}: exists already: choose another name")
+    sim = epns_pyro.load(run, device=device)
+    given = read_observations(observations, sim.spec, frame_dt=sim.context.frame_dt, noise=dict(map(_noise, noises)))
+    if source is None and given.initial is None:
+        names = ", ".join(f.name if not f.dynamic else f"initial_{f.name}" for f in sim.spec.fields)
+        fail(f"{observations}: no initial state: add the variables {names}, or name a trajectory that starts there with --from")
+    x0 = _initial(source) if source else given.initial
+    with status_console().status("conditioning"):
+        posterior = (sim.smooth if smoothing else sim.filter)(x0, given.observations, particles=particles, seed=seed)
+    posterior.attrs |= {"run": str(run), "observations": str(observations), "seed": seed, "particles": particles}
+    _write(posterior, out)
+    _summarise(posterior, given.observations.frames, particles, out)
+
+
+def _noise(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise click.BadParameter(f"expected FIELD=SIGMA with a number, found {text!r}", param_hint="--noise") from None
+
+
+def _initial(source: str) -> np.ndarray:
+    from epns_pyro.data import open_store
+
+    path, _, index = source.partition(":")
+    if index and not index.isdigit():
+        fail(f"--from {source}: expected PATH or PATH:INDEX with a whole number, found {index!r}")
+    store = open_store(path)
+    return store.read("test" if "test" in store.groups else store.groups[0], int(index or 0), stop=1)[0, 0]
+
+
+def _write(posterior: xr.Dataset, out: Path) -> None:
+    temporary = out.with_name(out.name + ".partial")
+    if out.suffix == ".zarr":
+        shutil.rmtree(temporary, ignore_errors=True)
+        posterior.to_zarr(temporary, consolidated=False)
+    else:
+        posterior.to_netcdf(temporary, engine="h5netcdf")
+    temporary.replace(out)
+
+
+def _summarise(posterior: xr.Dataset, observed: np.ndarray, particles: int, out: Path) -> None:
+    ess = posterior["ess"].values
+    worst = int(ess.argmin())
+    say = console().print
+    say(f"{len(observed)} of {len(ess)} frames observed, {particles} particles", soft_wrap=True)
+    say(f"log evidence  {float(posterior['log_evidence'].values.ravel()[-1]):.2f} nats")
+    say(f"effective sample size  median {float(posterior['ess'].median()):.0f}, smallest {ess[worst]:.0f} at frame {worst}")
+    if ess[worst] < 0.05 * particles:
+        say("few particles carry the result there: use more, or check the noise", soft_wrap=True)
+    say(f"posterior: {out}", soft_wrap=True)
