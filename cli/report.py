@@ -49,9 +49,9 @@ def _names(runs: tuple[Path, ...]) -> list[str]:
 def _table(rows: list[dict[str, Any]]) -> Table:
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")
-    for head in ("ELBO", "IWAE", "gap", "KL", "active", "calibrated", "mean D_KS", "plausible", "data"):
+    for head in ("ELBO", "IWAE", "gap", "KL", "active", "calibrated", "D_KS", "plausible", "data"):
         table.add_column(head, justify="right")
     forms = {
         "elbo": ".2f",

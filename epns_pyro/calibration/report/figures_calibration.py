@@ -47,12 +47,12 @@ def ecdf_differences(one: xr.Dataset, prefix: str = "") -> list[Markup]:
         axes.set(xlim=(0, 1), ylim=(-height, height))
         axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
 
-    def title(k: int) -> str:
+    panels = []
+    for k in grid_times(one):
         outside = leaves(*(one[name].isel(lead_time=k).values for name in names))
-        unit = str(one.attrs.get("time_unit", ""))
-        return brief(f"{float(one['lead_time'][k]):.4g} {unit}", 14) + (" · outside" if outside else "")
-
-    return [panel(TINY, lambda axes, k=k: draw(axes, k), title=title(k)) for k in grid_times(one)]
+        title = brief(f"{float(one['lead_time'][k]):.4g} {one.attrs.get('time_unit', '')}", 14) + (" · outside" if outside else "")
+        panels.append(panel(TINY, lambda axes, k=k: draw(axes, k), title=title, colour=BAD if outside else INK))
+    return panels
 
 
 def grid_times(one: xr.Dataset) -> np.ndarray:

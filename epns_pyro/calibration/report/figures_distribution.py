@@ -38,7 +38,7 @@ def _rungs(rows: Sequence[dict[str, Any]], title: str) -> Markup:
             axes.plot([low - margin, row["value"]], [y, y], color=colour, linewidth=2.2, alpha=0.35, solid_capstyle="butt")
             axes.errorbar(row["value"], y, xerr=row.get("error") or 0, fmt="o", color=colour, markersize=4.5, elinewidth=1.1)
             axes.annotate(
-                brief(row["name"], 40), (0, y), (0, 7), xycoords=("axes fraction", "data"), textcoords="offset points", color=colour
+                brief(row["name"], 36), (0, y), (0, 7), xycoords=("axes fraction", "data"), textcoords="offset points", color=colour
             )
             value = number(row["value"], ".2f" if high - low < 1000 else ".0f")
             axes.annotate(value, (1, y), (0, 7), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", color=colour)
@@ -47,7 +47,7 @@ def _rungs(rows: Sequence[dict[str, Any]], title: str) -> Markup:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
 
-    return panel(Size(470, 36 * len(rows) + 52, left=4, right=12, bottom=24), draw, title=title)
+    return panel(Size(410, 36 * len(rows) + 52, left=4, right=12, bottom=24), draw, title=title)
 
 
 def fans(data: xr.Dataset, observable: str) -> list[Markup]:
@@ -61,9 +61,12 @@ def fans(data: xr.Dataset, observable: str) -> list[Markup]:
         ends = []
         for source, colour in sources:
             low, median, high = (values.sel(source=source, quantile=q).values for q in (0.1, 0.5, 0.9))
-            axes.fill_between(time, low, high, color=colour, alpha=0.14 if source == "truth" else 0.2, linewidth=0)
-            axes.plot(time, np.stack([low, high], 1), color=colour, linewidth=0.5, alpha=0.6)
-            axes.plot(time, median, color=colour)
+            if source == "truth":
+                axes.fill_between(time, low, high, color=GREY, alpha=0.32, linewidth=0)
+            else:
+                axes.fill_between(time, low, high, color=colour, alpha=0.08, linewidth=0)
+                axes.plot(time, np.stack([low, high], 1), color=colour, linewidth=0.9)
+            axes.plot(time, median, color=colour, linewidth=1.5)
             ends.append((float(median[-1]), source, colour))
         axes.set_xlim(time[0], time[-1])
         label_ends(axes, ends)
@@ -119,7 +122,7 @@ def classifier(tests: Sequence[dict[str, Any]]) -> list[Markup]:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.tick_params(axis="y", length=0)
 
-    size = Size(470, 26 * len(tests) + 60, left=82)
+    size = Size(410, 26 * len(tests) + 60, left=78)
     return [panel(size, draw, title="accuracy of a classifier", x="share of runs told apart rightly")]
 
 

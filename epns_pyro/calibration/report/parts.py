@@ -64,6 +64,15 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Details:
+    """Sentences that are folded away until they are asked for."""
+
+    kind: ClassVar[str] = "details"
+    summary: str
+    words: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Judged:
     """A verdict: a word for the badge, and the sentence behind it."""
 
@@ -73,7 +82,7 @@ class Judged:
     sentence: str
 
 
-Item = Figure | Table | Text | Judged
+Item = Figure | Table | Text | Details | Judged
 
 
 @dataclass(frozen=True)

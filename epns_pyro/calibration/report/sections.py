@@ -13,11 +13,12 @@ import xarray as xr
 from epns_pyro.calibration.report import figures_calibration as calibration
 from epns_pyro.calibration.report import figures_distribution as distribution
 from epns_pyro.calibration.report.evaluated import Evaluated, Subject
-from epns_pyro.calibration.report.parts import Figure, Key, Section, Table, Text, number, p_value, sentence
+from epns_pyro.calibration.report.figures_distribution import with_unit
+from epns_pyro.calibration.report.parts import Details, Figure, Key, Section, Table, Text, number, p_value, sentence
 from epns_pyro.calibration.report.summary import distributions_that_differ
 from epns_pyro.calibration.report.svg import largest
 
-MODEL_OVER_TRUTH = (Key("model", "model"), Key("truth", "truth"))
+BANDS = (Key("model", "model: median, 10–90%"), Key("truth", "truth: median"), Key("floor", "truth: 10–90%"))
 
 
 def likelihood(found: Evaluated) -> Section:
@@ -75,9 +76,9 @@ def fans(found: Evaluated) -> Section:
                 Figure(
                     distribution.fans(data, name),
                     alt=f"Median and 10 to 90% band of {label or name} over time for each initial state, model drawn over truth.",
-                    caption="Lines: medians; bands: 10–90%. If the model is honest, its band lies on that of the truth.",
-                    title=distribution.with_unit(label or name, unit),
-                    key=MODEL_OVER_TRUTH,
+                    caption="If the model is honest, its lines bound the grey band of the truth, and the medians lie on each other.",
+                    title=with_unit(label or name, unit),
+                    key=BANDS,
                 )
             )
     return section
@@ -124,7 +125,7 @@ def _distance_figure(rows: list[dict[str, Any]], time_unit: str) -> Figure:
 def _distance_table(rows: list[dict[str, Any]], time_unit: str) -> Table:
     columns = {
         "observable": lambda row: row["label"],
-        f"time{f' ({time_unit})' if time_unit else ''}": lambda row: f"{row['time']:g}",
+        with_unit("time", time_unit): lambda row: f"{row['time']:g}",
         "D_KS": lambda row: number(row["ks"], ".3f"),
         "two true": lambda row: number(row.get("typical"), ".3f"),
         "floor": lambda row: number(row.get("floor"), ".3f"),
@@ -165,12 +166,19 @@ def two_sample(found: Evaluated) -> Section:
             size="medium",
         )
     )
-    rows = [
-        (str(t["initial_state"] + 1), f"{t['time']:g}", p_value(t.get("energy_p")), f"{t['classifier_accuracy']:.0%}",
-         f"{t['lower']:.0%}–{t['upper']:.0%}", sentence(t.get("sentence") or "–")) for t in tests
-    ]  # fmt: skip
-    head = ("initial state", "time", "p, energy distance", "accuracy", "95% interval", "in words")
-    section.items.append(Table(head, rows, frozenset(head[:5])))
+    columns = {
+        "initial state": lambda t: str(t["initial_state"] + 1),
+        with_unit("time", found.time_unit): lambda t: f"{t['time']:g}",
+        "p, energy distance": lambda t: p_value(t.get("energy_p")),
+        "accuracy of a classifier": lambda t: f"{t['classifier_accuracy']:.0%}",
+        "95% interval": lambda t: f"{t['lower']:.0%}–{t['upper']:.0%}",
+        "floor": lambda t: number(t.get("floor"), ".0%"),
+    }
+    rows = [tuple(cell(t) for cell in columns.values()) for t in tests]
+    section.items.append(Table(tuple(columns), rows, frozenset([*columns][1:])))
+    words = [f"Initial state {t['initial_state'] + 1}: {sentence(t['sentence'])}" for t in tests if t.get("sentence")]
+    if words:
+        section.items.append(Details("Each test in words", words))
     return section
 
 

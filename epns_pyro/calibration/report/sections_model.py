@@ -55,7 +55,8 @@ def equivariance(found: Evaluated) -> Section:
             Figure(
                 figures.symmetry(about),
                 alt=f"Symmetry error on a logarithmic scale: maximum {about['maximum']:.1e}, up to 1e-9 is allowed.",
-                caption=sentence(about.get("sentence") or f"the log density changes by at most {about['maximum']:.1e} of its size"),
+                caption=sentence(about.get("sentence") or f"the log density changes by at most {about['maximum']:.1e} of its size")
+                + " A symmetric model shows nothing but rounding.",
                 size="wide",
             )
         )
@@ -86,7 +87,7 @@ def stability(found: Evaluated) -> Section:
         section.items.append(
             Figure(
                 figures.stability(data, found.time_unit),
-                alt=words,
+                alt=f"Share of runs that are still plausible over time, model and truth. {words}",
                 caption=f"{words} An honest model falls no faster than the truth.",
                 key=(Key("model", "model"), Key("truth", "truth")),
                 size="wide",

@@ -74,7 +74,7 @@ LABELLED = Size(300, 196, right=34)  # room for labels at the ends of lines
 WIDE = Size(720, 210)
 
 
-def panel(size: Size, draw: Callable[[Axes], None], *, title: str = "", x: str = "") -> Markup:
+def panel(size: Size, draw: Callable[[Axes], None], *, title: str = "", x: str = "", colour: str = INK) -> Markup:
     """Draw one panel.
 
     Parameters
@@ -86,19 +86,21 @@ def panel(size: Size, draw: Callable[[Axes], None], *, title: str = "", x: str =
         Stands above, flush left: the name of the y axis, or what tells the panel from its neighbours.
     x : str
         Name of the x axis.
+    colour : str
+        Of the title.
     """
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has more fonts than we do
         figure = Figure(figsize=(size.width / 96, size.height / 96), facecolor="none")
         inner = (size.width - size.left - size.right) / size.width, (size.height - size.top - size.bottom) / size.height
         axes = figure.add_axes((size.left / size.width, size.bottom / size.height, *inner), facecolor="none")
-        axes.xaxis.set_major_locator(MaxNLocator(3 if size is TINY else 5))
-        axes.yaxis.set_major_locator(MaxNLocator(3 if size is TINY else 4))
+        axes.xaxis.set_major_locator(MaxNLocator(3 if size is TINY else 5, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(3 if size is TINY else 4, steps=[1, 2, 5, 10]))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(tick))
         draw(axes)
         if title:
-            figure.text(2 / size.width if size.left > 20 else 0, 1 - 4 / size.height, title, va="top", fontsize=8.5)
+            figure.text(2 / size.width if size.left > 20 else 0, 1 - 4 / size.height, title, va="top", fontsize=8.5, color=colour)
         if x:
             axes.set_xlabel(x, loc="right", labelpad=1)
         buffer = io.StringIO()

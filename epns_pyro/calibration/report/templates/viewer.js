@@ -52,7 +52,7 @@
   function draw(player) {
     const over = byId("view").value === "over", wide = player.canvas.clientWidth > 640;
     const columns = over ? 1 : wide ? Math.min(4, sources) : 2, rows = over ? 1 : Math.ceil(sources / columns);
-    const [width, height] = player.sheet(over ? (wide ? 0.55 : 0.9) : (rows * 1.08) / columns), [w, h] = [width / columns, height / rows], { pen } = player;
+    const [width, height] = player.sheet(over ? (wide ? 0.55 : 0.9) : (rows * 0.95) / columns), [w, h] = [width / columns, height / rows], { pen } = player;
     const panels = over ? [Array.from({ length: sources }, (_, i) => sources - 1 - i)] : Array.from({ length: sources }, (_, i) => [i]);
     panels.forEach((shown, i) => {
       const [x0, y0] = [(i % columns) * w, Math.floor(i / columns) * h], project = camera(player.trajectory, x0 + w / 2, y0 + 12 + h / 2, 0.42 * Math.min(w, h - 24));

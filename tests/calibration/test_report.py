@@ -1,0 +1,382 @@
+"""The report: every section of what an evaluation holds, no markup from outside, one small page that a browser shows without errors."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+import shutil
+import subprocess
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from click.testing import CliRunner
+from small_evaluations import TRAINING, Texts, write_evaluation
+
+from epns_pyro.calibration.report import distributions_that_differ, write_comparison, write_report
+from epns_pyro.calibration.report.evaluated import Evaluated
+from epns_pyro.calibration.report.sections import pit
+from epns_pyro.calibration.report.summary import lines, verdict
+from epns_pyro.calibration.report.svg import SMALL, panel, thinned
+from epns_pyro.calibration.report.viewers import MAX_CHARACTERS, pack, viewer
+from epns_pyro.cli import main
+from epns_pyro.errors import DataError
+
+COMMON = ["verdicts", "look", "likelihood", "fans", "distances", "two-sample", "pit", "coverage", "spread", "skill", "ranks"]
+MODEL = ["latents", "equivariance", "stability", "recalibration", "training", "how"]
+SECTIONS = {"particles": [*COMMON, *MODEL], "labels": [*COMMON, "reliability", *MODEL]}
+HOSTILE = "</text></script><script>alert('1')</script><img src=x onerror=alert(2)>{{ 7*7 }}$\\frac{${% raw %}<!--\u2028&amp;\"'`"
+
+
+class Structure(HTMLParser):
+    """Tags with the names of their attributes in order, sections, links, and the text of scripts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple] = []
+        self.found: dict[str, list] = {"section": [], "href": [], "src": [], "figure": [], "svg": []}
+        self.scripts: list[str] = []
+        self._script = False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.tags.append((tag, *sorted(given)))
+        self._script = tag == "script" and "type" not in given
+        for key in ("href", "src", "xlink:href"):
+            if key in given:
+                self.found[key.removeprefix("xlink:")].append(given[key])
+        if tag in self.found:
+            self.found[tag].append(given.get("id"))
+
+    def handle_endtag(self, tag):
+        self._script = self._script and tag != "script"
+
+    def handle_data(self, data):
+        if self._script:
+            self.scripts.append(data)
+
+
+KINDS = pytest.mark.parametrize("kind", ["particles", "labels"])
+BROWSER = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+
+
+@pytest.fixture(scope="module")
+def evaluations(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders RUN/evaluation/ by kind; tests that change one work on a copy."""
+    return {kind: write_evaluation(tmp_path_factory.mktemp(kind) / "run", kind) for kind in ("particles", "labels")}
+
+
+@pytest.fixture(scope="module")
+def pages(evaluations: dict[str, Path]) -> dict[str, Path]:
+    return {kind: write_report(folder, folder.parent / "report.html", TRAINING) for kind, folder in evaluations.items()}
+
+
+def copied(folder: Path, run: Path) -> Path:
+    """Copy a folder RUN/evaluation/ into another run."""
+    return Path(shutil.copytree(folder, run / "evaluation"))
+
+
+def change(folder: Path, **values: object) -> None:
+    """Change entries of metrics.json; None removes one."""
+    path = folder / "metrics.json"
+    found = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
+
+
+@KINDS
+def test_every_section_is_there_in_order(kind: str, pages: dict[str, Path]) -> None:
+    assert Structure(pages[kind].read_text()).found["section"] == SECTIONS[kind]
+
+
+@KINDS
+def test_every_figure_has_panels_a_caption_and_words_for_those_who_cannot_see_it(kind: str, pages: dict[str, Path]) -> None:
+    figures = re.findall(r"<figure>.*?</figure>", pages[kind].read_text(), re.DOTALL)
+    assert len(figures) > 14
+    for figure in figures:
+        assert "<svg" in figure
+        assert len(re.search(r'role="img" aria-label="([^"]+)"', figure)[1]) > 25
+        assert len(re.search(r"<figcaption>(.+)</figcaption>", figure)[1]) > 15
+
+
+@KINDS
+def test_ids_are_unique_and_links_lead_somewhere(kind: str, pages: dict[str, Path]) -> None:
+    text = pages[kind].read_text()
+    ids = re.findall(r'<[^>]* id="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
+    targets = {link.removeprefix("#") for link in Structure(text).found["href"]}
+    assert targets <= set(ids)
+
+
+@KINDS
+def test_the_page_stands_alone_and_its_policy_names_its_only_script(kind: str, pages: dict[str, Path]) -> None:
+    text = pages[kind].read_text()
+    assert pages[kind].stat().st_size < 10e6
+    found = Structure(text)
+    assert found.found["src"] == []
+    assert all(link.startswith("#") for link in found.found["href"])
+    assert re.findall(r"https?://(?!www\.w3\.org)\S*", text) == []
+    (script,) = found.scripts
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert policy.startswith("default-src 'none'")
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
+    assert "script-src 'unsafe-inline'" not in policy
+
+
+def test_the_same_evaluation_gives_the_same_page(evaluations: dict[str, Path], pages: dict[str, Path], tmp_path: Path) -> None:
+    again = write_report(evaluations["particles"], tmp_path / "again.html", TRAINING)
+    assert again.read_bytes() == pages["particles"].read_bytes()
+
+
+@KINDS
+def test_no_text_becomes_markup(kind: str, pages: dict[str, Path], tmp_path: Path) -> None:
+    """A page full of hostile text has exactly the tags, and the script, of a page full of harmless text."""
+    folder = write_evaluation(tmp_path, kind, texts=Texts.all(HOSTILE))
+    text = write_report(folder, tmp_path / "hostile.html", TRAINING).read_text()
+    harmless, hostile = Structure(pages[kind].read_text()), Structure(text)
+    assert len(hostile.tags) > 1000
+    assert hostile.tags == harmless.tags
+    assert hostile.scripts == harmless.scripts
+    assert "{{ 7*7 }}" in text
+    assert "<!--" not in text
+
+
+FORECASTS = {"pit", "coverage", "spread", "skill", "ranks", "reliability"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing", "sections"),
+    [
+        (
+            "particles",
+            ["fans.nc", "stability.nc", "likelihood", "two_sample", "headline"],
+            {"fans", "stability", "likelihood", "two-sample"},
+        ),
+        ("labels", ["diagnostics.nc", "examples.nc", "latents", "equivariance", "run"], {*FORECASTS, "look", "latents", "equivariance"}),
+        (
+            "particles",
+            ["same_init", "verdicts", "recalibration", "recalibration.nc", "training"],
+            {"distances", "recalibration", "training"},
+        ),
+    ],
+)
+def test_what_is_missing_is_left_out(
+    kind: str, missing: list[str], sections: set[str], evaluations: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = copied(evaluations[kind], tmp_path)
+    for name in (name for name in missing if name.endswith(".nc")):
+        (folder / name).unlink()
+    change(folder, **dict.fromkeys(missing))
+    page = write_report(folder, tmp_path / "report.html", [] if "training" in missing else TRAINING)
+    assert Structure(page.read_text()).found["section"] == [s for s in SECTIONS[kind] if s not in sections]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda run: shutil.rmtree(run), "no such run"),
+        (lambda run: (run / "evaluation" / "metrics.json").unlink(), "no evaluation there: epns-pyro evaluate"),
+        (lambda run: (run / "evaluation" / "metrics.json").write_text("{"), "not valid JSON"),
+        (lambda run: (run / "evaluation" / "metrics.json").write_text('{"format": "x"}'), "expected 'epns-pyro evaluation' of version 1"),
+        (lambda run: (run / "evaluation" / "fans.nc").write_bytes(b"\x89HDF" + b"x" * 99), "not a netCDF file that can be read"),
+    ],
+)
+def test_a_damaged_evaluation_is_refused_in_one_line(damage, words: str, evaluations: dict[str, Path], tmp_path: Path) -> None:
+    copied(evaluations["particles"], tmp_path / "run")
+    damage(tmp_path / "run")
+    result = CliRunner().invoke(main, ["report", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert words in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+# -- words -------------------------------------------------------------------------------------------------------------------
+
+
+def judged(*words: str) -> dict:
+    verdicts = [{"subject": f"q{i}", "word": w, "sentence": f"{w}: seen; x would be found", "power": 0.9} for i, w in enumerate(words)]
+    return {"verdicts": {"observables": verdicts}}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ({}, "Nothing was judged on held-out data."),
+        (judged("calibrated", "calibrated"), "No test of 2 quantities on held-out data found fault with the ensemble."),
+        (judged("biased", "calibrated", "biased", "over-confident"), "Use with care: q0 and q2 are biased; q3 is over-confident."),
+        (judged("too few data to say"), "There are too few held-out data to say whether the ensemble can be trusted."),
+        (judged("calibrated", "too few data to say"), "For 1 more there are too few data to say."),
+        (judged(*["biased"] * 6), "Use with care: q0, q1, q2 and 3 more are biased."),
+        (judged("calibrated") | {"same_init": [{"p_value": 0.001, "label": "E"}]}, "1 of 1 distributions differ from the true ones (E)."),
+    ],
+)  # fmt: skip
+def test_the_first_sentence_says_what_was_found(metrics: dict, words: str) -> None:
+    assert words in verdict(metrics)
+
+
+def test_a_line_says_nothing_twice() -> None:
+    (line,) = lines(judged("calibrated"))
+    assert (line.seen, line.state, line.power) == ("seen", "good", "90%")
+
+
+def test_distributions_differ_beyond_chance_over_all_of_them() -> None:
+    rows = [{"p_value": p} for p in (0.004, 0.006, None, *[0.5] * 7)]
+    assert distributions_that_differ(rows) == [rows[0]]
+
+
+def test_a_forecaster_with_a_defect_is_called_by_its_name(tmp_path: Path) -> None:
+    found = Evaluated.read(write_evaluation(tmp_path, forecaster="under-dispersed"))
+    assert verdict(found.metrics) == "Use with care: level, count and vector are over-confident."
+    assert "outside the band" in pit(found).items[0].alt
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------------
+
+
+def test_values_of_the_players_come_back_as_they_were() -> None:
+    values = np.array([[1.5, -2.0, np.nan]])
+    unpacked = np.frombuffer(zlib.decompress(base64.b64decode(pack(values, "<f4"))), "<f4")
+    np.testing.assert_array_equal(unpacked, np.array([1.5, -2.0, 1e9], np.float32))
+
+
+def test_long_films_are_thinned_until_they_fit() -> None:
+    cell = np.random.default_rng(0).integers(0, 65, (4, 3, 61, 72, 72)).astype(np.uint16)  # noise does not compress: the worst case
+    data = xr.Dataset(
+        {"cell": (("source", "trajectory", "time", "y", "x"), cell)}, coords={"source": list("abcd"), "time": np.arange(61.0)}
+    )
+    show = viewer(Evaluated({}, {}, {"examples": data}))
+    assert len(show.data["values"]) <= MAX_CHARACTERS
+    assert show.data["shape"][2] == len(show.data["time"]) < 61
+    assert show.data["time"][0] == 0
+
+
+def test_a_panel_has_the_colours_of_the_page_and_no_markup_from_labels() -> None:
+    svg = panel(SMALL, lambda axes: axes.plot([0, 1], label="x"), title="a<b>$x$ & c", x="</svg>")
+    assert "var(--axis)" in svg
+    assert "#0" not in re.sub(r"#f[0-9a-f]{8}-", "", svg)
+    assert "a&lt;b&gt;$x$ &amp; c" in svg
+    assert svg.count("</svg>") == 1
+
+
+def test_thinning_keeps_both_ends() -> None:
+    assert list(thinned(5, 9)) == [0, 1, 2, 3, 4]
+    assert list(thinned(100, 4)) == [0, 33, 66, 99]
+
+
+# -- compare -----------------------------------------------------------------------------------------------------------------
+
+
+def test_compare_tells_runs_of_different_data_apart(evaluations: dict[str, Path], tmp_path: Path) -> None:
+    runs = {name: tmp_path / name for name in ("one", "two", "three")}
+    folders = {name: copied(evaluations["particles"], run) for name, run in runs.items()}
+    about = Evaluated.read(folders["three"]).run
+    change(folders["three"], run=about | {"store": "elsewhere"})
+    rows = write_comparison(folders, tmp_path / "compare.html")
+    assert [row["data"] for row in rows] == ["A", "A", "B"]
+    page = (tmp_path / "compare.html").read_text()
+    assert "3 runs compared" in page
+    assert "different data" in page
+    result = CliRunner().invoke(main, ["compare", *map(str, runs.values()), "--out", str(tmp_path / "c.html")])
+    assert result.exit_code == 0, result.output
+    assert "different data" in result.output
+    assert all(name in result.output for name in runs)
+    write_comparison({name: folders[name] for name in ("one", "two")}, tmp_path / "same.html")
+    assert "different data" not in (tmp_path / "same.html").read_text()
+    nowhere = CliRunner().invoke(main, ["compare", str(runs["one"]), "--out", str(tmp_path / "no" / "c.html")])
+    assert nowhere.exit_code == 2
+    assert "no such folder" in nowhere.output
+
+
+def test_a_comparison_lives_with_what_a_run_lacks(evaluations: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(evaluations["particles"], tmp_path)
+    (folder / "metrics.json").write_text(json.dumps({"format": "epns-pyro evaluation", "version": 1}))
+    (row,) = write_comparison({HOSTILE: folder}, tmp_path / "compare.html")
+    assert row["elbo"] is None
+    assert "<img" not in (tmp_path / "compare.html").read_text()
+    with pytest.raises(DataError, match="no such run"):
+        write_comparison({"x": tmp_path / "none" / "evaluation"}, tmp_path / "compare.html")
+
+
+# -- a browser ---------------------------------------------------------------------------------------------------------------
+
+PROBE = """<script>
+const problems = [];
+addEventListener("error", (e) => problems.push(e.message));
+addEventListener("unhandledrejection", (e) => problems.push(String(e.reason)));
+document.addEventListener("securitypolicyviolation", (e) => problems.push(e.violatedDirective + " " + e.blockedURI));
+for (const level of ["error", "warn"]) console[level] = (...words) => problems.push(words.join(" "));
+addEventListener("load", () => setTimeout(() => {
+  const root = document.documentElement, canvas = document.querySelector("canvas"), all = (what) => [...document.querySelectorAll(what)];
+  const pixels = () => new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
+  const press = (key) => canvas.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  const box = (e) => e.getBoundingClientRect(), before = pixels(), found = { colours: new Set(before).size };
+  press("ArrowRight"); found.moved = pixels().some((pixel, i) => pixel !== before[i]);
+  press(" "); found.playing = document.getElementById("play").textContent; press(" ");
+  Object.assign(found, {
+    problems, width: innerWidth, overflow: root.scrollWidth - root.clientWidth, figures: all("figure").length,
+    empty: all("figure svg").filter((e) => box(e).width < 20 || box(e).height < 15).length,
+    outside: all("figure svg, canvas, .badge, h2").filter((e) => box(e).right > innerWidth).length,
+    ink: getComputedStyle(document.body).color,
+    line: getComputedStyle(document.querySelector("figure svg path[style*=stroke]")).stroke,
+  });
+  parent.postMessage(JSON.stringify(found), "*");
+}, 400));
+</script>"""
+# A window of a headless browser is never narrower than 500 pixels, a frame in it may be.
+FRAME = """<!doctype html><meta charset="utf-8"><body style="margin:0">
+<iframe src="page.html" style="border:0;width:{width}px;height:1400px"></iframe>
+<script>addEventListener("message", (e) => {{ document.body.dataset.probe = e.data; }});</script>"""
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
+    "--disable-sync --hide-scrollbars --virtual-time-budget=5000 --dump-dom"
+)
+
+
+def browse(page: Path, folder: Path, width: int, *, dark: bool = False) -> dict:
+    """Open a page in a browser with a fresh profile and say what it found; what it looks like goes to folder/WIDTH.png."""
+    folder.mkdir(exist_ok=True)
+    (folder / "page.html").write_text(page.read_text().replace("<head>", "<head>" + PROBE, 1))  # the policy binds what follows it
+    (folder / "frame.html").write_text(FRAME.format(width=width))
+    options = [f"--window-size={max(width, 500)},1400", f"--user-data-dir={folder / 'profile'}", f"--screenshot={folder / f'{width}.png'}"]
+    options += ["--blink-settings=preferredColorScheme=0"] if dark else []
+    command = ["chromium", *FLAGS.split(), *options, f"file://{folder / 'frame.html'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = re.search(r'data-probe="([^"]*)"', done.stdout)
+    assert found, done.stderr[-2000:]
+    return json.loads(html.unescape(found[1]))
+
+
+@BROWSER
+@KINDS
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
+def test_a_browser_shows_the_page_without_errors(kind: str, width: int, dark: bool, pages: dict[str, Path], tmp_path: Path) -> None:
+    found = browse(pages[kind], tmp_path / "seen", width, dark=dark)
+    assert found["problems"] == []
+    assert found["width"] == width
+    assert found["overflow"] <= 0
+    assert found["outside"] == 0
+    assert found["figures"] == pages[kind].read_text().count("<figure>")
+    assert found["empty"] == 0
+    assert found["colours"] >= 4
+    assert found["moved"]
+    assert found["playing"] == "Pause"
+    light = [int(v) > 128 for v in re.findall(r"\d+", found["ink"])]
+    assert all(light) if dark else not any(light)
+    assert found["line"] != "none"
+    assert (tmp_path / "seen" / f"{width}.png").stat().st_size > 20_000
+
+
+@BROWSER
+def test_a_script_that_slipped_in_would_not_run(pages: dict[str, Path], tmp_path: Path) -> None:
+    """The second lock: had escaping failed, the policy of the page would still stop the scripts."""
+    injected = "<h1><script>document.title = 1</script><img src=data: onerror='document.title = 2'>"
+    (tmp_path / "open.html").write_text(pages["particles"].read_text().replace("<h1>", injected, 1))
+    found = browse(tmp_path / "open.html", tmp_path / "seen", 1280)
+    assert sum("script-src" in problem for problem in found["problems"]) == 2
