@@ -125,9 +125,8 @@ def test_free_bits_take_the_gradient_of_the_dimensions_below_and_of_no_other(set
 
 def test_free_bits_are_held_against_the_mean_over_processes(setup) -> None:
     transition, x0, path = setup
-    here, elsewhere = (
-        Objective(transition)(x0, path, free_bits=1e6, share=share) for share in (lambda mean: mean, lambda mean: mean + 1e7)
-    )
+    shares = (lambda mean: mean, lambda mean: mean + 1e7)
+    here, elsewhere = (Objective(transition)(x0, path, free_bits=1e6, share=share) for share in shares)
     bits = 1e6 * MODEL.latent * x0.shape[1]
     torch.testing.assert_close(here.loss.detach(), bits - here.log_likelihood)  # all below
     torch.testing.assert_close(elsewhere.loss.detach(), elsewhere.kl - elsewhere.log_likelihood)  # all above

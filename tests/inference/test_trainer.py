@@ -184,9 +184,8 @@ def test_validation_is_the_bound_of_the_library(store: Store, uninterrupted: Pat
 @pytest.fixture(scope="module")
 def two_processes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    done = subprocess.run(
-        [sys.executable, str(HERE / "two_processes.py"), str(store.path), str(folder)], capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, str(HERE / "two_processes.py"), str(store.path), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
