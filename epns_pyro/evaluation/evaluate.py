@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,20 +25,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from epns_pyro.calibration import verdicts
 from epns_pyro.calibration.idata import inference_data, write_inference_data
 from epns_pyro.data import Store
 from epns_pyro.errors import DataError
 from epns_pyro.evaluation import checks, heldout, initial_state, likelihood
+from epns_pyro.evaluation.ensembles import as_fields
 from epns_pyro.evaluation.forecasters import Forecaster, Model
 from epns_pyro.evaluation.headline import headline
 from epns_pyro.evaluation.references import references
-from epns_pyro.inference import RunFolder, Simulator, path_bounds
+from epns_pyro.inference import RunFolder, Simulator
 from epns_pyro.inference.checkpoint import versions
 from epns_pyro.inference.run import EvaluationConfig
-from epns_pyro.inference.validation import as_tensor
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
@@ -78,37 +77,34 @@ def evaluate(
         raise DataError(f"{store.path}: has the fields {', '.join(store.spec.names)}, the model has {', '.join(simulator.spec.names)}")
     started, model, others = time.perf_counter(), Model(simulator), references(simulator, store)
     with _written_together(folder.evaluation) as out:
-        progress("likelihood", 0, 1)
-        scored = likelihood.score(simulator, store, settings, others)
-        latent = likelihood.latents(simulator, store, settings)
-        equivariance = checks.equivariance(simulator, store, settings)
-        progress("likelihood", 1, 1)
-
-        judged = heldout.measure(
-            model, store, "test", settings, references=others, progress=lambda done, total: progress("held-out forecasts", done, total)
-        )
-        for name, data in judged.diagnostics.items():
-            data.to_netcdf(out / "diagnostics.nc", group=name, mode="a", engine="h5netcdf")
-        recalibrated = _recalibrate(model, store, settings, judged, out, progress)
-
-        progress("one initial state", 0, 1)
-        compared = initial_state.compare(model, store, settings, others)
-        if compared is not None:
-            compared[2].to_netcdf(out / "fans.nc", engine="h5netcdf")
-        progress("one initial state", 1, 1)
-
-        progress("long horizon", 0, 1)
-        stable, alive = checks.stability(model, store, settings)
-        alive.to_netcdf(out / "stability.nc", engine="h5netcdf")
-        progress("long horizon", 1, 1)
-
-        _write_examples(model, store, settings, out)
-        _write_inference_data(simulator, store, judged, settings, out)
+        with _stage("likelihood", progress):
+            scored = likelihood.score(simulator, store, settings, others)
+            latent = likelihood.latents(simulator, store, settings)
+        with _stage("symmetry", progress):
+            equivariance = checks.equivariance(simulator, store, settings)
+        with _stage("held-out forecasts", progress) as advance:
+            judged = heldout.measure(model, store, "test", settings, references=others, progress=advance)
+            for name, data in judged.diagnostics.items():
+                data.to_netcdf(out / "diagnostics.nc", group=name, mode="a", engine="h5netcdf")
+        recalibrated = {}
+        if settings.recalibrate and "val" in store.groups:
+            with _stage("recalibration", progress) as advance:
+                recalibrated = _recalibrate(model, store, settings, judged, out, advance)
+        with _stage("one initial state", progress):
+            compared = initial_state.compare(model, store, settings, others)
+            if compared is not None:
+                compared[2].to_netcdf(out / "fans.nc", engine="h5netcdf")
+        with _stage("long horizon", progress):
+            stable, alive = checks.stability(model, store, settings)
+            alive.to_netcdf(out / "stability.nc", engine="h5netcdf")
+        with _stage("examples", progress):
+            _write_examples(model, store, settings, out)
+            _write_inference_data(store, judged, scored, settings, out)
         metrics = {
             "format": "epns-pyro evaluation",
             "version": 1,
             "run": _about(simulator, store, folder, settings, time.perf_counter() - started),
-            "likelihood": scored,
+            "likelihood": scored.table,
             "latents": latent,
             "equivariance": equivariance,
             "verdicts": verdicts.as_json(judged.verdicts),
@@ -123,12 +119,9 @@ def evaluate(
 
 
 def _recalibrate(
-    model: Forecaster, store: Store, settings: EvaluationConfig, judged: heldout.HeldOut, out: Path, progress: Progress
+    model: Forecaster, store: Store, settings: EvaluationConfig, judged: heldout.HeldOut, out: Path, advance: Callable[[int, int], None]
 ) -> dict[str, str]:
-    if not settings.recalibrate or "val" not in store.groups:
-        return {}
-    stage = "recalibration"
-    fitted = heldout.measure(model, store, "val", settings, references={}, progress=lambda done, total: progress(stage, done, total))
+    fitted = heldout.measure(model, store, "val", settings, references={}, progress=advance)
     try:
         learnt, sentences = heldout.recalibrate(fitted, judged)
     except DataError as error:
@@ -143,24 +136,18 @@ def _write_examples(model: Forecaster, store: Store, settings: EvaluationConfig,
     truth = store.read("test", slice(0, EXAMPLES), start=system.first_frame)
     sampled = model.sample(truth[:, 0], truth.shape[1] - 1, EXAMPLE_MEMBERS, settings.seed + 5)
     both = np.concatenate([truth[None].astype(sampled.dtype), sampled])
-    data = heldout.as_fields(system, both).drop_vars("alive").rename(sample="source")
+    data = as_fields(system, both).rename(sample="source")
     sources = ["truth", *(f"member {i + 1}" for i in range(EXAMPLE_MEMBERS))]
     compress = {name: {"zlib": True, "complevel": 4} for name in data.data_vars}
     data.assign_coords(source=sources).to_netcdf(out / "examples.nc", engine="h5netcdf", encoding=compress)
 
 
-def _write_inference_data(simulator: Simulator, store: Store, judged: heldout.HeldOut, settings: EvaluationConfig, out: Path) -> None:
-    """Observables of forecast and truth at the lead times, and the log-likelihood bound of every held-out trajectory."""
-    count = judged.truth.sizes["trajectory"]
-    x = as_tensor(store.read("test", slice(0, min(count, settings.piece)), start=store.system.first_frame), simulator.device)
-    bounds = path_bounds(simulator.transition, x[:, 0], x[:, 1:], num_samples=1)
-    elbo = np.full(count, np.nan)
-    elbo[: len(x)] = bounds.elbo.cpu().numpy()
+def _write_inference_data(store: Store, judged: heldout.HeldOut, scored: likelihood.Scored, settings: EvaluationConfig, out: Path) -> None:
+    """Observables of forecast and truth, and one-step log-likelihoods (trajectory, time), all at the lead times."""
+    at_lead_times = scored.log_likelihood.sel(time=judged.lead_times, method="nearest").assign_coords(time=judged.forecast["time"])
     attrs = {"system": store.system.name, "members": settings.members}
-    log_likelihood = {"elbo": xr.DataArray(elbo, dims="trajectory")}
-    write_inference_data(
-        inference_data(judged.forecast, judged.truth, log_likelihood=log_likelihood, attrs=attrs), out / "inference_data.nc"
-    )
+    data = inference_data(judged.forecast, judged.truth, log_likelihood=dict(at_lead_times.data_vars), attrs=attrs)
+    write_inference_data(data, out / "inference_data.nc")
 
 
 def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: EvaluationConfig, seconds: float) -> dict[str, Any]:
@@ -179,7 +166,9 @@ def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: Eval
         "config_yaml": config.to_yaml(),
         "evaluation": settings.model_dump(mode="json"),
         "versions": versions(),
-        "command": f"epns-pyro train nbody --config {folder.config} --data {store.path} --out NEW_FOLDER",
+        "command": shlex.join(
+            ["epns-pyro", "train", store.system.name, "--config", str(folder.config), "--data", str(store.path), "--out", "NEW_FOLDER"]
+        ),
         "store": str(store.path),
         "sets": {name: {"trajectories": store.size(name), "steps": store.steps(name)} for name in store.groups},
         "sampling_rule": getattr(simulator.transition, "sampling_rule", "ancestral: prior and emission are sampled at every step"),
@@ -189,14 +178,37 @@ def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: Eval
 
 
 @contextmanager
+def _stage(what: str, progress: Progress) -> Iterator[Callable[[int, int], None]]:
+    """Show the progress of a stage and note how long it took; gives a function (done, total) for stages in several parts."""
+    started, parts = time.perf_counter(), 1
+
+    def advance(done: int, total: int) -> None:
+        nonlocal parts
+        parts = total
+        progress(what, done, total)
+
+    progress(what, 0, 1)
+    yield advance
+    progress(what, parts, parts)
+    logger.debug("%s: %.1f s", what, time.perf_counter() - started)
+
+
+@contextmanager
 def _written_together(path: Path) -> Iterator[Path]:
-    """Give an empty folder that takes the place of `path` once all is written."""
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    """Give an empty folder that takes the place of `path` once all is written; what was there stays if anything goes wrong."""
+    partial, old = (path.with_name(f"{path.name}.{state}") for state in ("partial", "old"))
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
-    yield partial
-    shutil.rmtree(path, ignore_errors=True)
-    os.replace(partial, path)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _finite(data: Any) -> Any:

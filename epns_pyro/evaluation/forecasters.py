@@ -16,7 +16,7 @@ from epns_pyro.systems import System, trajectory_seeds
 class Forecaster(ABC):
     """Samples futures."""
 
-    name: ClassVar[str]
+    label: str  # what tables call it
 
     @abstractmethod
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
@@ -28,13 +28,14 @@ class Model(Forecaster):
     """The trained simulator, by ancestral sampling."""
 
     simulator: Simulator
-    name: ClassVar[str] = "model"
+    label: ClassVar[str] = "model"
 
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
         out = None
         for block in self.simulator.rollout_blocks(x0, steps=steps, members=members, seed=seed):
-            if out is None:
-                out = np.empty((members, len(x0), *block.states.shape[2:]), block.states.dtype)
+            if out is None:  # labels go back to the integers that they are stored as
+                kind = block.states.dtype if np.issubdtype(x0.dtype, np.floating) else x0.dtype
+                out = np.empty((members, len(x0), *block.states.shape[2:]), kind)
             out[block.samples, block.trajectories] = block.states
         return out
 
@@ -44,7 +45,7 @@ class Truth(Forecaster):
     """The true process: another ensemble of it is the best that any model can do."""
 
     system: System
-    name: ClassVar[str] = "true process"
+    label: ClassVar[str] = "true process"
 
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
         repeated = np.broadcast_to(x0, (members, *x0.shape)).reshape(-1, *x0.shape[1:])
@@ -61,7 +62,7 @@ class Persistence(Forecaster):
     """
 
     context: DataContext
-    name: ClassVar[str] = "persistence"
+    label: ClassVar[str] = "persistence with fitted noise"
 
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)

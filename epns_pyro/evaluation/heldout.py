@@ -11,14 +11,16 @@ import xarray as xr
 from epns_pyro.calibration import recalibration
 from epns_pyro.calibration.categorical import label_diagnostics, label_values
 from epns_pyro.calibration.diagnostics import field_diagnostics, observable_diagnostics
-from epns_pyro.calibration.measurements import choose_lead_times, field_values, observable_dataset, observable_values
+from epns_pyro.calibration.measurements import field_values, observable_values
 from epns_pyro.calibration.verdicts import Verdict, judge_fields, judge_labels, judge_observables
-from epns_pyro.data import Store, to_dataset
+from epns_pyro.data import Store
+from epns_pyro.evaluation import ensembles
+from epns_pyro.evaluation.ensembles import Kept
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.inference.run import EvaluationConfig
-from epns_pyro.systems import System
+from epns_pyro.state import StateSpec
 
-ENSEMBLE, PATH = ("sample", "trajectory", "time"), ("trajectory", "time")
+MEASURED = 256 * 2**20  # bytes of the ensembles at their lead times that are measured at once
 
 
 @dataclass(frozen=True)
@@ -46,44 +48,62 @@ def measure(
 ) -> HeldOut:
     """Forecast the first `settings.trajectories` of a set from their first natural frame, and diagnose observables and fields."""
     system, count = store.system, min(settings.trajectories, store.size(group))
+    steps = store.steps(group) - system.first_frame
+    frames = ensembles.lead_frames(steps)
+    lead_times, keep = system.frame_dt * frames, ensembles.at_frames(system, frames)
     rng = np.random.default_rng((settings.seed, 1))
-    pieces: dict[str, list[xr.Dataset]] = {"observables": [], "fields": [], "labels": [], "forecast": [], "truth": []}
     scales = {f.name: f.scale for f in store.context().spec.fields}
-    lead_times = None
-    for start in range(0, count, settings.piece):
-        x = store.read(group, slice(start, min(start + settings.piece, count)), start=system.first_frame)
-        seed = _seed(settings.seed, group, start)
-        sampled = {
-            name: one.sample(x[:, 0], x.shape[1] - 1, settings.members, seed + i)
-            for i, (name, one) in enumerate([("forecast", forecaster), *references.items()])
-        }
-        states, truth = sampled.pop("forecast"), x
-        seen, true = observe(system, states), observe(system, truth)
-        lead_times = choose_lead_times(seen)
-        others = {name: observe(system, other) for name, other in sampled.items()}
-        pieces["observables"].append(observable_values(seen, true, rng=rng, lead_times=lead_times, references=others))
-        pieces["forecast"].append(_at(seen, lead_times))
-        pieces["truth"].append(_at(true, lead_times))
-        fields, true_fields = as_fields(system, states), as_fields(system, truth)
-        other_fields = {name: as_fields(system, other) for name, other in sampled.items()}
-        if real := [f.name for f in system.spec.dynamic_fields if f.kind == "real"]:
-            pick = {name: data[[*real, "alive"]] for name, data in other_fields.items()}
-            values = field_values(
-                fields[[*real, "alive"]], true_fields[real], rng=rng, scales=scales, lead_times=lead_times, references=pick
-            )
-            pieces["fields"].append(values)
-        for name in (f.name for f in system.spec.dynamic_fields if f.kind == "label"):
-            naive = {key: data[name] for key, data in other_fields.items()}
-            values = label_values(fields[name], true_fields[name], rng=rng, alive=fields["alive"], lead_times=lead_times, references=naive)
-            pieces["labels"].append(values)
-        progress(min(start + settings.piece, count), count)
-    joined = {name: xr.concat(parts, "trajectory", combine_attrs="override") for name, parts in pieces.items() if parts}
+    state = system.spec.channels * int(np.prod(store.sites(group))) * ensembles.NUMBER
+    fit = MEASURED // (settings.members * len(frames) * state * (1 + len(references)))
+    measured: dict[str, list[xr.Dataset]] = {}
+    for piece in ensembles.pieces(count, max(1, min(settings.piece, fit))):
+        truth = ensembles.recorded(store, group, np.arange(piece.start, piece.stop), keep)
+        x0 = store.read(group, piece, start=system.first_frame, stop=system.first_frame + 1)[:, 0]
+        seed = _seed(settings.seed, group, piece.start)
+        seen, *others = (
+            ensembles.forecast(one, x0, steps, settings.members, seed + i, keep) for i, one in enumerate((forecaster, *references.values()))
+        )
+        values = _measure(system.spec, seen, truth, dict(zip(references, others, strict=True)), rng, scales, lead_times)
+        for name, value in values.items():
+            measured.setdefault(name, []).append(value)
+        progress(piece.stop, count)
+    joined = {name: xr.concat(parts, "trajectory", combine_attrs="override") for name, parts in measured.items()}
     diagnose = {"observables": observable_diagnostics, "fields": field_diagnostics, "labels": label_diagnostics}
     diagnostics = {name: function(joined[name]) for name, function in diagnose.items() if name in joined}
     label = next((f.name for f in system.spec.dynamic_fields if f.kind == "label"), "")
     judge = {"observables": judge_observables, "fields": judge_fields, "labels": lambda d: [judge_labels(d, label)]}
     verdicts = {name: judge[name](found) for name, found in diagnostics.items()}
     return HeldOut(diagnostics, verdicts, joined["forecast"], joined["truth"], lead_times)
+
+
+def _measure(
+    spec: StateSpec,
+    seen: Kept,
+    truth: Kept,
+    others: dict[str, Kept],
+    rng: np.random.Generator,
+    scales: dict[str, float],
+    lead_times: np.ndarray,
+) -> dict[str, xr.Dataset]:
+    """Measure one piece of trajectories: by group of `HeldOut.diagnostics`, and the observables of forecast and truth."""
+    naive = {name: other["observables"] for name, other in others.items()}
+    out = {
+        "observables": observable_values(seen["observables"], truth["observables"], rng=rng, lead_times=lead_times, references=naive),
+        "forecast": seen["observables"],
+        "truth": truth["observables"],
+    }
+    fields, true_fields = seen["fields"], truth["fields"]
+    if real := [f.name for f in spec.dynamic_fields if f.kind == "real"]:
+        naive = {name: other["fields"][[*real, "alive"]] for name, other in others.items()}
+        out["fields"] = field_values(
+            fields[[*real, "alive"]], true_fields[real], rng=rng, scales=scales, lead_times=lead_times, references=naive
+        )
+    for name in (f.name for f in spec.dynamic_fields if f.kind == "label"):
+        naive = {key: other["fields"][name] for key, other in others.items()}
+        out["labels"] = label_values(
+            fields[name], true_fields[name], rng=rng, alive=fields["alive"], lead_times=lead_times, references=naive
+        )
+    return out
 
 
 def recalibrate(fitted_on: HeldOut, judged_on: HeldOut) -> tuple[xr.Dataset, dict[str, str]]:
@@ -98,26 +118,6 @@ def recalibrate(fitted_on: HeldOut, judged_on: HeldOut) -> tuple[xr.Dataset, dic
     levels = [level for level in recalibration.LEVELS if level <= 0.9 or trajectories >= 2 / (1 - level) - 1]
     learnt = recalibration.fit(fitted_on.forecast, fitted_on.truth, lead_times=fitted_on.lead_times, levels=levels)
     return learnt, recalibration.sentences(recalibration.compare(learnt, judged_on.forecast, judged_on.truth))
-
-
-def observe(system: System, x: np.ndarray) -> xr.Dataset:
-    """Evaluate all observables on states (*dims, time, *site, channel): (sample, trajectory, time) or (trajectory, time)."""
-    time = system.frame_dt * np.arange(x.shape[-2 - len(system.spec.sites)])
-    alive = system.alive(x) if x.ndim == 4 + len(system.spec.sites) else None
-    with np.errstate(over="ignore", invalid="ignore"):
-        return observable_dataset(system.observables(x), time, time_unit=system.time_unit, alive=alive)
-
-
-def as_fields(system: System, x: np.ndarray) -> xr.Dataset:
-    """Label the fields of states; an ensemble also gets `alive`."""
-    ensemble = x.ndim == 4 + len(system.spec.sites)
-    data = to_dataset(system.spec, x, ENSEMBLE if ensemble else PATH, frame_dt=system.frame_dt)
-    data["time"].attrs["units"] = system.time_unit
-    return data.assign(alive=(ENSEMBLE, system.alive(x))) if ensemble else data
-
-
-def _at(data: xr.Dataset, lead_times: np.ndarray) -> xr.Dataset:
-    return data.sel(time=lead_times, method="nearest")
 
 
 def _seed(seed: int, group: str, start: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,16 @@ import xarray as xr
 from epns_pyro.calibration.scores import difference_of_means, ks_distance
 from epns_pyro.calibration.two_sample import classifier_test, energy_test, ks_test
 from epns_pyro.data import Store
+from epns_pyro.evaluation import ensembles
 from epns_pyro.evaluation.forecasters import Forecaster
-from epns_pyro.evaluation.heldout import observe
 from epns_pyro.inference.run import EvaluationConfig
 
+logger = logging.getLogger(__name__)
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 GROUP = "same_init"
 FEWEST = 40  # runs per initial state: with fewer no distribution can be compared
+LEFT = 10  # of them that must still be finite at the last report frame
+SECOND = "truth (second ensemble)"
 
 
 def compare(
@@ -24,44 +29,65 @@ def compare(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], xr.Dataset] | None:
     """Compare distributions of observables at the report frames, for every initial state of the set `same_init`.
 
+    Runs that are no longer finite are left out and counted; an initial state from which fewer than LEFT runs of the model are left at
+    the last report frame is not compared.
+
     Returns
     -------
     ks : list of dict
-        One per observable and frame, averaged over initial states: D_KS, its floor, the difference of means.
+        One per observable and frame, averaged over initial states: D_KS, its floor, the difference of means, the share of runs left.
     tests : list of dict
         One per initial state: energy and classifier test of the observables together, at the last report frame.
     fans : Dataset, (source, initial_state, observable, time, quantile)
-    None where the store has no such set.
+    None where the store has no such set, or too few runs from every initial state.
     """
-    if GROUP not in store.groups:
+    if GROUP not in store.groups or not (starts := _starts(store)):
         return None
     system = store.system
-    starts, first = _starts(store), system.first_frame
-    steps = store.steps(GROUP) - first
+    steps = store.steps(GROUP) - system.first_frame
     frames = [f for f in system.report_frames if f <= steps] or sorted({max(1, steps * k // 4) for k in (1, 2, 3, 4)})
     rng = np.random.default_rng((settings.seed, 4))
     records, tests, fans = [], [], []
     for number, rows in enumerate(starts):
-        truth = store.read(GROUP, rows[: settings.initial_members], start=first)
-        if first:
-            # After a burn-in the runs have parted: the model starts where each true run is.
-            model = forecaster.sample(truth[:, 0], steps, 1, settings.seed + 10 + number)[0]
-        else:
-            model = forecaster.sample(truth[:1, 0], steps, len(truth), settings.seed + 10 + number)[:, 0]
-        sources = {"model": observe(system, model), "truth": observe(system, truth)}
-        second = rows[settings.initial_members : 2 * settings.initial_members]
-        if len(second) >= FEWEST:
-            sources["truth (second ensemble)"] = observe(system, store.read(GROUP, second, start=first))
-        if "persistence" in references:
-            drift = references["persistence"].sample(truth[:1, 0], steps, len(truth), settings.seed + 20 + number)[:, 0]
-            sources["persistence"] = observe(system, drift)
+        sources = _sources(forecaster, references, store, rows, settings, settings.seed + 10 + number)
         names = [n for n in (system.key_observables or tuple(sources["truth"].data_vars)) if n in sources["truth"]]
         fans.append(xr.concat([_quantiles(data, names) for data in sources.values()], "source").assign_coords(source=list(sources)))
         values = {key: _values(data, names, frames) for key, data in sources.items()}  # (run, observable, frame)
-        records.append(_distances(values, rng))
+        left = len(values["model"]) / sources["model"].sizes["run"]
+        if len(values["model"]) < LEFT:
+            logger.info("initial state %d is not compared: only %.0f%% of the runs of the model are left", number, 100 * left)
+            continue
+        records.append(_distances(values, rng) | {"runs_left": np.full((len(names), len(frames)), left)})
         tests.append(_together(values, frames[-1] * system.frame_dt, number, rng))
     about = sources["truth"]
-    return _table(records, names, frames, about, system.frame_dt), tests, _finish(fans, names, about)
+    return _table(records, names, frames, about, system.frame_dt) if records else [], tests, _finish(fans, names, about)
+
+
+def _sources(
+    forecaster: Forecaster, references: dict[str, Forecaster], store: Store, rows: np.ndarray, settings: EvaluationConfig, seed: int
+) -> dict[str, xr.Dataset]:
+    """Observables of runs from one initial state, each (run, time): model, truth, a second ensemble of the truth, persistence."""
+    system, first = store.system, store.system.first_frame
+    keep, steps = ensembles.observables(system), store.steps(GROUP) - first
+    rows, second = rows[: settings.initial_members], rows[settings.initial_members : 2 * settings.initial_members]
+    # After a burn-in the runs have parted: a forecast starts where each true run is.
+    x0, members = (
+        (store.read(GROUP, rows, start=first, stop=first + 1)[:, 0], 1) if first else (store.read(GROUP, rows[:1], stop=1)[:, 0], len(rows))
+    )
+
+    def runs(one: Forecaster, seed: int) -> xr.Dataset:
+        data = ensembles.forecast(one, x0, steps, members, seed, keep)["observables"]
+        return data.squeeze("sample" if first else "trajectory").rename({"trajectory" if first else "sample": "run"})
+
+    def true(rows: np.ndarray) -> xr.Dataset:
+        return ensembles.recorded(store, GROUP, rows, keep)["observables"].rename(trajectory="run")
+
+    sources = {"model": runs(forecaster, seed), "truth": true(rows)}
+    if len(second) >= FEWEST:
+        sources[SECOND] = true(second)
+    if "persistence" in references:
+        sources["persistence"] = runs(references["persistence"], seed + 10)
+    return sources
 
 
 def _starts(store: Store) -> list[np.ndarray]:
@@ -80,8 +106,8 @@ def _distances(values: dict[str, np.ndarray], rng: np.random.Generator) -> dict[
     """Numbers of one initial state, each (observable, frame)."""
     model, truth = values["model"], values["truth"]
     test, difference = ks_test(model, truth, rng=rng), difference_of_means(model, truth)
-    floor = ks_distance(values["truth (second ensemble)"], truth) if "truth (second ensemble)" in values else test.typical
-    naive = ks_distance(values["persistence"], truth) if "persistence" in values else np.full(floor.shape, np.nan)
+    floor = ks_distance(values[SECOND], truth) if SECOND in values else test.typical
+    naive = ks_distance(values["persistence"], truth) if len(values.get("persistence", ())) else np.full(floor.shape, np.nan)
     return {
         "ks": test.statistic,
         "typical": floor,
@@ -107,6 +133,8 @@ def _table(records: list[dict], names: list[str], frames: list[int], about: xr.D
             z = at["difference"] / at["error"] if at["error"] > 0 else 0.0
             unit = str(about[name].attrs.get("unit", ""))
             sentence = f"D_KS {at['ks']:.2f} (two true ensembles: {at['typical']:.2f}); means differ by {z:+.1f} standard errors"
+            if at["runs_left"] < 1:
+                sentence += f"; {1 - at['runs_left']:.0%} of the runs of the model had diverged and are left out"
             if not np.isfinite(at["persistence_ks"]):
                 del at["persistence_ks"]
             label = str(about[name].attrs.get("label", name))
@@ -132,7 +160,10 @@ def _together(values: dict[str, np.ndarray], time: float, number: int, rng: np.r
 
 
 def _quantiles(data: xr.Dataset, names: list[str]) -> xr.DataArray:
-    values = np.stack([np.nanquantile(data[name].values, QUANTILES, axis=0).T for name in names])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where no run is left
+        finite = [data[name].where(np.isfinite(data[name])).values for name in names]
+        values = np.stack([np.nanquantile(x, QUANTILES, axis=0).T for x in finite])
     return xr.DataArray(values, dims=("observable", "time", "quantile"), coords={"time": data["time"], "quantile": list(QUANTILES)})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from scipy import ndimage
@@ -28,7 +27,11 @@ class LabelPersistence(Forecaster):
     spec: StateSpec
     stay: np.ndarray
     stray: float
-    name: ClassVar[str] = "persistence"
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return "frequency by distance to the border" if len(self.stay) > 1 else "persistence with fitted error rate"
 
     @classmethod
     def fit(cls, store: Store, *, by_distance: bool) -> LabelPersistence:

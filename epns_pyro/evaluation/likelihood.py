@@ -2,53 +2,92 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 
 from epns_pyro.calibration import sbc
-from epns_pyro.calibration.scores import Estimate, mean_estimate
+from epns_pyro.calibration.scores import mean_estimate
 from epns_pyro.data import Store
+from epns_pyro.evaluation.ensembles import lead_frames, pieces
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.inference import Simulator
 from epns_pyro.inference.run import EvaluationConfig
 from epns_pyro.inference.validation import as_tensor, draw_transitions
 
 
-def score(simulator: Simulator, store: Store, settings: EvaluationConfig, references: dict[str, Forecaster]) -> dict[str, Any]:
-    """Return the likelihood table: rows of name, key, value, error (over trajectories) and note."""
+@dataclass(frozen=True)
+class Scored:
+    """The likelihood table, and what it was made from.
+
+    `log_likelihood` (trajectory, time): one-step log-likelihoods, nats, by key; `time` is that of the state that was scored.
+    """
+
+    table: dict[str, Any]
+    log_likelihood: xr.Dataset
+
+
+def score(simulator: Simulator, store: Store, settings: EvaluationConfig, references: dict[str, Forecaster]) -> Scored:
+    """Score test transitions: rows of name, key, value, error (from the scatter between trajectories) and note.
+
+    The transitions are those that end at the lead times of the forecasts, and more of the same trajectories, evenly spread over time, up to
+    `settings.likelihood_transitions`.
+    """
     system, samples = store.system, settings.importance_samples
-    x, x_next = draw_transitions(store, "test", settings.likelihood_transitions)
-    per_trajectory = len(x) // min(store.size("test"), int(np.sqrt(settings.likelihood_transitions)))
+    frames, x, x_next = _transitions(store, settings)
+    trajectories = len(x) // len(frames)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         bounds = simulator.bounds(as_tensor(x), as_tensor(x_next)[:, None], num_samples=samples)
     rows: list[dict[str, Any]] = []
+    scores: dict[str, np.ndarray] = {}
 
-    def add(key: str, name: str, values: np.ndarray, note: str = "") -> None:
-        estimate = _clustered(np.asarray(values, float), per_trajectory)
+    def by_trajectory(values: Any) -> np.ndarray:
+        return np.asarray(values, float).reshape(trajectories, len(frames))
+
+    def add(key: str, name: str, values: Any, note: str = "") -> None:
+        scores[key] = by_trajectory(values)
+        estimate = mean_estimate(scores[key].mean(1))
         rows.append({"key": key, "name": name, "value": float(estimate.value), "error": float(estimate.error), "note": note})
 
-    add("elbo", "model, ELBO", bounds.elbo.cpu().numpy(), "reconstruction minus KL, never annealed")
-    add("iwae", f"model, IWAE bound (K = {samples})", bounds.iwae.cpu().numpy(), "tighter: closer to the log-likelihood of the model")
+    add("elbo", "model, ELBO", bounds.elbo.cpu(), "reconstruction minus KL, never annealed")
+    add("iwae", f"model, IWAE bound (K = {samples})", bounds.iwae.cpu(), "tighter: closer to the log-likelihood of the model")
     for name, reference in references.items():
         if hasattr(reference, "log_prob"):
-            add(name, f"{name} with fitted noise", reference.log_prob(x, x_next), "what needs no learning")
+            add(name, reference.label, reference.log_prob(x, x_next), "what needs no learning")
     if hasattr(system, "diagonal_log_prob") and system.has_oracle:
         diagonal = system.diagonal_log_prob(x, x_next)
         add("diagonal", "best diagonal Normal", diagonal, "no emission of independent channels passes this without latents")
     if system.has_oracle:
         add("oracle", "oracle", system.transition_log_prob(x, x_next), "the true transition density: nothing can do better")
-    kl, log_likelihood = (_clustered(v.cpu().numpy(), per_trajectory) for v in (bounds.kl, bounds.log_likelihood))
-    return {
+    table = {
         "unit": "nats per transition",
         "transitions": len(x),
+        "trajectories": trajectories,
         "rows": rows,
-        "reconstruction": float(log_likelihood.value),
-        "kl": float(kl.value),
-        "gap_sentence": sbc.bound_gap(bounds.elbo.cpu().numpy(), bounds.iwae.cpu().numpy(), transitions=1, samples=samples).sentence(),
+        "reconstruction": float(bounds.log_likelihood.mean()),
+        "kl": float(bounds.kl.mean()),
+        "gap_sentence": sbc.bound_gap(scores["elbo"].mean(1), scores["iwae"].mean(1), transitions=1, samples=samples).sentence(),
     }
+    time = ("time", system.frame_dt * frames, {"units": system.time_unit})
+    return Scored(table, xr.Dataset({key: (("trajectory", "time"), value) for key, value in scores.items()}, {"time": time}))
+
+
+def _transitions(store: Store, settings: EvaluationConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames (time,) that test transitions end at, and these, x and x' (trajectory * time, *site, channel), trajectory by trajectory."""
+    count, first = min(settings.trajectories, store.size("test")), store.system.first_frame
+    steps = store.steps("test") - first
+    spread = np.linspace(0, steps, min(steps, settings.likelihood_transitions // count) + 1)[1:]
+    frames = np.union1d(lead_frames(steps), np.round(spread).astype(int))
+    chosen = []
+    for some in pieces(count, settings.piece):
+        states = store.read("test", some, start=first)
+        chosen.append((states[:, frames - 1], states[:, frames]))
+    before, after = (np.concatenate(part) for part in zip(*chosen, strict=True))
+    return frames, before.reshape(-1, *before.shape[2:]), after.reshape(-1, *after.shape[2:])
 
 
 def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> dict[str, Any]:
@@ -77,8 +116,3 @@ def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> d
         "sentence": usage.sentence(),
         "guide": verdict.as_dict(),
     }
-
-
-def _clustered(values: np.ndarray, per_trajectory: int) -> Estimate:
-    """Mean of values (transition,), its error from the scatter between trajectories, the only independent units."""
-    return mean_estimate(values.reshape(-1, per_trajectory).mean(1))

@@ -1,0 +1,111 @@
+"""Ensembles in blocks: what is wanted of the states is kept, the states are not.
+
+A block is some members of some trajectories over all of time. It takes at most BLOCK bytes, or one member of one trajectory where that is
+more, so memory does not grow with the size of an ensemble beyond what is kept of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import xarray as xr
+
+from epns_pyro.calibration.measurements import choose_lead_times, observable_dataset
+from epns_pyro.data import Store, to_dataset
+from epns_pyro.evaluation.forecasters import Forecaster
+from epns_pyro.systems import System
+
+BLOCK = 64 * 2**20  # bytes
+NUMBER = 8  # bytes of a channel while it is worked on, whatever it is stored as
+ENSEMBLE, PATH = ("sample", "trajectory", "time"), ("trajectory", "time")
+
+Kept = dict[str, xr.Dataset]
+Keep = Callable[[np.ndarray], Kept]  # states (sample, trajectory, time, *site, channel) or (trajectory, time, ...) -> what to keep of them
+
+
+def forecast(forecaster: Forecaster, x0: np.ndarray, steps: int, members: int, seed: int, keep: Keep) -> Kept:
+    """Sample futures of x0 (trajectory, *site, channel) block by block, and join what `keep` keeps of them.
+
+    Every block has a random stream of its own, made from (seed, block); which blocks there are depends on sizes only.
+    """
+    path = (steps + 1) * x0[0].size * NUMBER
+    width = max(1, min(len(x0), BLOCK // path))
+    height = max(1, BLOCK // (path * width))
+    columns, number = [], 0
+    for some in pieces(len(x0), width):
+        parts = []
+        for block in pieces(members, height):
+            states = forecaster.sample(x0[some], steps, block.stop - block.start, _block_seed(seed, number))
+            parts.append(keep(states))
+            number += 1
+        columns.append(_join(parts, "sample"))
+    return _join(columns, "trajectory")
+
+
+def recorded(store: Store, group: str, rows: np.ndarray, keep: Keep) -> Kept:
+    """Read trajectories of a set block by block, from the first natural frame on, and join what `keep` keeps of them."""
+    path = (store.steps(group) + 1) * store.spec.channels * int(np.prod(store.sites(group))) * NUMBER
+    blocks = pieces(len(rows), max(1, BLOCK // path))
+    return _join([keep(store.read(group, rows[some], start=store.system.first_frame)) for some in blocks], "trajectory")
+
+
+# -- what can be kept --------------------------------------------------------------------------------------------------------
+
+
+def observe(system: System, x: np.ndarray) -> xr.Dataset:
+    """Evaluate all observables on states (*dims, time, *site, channel): (sample, trajectory, time) or (trajectory, time)."""
+    time = system.frame_dt * np.arange(x.shape[-2 - len(system.spec.sites)])
+    alive = system.alive(x) if _is_ensemble(system, x) else None
+    with np.errstate(over="ignore", invalid="ignore"):
+        return observable_dataset(system.observables(x), time, time_unit=system.time_unit, alive=alive)
+
+
+def as_fields(system: System, x: np.ndarray) -> xr.Dataset:
+    """Label the fields of states (sample, trajectory, time, *site, channel) or (trajectory, time, *site, channel)."""
+    data = to_dataset(system.spec, x, ENSEMBLE if _is_ensemble(system, x) else PATH, frame_dt=system.frame_dt)
+    data["time"].attrs["units"] = system.time_unit
+    return data
+
+
+def observables(system: System) -> Keep:
+    """Keep the observables of every frame, and `alive`."""
+    return lambda x: {"observables": observe(system, x)}
+
+
+def at_frames(system: System, frames: np.ndarray) -> Keep:
+    """Keep observables and dynamic fields at some frames, with `alive`: evaluated along whole paths, for they may depend on the past."""
+    axis, dynamic = -2 - len(system.spec.sites), [f.name for f in system.spec.dynamic_fields]
+
+    def keep(x: np.ndarray) -> Kept:
+        seen = observe(system, x).isel(time=frames)
+        fields = as_fields(system, x.take(frames, axis))[dynamic].assign_coords(time=seen["time"])
+        return {"observables": seen, "fields": fields.assign(alive=seen["alive"]) if "alive" in seen else fields}
+
+    return keep
+
+
+def lead_frames(steps: int) -> np.ndarray:
+    """Frames at which forecasts of `steps` steps are judged, (lead_time,): about ten evenly spaced ones that end at the last."""
+    return choose_lead_times(xr.Dataset(coords={"time": np.arange(steps + 1)})).astype(int)
+
+
+def pieces(count: int, size: int) -> Iterator[slice]:
+    """Split range(count) into slices of at most `size`."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _is_ensemble(system: System, x: np.ndarray) -> bool:
+    return x.ndim == len(ENSEMBLE) + len(system.spec.sites) + 1
+
+
+def _join(parts: list[Kept], dim: str) -> Kept:
+    if len(parts) == 1:
+        return parts[0]
+    exactly = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "override"}
+    return {name: xr.concat([part[name] for part in parts], dim, **exactly) for name in parts[0]}
+
+
+def _block_seed(seed: int, number: int) -> int:
+    """Of the first block it is the seed itself, so that an ensemble of one block is what the forecaster samples."""
+    return seed if number == 0 else int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
