@@ -88,7 +88,7 @@ class Evaluated:
                 continue
             data = self.groups[group]
             if not dim:
-                yield Subject(group, group, group, "", data)
+                yield Subject(group, group, "label image", "", data)
                 continue
             for name in data[dim].values:
                 one = data.sel({dim: name})

@@ -69,7 +69,11 @@ def coverage(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
     """Coverage of central intervals against lead time with 95% intervals, a panel per subject."""
 
     def draw(axes: Axes, one: xr.Dataset) -> None:
-        time, levels = one["lead_time"].values, one["level"].values
+        time = one["lead_time"].values
+        _, distinct = np.unique(
+            np.round(one["nominal"].values, 9), return_index=True
+        )  # small ensembles have one interval for several levels
+        levels = one["level"].values[distinct]
         step = float(np.diff(time).min()) if len(time) > 1 else 1.0
         low = -largest(-one["coverage_lower"].values, default=-0.33)
         ends = []

@@ -29,8 +29,8 @@ def ladder(rows: Sequence[dict[str, Any]]) -> list[Markup]:
 
 
 def _rungs(rows: Sequence[dict[str, Any]], title: str) -> Markup:
-    low, high = rows[0]["value"], rows[-1]["value"]
-    margin = 0.06 * (high - low or 1)
+    low, high = (f(row["value"] + sign * (row.get("error") or 0) for row in rows) for f, sign in ((min, -1), (max, 1)))
+    margin = 0.05 * (high - low or 1)
 
     def draw(axes: Axes) -> None:
         for y, row in enumerate(rows):

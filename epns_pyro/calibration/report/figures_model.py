@@ -37,14 +37,14 @@ def symmetry(found: dict[str, Any]) -> list[Markup]:
 
     def draw(axes: Axes) -> None:
         axes.axvspan(TOLERANCE, 1, color=GREY, alpha=0.3, linewidth=0)
-        for name, colour, up in (("median", MUTED, 8), ("maximum", MODEL, 8)):
+        for name, colour, up in (("median", MUTED, -13), ("maximum", MODEL, 8)):
             if found.get(name) is not None:
-                axes.plot(max(found[name], 1e-18), 0, "o", color=colour, markersize=6)
-                side = "right" if name == "median" else "left"
-                axes.annotate(name, (max(found[name], 1e-18), 0), (0, up), textcoords="offset points", ha=side, color=colour)
+                at = max(found[name], 1e-18)
+                axes.plot(at, 0, "o", color=colour, markersize=6)
+                axes.annotate(name, (at, 0), (-3, up), textcoords="offset points", ha="left", color=colour)
         axes.annotate("not allowed", (1e-5, 0), (0, -3), textcoords="offset points", color=MUTED, ha="center")
         axes.axvline(ROUNDING, color=LINE, linewidth=0.8)
-        axes.annotate("rounding of float64", (ROUNDING, -0.8), (4, 0), textcoords="offset points", color=MUTED, fontsize=7.5)
+        axes.annotate("rounding of float64", (ROUNDING, 0.6), (-4, 0), textcoords="offset points", color=MUTED, fontsize=7.5, ha="right")
         axes.set(xscale="log", xlim=(1e-18, 1e-1), ylim=(-1, 1))
         axes.set_xticks([1e-18, 1e-15, 1e-12, 1e-9, 1e-6, 1e-3])
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-"))

@@ -89,7 +89,9 @@ def write_comparison(folders: Mapping[str, Path], out: Path) -> list[dict[str, A
             same_data=len(letters) == 1,
             judged=judged,
             subjects=list(dict.fromkeys(subject for lines in judged.values() for subject in lines)),
-            ladder=_ladder({name: found for name, found in runs.items()}),
+            ladders=[
+                _ladder(letter, {row["name"]: runs[row["name"]] for row in rows if row["data"] == letter}) for letter in letters.values()
+            ],
             script_hashes=[],
         ),
     )
@@ -105,8 +107,8 @@ def _sparklines(found: Evaluated) -> dict[str, Markup]:
     return {s.label: sparkline(s.data) for s in found.subjects("observables", "fields") if "coverage" in s.data}
 
 
-def _ladder(runs: Mapping[str, Evaluated]) -> Figure | None:
-    """The ELBO of every run, and the references of the first that has any."""
+def _ladder(letter: str, runs: Mapping[str, Evaluated]) -> Figure | None:
+    """The ELBO of runs that were evaluated on the same data, and the references of the first that has any."""
     tables = {
         name: [row for row in (found.metrics.get("likelihood") or {}).get("rows") or [] if row.get("value") is not None]
         for name, found in runs.items()
@@ -120,6 +122,7 @@ def _ladder(runs: Mapping[str, Evaluated]) -> Figure | None:
         figures_distribution.ladder(rows),
         alt="Scores in nats per transition: " + ", ".join(f"{row['name']} {row['value']:.2f}" for row in rows) + ".",
         caption="Nats per transition on held-out data, the ELBO of every run; further right is better.",
+        title=f"Likelihood on data {letter}",
         key=(Key("model", "runs"), Key("truth", "oracle"), Key("reference", "references")),
         size="medium",
     )

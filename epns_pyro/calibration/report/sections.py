@@ -207,8 +207,7 @@ def ranks(found: Evaluated) -> Section:
     )
     for subject in found.subjects("fields", "labels"):
         for rank in map(str, subject.data["pre_rank"].values if "joint_ecdf_difference" in subject.data else ()):
-            label = "label image" if subject.group == "labels" else subject.label
-            section.items.append(_ecdf(subject.data.sel(pre_rank=rank), f"{label}, by {rank}", "joint_"))
+            section.items.append(_ecdf(subject.data.sel(pre_rank=rank), f"{subject.label}, by {rank}", "joint_"))
     return section
 
 
@@ -314,7 +313,12 @@ def skill(found: Evaluated) -> Section:
             Figure(
                 calibration.scores(shown, score, found.time_unit),
                 alt=f"{name} over lead time, logarithmic scale, model and references; model at the last: {ends}.",
-                caption="Logarithmic scale. An honest and sharp model lies on the line of the true process, far below persistence.",
+                caption="Logarithmic scale. "
+                + (
+                    "An honest and sharp model lies on the line of the true process, far below naive references."
+                    if skilled
+                    else "Lower is better."
+                ),
                 title=name,
                 key=(Key("model", "model"), Key("truth", "true process"), Key("reference", "naive references")) if skilled else (),
             )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from epns_pyro.calibration.report import figures_model as figures
 from epns_pyro.calibration.report.evaluated import Evaluated
 from epns_pyro.calibration.report.parts import Figure, Judged, Key, Section, Table, Text, number, sentence
+from epns_pyro.calibration.report.summary import after_word
 
 TrainingLog = Sequence[tuple[int, str, float]]
 
@@ -37,7 +38,7 @@ def latents(found: Evaluated) -> Section:
         )
     guide = about.get("guide") or {}
     if guide:
-        section.items.append(Judged("guide", str(guide["word"]), str(guide["sentence"])))
+        section.items.append(Judged("The guide is", str(guide["word"]), sentence(after_word(str(guide["sentence"]), str(guide["word"])))))
     return section
 
 

@@ -40,21 +40,21 @@ def state(word: str) -> str:
 
 def _line(group: str, v: dict[str, Any]) -> Line:
     word, power = str(v["word"]), v.get("power")
+    parts = after_word(str(v["sentence"]), word).split("; ")
     return Line(
         group=GROUPS.get(group, group),
         subject=str(v["subject"]),
         word=word,
         state=state(word),
-        seen=_seen(str(v["sentence"]), word),
+        seen="; ".join(part for i, part in enumerate(parts) if i == 0 or "would be found" not in part),  # "power" says it already
         power="–" if power is None else percent(power),
         rule=str(v.get("rule") or ""),
     )
 
 
-def _seen(sentence: str, word: str) -> str:
-    """Drop what the badge and the column "power" already say."""
-    first, *rest = sentence.removeprefix(word).lstrip(": ").split("; ")
-    return "; ".join([first, *(part for part in rest if "would be found" not in part)])
+def after_word(sentence: str, word: str) -> str:
+    """Drop the word of a verdict from the front of its sentence, where a badge says it already."""
+    return sentence.removeprefix(word).lstrip(": ")
 
 
 def verdict(metrics: dict[str, Any]) -> str:

@@ -114,13 +114,14 @@ def tick(value: float, _: int | None = None) -> str:
 
 
 def decades(axes: Axes) -> None:
-    """Make y logarithmic, with ticks at 1, 2 and 5 times a power of ten, as many as are readable."""
+    """Make y logarithmic, with few ticks at round numbers."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     steps = (1, 2, 5) if high / low < 100 else (1,)
-    ticks = [p * s for p in powers for s in steps if low <= p * s <= high]
-    axes.set_yticks(ticks[:: -(-len(ticks) // 6)] if ticks else [low, high])
+    ticks = np.outer(powers, steps).ravel() if high / low > 4 else MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
+    ticks = ticks[(low <= ticks) & (ticks <= high)]
+    axes.set_yticks(ticks[:: max(1, -(-len(ticks) // 6))])
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(tick))
     axes.set_ylim(low, high)

@@ -10,7 +10,7 @@
   function image(player, source, x0, y0, side) {
     const { pen, trajectory } = player, first = ((source * trajectories + trajectory) * frames + player.frame) * high * wide;
     const at = (y, x) => (y < 0 || x < 0 || y >= high || x >= wide ? 0 : values[first + y * wide + x]);
-    const unit = side / wide;
+    const unit = side / wide, scale = window.devicePixelRatio || 1, snap = (v) => Math.round(v * scale) / scale;  // no seams between pixels
     pen.fillStyle = role("--paper"); pen.fillRect(x0, y0, side, high * unit);
     for (let y = 0; y < high; y++) {
       for (let x = 0, end = 0; x < wide; x = end) {  // runs of one label
@@ -18,7 +18,8 @@
         for (end = x + 1; end < wide && at(y, end) === label; end++);
         if (!label) continue;
         pen.fillStyle = colour(typeOf(trajectory, label));
-        pen.fillRect(x0 + x * unit, y0 + y * unit, (end - x) * unit + 0.5, unit + 0.5);
+        const [left, top] = [snap(x0 + x * unit), snap(y0 + y * unit)];
+        pen.fillRect(left, top, snap(x0 + end * unit) - left, snap(y0 + (y + 1) * unit) - top);
       }
     }
     pen.beginPath();
