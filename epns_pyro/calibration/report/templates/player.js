@@ -65,9 +65,10 @@ class Player {
     return [width, height];
   }
 
-  title(source, x, y, align = "center") {
+  // Name a source above its picture, in the colour of its role.
+  title(source, x, y, text = this.data.sources[source], align = "center") {
     Object.assign(this.pen, { globalAlpha: 1, fillStyle: role(source ? "--model" : "--ink"), font: "600 13px system-ui, sans-serif", textAlign: align });
-    this.pen.fillText(this.data.sources[source].slice(0, 40), x, y);
+    this.pen.fillText(text.slice(0, 40), x, y);
   }
 
   draw() {

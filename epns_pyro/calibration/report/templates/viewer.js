@@ -55,12 +55,12 @@
     const [width, height] = player.sheet(over ? (wide ? 0.55 : 0.9) : (rows * 0.95) / columns), [w, h] = [width / columns, height / rows], { pen } = player;
     const panels = over ? [Array.from({ length: sources }, (_, i) => sources - 1 - i)] : Array.from({ length: sources }, (_, i) => [i]);
     panels.forEach((shown, i) => {
-      const [x0, y0] = [(i % columns) * w, Math.floor(i / columns) * h], project = camera(player.trajectory, x0 + w / 2, y0 + 12 + h / 2, 0.42 * Math.min(w, h - 24));
+      const [x0, y0] = [(i % columns) * w, Math.floor(i / columns) * h], project = camera(player.trajectory, x0 + w / 2, y0 + 12 + h / 2, 0.42 * Math.min(w, (over ? 1.5 : 1) * (h - 24)));
       pen.save(); pen.beginPath(); pen.rect(x0, y0, w, h); pen.clip();
       floor(pen, project, scenes[player.trajectory]);
       for (const source of shown) bodiesOf(player, source, project, over && source ? 0.6 : 1);
       pen.restore();
-      if (over) { player.title(0, 4, 16, "left"); player.title(sources - 1, 60, 16, "left"); } else player.title(i, x0 + w / 2, y0 + 15);
+      if (over) { player.title(0, 4, 16, "truth", "left"); player.title(1, 52, 16, "members", "left"); } else player.title(i, x0 + w / 2, y0 + 15);
     });
   }
 
