@@ -6,7 +6,7 @@ import pytest
 import torch
 from e3nn import o3
 
-from epns_pyro.backbones.base import Signature
+from epns_pyro.backbones.base import Features, Signature
 from epns_pyro.backbones.graphs import GraphConfig
 from epns_pyro.backbones.tensor_product import TensorProduct, TensorProductConfig, parse_irreps, plan, products
 from epns_pyro.errors import ConfigError
@@ -137,6 +137,21 @@ def test_hidden_irreps_are_a_setting():
     large = TensorProductConfig(hidden="8x0e + 4x0o + 4x1o + 4x1e + 2x2e + 2x2o + 1x3o", lmax=3, layers=4).build(SIGNATURE)
     assert set(large.layers[1].after) == {"0e", "0o", "1o", "1e", "2e", "2o", "3o"}
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in large.parameters())
+
+
+def test_tensors_of_every_parity_keep_their_parity():
+    """With pseudoscalars, pseudovectors and all the rest inside, what comes out turns and reflects as it should."""
+    torch.manual_seed(0)
+    hidden = "8x0e + 4x0o + 4x1o + 4x1e + 2x2e + 2x2o"
+    network = TensorProductConfig(hidden=hidden, layers=4, width=16).build(SIGNATURE).double()
+    assert "0o" in network.layers[1].after
+    r, v, s = (torch.randn(3, 5, n, dtype=torch.float64) for n in (3, 3, 2))
+    here = network(r, Features(s, v[..., None, :]))
+    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
+    for rotation in (turn, -turn):
+        there = network(r @ rotation.T, Features(s, (v @ rotation.T)[..., None, :]))
+        torch.testing.assert_close(there.scalars, here.scalars, rtol=1e-10, atol=1e-11)
+        torch.testing.assert_close(there.vectors, here.vectors @ rotation.T, rtol=1e-10, atol=1e-11)
 
 
 def test_other_dimensions_are_refused():
