@@ -1,4 +1,4 @@
-"""See the positions of some bodies now and then, and infer what the others did, with a trained simulator.
+"""See the positions of the planets now and then, and infer what the star did, with a trained simulator.
 
 epns-pyro train nbody          # once
 python examples/condition_nbody.py runs/nbody
@@ -19,7 +19,8 @@ from epns_pyro.data import open_store
 from epns_pyro.inference import Observations, unweighted
 
 STEPS, EVERY, NOISE = 40, 5, 0.05
-SEEN = np.array([True, True, True, True, False])  # the last planet is hidden
+STAR = 0
+SEEN = np.array([False, True, True, True, True])
 
 
 @click.command()
@@ -39,28 +40,28 @@ def main(run: str, trajectory: int, particles: int, out: str) -> None:
     print(f"smallest effective sample size: {float(filtered.ess.min()):.0f} (filter), {float(smoothed.ess.min()):.0f} (smoother)")
 
     figure, axes = plt.subplots(3, 1, figsize=(7, 6.4), layout="constrained", sharex=True)
-    rows = [("position", "position of the hidden planet (L)"), ("velocity", "its velocity (L/T)")]
+    rows = [("position", "position of the star (L)"), ("velocity", "its velocity (L/T)")]
     for ax, (field, label) in zip(axes, rows, strict=False):
         fan(ax, forecast, field, "0.6", "forecast")
         fan(ax, unweighted(filtered), field, "tab:orange", "filtered")
         fan(ax, unweighted(smoothed), field, "tab:blue", "smoothed")
-        ax.plot(forecast.time, sim.spec.get(truth, field)[:, -1, 0], color="black", linewidth=1.2, label="truth")
+        ax.plot(forecast.time, sim.spec.get(truth, field)[:, STAR, 0], color="black", linewidth=1.2, label="truth")
         ax.set(ylabel=label)
     for posterior, colour in ((forecast, "0.6"), (unweighted(filtered), "tab:orange"), (unweighted(smoothed), "tab:blue")):
-        axes[2].plot(posterior.time, spread(posterior.position[..., -1, :]), color=colour)
+        axes[2].plot(posterior.time, spread(posterior.position[..., STAR, :]), color=colour)
     for ax in axes:
         for frame in observations.frames:
             ax.axvline(forecast.time[frame], color="0.9", linewidth=0.8, zorder=0)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[2].set(ylabel="spread of its position (L)", xlabel="time (T); grey lines: the others are seen", yscale="log")
-    axes[0].legend(frameon=False, ncols=4, loc="upper left", fontsize=9)
+    axes[2].set(ylabel="spread of its position (L)", xlabel="time (T); grey lines: the planets are seen", yscale="log")
+    axes[0].legend(frameon=False, loc="lower left", fontsize=9)
     axes[0].set_title("x components: medians and central 90% intervals", fontsize=10)
     figure.savefig(out, dpi=110)
     print("figure:", out)
 
 
 def fan(ax: plt.Axes, ensemble: xr.Dataset, field: str, colour: str, label: str) -> None:
-    low, middle, high = np.quantile(ensemble[field].values[:, :, -1, 0], (0.05, 0.5, 0.95), axis=0)
+    low, middle, high = np.quantile(ensemble[field].values[:, :, STAR, 0], (0.05, 0.5, 0.95), axis=0)
     ax.fill_between(ensemble.time, low, high, color=colour, alpha=0.3, linewidth=0)
     ax.plot(ensemble.time, middle, color=colour, label=label)
 

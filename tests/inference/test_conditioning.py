@@ -245,6 +245,10 @@ def test_products_with_a_measurement_are_the_textbook_ones():
     gain = covariance @ see.T @ torch.linalg.inv(spread)
     torch.testing.assert_close(draws.mean(0), mean[0] + gain @ (value[[0, 2]] - see @ mean[0]), atol=0.02, rtol=0)
     torch.testing.assert_close(draws.T.cov(), covariance - gain @ spread @ gain.T, atol=0.03, rtol=0)
+    x, slope, latent, offset = (torch.randn(*shape, dtype=torch.float64) for shape in ((5, 3), (3, 3), (3, 2), (3,)))
+    ahead = psi.before(LinearStep(slope, latent, offset, covariance))
+    spread = see @ (covariance + latent @ latent.T) @ see.T + torch.diag(noise[[0, 2]] ** 2)
+    torch.testing.assert_close(ahead(x), MultivariateNormal((x @ slope.T + offset) @ see.T, spread).log_prob(value[[0, 2]]))
 
 
 # -- what is asked for -------------------------------------------------------------------------------------------------------

@@ -39,7 +39,12 @@ def test_events_are_counted_in_the_futures_of_the_simulator(sim: Simulator, stor
     assert found.hits == (distance[:, 4] > threshold).sum()
     assert found.members == 300
     ever = sim.probability(Exceeds(sim.system, "furthest_body", threshold), x0, steps=4, members=300, seed=3)
-    assert ever.hits == (distance[:, 1:].max(1) > threshold).sum() >= found.hits
+    assert ever.hits == (distance[:, 1:].max(1) > threshold).sum()
+    there = np.stack([x0, 2 * x0, x0])[None]  # out and back again
+    far = 1.5 * np.linalg.norm(sim.spec.get(x0, "position"), axis=-1).max()
+    assert Exceeds(sim.system, "furthest_body", far)(there).tolist() == [True]
+    assert Exceeds(sim.system, "furthest_body", far, step=2)(there).tolist() == [False]
+    assert Exceeds(sim.system, "furthest_body", far)(there[:, ::2]).tolist() == [False]
     own = sim.probability(lambda x: sim.spec.get(x, "position")[:, -1, 0, 0] > np.inf, x0[None], steps=2, members=50)
     assert (own.hits, own.error) == (0, 0)
 
