@@ -1,7 +1,8 @@
 """The efficient network: one pass over the lattice that all cells share, then small windows around the cells.
 
 The shared pass sees no cell twice and no label at all: the type of every pixel, which of its eight neighbours belong to the same cell,
-how large that cell is and where the pixel lies in it. What a cell adds is its own mask in its own window.
+how large that cell is and where the pixel lies in it. What a cell adds are its type, its area, and in its own window its mask and that of
+its kin, the other cells of its type.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ class CellWindows(GridNetwork):
         width = self.width = config.width
         self.basis = LocalBasis(config.nodes, config.spacing)
         self.context = DilatedStack(1 + signature.types + 1 + len(NEIGHBOURS) + AREA_FEATURES + 2, width, config.dilations)
-        self.own = nn.Conv2d(1, width, config.kernel)
+        self.cell = nn.Linear(signature.types + 1 + AREA_FEATURES, width)
+        self.own = nn.Conv2d(2, width, config.kernel)
         self.local = nn.Sequential(*(Pointwise(width) for _ in range(config.depth)))
-        self.changed = nn.Conv2d(2, width, config.kernel)
+        self.changed = nn.Conv2d(4, width, config.kernel)
         self.became = nn.Embedding(signature.types + 1, width)
         self.compare = nn.Sequential(*(Pointwise(width) for _ in range(config.depth)))
         self.write = nn.Linear(latent, self.basis.size * width, bias=False)
@@ -51,7 +53,7 @@ class CellWindows(GridNetwork):
         image = pixel_features(tissue, self.types, self.own.weight.dtype)
         lattice = to_rows(self.context(image.reshape(-1, *image.shape[-3:]), periodic=tissue.periodic))
         lattice = lattice.reshape(*tissue.batch, *lattice.shape[-2:])
-        windows = self.crops(tissue).read(lattice) + self._masks(self.own, tissue, tissue)
+        windows = self.crops(tissue).read(lattice) + self._masks(self.own, tissue, tissue) + self._cells(tissue)[..., None, :]
         return torch.cat([lattice, self.local(windows).flatten(-3, -2)], -2)
 
     def summary(self, tissue: Tissue, h: Tensor) -> Tensor:
@@ -82,14 +84,27 @@ class CellWindows(GridNetwork):
         """The rows of h that belong to windows: (*batch, cell, place, channel)."""
         return h[..., tissue.lattice.pixels :, :].unflatten(-2, (tissue.cells, -1))
 
+    def _cells(self, tissue: Tissue) -> Tensor:
+        """What can be said about a cell without looking at its surroundings: (*batch, cell, channel)."""
+        dtype = self.cell.weight.dtype
+        kinds = F.one_hot(tissue.types, self.types + 1).to(dtype)
+        return self.cell(torch.cat([kinds, area_features(tissue.areas.to(dtype))], -1))
+
     def _masks(self, conv: nn.Conv2d, tissue: Tissue, *images: Tissue) -> Tensor:
-        """Convolve each cell's own masks in several images, in the windows of the first: (*batch, cell, place, channel)."""
+        """Convolve the masks of each cell and of its kin in several images, in the windows of the first: (*batch, cell, place, channel)."""
         size = self.window(tissue.lattice).grown(self.config.kernel // 2)
         crops = tissue.crops(size)
-        names = torch.arange(1, tissue.cells + 1, device=tissue.labels.device)[:, None]
-        masks = torch.stack([crops.labels(image.flat) == names for image in images], -2)
-        rows = to_rows(conv(masks.reshape(-1, len(images), *size).to(conv.weight.dtype)))
+        masks = torch.stack([mask for image in images for mask in self_and_kin(tissue, crops, image.flat)], -2)
+        rows = to_rows(conv(masks.reshape(-1, masks.shape[-2], *size).to(conv.weight.dtype)))
         return rows.reshape(*masks.shape[:-2], *rows.shape[-2:])
+
+
+def self_and_kin(tissue: Tissue, crops: Crops, flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in its window a cell is, and where others of its type are, in an image (*batch, pixel): each (*batch, cell, place)."""
+    names = torch.arange(1, tissue.cells + 1, device=flat.device)[:, None]
+    own = crops.labels(flat) == names
+    kin = crops.labels(tissue.type_of_pixels(flat)) == tissue.types.clamp_min(1)[..., None]
+    return own, kin & ~own
 
 
 def pixel_features(tissue: Tissue, types: int, dtype: torch.dtype) -> Tensor:
@@ -141,7 +156,7 @@ class CellWindowsConfig(GridConfig):
     dilations: tuple[pydantic.PositiveInt, ...] = pydantic.Field(default=(1, 2, 4), description="of the layers of the shared context")
     depth: int = pydantic.Field(default=2, ge=1, description="layers on the places of a window")
     nodes: int = pydantic.Field(default=5, ge=1, description="latents are read and written on nodes x nodes points around the cell")
-    spacing: float = pydantic.Field(default=3.0, gt=0, description="pixels between these points")
+    spacing: float = pydantic.Field(default=2.5, gt=0, description="pixels between these points")
 
     @pydantic.model_validator(mode="after")
     def _odd(self) -> CellWindowsConfig:

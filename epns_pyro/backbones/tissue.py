@@ -97,10 +97,16 @@ class Tissue:
 
     @cached_property
     def origin(self) -> Tensor:
-        """The pixel in the middle of all cells, (*batch, 2 = y, x): the reference point of the interlacing pattern."""
-        sides = zip((self.rows, self.columns), self.lattice, strict=True)
-        parts = [middle(p[..., 1:, :].sum(-2), size // 2, periodic=self.periodic) for p, size in sides]
-        return torch.stack(parts, -1)
+        """The pixel in the middle of all borders between cells, (*batch, 2 = y, x): the reference point of the interlacing pattern.
+
+        An image that some shift of a periodic lattice leaves as it is has no such point; any other has one that moves with it.
+        """
+        border = torch.zeros_like(self.labels)
+        for axis, side in ((-2, self.lattice.height), (-1, self.lattice.width)):
+            differs = self.labels != self.labels.roll(-1, axis)
+            border += differs if self.periodic else differs.index_fill(axis, torch.tensor([side - 1], device=differs.device), False)
+        counts = zip((border.sum(-1), border.sum(-2)), self.lattice, strict=True)
+        return torch.stack([middle(c, size // 2, periodic=self.periodic) for c, size in counts], -1)
 
     def type_of_pixels(self, labels: Tensor) -> Tensor:
         """Look up the type of every label of an image (*batch, pixel), 0 for the medium and for the wall."""
@@ -129,7 +135,8 @@ def middle(counts: Tensor, reach: int, *, periodic: bool) -> Tensor:
     """Return the position in the middle of pixels that are counted by position, (*batch, size) -> (*batch,).
 
     It maximises sum over pixels of max(0, reach^2 - d^2), d the distance: for pixels within reach of each other that is the mean, rounded.
-    Ties are broken by the sign of d, and never by where the numbering of a periodic lattice begins.
+    Ties are broken by arbitrary weights of the distances, never by where the numbering of a periodic lattice begins. All sums are of whole
+    numbers, exact in float64.
     """
     size = counts.shape[-1]
     position = torch.arange(size, device=counts.device)
@@ -137,8 +144,10 @@ def middle(counts: Tensor, reach: int, *, periodic: bool) -> Tensor:
     if periodic:
         distance = (distance + size // 2) % size - size // 2
     near = distance.abs() < reach
-    weight = ((reach**2 - distance.square()) * 2**20 + distance) * near  # whole numbers: exact in float64
-    return (counts.double() @ weight.double().mT).argmax(-1)
+    arbitrary = (distance * 2654435761) % 2**32 // 2**16
+    closeness, order = (counts.double() @ (w * near).double().mT for w in (reach**2 - distance.square(), arbitrary))
+    best = closeness == closeness.amax(-1, keepdim=True)
+    return torch.where(best, order, -1.0).argmax(-1)
 
 
 @dataclass(frozen=True)
@@ -197,7 +206,7 @@ class Crops:
             position = corner[..., axis, None] + step  # (*batch, cell, side)
             positions.append(position % limit if tissue.periodic else position.clamp(0, limit - 1))
             inside.append(torch.ones_like(position, dtype=torch.bool) if tissue.periodic else (position >= 0) & (position < limit))
-            once.append(step < limit if tissue.periodic else torch.ones_like(step, dtype=torch.bool))
+            once.append((step - (side - limit) // 2) % max(side, limit) < limit if tissue.periodic else step >= 0)
         index = positions[0][..., :, None] * tissue.lattice.width + positions[1][..., None, :]
         on_lattice = (inside[0][..., :, None] & inside[1][..., None, :]).flatten(-2)
         counted = on_lattice & (once[0][:, None] & once[1]).flatten()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import pydantic
-import torch
 from pyro.distributions import Independent, Normal
 from torch import Tensor, nn
 
@@ -71,6 +70,17 @@ class CellsTransition(Transition):
         prior = self.prior(x, h).base_dist
         return Normal(prior.loc + prior.scale * shift, prior.scale * bounded_exp(log_scale)).to_event(2)
 
+    @property
+    def sampling_rule(self) -> str:
+        """How an image is drawn, in words, for reports."""
+        count = len(self.scores.classes)
+        if count == 1:
+            return "ancestral: latents from the prior, then every pixel for itself from its Categorical, the law that the likelihood is of"
+        return (
+            f"ancestral: latents from the prior, then the pixels in {count} interlaced classes, each from its Categorical given the pixels "
+            "drawn before: an exact draw from the law that the likelihood is of"
+        )
+
     # -- helpers -------------------------------------------------------------------------------------------------------
 
     def tissue(self, x: Tensor) -> Tissue:
@@ -79,7 +89,8 @@ class CellsTransition(Transition):
         if self.type:
             types = self.spec.entity_property(x, self.type)[..., 1:].long()
         else:
-            types = torch.ones(*labels.shape[:-2], self.spec[self.label].size - 1, dtype=torch.int64, device=x.device)
+            flat = labels.flatten(-2)
+            types = flat.new_zeros(*flat.shape[:-1], self.spec[self.label].size).scatter(-1, flat, 1)[..., 1:]
         window = self.network.window(Size(*labels.shape[-2:]))
         return Tissue(labels, types, self.spec.periodic, reach=max(window) // 2 + 1)
 

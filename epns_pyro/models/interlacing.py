@@ -146,12 +146,18 @@ class LabelField:
     def _starts(self) -> Tensor:
         return torch.arange(len(self.tissue.labels), device=self.labels.device) * self.tissue.lattice.pixels
 
-    def look(self, values: Tensor, pixel: Tensor, sight: int) -> tuple[Tensor, Tensor]:
-        """Values (pixel,) in the square around each pixel of a list, and which of them belong to classes before its own: (row, sight^2)."""
-        around = self.around(pixel, sight)
-        wall = values.new_zeros(1)
-        first = torch.cat([self.classes, self.classes.new_full((1,), self.count)])[around] < self.classes[pixel, None]
-        return torch.cat([values, wall])[around], first
+    def kinds(self, labels: Tensor) -> Tensor:
+        """Types of the labels of an image, (pixel,)."""
+        return self.tissue.type_of_pixels(labels.view(self.tissue.flat.shape)).flatten()
+
+    def seen(self, values: Tensor, classes: range, sight: int) -> Tensor:
+        """Values (pixel,) in the square around each contested pixel of some classes, -1 where its class cannot know: (row, sight^2)."""
+        pixel = self.contested.order[self.contested.of(classes)]
+        size = int(values.max()) + 1
+        code = (self.classes * size + values).int()  # one number for both, so that one look is enough
+        wall = code.new_full((1,), self.count * size)
+        code = torch.cat([code, wall])[self.around(pixel, sight)]
+        return torch.where(code < size * self.classes[pixel, None], code % size, -1)
 
     def around(self, pixel: Tensor, sight: int) -> Tensor:
         """The square of pixels around each pixel of a list, it in the middle: (row, sight^2); off the lattice the number of all pixels."""
@@ -172,18 +178,32 @@ class Readout(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.direct = nn.Linear(width, 1)
-        self.bent = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+        self.bent = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 1))
 
     def forward(self, rows: Tensor) -> Tensor:
         """(row, width) -> (row,)."""
         return (self.direct(rows) + self.bent(rows))[:, 0]
 
 
+class ByClass(nn.Module):
+    """A matrix per class, shared + own, for rows that are sorted by class; class 0, which has been told nothing, has none."""
+
+    def __init__(self, fan_in: int, fan_out: int, later: int) -> None:
+        super().__init__()
+        self.shared = nn.Parameter(torch.randn(fan_in, fan_out) / fan_in**0.5)
+        self.own = nn.Parameter(torch.zeros(later, fan_in, fan_out))
+
+    def forward(self, rows: Tensor, sizes: list[int], classes: range) -> Tensor:
+        """(row, fan_in) -> (row, fan_out), for `sizes[i]` rows of class `classes[i]`."""
+        weights = [torch.zeros_like(self.shared), *(self.shared + self.own).unbind()][classes.start : classes.stop]
+        return torch.cat([part @ weight for part, weight in zip(rows.split(sizes), weights, strict=True)])
+
+
 class PixelScores(nn.Module):
     """Scores of the candidates of every pixel, given the pixels of the classes before its own.
 
-    score(cell, pixel) = f(draft + the cell's own pixels seen nearby + types seen nearby + area and first moments of the cell seen so far);
-    who has the pixel now gets a bonus.
+    score(cell, pixel) = f(draft + pixels of the cell and of its kin seen nearby + types seen nearby + area and first moments of the cell as
+    far as seen); who has the pixel now gets a bonus.
 
     Parameters
     ----------
@@ -200,8 +220,8 @@ class PixelScores(nn.Module):
         super().__init__()
         self.types, self.side, self.sight = types, side, sight
         later = side**2 - 1
-        self.own = nn.Parameter(torch.randn(later, sight**2 + AREA_FEATURES + 3, width) / sight)
-        self.kinds = nn.Parameter(torch.randn(later, sight**2 * (types + 1), 2 * width) / sight)
+        self.own = ByClass(3 * sight**2 + AREA_FEATURES + 3, width, later)
+        self.kinds = ByClass(sight**2 * (types + 1), 2 * width, later)
         self.cell, self.medium = Readout(width), Readout(width)
         self.stay = nn.Sequential(nn.SiLU(), nn.Linear(width, 1))
         with torch.no_grad():
@@ -232,21 +252,29 @@ class PixelScores(nn.Module):
         cells = draft.cells.flatten(0, -2).index_select(0, field.candidates.place[part])
         medium = draft.medium.flatten(0, -2).index_select(0, field.contested.order[here])
         if classes.stop > 1:
-            near_cells, near_medium = self._kinds_seen(field, labels, classes).chunk(2, -1)
             beside = field.rank[field.candidates.pixel[part]] - here.start
-            cells = cells + self._own_seen(field, labels, classes) + near_cells.index_select(0, beside)
+            kinds = field.seen(field.kinds(labels), classes, self.sight)
+            near_cells, near_medium = self._kinds_seen(field, kinds, classes).chunk(2, -1)
+            cells = cells + self._own_seen(field, labels, kinds.index_select(0, beside), classes) + near_cells.index_select(0, beside)
             medium = medium + near_medium
         return self.cell(cells), self.medium(medium)
 
-    def _own_seen(self, field: LabelField, labels: Tensor, classes: range) -> Tensor:
-        """What the pixels of a cell that are drawn already say about its candidates: (row, width)."""
+    def _own_seen(self, field: LabelField, labels: Tensor, kinds: Tensor, classes: range) -> Tensor:
+        """What the pixels of a cell and of its kin that are drawn already say about its candidates: (row, width)."""
         rows = field.candidates.rows
-        part = rows.of(classes)
+        part, here = rows.of(classes), field.contested.of(classes)
         pixel, name, cell = field.candidates.pixel[part], field.candidates.name[part], field.candidates.cell[part]
-        seen, known = field.look(labels, pixel, self.sight)
-        own = ((seen == name[:, None]) & known).to(self.own.dtype)
-        told = torch.cat([own, self._progress(field, labels, classes)[cell, field.classes[pixel]]], -1)
-        return self._by_class(told, self.own, rows.sizes(classes), classes)
+        seen = field.seen(labels, classes, self.sight).index_select(0, field.rank[pixel] - here.start)
+        own = seen == name[:, None]
+        kin = (kinds == field.tissue.types.flatten()[cell, None]) & ~own
+        progress = self._progress(field, labels, classes)[cell, field.classes[pixel]]
+        masks = [mask.to(progress.dtype) for mask in (own, kin, (seen >= 0) & ~own & ~kin)]
+        return self.own(torch.cat([*masks, progress], -1), rows.sizes(classes), classes)
+
+    def _kinds_seen(self, field: LabelField, kinds: Tensor, classes: range) -> Tensor:
+        """What the types of the pixels seen nearby say about a pixel: (pixel, 2 * width)."""
+        told = (kinds[..., None] == torch.arange(self.types + 1, device=kinds.device)).flatten(-2).to(self.kinds.shared.dtype)
+        return self.kinds(told, field.contested.sizes(classes), classes)
 
     def _progress(self, field: LabelField, labels: Tensor, classes: range) -> Tensor:
         """How large each cell would be, and how far it has moved, if it kept its other pixels: (cell, class, AREA_FEATURES + 3).
@@ -254,30 +282,13 @@ class PixelScores(nn.Module):
         By the pixels of the classes before each class, as drawn instead of as they are now: the area, and the surplus of area and of its
         first moments.
         """
-        c = field.candidates
+        c, dtype = field.candidates, self.own.shared.dtype
         before = slice(0, c.rows.bounds[classes.stop - 1])
-        surplus = (labels[c.pixel[before]] == c.name[before]).to(self.own.dtype) - field.owned[before].to(self.own.dtype)
-        moments = surplus[:, None] * F.pad(c.offset[before].to(self.own.dtype) / CELL_RADIUS, (1, 0), value=1.0)
+        surplus = (labels[c.pixel[before]] == c.name[before]).to(dtype) - field.owned[before].to(dtype)
+        moments = surplus[:, None] * F.pad(c.offset[before].to(dtype) / CELL_RADIUS, (1, 0), value=1.0)
         cells, count = field.tissue.types.numel(), len(self.classes)
         slot = c.cell[before] * count + field.classes[c.pixel[before]]
         table = moments.new_zeros(cells * count, 3).index_add(0, slot, moments).view(cells, count, 3)
         table = table.cumsum(1) - table
         areas = field.tissue.areas.flatten()[:, None] + table[..., 0]
         return torch.cat([area_features(areas), table / CELL_RADIUS], -1)
-
-    def _kinds_seen(self, field: LabelField, labels: Tensor, classes: range) -> Tensor:
-        """What the types of the pixels seen nearby say about a pixel: (pixel, 2 * width)."""
-        pixel = field.contested.order[field.contested.of(classes)]
-        kinds = field.tissue.type_of_pixels(labels.view(field.tissue.flat.shape)).flatten()
-        seen, known = field.look(kinds, pixel, self.sight)
-        told = (F.one_hot(seen, self.types + 1) * known[..., None]).flatten(-2).to(self.kinds.dtype)
-        return self._by_class(told, self.kinds, field.contested.sizes(classes), classes)
-
-    @staticmethod
-    def _by_class(told: Tensor, weights: Tensor, sizes: list[int], classes: range) -> Tensor:
-        """Multiply the rows of every class with a matrix of its own; class 0 has been told nothing."""
-        parts = [
-            rows @ weights[k - 1] if k else rows.new_zeros(len(rows), weights.shape[-1])
-            for k, rows in zip(classes, told.split(sizes), strict=True)
-        ]
-        return torch.cat(parts)

@@ -66,7 +66,7 @@ class LabelImage(TorchDistribution):
         score = torch.where(labels == 0, medium, torch.where(labels == field.labels, stray, -math.inf))
         score = score.index_put((pixel[chosen],), cells[chosen])
         there = torch.nn.functional.pad(field.tissue.present, (1, 0), value=True)
-        uniform = (math.log(self.floor) - there.sum(-1, keepdim=True).log().to(total.dtype)).expand(-1, self.tissue.lattice.pixels)
+        uniform = (math.log(self.floor) - there.sum(-1, keepdim=True).to(total.dtype).log()).expand(-1, self.tissue.lattice.pixels)
         likely = torch.logaddexp(score - total + math.log1p(-self.floor), uniform.flatten())
         possible = there.gather(-1, labels.view(len(there), -1)).flatten()
         return torch.where(possible, likely, ABSENT).view(*batch, -1)

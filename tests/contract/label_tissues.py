@@ -7,6 +7,7 @@ from torch import Tensor
 
 from epns_pyro.data.context import DataContext
 from epns_pyro.models.cells import CellsModelConfig, CellsTransition
+from epns_pyro.models.label_images import LabelImage
 from epns_pyro.state import Field, StateSpec
 
 # Networks small enough for tests, by their registered name.
@@ -51,3 +52,9 @@ def transition(spec: StateSpec, lattice: tuple[int, int], network: str = "window
         for parameter in built.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return built
+
+
+def law(t: CellsTransition, x: Tensor, z: Tensor | None = None) -> LabelImage:
+    """p(x' | x, z), by default of latents zero."""
+    h = t.forward_model(x)
+    return t.emission(x, h, torch.zeros(*x.shape[:-3], t.spec["cell"].size - 1, t.config.latent, dtype=torch.float64) if z is None else z)
