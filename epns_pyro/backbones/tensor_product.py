@@ -18,9 +18,9 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from epns_pyro.backbones.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron, safe_norm
+from epns_pyro.backbones.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
+from epns_pyro.backbones.edges import DISTANCE_CHANNELS, Edges, gram
 from epns_pyro.backbones.graphs import Graph, GraphConfig
-from epns_pyro.backbones.vector import DISTANCE_CHANNELS, bound, distance_features
 from epns_pyro.errors import ConfigError
 
 Irreps = dict[str, int]  # number of channels by irrep, e.g. {"0e": 64, "1o": 16}
@@ -169,14 +169,16 @@ class Interaction(nn.Module):
         self.receiver = nn.Linear(before["0e"], width)
         self.sender = nn.Linear(before["0e"], width, bias=False)
         self.edge = nn.Linear(DISTANCE_CHANNELS, width, bias=False)
-        self.weigh = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, sum(self.product.weights.values())))
+        self.weigh = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.weights = nn.Linear(width, sum(self.product.weights.values()), bias=False)
         self.send = Mix(before, before)
         self.skip = Mix(before, after)
         self.receive = Mix(self.product.after, after | {"0e": after["0e"] + sum(self.gated.values())})
 
-    def forward(self, tensors: Tensors, harmonics: Tensor, distance: Tensor, graph: Graph) -> Tensors:
+    def forward(self, tensors: Tensors, harmonics: Tensor, edges: Edges, graph: Graph) -> Tensors:
         seen = self.norm(tensors["0e"][..., 0])
-        weights = self.weigh(graph.receivers(self.receiver(seen)) + graph.senders(self.sender(seen)) + self.edge(distance))
+        joint = graph.receivers(self.receiver(seen)) + graph.senders(self.sender(seen)) + self.edge(edges.distance)
+        weights = self.weights(self.weigh(joint) * edges.envelope)
         change = self._gate(self.receive(self.product(self.send(tensors), harmonics, weights, graph)))
         kept = self.skip(tensors)
         return {irrep: change[irrep] + kept[irrep] if irrep in kept else change[irrep] for irrep in self.after}
@@ -204,7 +206,7 @@ class TensorProductNetwork(Backbone):
 
         self._harmonics = spherical_harmonics
         self.graph, self.degrees = config.graph, list(range(config.lmax + 1))
-        s, seen = signature, signature.in_vectors + 1  # the position relative to the centroid is a vector too
+        s, seen = signature, signature.in_vectors
         hidden = parse_irreps(config.hidden)
         last = {irrep: hidden[irrep] for irrep in ("0e", "1o")[: 1 + bool(s.out_vectors)]}
         levels = plan(hidden, last, config.lmax, config.layers)
@@ -215,24 +217,18 @@ class TensorProductNetwork(Backbone):
         self.out_scalars = perceptron(hidden["0e"], config.width, s.out_scalars)
         if s.out_vectors:
             self.out_vectors = nn.Linear(hidden["1o"], s.out_vectors, bias=False)
-        self.register_buffer("_pairs", torch.triu_indices(seen, seen), persistent=False)
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        centred = positions - positions.mean(-2, keepdim=True)
         graph = self.graph.connect(positions)
-        relative = graph.senders(positions) - graph.receivers(positions)
-        distance = safe_norm(relative)
-        direction = relative / (distance + 1e-3)[..., None]
-        harmonics = self._harmonics(self.degrees, direction, normalize=False, normalization="component")
-
-        seen = torch.cat([centred[..., None, :], features.vectors], -2)
-        gram = bound((seen @ seen.mT)[..., self._pairs[0], self._pairs[1]])
+        edges = Edges.between(positions, graph)
+        harmonics = self._harmonics(self.degrees, edges.direction, normalize=False, normalization="component")
+        seen = features.vectors
         tensors = {
-            "0e": self.embed_scalars(torch.cat([features.scalars, gram], -1))[..., None],
+            "0e": self.embed_scalars(torch.cat([features.scalars, gram(seen)], -1))[..., None],
             "1o": self.embed_vectors.weight @ seen,
         }
         for layer in self.layers:
-            tensors = layer(tensors, harmonics, distance_features(distance), graph)
+            tensors = layer(tensors, harmonics, edges, graph)
         scalars = self.out_scalars(self.norm(tensors["0e"][..., 0]))
         if not self.signature.out_vectors:
             return Features(scalars, seen[..., :0, :])

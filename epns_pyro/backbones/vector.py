@@ -12,20 +12,9 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from epns_pyro.backbones.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron, safe_norm
+from epns_pyro.backbones.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
+from epns_pyro.backbones.edges import DISTANCE_CHANNELS, Edges, gram
 from epns_pyro.backbones.graphs import Graph, GraphConfig
-
-DISTANCE_CHANNELS = 3
-
-
-def distance_features(distance: Tensor) -> Tensor:
-    """Return smooth functions of a distance (*edge) on long, middle and short scales: (*edge, DISTANCE_CHANNELS)."""
-    return torch.stack([distance, (distance + 0.03).log(), 1 / (distance + 0.3)], -1)
-
-
-def bound(x: Tensor) -> Tensor:
-    """Bend a product of two lengths so that it grows like one length: x / (1 + x^2)^(1/4)."""
-    return x / (1 + x.square()).pow(0.25)
 
 
 def vector_norm(vectors: Tensor) -> Tensor:
@@ -46,18 +35,20 @@ class VectorLayer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.receiver = nn.Linear(width, width)
         self.sender = nn.Linear(width, width, bias=False)
-        self.edge = nn.Linear(DISTANCE_CHANNELS + 2 * vectors, width, bias=False)
-        self.message = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, sum(self.sizes)))
+        self.edge = nn.Linear(DISTANCE_CHANNELS + 3 * vectors, width, bias=False)
+        self.message = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.read = nn.Linear(width, sum(self.sizes), bias=False)
         self.left = nn.Linear(vectors, vectors, bias=False)
         self.right = nn.Linear(vectors, vectors, bias=False)
         self.update = perceptron(width + 2 * vectors, width, width + vectors)
 
-    def forward(self, scalars: Tensor, vectors: Tensor, direction: Tensor, distance: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+    def forward(self, scalars: Tensor, vectors: Tensor, edges: Edges, graph: Graph) -> tuple[Tensor, Tensor]:
         seen, arrows = self.norm(scalars), vector_norm(vectors)
-        theirs, along = graph.senders(arrows), direction[..., None]
-        invariants = torch.cat([distance, (graph.receivers(arrows) * along).sum(-2), (theirs * along).sum(-2)], -1)
-        joint = graph.receivers(self.receiver(seen)) + graph.senders(self.sender(seen)) + self.edge(invariants)
-        signal, towards, copy = self._messages(self.message[:-1](joint), graph)
+        ours, theirs, along = graph.receivers(arrows), graph.senders(arrows), edges.direction[..., None]
+        products = [(ours * along).sum(-2), (theirs * along).sum(-2), (ours * theirs).sum(-2)]
+        edge = self.edge(torch.cat([edges.distance, *products], -1))
+        joint = graph.receivers(self.receiver(seen)) + graph.senders(self.sender(seen)) + edge
+        signal, towards, copy = self._messages(self.message(joint) * edges.envelope, graph)
         scalars = scalars + signal
         vectors = vectors + graph.collect(towards[..., None, :] * along + copy[..., None, :] * theirs)
 
@@ -68,23 +59,26 @@ class VectorLayer(nn.Module):
         return scalars + change, vectors + gate[..., None, :] * left
 
     def _messages(self, hidden: Tensor, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
-        """Apply the last map of a message: to scalars after their sum, which is the same and has fewer rows, to gates before."""
-        last, (scalars, *gates) = self.message[-1], self.sizes
-        signal = nn.functional.linear(graph.collect(hidden), last.weight[:scalars])
-        signal = signal + graph.collect(torch.ones_like(hidden[..., :1])) * last.bias[:scalars]
-        towards, copy = nn.functional.linear(hidden, last.weight[scalars:], last.bias[scalars:]).split(gates, -1)
+        """Read a message: scalars after their sum, which is the same and has fewer rows, gates before."""
+        scalars, *gates = self.sizes
+        signal = nn.functional.linear(graph.collect(hidden), self.read.weight[:scalars])
+        towards, copy = nn.functional.linear(hidden, self.read.weight[scalars:]).split(gates, -1)
         return signal, towards, copy
 
 
 class VectorNetwork(Backbone):
-    """Scalars and vectors in, `layers` rounds of messages, scalars and vectors out."""
+    """Scalars and vectors in, `layers` rounds of messages, scalars and vectors out.
+
+    Positions are seen through pairs alone, never from the centroid: what two bodies do to each other does not depend on where the others
+    have gone.
+    """
 
     equivariant: ClassVar[bool] = True
 
     def __init__(self, signature: Signature, config: VectorConfig) -> None:
         super().__init__(signature)
         self.graph = config.graph
-        s, seen = signature, signature.in_vectors + 1  # the position relative to the centroid is a vector too
+        s, seen = signature, signature.in_vectors
         self.embed_scalars = perceptron(s.in_scalars + seen * (seen + 1) // 2, config.width, config.width)
         self.embed_vectors = nn.Linear(seen, config.vectors, bias=False)
         self.layers = nn.ModuleList(VectorLayer(config.width, config.vectors) for _ in range(config.layers))
@@ -93,21 +87,15 @@ class VectorNetwork(Backbone):
         if s.out_vectors:
             self.out_gates = perceptron(config.width, config.width, config.vectors)
             self.out_vectors = nn.Linear(config.vectors, s.out_vectors, bias=False)
-        self.register_buffer("_pairs", torch.triu_indices(seen, seen), persistent=False)
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        centred = positions - positions.mean(-2, keepdim=True)
         graph = self.graph.connect(positions)
-        relative = graph.senders(positions) - graph.receivers(positions)
-        distance = safe_norm(relative)
-        direction, distance = relative / (distance + 1e-3)[..., None], distance_features(distance)
-
-        seen = torch.cat([centred[..., None, :], features.vectors], -2)
-        gram = bound((seen @ seen.mT)[..., self._pairs[0], self._pairs[1]])
-        scalars = self.embed_scalars(torch.cat([features.scalars, gram], -1))
+        edges = Edges.between(positions, graph)
+        seen = features.vectors
+        scalars = self.embed_scalars(torch.cat([features.scalars, gram(seen)], -1))
         vectors = self.embed_vectors(seen.mT)  # (*batch, body, space, channel) from here on
         for layer in self.layers:
-            scalars, vectors = layer(scalars, vectors, direction, distance, graph)
+            scalars, vectors = layer(scalars, vectors, edges, graph)
         scalars = self.norm(scalars)
         if not self.signature.out_vectors:
             return Features(self.out_scalars(scalars), seen[..., :0, :])

@@ -1,0 +1,51 @@
+"""What a body sees of another: a direction, and smooth functions of a distance that stay bounded however far apart they drift."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from epns_pyro.backbones.base import safe_norm
+from epns_pyro.backbones.graphs import Graph
+
+DISTANCE_CHANNELS = 4
+POINT = 1e-3  # distances below this have no clear direction
+
+
+class Edges(NamedTuple):
+    """The edges of a graph on bodies.
+
+    Parameters
+    ----------
+    direction : Tensor, (*edge, space)
+        From the receiver to the sender, of length one, less for distances close to zero.
+    distance : Tensor, (*edge, DISTANCE_CHANNELS)
+    envelope : Tensor, (*edge, 1)
+        What a message weighs: bodies farther apart than any seen in training let go of each other.
+    """
+
+    direction: Tensor
+    distance: Tensor
+    envelope: Tensor
+
+    @classmethod
+    def between(cls, positions: Tensor, graph: Graph) -> Edges:
+        """Measure the edges between bodies at positions (*batch, body, space), in units of their scale."""
+        relative = graph.senders(positions) - graph.receivers(positions)
+        distance = safe_norm(relative)
+        return cls(relative / (distance + POINT)[..., None], distance_features(distance), 1 / (1 + distance[..., None]))
+
+
+def distance_features(distance: Tensor) -> Tensor:
+    """Return functions of a distance (*edge) that resolve long, middle and short scales: (*edge, DISTANCE_CHANNELS)."""
+    near, middle, far = (distance / (distance + scale) for scale in (0.1, 1.0, 10.0))
+    return torch.stack([near, middle, far, ((distance + 0.03) / (distance + 3.0)).log()], -1)
+
+
+def gram(vectors: Tensor) -> Tensor:
+    """Return all inner products of a body's vectors (*batch, body, vector, space), bent so that they grow like one length."""
+    first, second = torch.triu_indices(vectors.shape[-2], vectors.shape[-2], device=vectors.device)
+    product = (vectors @ vectors.mT)[..., first, second]
+    return product / (1 + product.square()).pow(0.25)
