@@ -20,6 +20,7 @@ from epns_pyro.backbones.grids import Draft
 from epns_pyro.backbones.tissue import AREA_FEATURES, Crops, Tissue, area_features
 
 CELL_RADIUS = 3.0  # pixels; networks see the moments of a cell in units of it
+HEADING_FEATURES = AREA_FEATURES + 6
 
 
 def dither(side: int) -> Tensor:
@@ -202,8 +203,9 @@ class ByClass(nn.Module):
 class PixelScores(nn.Module):
     """Scores of the candidates of every pixel, given the pixels of the classes before its own.
 
-    score(cell, pixel) = f(draft + pixels of the cell and of its kin seen nearby + types seen nearby + area and first moments of the cell as
-    far as seen); who has the pixel now gets a bonus.
+    score(cell, pixel) = f(draft + pixels of the cell and of its kin seen nearby + types seen nearby + where the cell is heading); who has
+    the pixel now gets a bonus. A cell heads for the area and the centre that its pixels drawn so far and the outlook on the others, their
+    probabilities by the draft alone, add up to: that is what lets the last pixels of a cell mend what the first ones did to its area.
 
     Parameters
     ----------
@@ -220,7 +222,7 @@ class PixelScores(nn.Module):
         super().__init__()
         self.types, self.side, self.sight = types, side, sight
         later = side**2 - 1
-        self.own = ByClass(3 * sight**2 + AREA_FEATURES + 3, width, later)
+        self.own = ByClass(3 * sight**2 + HEADING_FEATURES, width, later)
         self.kinds = ByClass(sight**2 * (types + 1), 2 * width, later)
         self.cell, self.medium = Readout(width), Readout(width)
         self.stay = nn.Sequential(nn.SiLU(), nn.Linear(width, 1))
@@ -231,7 +233,9 @@ class PixelScores(nn.Module):
     def classes(self) -> range:
         return range(self.side**2)
 
-    def forward(self, field: LabelField, draft: Draft, labels: Tensor, classes: range) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, field: LabelField, draft: Draft, classes: range, labels: Tensor | None = None, outlook: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Score the candidates of the pixels of some classes.
 
         Parameters
@@ -239,9 +243,12 @@ class PixelScores(nn.Module):
         field : LabelField
         draft : Draft
             With one batch dimension.
-        labels : Tensor, (pixel,)
-            The image, of the whole batch; it is looked at only where a class comes before that of the pixel that looks.
         classes : range
+        labels : Tensor, (pixel,)
+            The image, of the whole batch; it is looked at only where a class comes before that of the pixel that looks. None: by the draft
+            alone.
+        outlook : Tensor, (row,)
+            Probability of every candidate by the draft alone.
 
         Returns
         -------
@@ -251,15 +258,17 @@ class PixelScores(nn.Module):
         part, here = field.candidates.rows.of(classes), field.contested.of(classes)
         cells = draft.cells.flatten(0, -2).index_select(0, field.candidates.place[part])
         medium = draft.medium.flatten(0, -2).index_select(0, field.contested.order[here])
-        if classes.stop > 1:
+        if labels is not None and classes.stop > 1:
             beside = field.rank[field.candidates.pixel[part]] - here.start
             kinds = field.seen(field.kinds(labels), classes, self.sight)
             near_cells, near_medium = self._kinds_seen(field, kinds, classes).chunk(2, -1)
-            cells = cells + self._own_seen(field, labels, kinds.index_select(0, beside), classes) + near_cells.index_select(0, beside)
+            cells = (
+                cells + self._own_seen(field, labels, kinds.index_select(0, beside), classes, outlook) + near_cells.index_select(0, beside)
+            )
             medium = medium + near_medium
         return self.cell(cells), self.medium(medium)
 
-    def _own_seen(self, field: LabelField, labels: Tensor, kinds: Tensor, classes: range) -> Tensor:
+    def _own_seen(self, field: LabelField, labels: Tensor, kinds: Tensor, classes: range, outlook: Tensor) -> Tensor:
         """What the pixels of a cell and of its kin that are drawn already say about its candidates: (row, width)."""
         rows = field.candidates.rows
         part, here = rows.of(classes), field.contested.of(classes)
@@ -267,28 +276,36 @@ class PixelScores(nn.Module):
         seen = field.seen(labels, classes, self.sight).index_select(0, field.rank[pixel] - here.start)
         own = seen == name[:, None]
         kin = (kinds == field.tissue.types.flatten()[cell, None]) & ~own
-        progress = self._progress(field, labels, classes)[cell, field.classes[pixel]]
-        masks = [mask.to(progress.dtype) for mask in (own, kin, (seen >= 0) & ~own & ~kin)]
-        return self.own(torch.cat([*masks, progress], -1), rows.sizes(classes), classes)
+        heading = self._heading(field, labels, classes, outlook)[cell, field.classes[pixel]]
+        masks = [mask.to(heading.dtype) for mask in (own, kin, (seen >= 0) & ~own & ~kin)]
+        return self.own(torch.cat([*masks, heading], -1), rows.sizes(classes), classes)
 
     def _kinds_seen(self, field: LabelField, kinds: Tensor, classes: range) -> Tensor:
         """What the types of the pixels seen nearby say about a pixel: (pixel, 2 * width)."""
         told = (kinds[..., None] == torch.arange(self.types + 1, device=kinds.device)).flatten(-2).to(self.kinds.shared.dtype)
         return self.kinds(told, field.contested.sizes(classes), classes)
 
-    def _progress(self, field: LabelField, labels: Tensor, classes: range) -> Tensor:
-        """How large each cell would be, and how far it has moved, if it kept its other pixels: (cell, class, AREA_FEATURES + 3).
+    def _heading(self, field: LabelField, labels: Tensor, classes: range, outlook: Tensor) -> Tensor:
+        """Where each cell is heading before each class is drawn: (cell, class, HEADING_FEATURES).
 
-        By the pixels of the classes before each class, as drawn instead of as they are now: the area, and the surplus of area and of its
-        first moments.
+        The area and the centre that it would have if its other pixels came as the outlook says, how far the pixels drawn so far have gone
+        beyond it, and the standard deviation of the area that is still open.
         """
         c, dtype = field.candidates, self.own.shared.dtype
-        before = slice(0, c.rows.bounds[classes.stop - 1])
-        surplus = (labels[c.pixel[before]] == c.name[before]).to(dtype) - field.owned[before].to(dtype)
-        moments = surplus[:, None] * F.pad(c.offset[before].to(dtype) / CELL_RADIUS, (1, 0), value=1.0)
         cells, count = field.tissue.types.numel(), len(self.classes)
-        slot = c.cell[before] * count + field.classes[c.pixel[before]]
-        table = moments.new_zeros(cells * count, 3).index_add(0, slot, moments).view(cells, count, 3)
-        table = table.cumsum(1) - table
-        areas = field.tissue.areas.flatten()[:, None] + table[..., 0]
-        return torch.cat([area_features(areas), table / CELL_RADIUS], -1)
+        place = F.pad(c.offset.to(dtype) / CELL_RADIUS, (1, 0), value=1.0)
+
+        def per_class(values: Tensor, rows: slice) -> Tensor:
+            slot = c.cell[rows] * count + field.classes[c.pixel[rows]]
+            return values.new_zeros(cells * count, values.shape[-1]).index_add(0, slot, values).view(cells, count, -1)
+
+        before = slice(0, c.rows.bounds[classes.stop - 1])
+        drawn = (labels[c.pixel[before]] == c.name[before]).to(dtype) - outlook[before]
+        surplus = per_class(drawn[:, None] * place[before], before)
+        surplus = surplus.cumsum(1) - surplus
+        expected = per_class(torch.cat([outlook[:, None] * place, (outlook * (1 - outlook))[:, None]], -1), slice(None))
+        total = expected[..., :3].sum(1, keepdim=True) + surplus
+        far = field.tissue.areas.flatten() - per_class(field.owned[:, None].to(dtype), slice(None)).sum((1, 2))  # outside of the window
+        area = total[..., :1] + far[:, None, None]
+        still = expected[..., 3:].flip(1).cumsum(1).flip(1)
+        return torch.cat([area_features(area[..., 0]), total[..., 1:] / (1 + area), surplus / CELL_RADIUS, still.sqrt()], -1)

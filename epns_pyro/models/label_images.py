@@ -59,7 +59,7 @@ class LabelImage(TorchDistribution):
         batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
         field, draft = self._flat(batch)
         labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
-        cells, medium, stray = self._candidates(field, draft, labels, self.scores.classes)
+        cells, medium, stray = self._candidates(field, draft, self.scores.classes, labels, self._outlook(field, draft))
         pixel, name = field.candidates.pixel, field.candidates.name
         total = _logsumexp(torch.logaddexp(medium, stray), pixel, cells)
         chosen = labels[pixel] == name
@@ -83,12 +83,18 @@ class LabelImage(TorchDistribution):
         medium = d.medium.expand(*batch, -1, -1).reshape(len(labels), t.lattice.pixels, -1)
         return LabelField(tissue, crops, self.scores.side), Draft(cells, medium)
 
-    def _candidates(self, field: LabelField, draft: Draft, labels: Tensor, classes: range) -> tuple[Tensor, Tensor, Tensor]:
+    @torch.no_grad()
+    def _outlook(self, field: LabelField, draft: Draft) -> Tensor:
+        """Probability of every candidate by the draft alone, (row,): what class 0 is drawn from, and learned from there."""
+        cells, medium, stray = self._candidates(field, draft, self.scores.classes)
+        return (cells - _logsumexp(torch.logaddexp(medium, stray), field.candidates.pixel, cells)[field.candidates.pixel]).exp()
+
+    def _candidates(self, field: LabelField, draft: Draft, classes: range, *drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of cells (row,), of the medium and of owners that stray (pixel,).
 
         The medium counts where it has no rival, and among the given classes.
         """
-        cells, medium = self.scores(field, draft, labels, classes)
+        cells, medium = self.scores(field, draft, classes, *drawn)
         bonus = self.scores.stay(draft.medium)[..., 0].flatten()
         rows, contested = field.candidates.rows.of(classes), field.contested.order[field.contested.of(classes)]
         cells = cells + torch.where(field.owned[rows], bonus[field.candidates.pixel[rows]], 0.0)
@@ -101,37 +107,39 @@ class LabelImage(TorchDistribution):
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
         batch = torch.Size((*sample_shape, *self.batch_shape))
         field, draft = self._flat(batch)
-        drawn = self._draw(field, draft, noisy=True)
         there = field.tissue.present
         names = torch.nn.functional.pad(1 + there.long().sort(dim=-1, descending=True, stable=True).indices, (1, 0))
-        rank = torch.rand(*field.tissue.flat.shape, device=drawn.device) * (1 + there.sum(-1, keepdim=True))
-        lost = torch.rand(drawn.shape, device=drawn.device, dtype=torch.float64) < self.floor
-        return self._image(torch.where(lost, names.gather(-1, rank.long()).flatten(), drawn), batch)
+        rank = torch.rand(*field.tissue.flat.shape, device=names.device) * (1 + there.sum(-1, keepdim=True))
+        lost = torch.rand(field.labels.shape, device=names.device, dtype=torch.float64) < self.floor
+        return self._image(self._draw(field, draft, torch.where(lost, names.gather(-1, rank.long()).flatten(), -1)), batch)
 
     @property
     @torch.no_grad()
     def mode(self) -> Tensor:
         """The likeliest label of every pixel given the likeliest before it, (*batch, y, x, 1)."""
-        return self._image(self._draw(*self._flat(self.batch_shape), noisy=False), self.batch_shape)
+        return self._image(self._draw(*self._flat(self.batch_shape)), self.batch_shape)
 
     @property
     def mean(self) -> Tensor:
         """What mean feedback feeds back: labels have no mean, so it is the mode, as published."""
         return self.mode
 
-    def _draw(self, field: LabelField, draft: Draft, *, noisy: bool) -> Tensor:
-        """Draw or choose labels class by class: (pixel,)."""
-        labels = torch.zeros_like(field.labels)
+    def _draw(self, field: LabelField, draft: Draft, uniform: Tensor | None = None) -> Tensor:
+        """Draw labels class by class, those that are not -1 in `uniform` (pixel,) from there; without it choose the likeliest: (pixel,)."""
+        labels, outlook = torch.zeros_like(field.labels), self._outlook(field, draft)
         for k in self.scores.classes:
             rows = field.candidates.rows.of(range(k, k + 1))
-            cells, medium, stray = self._candidates(field, draft, labels, range(k, k + 1))
-            if noisy:
+            cells, medium, stray = self._candidates(field, draft, range(k, k + 1), labels, outlook)
+            if uniform is not None:
                 cells, medium, stray = (s + _gumbel(s) for s in (cells, medium, stray))
             pixel, name = field.candidates.pixel[rows], field.candidates.name[rows]
             best = torch.maximum(medium, stray).scatter_reduce(0, pixel, cells, "amax")
             new = torch.where(medium >= best, 0, field.labels)
             wins = cells >= best[pixel]
-            labels = torch.where(field.classes == k, new.index_put((pixel[wins],), name[wins]), labels)
+            new = new.index_put((pixel[wins],), name[wins])
+            if uniform is not None:
+                new = torch.where(uniform < 0, new, uniform)
+            labels = torch.where(field.classes == k, new, labels)
         return labels
 
     def _image(self, labels: Tensor, batch: torch.Size) -> Tensor:
