@@ -281,8 +281,8 @@ class Evidence:
 
     def _verdict(self, word: Word, sentence: str, at: tuple[float, ...]) -> Verdict:
         alive = float(self.one["alive"].min())
-        died = "" if alive > 0.995 else f"; up to {percent(1 - alive)} of the members had died and are left out"
-        return Verdict(self.subject, word, sentence + died, self.rule, at, self.tests.smallest, self.trajectories, self.power)
+        lost = "" if alive > 0.995 else f"; up to {percent(1 - alive)} of the members were no longer plausible and are left out"
+        return Verdict(self.subject, word, sentence + lost, self.rule, at, self.tests.smallest, self.trajectories, self.power)
 
 
 def _pooled(one: xr.Dataset, prefix: str = "") -> list[float]:

@@ -10,14 +10,14 @@ because the law says so, and sampling is exact: what is sampled is what is score
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from epns_pyro.backbones.grids import Draft
-from epns_pyro.backbones.tissue import AREA_FEATURES, Crops, Tissue, area_features
+from epns_pyro.backbones.tissue import AREA_FEATURES, Crops, Size, Tissue, area_features
 
 CELL_RADIUS = 3.0  # pixels; networks see the moments of a cell in units of it
 HEADING_FEATURES = AREA_FEATURES + 6
@@ -162,15 +162,70 @@ class LabelField:
 
     def around(self, pixel: Tensor, sight: int) -> Tensor:
         """The square of pixels around each pixel of a list, it in the middle: (row, sight^2); off the lattice the number of all pixels."""
-        height, width = self.tissue.lattice
-        step = torch.arange(sight, device=pixel.device) - sight // 2
-        inner = torch.arange(self.tissue.lattice.pixels, device=pixel.device)
-        y, x = inner[:, None] // width + step.repeat_interleave(sight), inner[:, None] % width + step.repeat(sight)
-        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        table = (y % height) * width + x % width
         inner = pixel % self.tissue.lattice.pixels
-        found = table[inner] + (pixel - inner)[:, None]
-        return found if self.tissue.periodic else torch.where(inside[inner], found, len(self.labels))
+        found = surroundings(self.tissue.lattice, sight, self.tissue.periodic).to(pixel.device)[inner]
+        return torch.where(found < 0, len(self.labels), found + (pixel - inner)[:, None])
+
+
+@lru_cache(maxsize=16)
+def surroundings(lattice: Size, sight: int, periodic: bool) -> Tensor:
+    """The square of pixels around every pixel of a lattice: (pixel, sight^2), -1 off the lattice."""
+    height, width = lattice
+    step = torch.arange(sight) - sight // 2
+    pixel = torch.arange(lattice.pixels)
+    y, x = pixel[:, None] // width + step.repeat_interleave(sight), pixel[:, None] % width + step.repeat(sight)
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    return torch.where(inside | periodic, (y % height) * width + x % width, -1)
+
+
+class Outlook:
+    """What the draft alone says about every cell and, with the pixels drawn so far, where it is heading.
+
+    Parameters
+    ----------
+    field : LabelField
+    probability : Tensor, (row,)
+        Of every candidate to have its pixel, by the draft alone.
+    """
+
+    def __init__(self, field: LabelField, probability: Tensor) -> None:
+        self.field, self.probability = field, probability
+        self.place = F.pad(field.candidates.offset.to(probability.dtype) / CELL_RADIUS, (1, 0), value=1.0)
+
+    def heading(self, labels: Tensor, classes: range) -> Tensor:
+        """Where each cell is heading before each class is drawn: (cell, class, HEADING_FEATURES).
+
+        The area and the centre that it would have if its other pixels came as the draft says, how far the pixels drawn so far have gone
+        beyond that, and the standard deviation of the area that is still open.
+        """
+        c = self.field.candidates
+        before = slice(0, c.rows.bounds[classes.stop - 1])
+        drawn = (labels[c.pixel[before]] == c.name[before]).to(self.place.dtype) - self.probability[before]
+        surplus = self._per_class(drawn[:, None] * self.place[before], before)
+        surplus = surplus.cumsum(1) - surplus
+        total = self._expected + surplus
+        return torch.cat([area_features(total[..., 0]), total[..., 1:] / (1 + total[..., :1]), surplus / CELL_RADIUS, self._open], -1)
+
+    @cached_property
+    def _expected(self) -> Tensor:
+        """Area, with pixels outside of the window, and first moments by the draft alone: (cell, 1, 3)."""
+        p, owned = self.probability[:, None], self.field.owned[:, None].to(self.place.dtype)
+        inside = self._per_class(torch.cat([p * self.place, owned], -1), slice(None)).sum(1, keepdim=True)
+        outside = self.field.tissue.areas.flatten()[:, None, None] - inside[..., 3:]
+        return inside[..., :3] + F.pad(outside, (0, 2))
+
+    @cached_property
+    def _open(self) -> Tensor:
+        """Standard deviation of the area to be drawn from each class on, by the draft alone: (cell, class, 1)."""
+        variance = self._per_class((self.probability * (1 - self.probability))[:, None], slice(None))
+        return variance.flip(1).cumsum(1).flip(1).sqrt()
+
+    def _per_class(self, values: Tensor, rows: slice) -> Tensor:
+        """Sum over the candidates of every cell and class: (row, channel) -> (cell, class, channel)."""
+        c, count = self.field.candidates, self.field.count
+        slot = c.cell[rows] * count + self.field.classes[c.pixel[rows]]
+        cells = self.field.tissue.types.numel()
+        return values.new_zeros(cells * count, values.shape[-1]).index_add(0, slot, values).view(cells, count, -1)
 
 
 class Readout(nn.Module):
@@ -234,7 +289,7 @@ class PixelScores(nn.Module):
         return range(self.side**2)
 
     def forward(
-        self, field: LabelField, draft: Draft, classes: range, labels: Tensor | None = None, outlook: Tensor | None = None
+        self, field: LabelField, draft: Draft, classes: range, labels: Tensor | None = None, outlook: Outlook | None = None
     ) -> tuple[Tensor, Tensor]:
         """Score the candidates of the pixels of some classes.
 
@@ -247,8 +302,7 @@ class PixelScores(nn.Module):
         labels : Tensor, (pixel,)
             The image, of the whole batch; it is looked at only where a class comes before that of the pixel that looks. None: by the draft
             alone.
-        outlook : Tensor, (row,)
-            Probability of every candidate by the draft alone.
+        outlook : Outlook
 
         Returns
         -------
@@ -268,7 +322,7 @@ class PixelScores(nn.Module):
             medium = medium + near_medium
         return self.cell(cells), self.medium(medium)
 
-    def _own_seen(self, field: LabelField, labels: Tensor, kinds: Tensor, classes: range, outlook: Tensor) -> Tensor:
+    def _own_seen(self, field: LabelField, labels: Tensor, kinds: Tensor, classes: range, outlook: Outlook) -> Tensor:
         """What the pixels of a cell and of its kin that are drawn already say about its candidates: (row, width)."""
         rows = field.candidates.rows
         part, here = rows.of(classes), field.contested.of(classes)
@@ -276,7 +330,7 @@ class PixelScores(nn.Module):
         seen = field.seen(labels, classes, self.sight).index_select(0, field.rank[pixel] - here.start)
         own = seen == name[:, None]
         kin = (kinds == field.tissue.types.flatten()[cell, None]) & ~own
-        heading = self._heading(field, labels, classes, outlook)[cell, field.classes[pixel]]
+        heading = outlook.heading(labels, classes)[cell, field.classes[pixel]]
         masks = [mask.to(heading.dtype) for mask in (own, kin, (seen >= 0) & ~own & ~kin)]
         return self.own(torch.cat([*masks, heading], -1), rows.sizes(classes), classes)
 
@@ -284,28 +338,3 @@ class PixelScores(nn.Module):
         """What the types of the pixels seen nearby say about a pixel: (pixel, 2 * width)."""
         told = (kinds[..., None] == torch.arange(self.types + 1, device=kinds.device)).flatten(-2).to(self.kinds.shared.dtype)
         return self.kinds(told, field.contested.sizes(classes), classes)
-
-    def _heading(self, field: LabelField, labels: Tensor, classes: range, outlook: Tensor) -> Tensor:
-        """Where each cell is heading before each class is drawn: (cell, class, HEADING_FEATURES).
-
-        The area and the centre that it would have if its other pixels came as the outlook says, how far the pixels drawn so far have gone
-        beyond it, and the standard deviation of the area that is still open.
-        """
-        c, dtype = field.candidates, self.own.shared.dtype
-        cells, count = field.tissue.types.numel(), len(self.classes)
-        place = F.pad(c.offset.to(dtype) / CELL_RADIUS, (1, 0), value=1.0)
-
-        def per_class(values: Tensor, rows: slice) -> Tensor:
-            slot = c.cell[rows] * count + field.classes[c.pixel[rows]]
-            return values.new_zeros(cells * count, values.shape[-1]).index_add(0, slot, values).view(cells, count, -1)
-
-        before = slice(0, c.rows.bounds[classes.stop - 1])
-        drawn = (labels[c.pixel[before]] == c.name[before]).to(dtype) - outlook[before]
-        surplus = per_class(drawn[:, None] * place[before], before)
-        surplus = surplus.cumsum(1) - surplus
-        expected = per_class(torch.cat([outlook[:, None] * place, (outlook * (1 - outlook))[:, None]], -1), slice(None))
-        total = expected[..., :3].sum(1, keepdim=True) + surplus
-        far = field.tissue.areas.flatten() - per_class(field.owned[:, None].to(dtype), slice(None)).sum((1, 2))  # outside of the window
-        area = total[..., :1] + far[:, None, None]
-        still = expected[..., 3:].flip(1).cumsum(1).flip(1)
-        return torch.cat([area_features(area[..., 0]), total[..., 1:] / (1 + area), surplus / CELL_RADIUS, still.sqrt()], -1)

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 from epns_pyro.backbones.grids import Draft
 from epns_pyro.backbones.tissue import Crops, Tissue
-from epns_pyro.models.interlacing import LabelField, PixelScores
+from epns_pyro.models.interlacing import LabelField, Outlook, PixelScores
 
 ABSENT = -60.0  # log probability that a pixel becomes that of a cell which is not there: finite, and lost in the rounding of the total
 
@@ -84,12 +84,13 @@ class LabelImage(TorchDistribution):
         return LabelField(tissue, crops, self.scores.side), Draft(cells, medium)
 
     @torch.no_grad()
-    def _outlook(self, field: LabelField, draft: Draft) -> Tensor:
-        """Probability of every candidate by the draft alone, (row,): what class 0 is drawn from, and learned from there."""
+    def _outlook(self, field: LabelField, draft: Draft) -> Outlook:
+        """What the draft alone says: the law that class 0 is drawn from, and learned from there."""
         cells, medium, stray = self._candidates(field, draft, self.scores.classes)
-        return (cells - _logsumexp(torch.logaddexp(medium, stray), field.candidates.pixel, cells)[field.candidates.pixel]).exp()
+        pixel = field.candidates.pixel
+        return Outlook(field, (cells - _logsumexp(torch.logaddexp(medium, stray), pixel, cells)[pixel]).exp())
 
-    def _candidates(self, field: LabelField, draft: Draft, classes: range, *drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(self, field: LabelField, draft: Draft, classes: range, *drawn: Tensor | Outlook) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of cells (row,), of the medium and of owners that stray (pixel,).
 
         The medium counts where it has no rival, and among the given classes.
