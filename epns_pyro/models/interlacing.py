@@ -20,7 +20,7 @@ from epns_pyro.backbones.grids import Draft
 from epns_pyro.backbones.tissue import AREA_FEATURES, Crops, Size, Tissue, area_features
 
 CELL_RADIUS = 3.0  # pixels; networks see the moments of a cell in units of it
-HEADING_FEATURES = AREA_FEATURES + 6
+HEADING_FEATURES = AREA_FEATURES + 7
 
 
 def dither(side: int) -> Tensor:
@@ -195,8 +195,8 @@ class Outlook:
     def heading(self, labels: Tensor, classes: range) -> Tensor:
         """Where each cell is heading before each class is drawn: (cell, class, HEADING_FEATURES).
 
-        The area and the centre that it would have if its other pixels came as the draft says, how far the pixels drawn so far have gone
-        beyond that, and the standard deviation of the area that is still open.
+        The area, also beside the mean of all cells, and the centre that it would have if its other pixels came as the draft says, how far
+        the pixels drawn so far have gone beyond that, and the standard deviation of the area that is still open.
         """
         c = self.field.candidates
         before = slice(0, c.rows.bounds[classes.stop - 1])
@@ -204,7 +204,9 @@ class Outlook:
         surplus = self._per_class(drawn[:, None] * self.place[before], before)
         surplus = surplus.cumsum(1) - surplus
         total = self._expected + surplus
-        return torch.cat([area_features(total[..., 0]), total[..., 1:] / (1 + total[..., :1]), surplus / CELL_RADIUS, self._open], -1)
+        excess = (total[..., :1] - self._mean_area) / (1 + self._mean_area).sqrt()
+        centre = total[..., 1:] / (1 + total[..., :1])
+        return torch.cat([area_features(total[..., 0]), excess, centre, surplus / CELL_RADIUS, self._open], -1)
 
     @cached_property
     def _expected(self) -> Tensor:
@@ -213,6 +215,13 @@ class Outlook:
         inside = self._per_class(torch.cat([p * self.place, owned], -1), slice(None)).sum(1, keepdim=True)
         outside = self.field.tissue.areas.flatten()[:, None, None] - inside[..., 3:]
         return inside[..., :3] + F.pad(outside, (0, 2))
+
+    @cached_property
+    def _mean_area(self) -> Tensor:
+        """Of the cells of the same image that are there, now: (cell, 1, 1)."""
+        t = self.field.tissue
+        mean = t.areas.sum(-1, keepdim=True) / t.present.sum(-1, keepdim=True).clamp_min(1)
+        return mean.expand(t.areas.shape).flatten()[:, None, None].to(self.place.dtype)
 
     @cached_property
     def _open(self) -> Tensor:
