@@ -11,7 +11,8 @@ from torch.distributions import constraints
 
 from epns_pyro.backbones.grids import Draft
 from epns_pyro.backbones.tissue import Crops, Tissue
-from epns_pyro.models.interlacing import LabelField, Outlook, PixelScores
+from epns_pyro.models.interlacing import LabelField, Turn
+from epns_pyro.models.pixel_scores import Outlook, PixelScores
 
 ABSENT = -60.0  # log probability that a pixel becomes that of a cell which is not there: finite, and lost in the rounding of the total
 
@@ -59,15 +60,18 @@ class LabelImage(TorchDistribution):
         batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
         field, draft = self._flat(batch)
         labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
-        cells, medium, stray = self._candidates(field, draft, self.scores.classes, labels, self._outlook(field, draft))
-        pixel, name = field.candidates.pixel, field.candidates.name
-        total = _logsumexp(torch.logaddexp(medium, stray), pixel, cells)
-        chosen = labels[pixel] == name
-        score = torch.where(labels == 0, medium, torch.where(labels == field.labels, stray, -math.inf))
-        score = score.index_put((pixel[chosen],), cells[chosen])
+        turn, outlook = field.turn(self.scores.classes), self._outlook(field, draft)
+        heading = outlook.heading(outlook.past(labels), turn.classes)
+        cells, medium, stray = self._candidates(field, draft, turn, labels, heading)
+        total = _logsumexp(torch.logaddexp(medium, stray), turn.beside, cells)
+        value = labels[turn.pixel]
+        score = torch.where(value == 0, medium, torch.where(value == field.labels[turn.pixel], stray, -math.inf))
+        chosen = value[turn.beside] == field.candidates.name
+        score = score.index_put((turn.beside[chosen],), cells[chosen])
+        score = torch.where(labels == 0, 0.0, -math.inf).to(total).index_put((turn.pixel,), score - total)
         there = torch.nn.functional.pad(field.tissue.present, (1, 0), value=True)
         uniform = (math.log(self.floor) - there.sum(-1, keepdim=True).to(total.dtype).log()).expand(-1, self.tissue.lattice.pixels)
-        likely = torch.logaddexp(score - total + math.log1p(-self.floor), uniform.flatten())
+        likely = torch.logaddexp(score + math.log1p(-self.floor), uniform.flatten())
         possible = there.gather(-1, labels.view(len(there), -1)).flatten()
         return torch.where(possible, likely, ABSENT).view(*batch, -1)
 
@@ -86,21 +90,16 @@ class LabelImage(TorchDistribution):
     @torch.no_grad()
     def _outlook(self, field: LabelField, draft: Draft) -> Outlook:
         """What the draft alone says: the law that class 0 is drawn from, and learned from there."""
-        cells, medium, stray = self._candidates(field, draft, self.scores.classes)
-        pixel = field.candidates.pixel
-        return Outlook(field, (cells - _logsumexp(torch.logaddexp(medium, stray), pixel, cells)[pixel]).exp())
+        turn = field.turn(self.scores.classes)
+        cells, medium, stray = self._candidates(field, draft, turn)
+        return Outlook(field, (cells - _logsumexp(torch.logaddexp(medium, stray), turn.beside, cells)[turn.beside]).exp())
 
-    def _candidates(self, field: LabelField, draft: Draft, classes: range, *drawn: Tensor | Outlook) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of cells (row,), of the medium and of owners that stray (pixel,).
-
-        The medium counts where it has no rival, and among the given classes.
-        """
-        cells, medium = self.scores(field, draft, classes, *drawn)
-        bonus = self.scores.stay(draft.medium)[..., 0].flatten()
-        rows, contested = field.candidates.rows.of(classes), field.contested.order[field.contested.of(classes)]
-        cells = cells + torch.where(field.owned[rows], bonus[field.candidates.pixel[rows]], 0.0)
-        medium = torch.zeros_like(bonus).index_put((contested,), medium)
-        return cells, medium, torch.where(field.stray, bonus, -math.inf)
+    def _candidates(self, field: LabelField, draft: Draft, turn: Turn, *told: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of cells (row,), of the medium and of owners that stray (pixel,), in the order of the turn."""
+        cells, medium = self.scores(field, draft, turn, *told)
+        bonus = self.scores.stay(draft.medium.flatten(0, -2).index_select(0, turn.pixel))[..., 0]
+        cells = cells + torch.where(field.owned[turn.rows], bonus[turn.beside], 0.0)
+        return cells, medium, torch.where(field.stray[turn.pixel], bonus, -math.inf)
 
     # -- drawing -----------------------------------------------------------------------------------------------------------
 
@@ -127,20 +126,21 @@ class LabelImage(TorchDistribution):
 
     def _draw(self, field: LabelField, draft: Draft, uniform: Tensor | None = None) -> Tensor:
         """Draw labels class by class, those that are not -1 in `uniform` (pixel,) from there; without it choose the likeliest: (pixel,)."""
-        labels, outlook = torch.zeros_like(field.labels), self._outlook(field, draft)
+        outlook, past = self._outlook(field, draft), draft.cells.new_zeros(field.tissue.types.numel(), 1, 3)
+        labels = torch.zeros_like(field.labels) if uniform is None else uniform.clamp_min(0)
         for k in self.scores.classes:
-            rows = field.candidates.rows.of(range(k, k + 1))
-            cells, medium, stray = self._candidates(field, draft, range(k, k + 1), labels, outlook)
+            turn = field.turn(range(k, k + 1))
+            cells, medium, stray = self._candidates(field, draft, turn, labels, outlook.heading(past, turn.classes))
             if uniform is not None:
                 cells, medium, stray = (s + _gumbel(s) for s in (cells, medium, stray))
-            pixel, name = field.candidates.pixel[rows], field.candidates.name[rows]
-            best = torch.maximum(medium, stray).scatter_reduce(0, pixel, cells, "amax")
-            new = torch.where(medium >= best, 0, field.labels)
-            wins = cells >= best[pixel]
-            new = new.index_put((pixel[wins],), name[wins])
+            best = torch.maximum(medium, stray).scatter_reduce(0, turn.beside, cells, "amax")
+            new = torch.where(medium >= best, 0, field.labels[turn.pixel])
+            wins = cells >= best[turn.beside]
+            new = new.index_put((turn.beside[wins],), field.candidates.name[turn.rows][wins])
             if uniform is not None:
-                new = torch.where(uniform < 0, new, uniform)
-            labels = torch.where(field.classes == k, new, labels)
+                new = torch.where(uniform[turn.pixel] < 0, new, uniform[turn.pixel])
+            labels = labels.index_put((turn.pixel,), new)
+            past = past + outlook.surplus(labels, turn)
         return labels
 
     def _image(self, labels: Tensor, batch: torch.Size) -> Tensor:
