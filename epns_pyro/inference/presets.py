@@ -49,7 +49,7 @@ def cells_quick(system: SystemConfig) -> RunConfig:
     """Minutes on two CPU cores, for the small system."""
     return RunConfig(
         system=system,
-        model=CellsModelConfig(),
+        model=CellsModelConfig.parse({"network": {"name": "windows", "window": 13, "spacing": 2.25}, "interlacing": 8}),
         evaluation=EvaluationConfig(
             members=9,
             trajectories=20,
@@ -63,11 +63,11 @@ def cells_quick(system: SystemConfig) -> RunConfig:
             recalibrate=False,
         ),
         training=TrainingConfig(
-            steps=600,
+            steps=1200,
             batch=16,
             learning_rate=3e-3,
             clip_norm=50.0,
-            validate_every=150,
+            validate_every=300,
             checkpoint_every=50,
             log_every=5,
             validation_transitions=100,
@@ -79,7 +79,8 @@ def cells_default(system: SystemConfig) -> RunConfig:
     """The default system of 64 cells, at the published batch size and with its free bits; meant for a GPU."""
     quick = cells_quick(system)
     changes = {"training.steps": 60_000, "training.batch": 8, "training.free_bits": 0.1175, "training.betas": (0.9, 0.9)}
-    return quick.override(changes | {"model.latent": 64, "training.validate_every": 1000, "training.checkpoint_every": 1000})
+    changes |= {"model.network": {"name": "windows"}, "model.latent": 64}
+    return quick.override(changes | {"training.validate_every": 1000, "training.checkpoint_every": 1000})
 
 
 PRESETS: dict[str, dict[str, Callable[[SystemConfig], RunConfig]]] = {

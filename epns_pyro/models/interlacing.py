@@ -175,23 +175,17 @@ class LabelField:
 
     def seen(self, labels: Tensor, turn: Turn, sight: int) -> Tensor:
         """Labels of an image (pixel,) in the square around each pixel of a turn, -1 where its class cannot know: (pixel, sight^2)."""
-        around = self._around(turn.pixel, sight)
-        label, rank = (
-            torch.cat([values, values.new_full((1,), wall)])[around] for values, wall in ((labels, -1), (self.classes, self.count))
-        )
-        return torch.where(rank < self.classes[turn.pixel, None], label, -1)
+        inner = turn.pixel % self.tissue.lattice.pixels
+        table = surroundings(self.tissue.lattice, sight, self.tissue.periodic).to(inner.device)[inner]
+        around = table.clamp_min(0) + (turn.pixel - inner)[:, None]
+        known = (table >= 0) & (self.classes[around] < self.classes[turn.pixel, None])
+        return torch.where(known, labels[around], -1)
 
     def kinds(self, seen: Tensor, turn: Turn) -> Tensor:
         """Types of the labels seen around the pixels of a turn, -1 where there is none: (pixel, sight^2)."""
         table = torch.nn.functional.pad(self.tissue.types, (1, 0))
         first = turn.pixel // self.tissue.lattice.pixels * table.shape[-1]
         return torch.where(seen < 0, -1, table.flatten()[first[:, None] + seen.clamp_min(0)])
-
-    def _around(self, pixel: Tensor, sight: int) -> Tensor:
-        """The square of pixels around each pixel of a list, it in the middle: (row, sight^2); off the lattice the number of all pixels."""
-        inner = pixel % self.tissue.lattice.pixels
-        found = surroundings(self.tissue.lattice, sight, self.tissue.periodic).to(pixel.device)[inner]
-        return torch.where(found < 0, len(self.labels), found + (pixel - inner)[:, None])
 
 
 @lru_cache(maxsize=16)

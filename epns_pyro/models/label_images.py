@@ -139,7 +139,7 @@ class LabelImage(TorchDistribution):
             new = new.index_put((turn.beside[wins],), field.candidates.name[turn.rows][wins])
             if uniform is not None:
                 new = torch.where(uniform[turn.pixel] < 0, new, uniform[turn.pixel])
-            labels = labels.index_put((turn.pixel,), new)
+            labels[turn.pixel] = new
             past = past + outlook.surplus(labels, turn)
         return labels
 

@@ -109,7 +109,8 @@ class ByClass(nn.Module):
 
     def forward(self, rows: Tensor, sizes: list[int], classes: range) -> Tensor:
         """(row, fan_in) -> (row, fan_out), for `sizes[i]` rows of class `classes[i]`."""
-        weights = [torch.zeros_like(self.shared), *(self.shared + self.own).unbind()][classes.start : classes.stop]
+        told = (self.shared + self.own[max(classes.start - 1, 0) : classes.stop - 1]).unbind()
+        weights = told if classes.start else (torch.zeros_like(self.shared), *told)
         return torch.cat([part @ weight for part, weight in zip(rows.split(sizes), weights, strict=True)])
 
 
