@@ -120,30 +120,27 @@ def _default_store(config: RunConfig, path: Path) -> Store:
 
 
 def _fit(trainer, *, resume: bool) -> None:
-    """Train with a bar that shows step, nats per transition, KL, gap to the oracle, and the time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    """Train with a bar of step, nats per transition, KL, gap to the oracle and time left; in a log file, with a line per validation."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("training"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+    columns = BarColumn(bar_width=8), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(), TextColumn("left")
     with Progress(*columns, console=status_console(), disable=not trainer.fabric.is_global_zero) as bar:
-        task = bar.add_task("training", total=trainer.config.training.steps, numbers="")
+        total = trainer.config.training.steps
+        task, last = bar.add_task("training", total=total, numbers=""), None
 
         def show(progress) -> None:
+            nonlocal last
             numbers = f"{progress.log_likelihood - progress.kl:.1f} nats, KL {progress.kl:.2f}"
             if progress.validation is not None:
-                numbers += f" | val {progress.validation.elbo:.1f}"
+                numbers += f", val {progress.validation.elbo:.1f}"
                 if progress.validation.gap is not None:
-                    numbers += f", {progress.validation.gap:.1f} below the oracle"
+                    numbers += f" ({progress.validation.gap:.1f} to oracle)"
             if progress.skipped:
-                numbers += f" | {progress.skipped} steps skipped"
+                numbers += f", {progress.skipped} skipped"
             bar.update(task, completed=progress.step, numbers=numbers)
+            if progress.validation != last and not bar.console.is_terminal:
+                bar.console.print(f"step {progress.step}/{total}: {numbers}", soft_wrap=True)
+            last = progress.validation
 
         validation = trainer.fit(resume=resume, on_progress=show)
     if trainer.fabric.is_global_zero:
