@@ -71,8 +71,8 @@ class Candidates:
     rows : Rows
     pixel, cell, place : Tensor, (row,)
         Numbered over the whole batch: pixels of lattices, cells, and places of windows.
-    name : Tensor, (row,)
-        Label of the cell.
+    name, kind : Tensor, (row,)
+        Label and type of the cell.
     offset : Tensor, (row, 2)
         Of the pixel from the cell's centre, pixels.
     """
@@ -82,6 +82,7 @@ class Candidates:
     cell: Tensor
     place: Tensor
     name: Tensor
+    kind: Tensor
     offset: Tensor
 
 
@@ -99,6 +100,10 @@ class Turn(NamedTuple):
         Contested pixels, sorted by class.
     beside : Tensor, (row,)
         Place of every candidate's pixel in `pixel`.
+    turn_of_row : Tensor, (row,)
+        Class of every candidate's pixel, counted from the first of `classes`.
+    around, known : Tensor, (pixel, sight^2)
+        Pixels in the square around each pixel, and which of them its class may look at.
     """
 
     classes: range
@@ -107,6 +112,9 @@ class Turn(NamedTuple):
     pixel: Tensor
     pixel_sizes: list[int]
     beside: Tensor
+    turn_of_row: Tensor
+    around: Tensor
+    known: Tensor
 
 
 class LabelField:
@@ -118,12 +126,12 @@ class LabelField:
         The present image, with one batch dimension.
     crops : Crops
         Windows in which cells can have their pixels.
-    side : int
-        Of the dither.
+    side, sight : int
+        Of the dither, and of the square of pixels that a pixel sees.
     """
 
-    def __init__(self, tissue: Tissue, crops: Crops, side: int) -> None:
-        self.tissue, self.crops, self.count = tissue, crops, side**2
+    def __init__(self, tissue: Tissue, crops: Crops, side: int, sight: int) -> None:
+        self.tissue, self.crops, self.count, self.sight = tissue, crops, side**2, sight
         self.classes = pixel_classes(tissue, side).flatten()
         self.labels = tissue.flat.flatten()
 
@@ -136,7 +144,7 @@ class LabelField:
         place, pixel = possible[rows.order], pixel[rows.order]
         cell = place // places
         offset = self.crops.start.flatten(0, -2)[cell] + self.crops.grid[place % places]
-        return Candidates(rows, pixel, cell, place, 1 + cell % cells, offset)
+        return Candidates(rows, pixel, cell, place, 1 + cell % cells, self.tissue.types.flatten()[cell], offset)
 
     @cached_property
     def contested(self) -> Rows:
@@ -146,17 +154,13 @@ class LabelField:
         rows = Rows.by_class(self.classes[pixel], self.count)
         return Rows(pixel[rows.order], rows.bounds)
 
-    @cached_property
-    def _rank(self) -> Tensor:
-        """Where each contested pixel stands in their order, (pixel,)."""
-        order = self.contested.order
-        return torch.zeros_like(self.labels).scatter(0, order, torch.arange(len(order), device=order.device))
-
     def turn(self, classes: range) -> Turn:
         """Whose turn it is when some classes are drawn or scored."""
-        rows, here = self.candidates.rows.of(classes), self.contested.of(classes)
-        beside = self._rank[self.candidates.pixel[rows]] - here.start
-        return Turn(classes, rows, self.candidates.rows.sizes(classes), self.contested.order[here], self.contested.sizes(classes), beside)
+        c, rows, here = self.candidates, self.candidates.rows.of(classes), self.contested.of(classes)
+        of_row = self._class_of_row[rows] - classes.start
+        around, known = (table[here] for table in self._surroundings)
+        pixel, sizes = self.contested.order[here], self.contested.sizes(classes)
+        return Turn(classes, rows, c.rows.sizes(classes), pixel, sizes, self._beside[rows] - here.start, of_row, around, known)
 
     @cached_property
     def owned(self) -> Tensor:
@@ -173,19 +177,36 @@ class LabelField:
     def _starts(self) -> Tensor:
         return torch.arange(len(self.tissue.labels), device=self.labels.device) * self.tissue.lattice.pixels
 
-    def seen(self, labels: Tensor, turn: Turn, sight: int) -> Tensor:
-        """Labels of an image (pixel,) in the square around each pixel of a turn, -1 where its class cannot know: (pixel, sight^2)."""
-        inner = turn.pixel % self.tissue.lattice.pixels
-        table = surroundings(self.tissue.lattice, sight, self.tissue.periodic).to(inner.device)[inner]
-        around = table.clamp_min(0) + (turn.pixel - inner)[:, None]
-        known = (table >= 0) & (self.classes[around] < self.classes[turn.pixel, None])
-        return torch.where(known, labels[around], -1)
+    def seen(self, labels: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+        """Labels of an image (pixel,) around each pixel of a turn, and their types, -1 where its class cannot know: (pixel, sight^2)."""
+        label = labels[turn.around]
+        first = turn.pixel // self.tissue.lattice.pixels * self._types_by_label.shape[-1]
+        kind = self._types_by_label.flatten()[label + first[:, None]]
+        return torch.where(turn.known, label, -1), torch.where(turn.known, kind, -1)
 
-    def kinds(self, seen: Tensor, turn: Turn) -> Tensor:
-        """Types of the labels seen around the pixels of a turn, -1 where there is none: (pixel, sight^2)."""
-        table = torch.nn.functional.pad(self.tissue.types, (1, 0))
-        first = turn.pixel // self.tissue.lattice.pixels * table.shape[-1]
-        return torch.where(seen < 0, -1, table.flatten()[first[:, None] + seen.clamp_min(0)])
+    @cached_property
+    def _types_by_label(self) -> Tensor:
+        return torch.nn.functional.pad(self.tissue.types, (1, 0))
+
+    @cached_property
+    def _class_of_row(self) -> Tensor:
+        return self.classes[self.candidates.pixel]
+
+    @cached_property
+    def _beside(self) -> Tensor:
+        """Where the pixel of each candidate stands among the contested, (row,)."""
+        order = self.contested.order
+        rank = torch.zeros_like(self.labels).scatter(0, order, torch.arange(len(order), device=order.device))
+        return rank[self.candidates.pixel]
+
+    @cached_property
+    def _surroundings(self) -> tuple[Tensor, Tensor]:
+        """Pixels around each contested pixel, and which of them belong to classes before its own: each (contested, sight^2)."""
+        pixel = self.contested.order
+        inner = pixel % self.tissue.lattice.pixels
+        table = surroundings(self.tissue.lattice, self.sight, self.tissue.periodic).to(inner.device)[inner]
+        around = table.clamp_min(0) + (pixel - inner)[:, None]
+        return around, (table >= 0) & (self.classes[around] < self.classes[pixel, None])
 
 
 @lru_cache(maxsize=16)

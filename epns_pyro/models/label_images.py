@@ -85,7 +85,7 @@ class LabelImage(TorchDistribution):
         crops = Crops(index, inside, counted, c.start.expand(*batch, -1, -1).reshape(*windows[:2], 2), c.size)
         cells = d.cells.expand(*batch, -1, -1, -1).reshape(*windows, -1)
         medium = d.medium.expand(*batch, -1, -1).reshape(len(labels), t.lattice.pixels, -1)
-        return LabelField(tissue, crops, self.scores.side), Draft(cells, medium)
+        return LabelField(tissue, crops, self.scores.side, self.scores.sight), Draft(cells, medium)
 
     @torch.no_grad()
     def _outlook(self, field: LabelField, draft: Draft) -> Outlook:

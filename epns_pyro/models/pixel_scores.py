@@ -172,8 +172,7 @@ class PixelScores(nn.Module):
         cells = draft.cells.flatten(0, -2).index_select(0, field.candidates.place[turn.rows])
         medium = draft.medium.flatten(0, -2).index_select(0, turn.pixel)
         if labels is not None and turn.classes.stop > 1:
-            seen = field.seen(labels, turn, self.sight)
-            kinds = field.kinds(seen, turn)
+            seen, kinds = field.seen(labels, turn)
             near_cells, near_medium = self._of_kinds(kinds, turn).chunk(2, -1)
             cells = cells + near_cells.index_select(0, turn.beside) + self._of_cells(field, seen, kinds, heading, turn)
             medium = medium + near_medium
@@ -184,10 +183,9 @@ class PixelScores(nn.Module):
         name, cell = field.candidates.name[turn.rows], field.candidates.cell[turn.rows]
         seen, kinds = seen.index_select(0, turn.beside), kinds.index_select(0, turn.beside)
         own = seen == name[:, None]
-        kin = (kinds == field.tissue.types.flatten()[cell, None]) & ~own
+        kin = (kinds == field.candidates.kind[turn.rows, None]) & ~own
         masks = [mask.to(heading.dtype) for mask in (own, kin, (seen >= 0) & ~own & ~kin)]
-        column = field.classes[turn.pixel][turn.beside] - turn.classes.start
-        return self.own(torch.cat([*masks, heading[cell, column]], -1), turn.row_sizes, turn.classes)
+        return self.own(torch.cat([*masks, heading[cell, turn.turn_of_row]], -1), turn.row_sizes, turn.classes)
 
     def _of_kinds(self, kinds: Tensor, turn: Turn) -> Tensor:
         """What the types of the pixels seen nearby say about a pixel: (pixel, 2 * width)."""
