@@ -28,7 +28,11 @@ VARIANTS = {
     "windows, 64 classes (default)": {},
     "windows, 16 classes": {"model.interlacing": 4},
     "windows, independent pixels": {"model.interlacing": 1},
-    "SpatialConv-GNN, published size, independent pixels": {"model.network": "spatial-conv", "model.latent": 64, "model.interlacing": 1},
+    "SpatialConv-GNN (embedding 32, 64 latents), independent pixels": {
+        "model.network": "spatial-conv",
+        "model.latent": 64,
+        "model.interlacing": 1,
+    },
     "PNS-UNet, independent pixels": {"model.network": "unet", "model.latent": 64, "model.interlacing": 1},
 }
 START, MEMBERS, TRAJECTORIES = 10, 2, 20

@@ -26,7 +26,7 @@ from epns_pyro.systems import CellsConfig, trajectory_seeds
 MODELS = {
     "windows (default)": {},
     "windows, independent pixels": {"interlacing": 1},
-    "SpatialConv-GNN, published size": {"network": "spatial-conv", "latent": 64, "interlacing": 1},
+    "SpatialConv-GNN (embedding 32, 64 latents)": {"network": "spatial-conv", "latent": 64, "interlacing": 1},
     "PNS-UNet": {"network": "unet", "latent": 64, "interlacing": 1},
 }
 SYSTEMS = {"cells16": CellsConfig.small, "cells64": CellsConfig}
