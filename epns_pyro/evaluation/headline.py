@@ -6,6 +6,8 @@ from typing import Any
 
 from epns_pyro.calibration.report import distributions_that_differ
 
+NAMED = 3  # faults; the table of verdicts has all
+
 
 def headline(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the lines of the summary: label, value, note, and whether it is good (True, False, or None: a matter of taste)."""
@@ -54,12 +56,13 @@ def _likelihood(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 def _calibration(verdicts: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     judged = [v for group in verdicts.values() for v in group if v["word"] != "too few data to say"]
     good = [v for v in judged if v["word"] == "calibrated"]
-    others = ", ".join(f"{v['subject']} {v['word']}" for v in judged if v not in good)
+    faults = [f"{v['subject']} {v['word']}" for v in judged if v not in good]
+    more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
     return [
         {
             "label": "calibrated on held-out data",
             "value": f"{len(good)} of {len(judged)} quantities",
-            "note": others or "no test fails",
+            "note": ", ".join(faults[:NAMED]) + more or "no test fails",
             "good": len(good) == len(judged) if judged else None,
         }
     ]

@@ -22,27 +22,25 @@ BANDS = (Key("model", "model: median, 10–90%"), Key("truth", "truth: median"),
 
 
 def likelihood(found: Evaluated) -> Section:
-    section = Section(
-        "likelihood",
-        "Likelihood",
-        "How probable held-out transitions are under the model, in nats per transition of the whole system: higher is better. The "
-        "oracle is "
-        "the true transition density, so the distance to it says how good the model is in absolute terms.",
-    )
     table: dict[str, Any] = found.metrics.get("likelihood") or {}
     rows = [row for row in table.get("rows") or [] if row.get("value") is not None]
+    by_key = {row.get("key"): row["value"] for row in rows}
+    lead = "How probable held-out transitions are under the model, in nats per transition of the whole system: higher is better."
+    caption = "A model that has learned anything stands above the references that need no learning."
+    if "oracle" in by_key:
+        lead += " The oracle is the true transition density, so the distance to it says how good the model is in absolute terms."
+        caption = "An honest model stands between the references that need no learning and the oracle, never above it."
+        if "elbo" in by_key:
+            gap = number(by_key["oracle"] - by_key["elbo"])
+            caption = f"The model (ELBO) is {gap} nats per transition below the oracle. {caption}"
+    section = Section("likelihood", "Likelihood", lead)
     if not rows:
         return section
-    by_key = {row.get("key"): row["value"] for row in rows}
-    gap = ""
-    if {"oracle", "elbo"} <= by_key.keys():
-        gap = f"The model (ELBO) is {number(by_key['oracle'] - by_key['elbo'])} nats per transition below the oracle. "
     section.items.append(
         Figure(
             distribution.ladder(rows),
             alt="Scores in nats per transition: " + ", ".join(f"{row['name']} {number(row['value'])}" for row in rows) + ".",
-            caption=f"{gap}An honest model stands between the references that need no learning and the oracle, never above it. "
-            "Whiskers: one standard error over trajectories.",
+            caption=f"{caption} Whiskers: one standard error over trajectories.",
             key=(Key("model", "model"), Key("truth", "oracle"), Key("reference", "references")) if "oracle" in by_key else (),
             size="medium",
         )
