@@ -1,0 +1,70 @@
+"""How much data a celestial model needs, equivariant or not: nats on held-out transitions for training sets of several sizes.
+
+    python benchmarks/data_efficiency_nbody.py --steps 1000 --out benchmarks/results/data_efficiency_nbody.csv
+
+Every row has the same budget of optimiser steps, seed and batch, and is scored on the same held-out transitions with the weights that were
+best on the validation set. Training sets are the first trajectories of one another; one has 100 transitions.
+"""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from epns_pyro.data import generate, open_store
+from epns_pyro.inference import RunFolder, load, preset
+from epns_pyro.inference.trainer import Hardware, Trainer
+from epns_pyro.inference.validation import as_tensor, draw_transitions
+
+VARIANTS = {
+    "vector (default)": {},
+    "PNS-GNN": {"model.backbone": "message-passing"},
+}
+
+
+@click.command()
+@click.option("--sizes", default="10,40,400", show_default=True, help="Trajectories to train on.")
+@click.option("--steps", default=1000, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/data_efficiency_nbody.csv"), show_default=True)
+def main(sizes: str, steps: int, out: Path) -> None:
+    base = preset("nbody", "quick").override({"training.steps": steps, "training.validate_every": steps // 5, "training.log_every": 50})
+    held_out, rows = None, []
+    with tempfile.TemporaryDirectory() as scratch:
+        for size in map(int, sizes.split(",")):
+            sets = base.system.model_dump()["sets"]
+            sets = {"train": sets["train"] | {"trajectories": size}, "val": sets["val"], "test": sets["test"]}
+            store = open_store(generate(base.system.override({"sets": sets}), Path(scratch) / f"{size}.zarr").path)
+            x, x_next = held_out = held_out or draw_transitions(store, "test", 2000)
+            for name, changes in VARIANTS.items():
+                folder, config = RunFolder(Path(scratch) / f"{size} {name}"), base.override({"system": store.system.config} | changes)
+                folder.create(config)
+                started = time.perf_counter()
+                Trainer(config, store, folder, Hardware("cpu")).fit()
+                seconds = time.perf_counter() - started
+                bounds = load(folder.path).bounds(as_tensor(x), as_tensor(x_next)[:, None], num_samples=16)
+                rows.append(
+                    {
+                        "network": name,
+                        "trajectories": size,
+                        "steps": steps,
+                        "elbo": f"{bounds.elbo.mean():.2f}",
+                        "iwae_16": f"{bounds.iwae.mean():.2f}",
+                        "median_elbo": f"{bounds.elbo.median():.2f}",
+                        "train_seconds": f"{seconds:.0f}",
+                    }
+                )
+                print(rows[-1], flush=True)
+        rows.append({"network": "oracle", "elbo": f"{store.system.transition_log_prob(x, x_next).mean():.2f}"})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(out, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
