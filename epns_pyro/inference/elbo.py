@@ -142,13 +142,17 @@ def path_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples
         Transitions x samples evaluated at a time; bounds the memory.
     """
     batch, steps = path.shape[:2]
-    rows = []
-    for x, x_next in _pairs(transition, x0, path, max(1, (chunk or transition.chunk) // num_samples)):
+    chunk, rows = chunk or transition.chunk, []
+    for x, x_next in _pairs(transition, x0, path, max(1, chunk // num_samples)):
         h = transition.forward_model(x)
         posterior, prior = transition.posterior(x, h, x_next), transition.prior(x, h)
-        z = posterior.sample((num_samples,))
-        log_likelihood = transition.emission(x, h, z).log_prob(transition.spec.dynamic(x_next))  # (sample, transition)
-        log_weight = log_likelihood + prior.log_prob(z) - posterior.log_prob(z)
+        y, at_once = transition.spec.dynamic(x_next), max(1, chunk // len(x))
+        scored = []
+        for start in range(0, num_samples, at_once):
+            z = posterior.sample((min(at_once, num_samples - start),))
+            log_likelihood = transition.emission(x, h, z).log_prob(y)
+            scored.append(torch.stack([log_likelihood, log_likelihood + prior.log_prob(z) - posterior.log_prob(z)]))
+        log_likelihood, log_weight = torch.cat(scored, 1)  # (sample, transition)
         kl = kl_divergence(posterior.base_dist, prior.base_dist).sum((-2, -1))
         iwae = log_weight.logsumexp(0) - math.log(num_samples)
         rows.append(torch.stack([log_likelihood.mean(0) - kl, iwae, log_likelihood.mean(0), kl], -1))

@@ -129,6 +129,8 @@ class Trainer:
 
         Raises
         ------
+        CheckpointError
+            If the run has a checkpoint already and `resume` is not set.
         TrainingError
             If the loss stays non-finite.
         KeyboardInterrupt
@@ -137,6 +139,8 @@ class Trainer:
         training, counters = self.config.training, self._counters
         if resume:
             self._restore(read_checkpoint(self.folder.last))
+        elif counters.step == 0 and self.folder.last.exists():
+            raise CheckpointError(f"{self.folder.last}: is there already; resume=True goes on from it")
         log = MetricsLog(self.folder, start=counters.step, enabled=self.fabric.is_global_zero)
         # Non-finite numbers are counted and reported here; checks inside every distribution would end training at the first.
         with log, self._signals(), pyro.validation_enabled(False):

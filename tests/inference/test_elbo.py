@@ -184,12 +184,13 @@ def _bounds_with_seed(transition: Transition, x0: torch.Tensor, path: torch.Tens
     return path_bounds(transition, x0, path, chunk=chunk)
 
 
-def test_a_chunk_bounds_what_the_networks_see(setup) -> None:
+@pytest.mark.parametrize("chunk", [40, 4])
+def test_a_chunk_bounds_what_the_networks_see(setup, chunk: int) -> None:
     transition, x0, path = setup
     seen = []
     transition.decoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape[:-2].numel()))
-    path_bounds(transition, x0, path, num_samples=10, chunk=40)
-    assert max(seen) <= 40
+    path_bounds(transition, x0, path, num_samples=10, chunk=chunk)
+    assert max(seen) <= chunk
     assert sum(seen) == 10 * path.shape[:2].numel()
 
 

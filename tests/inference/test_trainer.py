@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +92,14 @@ def interrupted_and_resumed(store: Store, folder: Path, run: RunConfig, stop: in
     assert state(folder)["counters"]["step"] == stop
     torch.manual_seed(stop)  # whatever torch's global generator does in between
     trainer(store, folder, run).fit(resume=True)
+
+
+def test_a_finished_run_is_not_trained_over(store: Store, uninterrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    before = (tmp_path / "run" / "last.ckpt").read_bytes()
+    with pytest.raises(CheckpointError, match="is there already; resume=True goes on from it"):
+        trainer(store, tmp_path / "run", config()).fit()
+    assert (tmp_path / "run" / "last.ckpt").read_bytes() == before
 
 
 def test_killed_and_resumed_equals_uninterrupted(store: Store, uninterrupted: Path, tmp_path: Path) -> None:
