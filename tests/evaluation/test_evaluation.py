@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,15 @@ def test_any_arviz_function_can_read_the_inference_data(evaluated: Path) -> None
     data = arviz.from_netcdf(str(evaluated / "evaluation" / "inference_data.nc"))
     assert {"posterior_predictive", "observed_data", "log_likelihood"} <= set(data.groups())
     assert data.posterior_predictive.sizes["draw"] == 9
+
+
+def test_the_example_with_arviz_runs(evaluated: Path, tmp_path: Path) -> None:
+    observable = next(iter(xr.open_dataset(evaluated / "evaluation" / "inference_data.nc", group="observed_data", engine="h5netcdf")))
+    example = Path(__file__).parents[2] / "examples" / "explore_with_arviz.py"
+    command = [sys.executable, example, evaluated, "--observable", observable, "--out", tmp_path / "arviz.png"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "arviz.png").stat().st_size > 10_000
 
 
 def test_the_same_seed_gives_the_same_evaluation(evaluated: Path) -> None:
