@@ -69,8 +69,8 @@ class Outlook:
     def _mean_area(self) -> Tensor:
         """Of the cells of the same image that are there, now: (cell, 1, 1)."""
         t = self.field.tissue
-        mean = t.areas.sum(-1, keepdim=True) / t.present.sum(-1, keepdim=True).clamp_min(1)
-        return mean.expand(t.areas.shape).flatten()[:, None, None].to(self.place.dtype)
+        mean = t.areas.sum(-1, keepdim=True).to(self.place.dtype) / t.present.sum(-1, keepdim=True).clamp_min(1)
+        return mean.expand(t.areas.shape).flatten()[:, None, None]
 
     @cached_property
     def _open(self) -> Tensor:
