@@ -9,18 +9,15 @@ the true process (last row) after one frame and after many. "mode" feeds the lik
 
 from __future__ import annotations
 
-import csv
-import tempfile
-import time
 from pathlib import Path
 
 import click
 import numpy as np
+from common import train, write_table
 
 from epns_pyro.data import generate, open_store
-from epns_pyro.evaluation.forecasters import Truth
-from epns_pyro.inference import RunFolder, load, preset
-from epns_pyro.inference.trainer import Hardware, Trainer
+from epns_pyro.evaluation.forecasters import Model, Truth
+from epns_pyro.inference import preset
 from epns_pyro.inference.validation import as_tensor, draw_transitions
 from epns_pyro.models import Feedback
 
@@ -70,13 +67,8 @@ def main(data: Path, steps: int, batch: int, frames: int, out: Path, only: tuple
     for name, changes in VARIANTS.items():
         if only and name not in only:
             continue
-        with tempfile.TemporaryDirectory() as scratch:
-            folder, config = RunFolder(Path(scratch) / "run"), base.override(changes)
-            folder.create(config)
-            started = time.perf_counter()
-            Trainer(config, store, folder, Hardware("cpu")).fit()
-            seconds = time.perf_counter() - started
-            sim = load(folder.path, which="last")
+        config = base.override(changes)
+        sim, seconds = train(config, store, which="last")
         bounds = sim.bounds(as_tensor(x), as_tensor(x_next)[:, None], num_samples=4)
         kl = sim.latent_kl(as_tensor(x), as_tensor(x_next)[:, None])
         score = {
@@ -90,19 +82,12 @@ def main(data: Path, steps: int, batch: int, frames: int, out: Path, only: tuple
         }
         rules = {"sample": Feedback.ANCESTRAL} | ({"mode": Feedback.PUSHFORWARD} if config.model.interlacing == 1 else {})
         for rule, feedback in rules.items():
-            blocks = list(sim.rollout_blocks(x0, steps=frames, members=MEMBERS, seed=0, feedback=feedback))
-            paths = np.empty((MEMBERS, len(x0), *blocks[0].states.shape[2:]), x0.dtype)
-            for block in blocks:
-                paths[block.samples, block.trajectories] = block.states
+            paths = Model(sim, feedback).sample(x0, frames, MEMBERS, 0)
             rows.append({"variant": name, "rule": rule, **score, **measured(store.system, paths, frames)})
             print(rows[-1], flush=True)
     rows.append({"variant": "true process", **measured(store.system, Truth(store.system).sample(x0, frames, MEMBERS, 0), frames)})
     print(rows[-1])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(rows, out)
 
 
 if __name__ == "__main__":

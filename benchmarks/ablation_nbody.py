@@ -7,16 +7,13 @@ Every row is trained on the same data with the same seed and budget, and scored 
 
 from __future__ import annotations
 
-import csv
-import tempfile
-import time
 from pathlib import Path
 
 import click
+from common import train, write_table
 
 from epns_pyro.data import generate, open_store
-from epns_pyro.inference import RunFolder, load, preset
-from epns_pyro.inference.trainer import Hardware, Trainer
+from epns_pyro.inference import preset
 from epns_pyro.inference.validation import as_tensor, draw_transitions
 
 VARIANTS = {
@@ -44,13 +41,7 @@ def main(data: Path, steps: int, out: Path, only: tuple[str, ...]) -> None:
     for name, changes in VARIANTS.items():
         if only and name not in only:
             continue
-        with tempfile.TemporaryDirectory() as scratch:
-            folder, config = RunFolder(Path(scratch) / "run"), base.override(changes)
-            folder.create(config)
-            started = time.perf_counter()
-            Trainer(config, store, folder, Hardware("cpu")).fit()
-            seconds = time.perf_counter() - started
-            sim = load(folder.path, which="last")
+        sim, seconds = train(base.override(changes), store, which="last")
         bounds = sim.bounds(as_tensor(x), as_tensor(x_next)[:, None], num_samples=16)
         kl = sim.latent_kl(as_tensor(x), as_tensor(x_next)[:, None])
         rows.append(
@@ -73,11 +64,7 @@ def main(data: Path, steps: int, out: Path, only: tuple[str, ...]) -> None:
     }
     rows += [{"variant": name, "elbo": f"{value:.2f}"} for name, value in references.items()]
     print(rows[-2:])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(rows, out)
 
 
 if __name__ == "__main__":

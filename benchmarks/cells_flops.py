@@ -9,7 +9,6 @@ Time is the median of several frames, float32, on the threads that torch takes.
 
 from __future__ import annotations
 
-import csv
 import statistics
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from common import write_table
 from torch.utils.flop_counter import FlopCounterMode
 
 from epns_pyro.data.context import DataContext
@@ -82,11 +82,7 @@ def main(rounds: int, only: tuple[str, ...], out: Path) -> None:
                 }
             )
             print(rows[-1], flush=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(rows, out)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,14 @@ best on the validation set. Training sets are the first trajectories of one anot
 
 from __future__ import annotations
 
-import csv
 import tempfile
-import time
 from pathlib import Path
 
 import click
+from common import train, write_table
 
-from epns_pyro.data import generate, open_store
-from epns_pyro.inference import RunFolder, load, preset
-from epns_pyro.inference.trainer import Hardware, Trainer
+from epns_pyro.data import generate
+from epns_pyro.inference import preset
 from epns_pyro.inference.validation import as_tensor, draw_transitions
 
 VARIANTS = {
@@ -32,20 +30,17 @@ VARIANTS = {
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/data_efficiency_nbody.csv"), show_default=True)
 def main(sizes: str, steps: int, out: Path) -> None:
     base = preset("nbody", "quick").override({"training.steps": steps, "training.validate_every": steps // 5, "training.log_every": 50})
-    held_out, rows = None, []
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for size in map(int, sizes.split(",")):
             sets = base.system.model_dump()["sets"]
             sets = {"train": sets["train"] | {"trajectories": size}, "val": sets["val"], "test": sets["test"]}
-            store = open_store(generate(base.system.override({"sets": sets}), Path(scratch) / f"{size}.zarr").path)
-            x, x_next = held_out = held_out or draw_transitions(store, "test", 2000)
+            config = base.override({"system": base.system.override({"sets": sets})})
+            store = generate(config.system, Path(scratch) / f"{size}.zarr")
+            x, x_next = draw_transitions(store, "test", 2000)  # of the same test set every time
             for name, changes in VARIANTS.items():
-                folder, config = RunFolder(Path(scratch) / f"{size} {name}"), base.override({"system": store.system.config} | changes)
-                folder.create(config)
-                started = time.perf_counter()
-                Trainer(config, store, folder, Hardware("cpu")).fit()
-                seconds = time.perf_counter() - started
-                bounds = load(folder.path).bounds(as_tensor(x), as_tensor(x_next)[:, None], num_samples=16)
+                sim, seconds = train(config.override(changes), store, which="best")
+                bounds = sim.bounds(as_tensor(x), as_tensor(x_next)[:, None], num_samples=16)
                 rows.append(
                     {
                         "network": name,
@@ -59,11 +54,7 @@ def main(sizes: str, steps: int, out: Path) -> None:
                 )
                 print(rows[-1], flush=True)
         rows.append({"network": "oracle", "elbo": f"{store.system.transition_log_prob(x, x_next).mean():.2f}"})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(rows, out)
 
 
 if __name__ == "__main__":

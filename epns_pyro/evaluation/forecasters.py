@@ -10,6 +10,7 @@ import numpy as np
 
 from epns_pyro.data.context import DataContext
 from epns_pyro.inference import Simulator
+from epns_pyro.models import Feedback
 from epns_pyro.systems import System, trajectory_seeds
 
 
@@ -25,14 +26,15 @@ class Forecaster(ABC):
 
 @dataclass(frozen=True)
 class Model(Forecaster):
-    """The trained simulator, by ancestral sampling."""
+    """The trained simulator, by ancestral sampling unless its mean is fed back."""
 
     simulator: Simulator
+    feedback: Feedback = Feedback.ANCESTRAL
     label: ClassVar[str] = "model"
 
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
         out = None
-        for block in self.simulator.rollout_blocks(x0, steps=steps, members=members, seed=seed):
+        for block in self.simulator.rollout_blocks(x0, steps=steps, members=members, seed=seed, feedback=self.feedback):
             if out is None:  # labels go back to the integers that they are stored as
                 kind = block.states.dtype if np.issubdtype(x0.dtype, np.floating) else x0.dtype
                 out = np.empty((members, len(x0), *block.states.shape[2:]), kind)

@@ -157,7 +157,7 @@ class LabelField:
     def turn(self, classes: range) -> Turn:
         """Whose turn it is when some classes are drawn or scored."""
         c, rows, here = self.candidates, self.candidates.rows.of(classes), self.contested.of(classes)
-        of_row = self._class_of_row[rows] - classes.start
+        of_row = self.class_of_row[rows] - classes.start
         around, known = (table[here] for table in self._surroundings)
         pixel, sizes = self.contested.order[here], self.contested.sizes(classes)
         return Turn(classes, rows, c.rows.sizes(classes), pixel, sizes, self._beside[rows] - here.start, of_row, around, known)
@@ -189,7 +189,8 @@ class LabelField:
         return torch.nn.functional.pad(self.tissue.types, (1, 0))
 
     @cached_property
-    def _class_of_row(self) -> Tensor:
+    def class_of_row(self) -> Tensor:
+        """Class of every candidate's pixel, (row,)."""
         return self.classes[self.candidates.pixel]
 
     @cached_property

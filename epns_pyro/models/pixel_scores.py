@@ -32,7 +32,7 @@ class Outlook:
 
     def past(self, labels: Tensor) -> Tensor:
         """Surplus of each cell by the pixels before each class, of an image (pixel,): (cell, class, 3)."""
-        surplus = self._per_class(self._surplus(labels, slice(None)), slice(None))
+        surplus = self._per_class(self._surplus(labels, slice(None)))
         return surplus.cumsum(1) - surplus
 
     def surplus(self, labels: Tensor, turn: Turn) -> Tensor:
@@ -61,7 +61,7 @@ class Outlook:
     def _expected(self) -> Tensor:
         """Area, with pixels outside of the window, and first moments by the draft alone: (cell, 1, 3)."""
         p, owned = self.probability[:, None], self.field.owned[:, None].to(self.place.dtype)
-        inside = self._per_class(torch.cat([p * self.place, owned], -1), slice(None)).sum(1, keepdim=True)
+        inside = self._per_class(torch.cat([p * self.place, owned], -1)).sum(1, keepdim=True)
         outside = self.field.tissue.areas.flatten()[:, None, None] - inside[..., 3:]
         return inside[..., :3] + F.pad(outside, (0, 2))
 
@@ -75,14 +75,13 @@ class Outlook:
     @cached_property
     def _open(self) -> Tensor:
         """Standard deviation of the area to be drawn from each class on, by the draft alone: (cell, class, 1)."""
-        variance = self._per_class((self.probability * (1 - self.probability))[:, None], slice(None))
+        variance = self._per_class((self.probability * (1 - self.probability))[:, None])
         return variance.flip(1).cumsum(1).flip(1).sqrt()
 
-    def _per_class(self, values: Tensor, rows: slice) -> Tensor:
+    def _per_class(self, values: Tensor) -> Tensor:
         """Sum over the candidates of every cell and class: (row, channel) -> (cell, class, channel)."""
-        c, count = self.field.candidates, self.field.count
-        slot = c.cell[rows] * count + self.field.classes[c.pixel[rows]]
-        cells = self.field.tissue.types.numel()
+        cells, count = self.field.tissue.types.numel(), self.field.count
+        slot = self.field.candidates.cell * count + self.field.class_of_row
         return values.new_zeros(cells * count, values.shape[-1]).index_add(0, slot, values).view(cells, count, -1)
 
 

@@ -1,0 +1,34 @@
+"""What benchmarks share: train a run that is thrown away, and write a table."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from epns_pyro.data import Store
+from epns_pyro.inference import RunConfig, RunFolder, Simulator, load
+from epns_pyro.inference.trainer import Hardware, Trainer
+
+
+def train(config: RunConfig, store: Store, *, which: str) -> tuple[Simulator, float]:
+    """Train on the CPU in a folder of its own; return the simulator with its "last" or "best" weights, and the seconds of training."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = RunFolder(Path(scratch) / "run")
+        folder.create(config)
+        started = time.perf_counter()
+        Trainer(config, store, folder, Hardware("cpu")).fit()
+        seconds = time.perf_counter() - started
+        return load(folder.path, which=which), seconds
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Write rows as CSV, with the columns of the first."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(out, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
