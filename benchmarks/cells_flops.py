@@ -24,7 +24,7 @@ from epns_pyro.models.cells import CellsModelConfig, CellsTransition
 from epns_pyro.systems import CellsConfig, trajectory_seeds
 
 MODELS = {
-    "windows (default)": {},
+    "windows, 64 classes (default)": {"interlacing": 8},
     "windows, independent pixels": {"interlacing": 1},
     "SpatialConv-GNN (embedding 32, 64 latents)": {"network": "spatial-conv", "latent": 64, "interlacing": 1},
     "PNS-UNet": {"network": "unet", "latent": 64, "interlacing": 1},
