@@ -21,10 +21,11 @@ LATTICE = (12, 11)
 @pytest.fixture(params=[False, True], ids=["walls", "periodic"])
 def drawn(request: pytest.FixtureRequest):
     spec = label_spec(CELLS, periodic=request.param)
-    t = transition(spec, LATTICE, interlacing=2, inner={"window": 7})
-    x = tissues(spec, LATTICE, 2, 2)
+    t = transition(spec, LATTICE, interlacing=2, inner={"window": 5})
+    x = tissues(spec, LATTICE, 2, 2, spread=4.0)
     emission = law(t, x[:, 0])
     field, draft = emission._flat(emission.batch_shape)
+    assert field.stray.any()  # cells larger than their windows
     with torch.no_grad():
         outlook = emission._outlook(field, draft)
     return emission, field, draft, outlook, x[:, 1, ..., 0].flatten()
