@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import warnings
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint: epns-pyro train makes one")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip():  # torch writes checksums and never looks at them
+                raise zipfile.BadZipFile
         with warnings.catch_warnings(action="ignore"):  # of foreign files, about which our own error says enough
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
