@@ -35,7 +35,8 @@ def main(run: Path, observable: str, out: str) -> None:
     print("\nIWAE minus ELBO by lead time, nats per transition:", gap.values.round(3))
 
     figure, (predictive, pit) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    az.plot_ppc(last, var_names=[observable], num_pp_samples=30, random_seed=0, ax=predictive)
+    shown = min(30, last.posterior_predictive.sizes["draw"])
+    az.plot_ppc(last, var_names=[observable], num_pp_samples=shown, random_seed=0, ax=predictive)
     az.plot_bpv(last, kind="u_value", var_names=[observable], ax=pit)
     predictive.set(title="all trajectories, last lead time", xlabel=observable.replace("_", " "))
     pit.set(title="where the truth falls in its ensemble: flat if calibrated", xlabel="probability integral transform")

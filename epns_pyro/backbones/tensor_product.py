@@ -211,7 +211,9 @@ class TensorProductNetwork(Backbone):
         last = {irrep: hidden[irrep] for irrep in ("0e", "1o")[: 1 + bool(s.out_vectors)]}
         levels = plan(hidden, last, config.lmax, config.layers)
         self.embed_scalars = perceptron(s.in_scalars + seen * (seen + 1) // 2, config.width, hidden["0e"])
-        self.embed_vectors = nn.Linear(seen, hidden["1o"], bias=False)
+        self.vectors = hidden["1o"]
+        if seen:
+            self.embed_vectors = nn.Linear(seen, hidden["1o"], bias=False)
         self.layers = nn.ModuleList(Interaction(before, after, config.lmax, config.width) for before, after in itertools.pairwise(levels))
         self.norm = nn.LayerNorm(hidden["0e"])
         self.out_scalars = perceptron(hidden["0e"], config.width, s.out_scalars)
@@ -225,7 +227,7 @@ class TensorProductNetwork(Backbone):
         seen = features.vectors
         tensors = {
             "0e": self.embed_scalars(torch.cat([features.scalars, gram(seen)], -1))[..., None],
-            "1o": self.embed_vectors.weight @ seen,
+            "1o": self.embed_vectors.weight @ seen if self.signature.in_vectors else seen.new_zeros(*seen.shape[:-2], self.vectors, 3),
         }
         for layer in self.layers:
             tensors = layer(tensors, harmonics, edges, graph)

@@ -80,7 +80,9 @@ class VectorNetwork(Backbone):
         self.graph = config.graph
         s, seen = signature, signature.in_vectors
         self.embed_scalars = perceptron(s.in_scalars + seen * (seen + 1) // 2, config.width, config.width)
-        self.embed_vectors = nn.Linear(seen, config.vectors, bias=False)
+        self.vectors = config.vectors
+        if seen:
+            self.embed_vectors = nn.Linear(seen, config.vectors, bias=False)
         self.layers = nn.ModuleList(VectorLayer(config.width, config.vectors) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.out_scalars = perceptron(config.width, config.width, s.out_scalars)
@@ -93,7 +95,8 @@ class VectorNetwork(Backbone):
         edges = Edges.between(positions, graph)
         seen = features.vectors
         scalars = self.embed_scalars(torch.cat([features.scalars, gram(seen)], -1))
-        vectors = self.embed_vectors(seen.mT)  # (*batch, body, space, channel) from here on
+        # (*batch, body, space, channel) from here on; without any to begin with, the first messages make them from directions
+        vectors = self.embed_vectors(seen.mT) if self.signature.in_vectors else positions.new_zeros(*positions.shape, self.vectors)
         for layer in self.layers:
             scalars, vectors = layer(scalars, vectors, edges, graph)
         scalars = self.norm(scalars)
