@@ -39,7 +39,7 @@ class Tally:
     """Counts occurrences and remembers where the first one was, in words."""
 
     def __init__(self, axes: tuple[str, ...] = ("trajectory", "frame")) -> None:
-        self.count, self.where, self._axes = 0, "", axes
+        self.count, self.where, self.axes = 0, "", axes
 
     def add(self, mask: np.ndarray, first: int) -> tuple[int, ...] | None:
         """Count the True entries of a mask (trajectory, time, ...); return the index of the first, if it is the first of all."""
@@ -50,5 +50,5 @@ class Tally:
             return None
         index = np.unravel_index(int(np.argmax(mask)), mask.shape)
         numbers = (int(index[0]) + first, *(int(i) for i in index[1:]))
-        self.where = ", ".join(f"{axis} {number}" for axis, number in zip(self._axes, numbers, strict=False))
+        self.where = ", ".join(f"{axis} {number}" for axis, number in zip(self.axes, numbers, strict=False))
         return tuple(int(i) for i in index)

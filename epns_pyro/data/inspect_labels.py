@@ -13,12 +13,27 @@ from epns_pyro.state import Field
 BY_LABEL = ("trajectory", "frame", "label")
 
 
+class EmptyFrames(Tally):
+    """Frames without any label but 0, the medium's: nothing in them can be followed, so no data set may hold them."""
+
+    def see(self, labels: np.ndarray, first: int = 0) -> None:
+        """Count the empty frames of labels (*axis, *site), with the axes that this tally names."""
+        self.add(~labels.any(tuple(range(len(self.axes), labels.ndim))), first)
+
+    def problem(self) -> str:
+        """Say which frames are empty; "" if none is."""
+        if not self.count:
+            return ""
+        seen = f"{self.where} is empty" if self.count == 1 else f"{self.count} frames are empty, the first is {self.where}"
+        return f"{seen}: leave such frames out at the ends of a film, and cut it at others"
+
+
 class Labels(Inspector):
     """Impossible labels, empty frames, and labels that jump, vanish for a while, or never occur."""
 
     def __init__(self, field: Field, *, periodic: bool = False) -> None:
         self._field, self._periodic = field, periodic
-        self._negative, self._beyond, self._empty = Tally(), Tally(), Tally()
+        self._negative, self._beyond, self._empty = Tally(), Tally(), EmptyFrames()
         self._jumps, self._gaps = Tally(BY_LABEL), Tally(BY_LABEL)
         self._largest, self._seen = 0, np.zeros(field.size, dtype=bool)
 
@@ -29,7 +44,7 @@ class Labels(Inspector):
         self._largest = max(self._largest, int(labels.max()))
         labels = np.where((labels < 0) | (labels >= self._field.size), 0, labels)
         flat = labels.reshape(*labels.shape[:2], -1)
-        self._empty.add(~flat.any(-1), first)
+        self._empty.see(labels, first)
         present = count_labels(flat, np.ones_like(flat, dtype=bool), self._field.size) > 0
         stayed = count_labels(flat[:, 1:], flat[:, 1:] == flat[:, :-1], self._field.size) > 0
         self._seen |= present.any((0, 1))
@@ -60,8 +75,8 @@ class Labels(Inspector):
                 f"field {name!r}: label {self._largest} is more than the {declared} {name}s declared, first in {self._beyond.where}: "
                 f"declare size {self._largest + 1}, or number the {name}s from 1 without holes",
             )
-        if self._empty.count:
-            yield ERROR, f"field {name!r}: {self._empty.count} frames are empty, the first is {self._empty.where}: leave them out"
+        if problem := self._empty.problem():
+            yield ERROR, f"field {name!r}: {problem}"
         if self._jumps.count:
             yield (
                 WARNING,

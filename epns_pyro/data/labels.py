@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 
 from epns_pyro.data.description import Split
-from epns_pyro.data.inspect_labels import count_labels
+from epns_pyro.data.inspect_labels import EmptyFrames, count_labels
 from epns_pyro.data.movies import Movie, Types, find_movies, is_zarr, read_types, table_of_types
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
@@ -61,7 +61,7 @@ def import_labels(
     Raises
     ------
     DataError
-        If a film does not hold labels, differs in size from the others, or a cell has no type.
+        If a film does not hold labels, has a frame without any cell, differs in size from the others, or a cell has no type.
     """
     movies = find_movies(Path(path))
     types_of = read_types(Path(types)) if types else _neighbouring_types(Path(path))
@@ -108,6 +108,7 @@ def _pieces(movies: list[Movie], types_of: Types | None, segment: int | None) ->
     for movie in movies:
         frames = movie.labels()
         length = segment or len(frames)
+        _refuse_empty(movie, frames[: len(frames) // length * length])
         for start in range(0, len(frames) - length + 1, length):
             names, labels = np.unique(frames[start : start + length], return_inverse=True)
             if names[0] != 0:  # no medium anywhere
@@ -115,6 +116,14 @@ def _pieces(movies: list[Movie], types_of: Types | None, segment: int | None) ->
             names = names[1:]
             types = types_of(movie, names) if types_of else np.ones(len(names), dtype=np.int64)
             yield _Piece(movie, labels.reshape(length, *frames.shape[1:]), types)
+
+
+def _refuse_empty(movie: Movie, frames: np.ndarray) -> None:
+    """Refuse frames (time, y, x) without any cell; those that are left over when a film is cut may be empty."""
+    empty = EmptyFrames(("frame",))
+    empty.see(frames)
+    if problem := empty.problem():
+        raise DataError(f"{movie.name}: {problem}")
 
 
 @dataclass(frozen=True)
@@ -141,8 +150,6 @@ def _survey(pieces: Iterator[_Piece]) -> _Survey:
     if first is None:
         raise DataError("no film has as many frames as a segment: choose a smaller one")
     frames, *lattice = first.labels.shape
-    if not cells:
-        raise DataError(f"{first.movie.name}: holds no labels, all pixels are 0")
     if frames < 2:
         raise DataError(f"{first.movie.name}: has {frames} frame: a step needs at least 2")
     return _Survey(count, frames, {"lattice": lattice, "cells": cells, "types": types, "area": tuple(map(int, areas))})

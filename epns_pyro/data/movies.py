@@ -34,8 +34,12 @@ class Movie:
             frames = frames.astype(np.int64)  # whole numbers, saved as float by many segmentation tools
         if frames.dtype.kind not in "iu":
             raise DataError(f"{self.name}: a label is a whole number, found {frames.dtype}: is this the raw image, not its segmentation?")
-        if frames.size and frames.min() < 0:
+        if not frames.size:
+            raise DataError(f"{self.name}: holds no images: (time, y, x) is {frames.shape}")
+        if frames.min() < 0:
             raise DataError(f"{self.name}: holds negative labels (down to {frames.min()}): use 0 for the medium and 1, 2, ... for cells")
+        if not frames.any():
+            raise DataError(f"{self.name}: holds no labels, all pixels are 0")
         return frames
 
 

@@ -11,6 +11,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
+from epns_pyro.data.inspect_labels import EmptyFrames
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
 from epns_pyro.errors import DataError
@@ -203,10 +204,10 @@ class Cellular(Layout):
         if not (frames == np.round(frames)).all() or frames.min() < 0:
             raise DataError(f"{path}: holds labels or types that are negative or not whole numbers")
         labels, types = np.moveaxis(frames.astype(np.int64), -1, 0)
-        if not labels.reshape(len(labels), -1).any(1).all():
-            raise DataError(
-                f"{path}: frame {int(np.argmin(labels.reshape(len(labels), -1).any(1)))} of those kept is empty: no pixel has a label"
-            )
+        empty = EmptyFrames(("frame",))
+        empty.see(labels)
+        if problem := empty.problem():
+            raise DataError(f"{path}: of the frames kept, {problem}")
         table = np.zeros(labels.max() + 1, dtype=np.int64)
         table[labels] = types
         if table[0] or not np.array_equal(table[labels], types):

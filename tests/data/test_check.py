@@ -154,7 +154,7 @@ LABEL_CASES = {
     ),
     "empty": (
         lambda d: edit(edit(d, "cell", (2, 11), 0), "cell", (2, 4), 0),
-        "error: set 'train': field 'cell': 2 frames are empty, the first is trajectory 2, frame 4: leave them out",
+        "error: set 'train': field 'cell': 2 frames are empty, the first is trajectory 2, frame 4: leave such frames out",
     ),
     "jump": (
         lambda d: edit(d, "cell", (1, 6), np.roll(d["cell"].values[1, 6], 6, axis=1)),

@@ -189,7 +189,7 @@ def untyped(x):
         ("train/1.npy", lambda x: x + 0.25, r"train/1\.npy: holds labels or types that are negative or not whole numbers"),
         ("train/2.npy", with_two_types, r"train/2\.npy: a cell has two types"),
         ("train/2.npy", lambda x: x[..., ::-1], r"train/2\.npy: a cell has two types"),
-        ("val/0.npy", with_hole, r"val/0\.npy: frame 1 of those kept is empty"),
+        ("val/0.npy", with_hole, r"val/0\.npy: of the frames kept, frame 1 is empty: leave such frames out"),
         ("val/0.npy", untyped, r"val/0\.npy: cell 2 has type 0, which is that of the medium"),
         ("val/0.npy", lambda x: x[:, 1:], r"val/0\.npy: has images of \(11, 12\) pixels, those in train/ \(12, 12\)"),
         ("train/2.npy", lambda x: x[..., 0], r"train/2\.npy: expected \(time, height, width, 2\), found"),

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from click.testing import CliRunner
 
+from epns_pyro.cli import main
 from epns_pyro.data import Split, check, import_labels, open_store
 from epns_pyro.errors import DataError
 
@@ -151,6 +153,7 @@ def test_what_holds_no_films(tmp_path):
         (lambda x: x + 0.5, {}, r"a label is a whole number, found float64: is this the raw image"),
         (lambda x: x.astype(int) - 1, {}, r"holds negative labels \(down to -1\): use 0 for the medium"),
         (lambda x: 0 * x, {}, "holds no labels, all pixels are 0"),
+        (lambda x: x[:0], {}, r"holds no images: \(time, y, x\) is \(0, 8, 10\)"),
         (lambda x: x[:1], {}, "has 1 frame: a step needs at least 2"),
         (lambda x: x, {"segment": 7}, "no film has as many frames as a segment"),
     ],
@@ -158,6 +161,28 @@ def test_what_holds_no_films(tmp_path):
 def test_films_that_are_no_labels(films, tmp_path, change, options, message):
     zarr.create_array(tmp_path / "films.zarr", data=change(films[0]))
     refused(tmp_path, message, "films.zarr", **options)
+
+
+def without_cells(films, *frames):
+    films = films.copy()
+    for movie, frame in frames:
+        films[movie, frame] = 0
+    return films
+
+
+def test_frames_without_a_cell(films, tmp_path):
+    zarr.create_array(tmp_path / "one.zarr", data=without_cells(films, (1, 3)))
+    zarr.create_array(tmp_path / "two.zarr", data=without_cells(films, (0, 4), (0, 5)))
+    refused(tmp_path, r"^one\.zarr\[1\]: frame 3 is empty: leave such frames out", "one.zarr")
+    refused(tmp_path, "frame 3 is empty", "one.zarr", segment=2)  # numbered in the film, not in the segment
+    refused(tmp_path, r"^two\.zarr\[0\]: 2 frames are empty, the first is frame 4: leave such frames out", "two.zarr")
+    store = import_labels(tmp_path / "two.zarr", tmp_path / "cut.zarr", segment=4)  # the empty frames are left over
+    assert [finding for finding in check(store) if "empty" in finding.message] == []
+    args = ["data", "import-labels", str(tmp_path / "one.zarr"), "--out", str(tmp_path / "store.zarr")]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("error: one.zarr[1]: frame 3 is empty")
+    assert not (tmp_path / "store.zarr").exists()
 
 
 def test_films_of_different_size(films, tmp_path):
