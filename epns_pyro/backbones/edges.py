@@ -12,6 +12,7 @@ from epns_pyro.backbones.graphs import Graph
 
 DISTANCE_CHANNELS = 4
 POINT = 1e-3  # distances below this have no clear direction
+REACH = 3.0  # lengths of vectors that are told apart, in units of their scale
 
 
 class Edges(NamedTuple):
@@ -44,8 +45,15 @@ def distance_features(distance: Tensor) -> Tensor:
     return torch.stack([near, middle, far, ((distance + 0.03) / (distance + 3.0)).log()], -1)
 
 
+def bounded(vectors: Tensor) -> Tensor:
+    """Shorten vectors (..., space), in units of their scale, to lengths below REACH: v / sqrt(1 + |v|^2 / REACH^2).
+
+    A vector longer than any in training then looks like the longest that were: what a network makes up beyond its data does not grow.
+    """
+    return vectors * (1 + vectors.square().sum(-1, keepdim=True) / REACH**2).rsqrt()
+
+
 def gram(vectors: Tensor) -> Tensor:
-    """Return all inner products of a body's vectors (*batch, body, vector, space), bent so that they grow like one length."""
+    """Return all inner products of a body's vectors (*batch, body, vector, space): (*batch, body, pair)."""
     first, second = torch.triu_indices(vectors.shape[-2], vectors.shape[-2], device=vectors.device)
-    product = (vectors @ vectors.mT)[..., first, second]
-    return product / (1 + product.square()).pow(0.25)
+    return (vectors @ vectors.mT)[..., first, second]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from epns_pyro.backbones.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
-from epns_pyro.backbones.edges import DISTANCE_CHANNELS, Edges, gram
+from epns_pyro.backbones.edges import DISTANCE_CHANNELS, Edges, bounded, gram
 from epns_pyro.backbones.graphs import Graph, GraphConfig
 from epns_pyro.errors import ConfigError
 
@@ -224,7 +224,7 @@ class TensorProductNetwork(Backbone):
         graph = self.graph.connect(positions)
         edges = Edges.between(positions, graph)
         harmonics = self._harmonics(self.degrees, edges.direction, normalize=False, normalization="component")
-        seen = features.vectors
+        seen = bounded(features.vectors)
         tensors = {
             "0e": self.embed_scalars(torch.cat([features.scalars, gram(seen)], -1))[..., None],
             "1o": self.embed_vectors.weight @ seen if self.signature.in_vectors else seen.new_zeros(*seen.shape[:-2], self.vectors, 3),

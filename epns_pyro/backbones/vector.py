@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from epns_pyro.backbones.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
-from epns_pyro.backbones.edges import DISTANCE_CHANNELS, Edges, gram
+from epns_pyro.backbones.edges import DISTANCE_CHANNELS, Edges, bounded, gram
 from epns_pyro.backbones.graphs import Graph, GraphConfig
 
 
@@ -93,7 +93,7 @@ class VectorNetwork(Backbone):
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         graph = self.graph.connect(positions)
         edges = Edges.between(positions, graph)
-        seen = features.vectors
+        seen = bounded(features.vectors)
         scalars = self.embed_scalars(torch.cat([features.scalars, gram(seen)], -1))
         # (*batch, body, space, channel) from here on; without any to begin with, the first messages make them from directions
         vectors = self.embed_vectors(seen.mT) if self.signature.in_vectors else positions.new_zeros(*positions.shape, self.vectors)

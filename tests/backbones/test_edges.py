@@ -1,4 +1,4 @@
-"""Bodies that drift apart let go of each other: what a network makes up beyond its data does not pull at them."""
+"""What a network makes up beyond its data stays small: bodies that drift apart let go of each other, and no vector is seen too long."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from epns_pyro.backbones import BACKBONES, Features, Signature
-from epns_pyro.backbones.edges import Edges
+from epns_pyro.backbones.edges import REACH, Edges, bounded
 from epns_pyro.backbones.graphs import GraphConfig
 
 
@@ -41,3 +41,30 @@ def test_edges_are_bounded_however_far_bodies_are() -> None:
     assert edges.direction.norm(dim=-1).max() <= 1
     assert edges.envelope.min() >= 0
     assert edges.envelope.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["vector", "tensor-product"])
+def test_a_vector_longer_than_any_in_training_looks_like_the_longest(name: str) -> None:
+    torch.manual_seed(0)
+    network = BACKBONES[name].parse({"width": 16, "layers": 2}).build(Signature(2, 1, 3, 2)).double()
+    positions, scalars = torch.randn(4, 3, 3, dtype=torch.float64), torch.randn(4, 3, 2, dtype=torch.float64)
+    vectors = torch.nn.functional.normalize(torch.randn(4, 3, 1, 3, dtype=torch.float64), dim=-1)
+
+    def at(length: float) -> torch.Tensor:
+        out = network(positions, Features(scalars, length * vectors))
+        return torch.cat([out.scalars, out.vectors.flatten(-2)], -1)
+
+    longest = at(1e9)
+    near, far = ((at(length) - longest).abs().max() for length in (1.0, 100 * REACH))
+    assert near > 1e-2
+    assert far < 1e-2 * near
+
+
+def test_bounded_vectors_keep_their_direction_and_small_ones_their_length() -> None:
+    vectors = torch.randn(1000, 3, dtype=torch.float64) * torch.logspace(-6, 6, 1000, dtype=torch.float64)[:, None]
+    short = bounded(vectors)
+    assert torch.linalg.cross(short, vectors).norm(dim=-1).max() < 1e-6
+    assert (short * vectors).sum(-1).min() > 0
+    assert short.norm(dim=-1).max() < REACH
+    assert (short - vectors)[vectors.norm(dim=-1) < 0.1].abs().max() < 1e-3
+    assert bounded(torch.zeros(3)).equal(torch.zeros(3))
