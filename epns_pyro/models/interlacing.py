@@ -178,11 +178,14 @@ class LabelField:
         return torch.arange(len(self.tissue.labels), device=self.labels.device) * self.tissue.lattice.pixels
 
     def seen(self, labels: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
-        """Labels of an image (pixel,) around each pixel of a turn, and their types, -1 where its class cannot know: (pixel, sight^2)."""
+        """Labels of an image (pixel,) around each pixel of a turn, and their types, -1 where its class cannot know: (pixel, sight^2).
+
+        Both of int32, for these tables are large.
+        """
         label = labels[turn.around]
         first = turn.pixel // self.tissue.lattice.pixels * self._types_by_label.shape[-1]
         kind = self._types_by_label.flatten()[label + first[:, None]]
-        return torch.where(turn.known, label, -1), torch.where(turn.known, kind, -1)
+        return torch.where(turn.known, label.int(), -1), torch.where(turn.known, kind.int(), -1)
 
     @cached_property
     def _types_by_label(self) -> Tensor:

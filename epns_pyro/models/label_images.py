@@ -84,7 +84,7 @@ class LabelImage(TorchDistribution):
         index, inside, counted = (part.expand(*batch, -1, -1).reshape(windows) for part in (c.index, c.inside, c.counted))
         crops = Crops(index, inside, counted, c.start.expand(*batch, -1, -1).reshape(*windows[:2], 2), c.size)
         cells = d.cells.expand(*batch, -1, -1, -1).reshape(*windows, -1)
-        medium = d.medium.expand(*batch, -1, -1).reshape(len(labels), t.lattice.pixels, -1)
+        medium = d.medium.expand(*batch, -1, -1).reshape(len(labels), t.lattice.pixels, -1).contiguous()  # read once per class
         return LabelField(tissue, crops, self.scores.side, self.scores.sight), Draft(cells, medium)
 
     @torch.no_grad()

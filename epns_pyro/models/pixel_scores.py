@@ -135,7 +135,7 @@ class PixelScores(nn.Module):
         super().__init__()
         self.types, self.side, self.sight = types, side, sight
         later = side**2 - 1
-        self.own = ByClass(3 * sight**2 + HEADING_FEATURES, width, later)
+        self.own = ByClass(2 * sight**2 + HEADING_FEATURES, width, later)
         self.kinds = ByClass(sight**2 * (types + 1), 2 * width, later)
         self.cell, self.medium = Readout(width), Readout(width)
         self.stay = nn.Sequential(nn.SiLU(), nn.Linear(width, 1))
@@ -179,14 +179,16 @@ class PixelScores(nn.Module):
 
     def _of_cells(self, field: LabelField, seen: Tensor, kinds: Tensor, heading: Tensor, turn: Turn) -> Tensor:
         """What is known of a cell and of its kin says this about its candidates: (row, width)."""
-        name, cell = field.candidates.name[turn.rows], field.candidates.cell[turn.rows]
-        seen, kinds = seen.index_select(0, turn.beside), kinds.index_select(0, turn.beside)
-        own = seen == name[:, None]
-        kin = (kinds == field.candidates.kind[turn.rows, None]) & ~own
-        masks = [mask.to(heading.dtype) for mask in (own, kin, (seen >= 0) & ~own & ~kin)]
-        return self.own(torch.cat([*masks, heading[cell, turn.turn_of_row]], -1), turn.row_sizes, turn.classes)
+        c, square = field.candidates, self.sight**2
+        told = heading.new_empty(len(turn.beside), 2 * square + HEADING_FEATURES)
+        # written in place: this table is the largest of all, and nothing in it has a gradient
+        torch.eq(seen.index_select(0, turn.beside), c.name[turn.rows, None].to(seen), out=told[:, :square])
+        torch.eq(kinds.index_select(0, turn.beside), c.kind[turn.rows, None].to(kinds), out=told[:, square : 2 * square])
+        told[:, 2 * square :] = heading[c.cell[turn.rows], turn.turn_of_row]
+        return self.own(told, turn.row_sizes, turn.classes)
 
     def _of_kinds(self, kinds: Tensor, turn: Turn) -> Tensor:
         """What the types of the pixels seen nearby say about a pixel: (pixel, 2 * width)."""
-        told = (kinds[..., None] == torch.arange(self.types + 1, device=kinds.device)).flatten(-2).to(self.kinds.shared.dtype)
-        return self.kinds(told, turn.pixel_sizes, turn.classes)
+        told = self.kinds.shared.new_empty(*kinds.shape, self.types + 1)
+        torch.eq(kinds[..., None], torch.arange(self.types + 1, device=kinds.device).to(kinds), out=told)
+        return self.kinds(told.flatten(-2), turn.pixel_sizes, turn.classes)
