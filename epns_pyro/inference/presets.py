@@ -49,7 +49,7 @@ def cells_quick(system: SystemConfig) -> RunConfig:
     """Minutes on two CPU cores, for the small system."""
     return RunConfig(
         system=system,
-        model=CellsModelConfig.parse({"network": {"name": "windows", "window": 13, "spacing": 2.25}, "interlacing": 8}),
+        model=CellsModelConfig.parse({"network": {"name": "windows", "window": 13, "spacing": 2.25}}),
         evaluation=EvaluationConfig(
             members=9,
             trajectories=20,

@@ -126,7 +126,7 @@ class CellsModelConfig(TransitionConfig):
     network: choice(GRIDS) = pydantic.Field(default="windows", validate_default=True)
     latent: int = pydantic.Field(default=16, gt=0, description="latent dimensions per cell")
     interlacing: Literal[1, 2, 4, 8] = pydantic.Field(
-        default=4, description="pixels are drawn in the order of a dither of this side, and see those drawn before; 1: independently"
+        default=8, description="pixels are drawn in the order of a dither of this side, and see those drawn before; 1: independently"
     )
     sight: int = pydantic.Field(default=7, ge=3, description="side of the square of pixels that a pixel sees")
     floor: float = pydantic.Field(default=1e-6, gt=0, lt=0.1, description="probability that a pixel takes any label, shared evenly")

@@ -60,9 +60,11 @@ class LabelImage(TorchDistribution):
         batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
         field, draft = self._flat(batch)
         labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
-        turn, outlook = field.turn(self.scores.classes), self._outlook(field, draft)
-        heading = outlook.heading(outlook.past(labels), turn.classes)
-        cells, medium, stray = self._candidates(field, draft, turn, labels, heading)
+        turn, told = field.turn(self.scores.classes), ()
+        if len(turn.classes) > 1:
+            outlook = self._outlook(field, draft)
+            told = (labels, outlook.heading(outlook.past(labels), turn.classes))
+        cells, medium, stray = self._candidates(field, draft, turn, *told)
         total = _logsumexp(torch.logaddexp(medium, stray), turn.beside, cells)
         value = labels[turn.pixel]
         score = torch.where(value == 0, medium, torch.where(value == field.labels[turn.pixel], stray, -math.inf))
@@ -126,11 +128,15 @@ class LabelImage(TorchDistribution):
 
     def _draw(self, field: LabelField, draft: Draft, uniform: Tensor | None = None) -> Tensor:
         """Draw labels class by class, those that are not -1 in `uniform` (pixel,) from there; without it choose the likeliest: (pixel,)."""
-        outlook, past = self._outlook(field, draft), draft.cells.new_zeros(field.tissue.types.numel(), 1, 3)
         labels = torch.zeros_like(field.labels) if uniform is None else uniform.clamp_min(0)
-        for k in self.scores.classes:
-            turn = field.turn(range(k, k + 1))
-            cells, medium, stray = self._candidates(field, draft, turn, labels, outlook.heading(past, turn.classes))
+        outlook = self._outlook(field, draft) if len(self.scores.classes) > 1 else None
+        past, told = draft.cells.new_zeros(field.tissue.types.numel(), 1, 3), ()
+        turns = [field.turn(range(k, k + 1)) for k in self.scores.classes]
+        for before, turn in zip([None, *turns], turns, strict=False):
+            if before is not None:
+                past = past + outlook.surplus(labels, before)
+                told = (labels, outlook.heading(past, turn.classes))
+            cells, medium, stray = self._candidates(field, draft, turn, *told)
             if uniform is not None:
                 cells, medium, stray = (s + _gumbel(s) for s in (cells, medium, stray))
             best = torch.maximum(medium, stray).scatter_reduce(0, turn.beside, cells, "amax")
@@ -140,7 +146,6 @@ class LabelImage(TorchDistribution):
             if uniform is not None:
                 new = torch.where(uniform[turn.pixel] < 0, new, uniform[turn.pixel])
             labels[turn.pixel] = new
-            past = past + outlook.surplus(labels, turn)
         return labels
 
     def _image(self, labels: Tensor, batch: torch.Size) -> Tensor:
