@@ -340,7 +340,7 @@ def ks_of_weights(pooled: np.ndarray, weight: np.ndarray) -> np.ndarray:
     for i in range(flat_order.shape[1]):
         sums = np.cumsum(weight[..., flat_order[:, i]], axis=-1)
         out[..., i] = np.abs(sums[..., flat_ends[:, i]]).max(-1)
-    return out.reshape(*weight.shape[:-1], *pooled.shape[1:])
+    return out.reshape((*weight.shape[:-1], *pooled.shape[1:]))
 
 
 def energy_distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from epns_pyro.calibration.scores import difference_of_means, ks_distance
-from epns_pyro.calibration.two_sample import classifier_test, energy_test, ks_test
+from epns_pyro.calibration.two_sample import classifier_test, energy_test, ks_test, relabellings_for
 from epns_pyro.data import Store
 from epns_pyro.evaluation import ensembles
 from epns_pyro.evaluation.forecasters import Forecaster
@@ -37,7 +37,8 @@ def compare(
     ks : list of dict
         One per observable and frame, averaged over initial states: D_KS, its floor, the difference of means, the share of runs left.
     tests : list of dict
-        One per initial state: energy and classifier test of the observables together, at the last report frame.
+        One per initial state: energy and classifier test of the observables together, at the last report frame. Their p-values are not
+        corrected for the number of tests, those of `ks` are for the initial states.
     fans : Dataset, (source, initial_state, observable, time, quantile)
     None where the store has no such set, or too few runs from every initial state.
     """
@@ -58,7 +59,7 @@ def compare(
             logger.info("initial state %d is not compared: only %.0f%% of the runs of the model are left", number, 100 * left)
             continue
         records.append(_distances(values, rng) | {"runs_left": np.full((len(names), len(frames)), left)})
-        tests.append(_together(values, frames[-1] * system.frame_dt, number, rng))
+        tests.append(_together(values, frames[-1] * system.frame_dt, number, rng, relabellings_for(2 * len(starts))))
     about = sources["truth"]
     return _table(records, names, frames, about, system.frame_dt) if records else [], tests, _finish(fans, names, about)
 
@@ -144,13 +145,14 @@ def _table(records: list[dict], names: list[str], frames: list[int], about: xr.D
     return rows
 
 
-def _together(values: dict[str, np.ndarray], time: float, number: int, rng: np.random.Generator) -> dict[str, Any]:
+def _together(values: dict[str, np.ndarray], time: float, number: int, rng: np.random.Generator, relabellings: int) -> dict[str, Any]:
     model, truth = values["model"][:, :, -1], values["truth"][:, :, -1]
-    energy, classifier = energy_test(model, truth, rng=rng), classifier_test(model, truth, rng=rng)
+    energy, classifier = (test(model, truth, rng=rng, relabellings=relabellings) for test in (energy_test, classifier_test))
     return {
         "initial_state": number,
         "time": time,
         "energy_p": float(energy.p_value),
+        "classifier_p": float(classifier.p_value),
         "classifier_accuracy": float(classifier.statistic),
         "lower": classifier.lower,
         "upper": classifier.upper,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -61,10 +64,38 @@ def test_statistics_are_those_of_the_scores_and_floors_those_of_relabelling(rng)
     np.testing.assert_allclose(ks.floor, 1.358 * np.sqrt(1 / 60 + 1 / 80), rtol=0.12)  # Kolmogorov's asymptotic quantile
     assert (ks.typical < ks.floor).all()
     np.testing.assert_array_equal(ks.p_value <= 0.05, ks.statistic > ks.floor)
-    np.testing.assert_allclose([stats.ks_2samp(a[:, i], b[:, i]).pvalue for i in range(3)], ks.p_value, atol=0.1)
+    np.testing.assert_allclose([stats.ks_2samp(a[:, i], b[:, i], method="exact").pvalue for i in range(3)], ks.p_value, rtol=1e-9)
     energy = ts.energy_test(a, b, rng=rng, scale=np.ones(3))
     assert energy.statistic == pytest.approx(energy_distance(a, b))
     assert abs(energy.typical) < 0.01
+
+
+@pytest.mark.parametrize("values", [range(9), [0, 0, 1, 1, 1, 2, 3, 3, 3], [0, 0, 0, 0, 0, 0, 0, 0, 1], [0] * 9], ids=str)
+def test_p_values_of_ks_are_the_share_of_all_relabellings_with_and_without_ties(values):
+    """Counted by hand: all 126 ways to call four of nine values the first sample."""
+    pooled = np.array(values, float)
+    first = np.array([np.isin(np.arange(9), some) for some in itertools.combinations(range(9), 4)])
+    reached = np.array([ks_distance(pooled[one], pooled[~one]) for one in first])
+    expected = [(reached >= d - 1e-12).mean() for d in reached]
+    np.testing.assert_allclose(ts.ks_p_value(reached, np.repeat(pooled[:, None], len(reached), 1), 4), expected)
+
+
+def test_p_values_of_ks_can_be_as_small_as_the_data_make_them(rng):
+    a, b = rng.normal((9, 0.6), size=(200, 2)), rng.normal(size=(200, 2))
+    p = ts.ks_test(a, b, rng=rng, relabellings=20).p_value
+    assert p[0] == pytest.approx(2 / math.comb(400, 200))
+    assert 0 < p[1] < 1e-5
+
+
+@pytest.mark.parametrize("test", [ts.energy_test, ts.classifier_test])
+def test_relabellings_are_enough_for_one_of_many_tests_whatever_the_pieces(rng, test, monkeypatch):
+    a, b, tests = rng.normal(size=(30, 2)) + 3, rng.normal(size=(30, 2)), 60
+    relabellings = ts.relabellings_for(tests)
+    found = test(a, b, rng=np.random.default_rng(1), relabellings=relabellings)
+    assert found.p_value * tests < ts.FALSE_ALARM / 5
+    monkeypatch.setattr(ts, "PIECE", 700)
+    again = test(a, b, rng=np.random.default_rng(1), relabellings=relabellings)
+    assert (again.p_value, again.statistic) == (found.p_value, pytest.approx(found.statistic))
 
 
 def test_the_energy_test_does_not_depend_on_units(rng):
@@ -83,7 +114,7 @@ def test_a_classifier_is_right_half_the_time_by_chance_whatever_the_sizes(rng):
     certain = ts.classifier_test(rng.normal(size=(50, 1)) + 9, rng.normal(size=(50, 1)), rng=rng)
     assert certain.statistic == 1
     assert certain.lower > 0.9
-    assert certain.p_value == pytest.approx(1 / 501)
+    assert certain.p_value == pytest.approx(1 / 1001)
 
 
 def test_the_same_seed_gives_the_same_numbers(rng):

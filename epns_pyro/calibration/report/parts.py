@@ -112,8 +112,8 @@ def number(value: float | None, form: str = ".2f") -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Write a p-value."""
-    return "–" if p is None else "< 0.01" if p < 0.01 else f"{p:.2f}"
+    """Write a p-value, with digits enough to be multiplied by a number of tests."""
+    return "–" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
 
 
 def listing(words: Iterable[str], most: int = 4) -> str:
