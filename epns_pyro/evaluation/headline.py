@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from epns_pyro.calibration.report import distributions_that_differ
+from epns_pyro.calibration.report import distributions_that_differ, initial_states_told_apart, joint_p_values
+from epns_pyro.calibration.report.parts import p_value
 
 NAMED = 3  # faults; the table of verdicts has all
 
@@ -12,7 +13,7 @@ NAMED = 3  # faults; the table of verdicts has all
 def headline(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the lines of the summary: label, value, note, and whether it is good (True, False, or None: a matter of taste)."""
     rows = {row["key"]: row for row in metrics["likelihood"]["rows"]}
-    lines = [*_likelihood(rows), *_calibration(metrics["verdicts"]), *_distributions(metrics)]
+    lines = [*_likelihood(rows), *_calibration(metrics["verdicts"]), *_distributions(metrics), *_together(metrics["two_sample"])]
     latents, stable = metrics["latents"], metrics["stability"]
     lines.append(
         {
@@ -80,5 +81,21 @@ def _distributions(metrics: dict[str, Any]) -> list[dict[str, Any]]:
             "value": f"{len(differing)} of {len(rows)} differ",
             "note": f"largest D_KS {worst['ks']:.2f}, {worst['label']} at {worst['time']:g}; two true ensembles: {worst['typical']:.2f}",
             "good": not differing,
+        }
+    ]
+
+
+def _together(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    known = [p for test in tests for p in joint_p_values(test)]
+    if not known:
+        return []
+    told_apart = initial_states_told_apart(tests)
+    return [
+        {
+            "label": "all observables together",
+            "value": f"{len(told_apart)} of {len(tests)} initial states differ",
+            "note": f"energy distance and classifier, 5% over {len(known)} tests; smallest p times {len(known)}: "
+            + p_value(min(1.0, len(known) * min(known))),
+            "good": not told_apart,
         }
     ]

@@ -128,7 +128,8 @@ def metrics(rng: np.random.Generator, texts: Texts, judged: dict[str, Any], said
         ],
         "two_sample": [
             {
-                "initial_state": i, "time": 3.0, "energy_p": float(energy.p_value), "classifier_accuracy": float(classifier.statistic),
+                "initial_state": i, "time": 3.0, "energy_p": float(energy.p_value), "classifier_p": float(classifier.p_value),
+                "classifier_accuracy": float(classifier.statistic),
                 "lower": classifier.lower, "upper": classifier.upper, "floor": float(classifier.floor), "sentence": texts.label,
             }
             for i in range(2)

@@ -19,10 +19,8 @@ import xarray as xr
 from click.testing import CliRunner
 from small_evaluations import TRAINING, Texts, write_evaluation
 
-from epns_pyro.calibration.report import distributions_that_differ, write_comparison, write_report
+from epns_pyro.calibration.report import write_comparison, write_report
 from epns_pyro.calibration.report.evaluated import Evaluated
-from epns_pyro.calibration.report.sections import pit
-from epns_pyro.calibration.report.summary import lines, verdict
 from epns_pyro.calibration.report.svg import SMALL, panel, thinned
 from epns_pyro.calibration.report.viewers import MAX_CHARACTERS, pack, viewer
 from epns_pyro.cli import main
@@ -195,46 +193,6 @@ def test_a_damaged_evaluation_is_refused_in_one_line(damage, words: str, evaluat
     assert words in result.output
     assert len(result.output.strip().splitlines()) == 1
     assert not (tmp_path / "run" / "report.html").exists()
-
-
-# -- words -------------------------------------------------------------------------------------------------------------------
-
-
-def judged(*words: str) -> dict:
-    verdicts = [{"subject": f"q{i}", "word": w, "sentence": f"{w}: seen; x would be found", "power": 0.9} for i, w in enumerate(words)]
-    return {"verdicts": {"observables": verdicts}}
-
-
-@pytest.mark.parametrize(
-    ("metrics", "words"),
-    [
-        ({}, "Nothing was judged on held-out data."),
-        (judged("calibrated", "calibrated"), "No test of 2 quantities on held-out data found fault with the ensemble."),
-        (judged("biased", "calibrated", "biased", "over-confident"), "Use with care: q0 and q2 are biased; q3 is over-confident."),
-        (judged("too few data to say"), "There are too few held-out data to say whether the ensemble can be trusted."),
-        (judged("calibrated", "too few data to say"), "For 1 more there are too few data to say."),
-        (judged(*["biased"] * 6), "Use with care: q0, q1, q2 and 3 more are biased."),
-        (judged("calibrated") | {"same_init": [{"p_value": 0.001, "label": "E"}]}, "1 of 1 distributions differ from the true ones (E)."),
-    ],
-)  # fmt: skip
-def test_the_first_sentence_says_what_was_found(metrics: dict, words: str) -> None:
-    assert words in verdict(metrics)
-
-
-def test_a_line_says_nothing_twice() -> None:
-    (line,) = lines(judged("calibrated"))
-    assert (line.seen, line.state, line.power) == ("seen", "good", "90%")
-
-
-def test_distributions_differ_beyond_chance_over_all_of_them() -> None:
-    rows = [{"p_value": p} for p in (0.004, 0.006, None, *[0.5] * 7)]
-    assert distributions_that_differ(rows) == [rows[0]]
-
-
-def test_a_forecaster_with_a_defect_is_called_by_its_name(tmp_path: Path) -> None:
-    found = Evaluated.read(write_evaluation(tmp_path, forecaster="under-dispersed"))
-    assert verdict(found.metrics) == "Use with care: level, count and vector are over-confident."
-    assert "outside the band" in pit(found).items[0].alt
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from epns_pyro.calibration.report import figures_calibration as calibration
 from epns_pyro.calibration.report import figures_distribution as distribution
 from epns_pyro.calibration.report.evaluated import Evaluated, Subject
 from epns_pyro.calibration.report.figures_distribution import with_unit
-from epns_pyro.calibration.report.parts import Details, Figure, Key, Section, Table, Text, number, p_value, sentence
-from epns_pyro.calibration.report.summary import distributions_that_differ
+from epns_pyro.calibration.report.parts import Details, Figure, Key, Section, Table, Text, listing, number, p_value, sentence
+from epns_pyro.calibration.report.summary import distributions_that_differ, initial_states_told_apart, joint_p_values
 from epns_pyro.calibration.report.svg import largest
 
 BANDS = (Key("model", "model: median, 10–90%"), Key("truth", "truth: median"), Key("floor", "truth: 10–90%"))
@@ -168,16 +168,27 @@ def two_sample(found: Evaluated) -> Section:
         "initial state": lambda t: str(t["initial_state"] + 1),
         with_unit("time", found.time_unit): lambda t: f"{t['time']:g}",
         "p, energy distance": lambda t: p_value(t.get("energy_p")),
+        "p, classifier": lambda t: p_value(t.get("classifier_p")),
         "accuracy of a classifier": lambda t: f"{t['classifier_accuracy']:.0%}",
         "95% interval": lambda t: f"{t['lower']:.0%}–{t['upper']:.0%}",
         "floor": lambda t: number(t.get("floor"), ".0%"),
     }
+    if all(t.get("classifier_p") is None for t in tests):
+        del columns["p, classifier"]
     rows = [tuple(cell(t) for cell in columns.values()) for t in tests]
-    section.items.append(Table(tuple(columns), rows, frozenset([*columns][1:])))
+    note = "p: of each test by itself, not corrected for their number."
+    section.items.extend([Table(tuple(columns), rows, frozenset([*columns][1:]), note), Text(_told_apart(tests))])
     words = [f"Initial state {t['initial_state'] + 1}: {sentence(t['sentence'])}" for t in tests if t.get("sentence")]
     if words:
-        section.items.append(Details("Each test in words", words))
+        section.items.append(Details("Each test in words, at 5% by itself", words))
     return section
+
+
+def _told_apart(tests: list[dict[str, Any]]) -> str:
+    known = sum(len(joint_p_values(test)) for test in tests)
+    states = [str(test["initial_state"] + 1) for test in initial_states_told_apart(tests)]
+    found = f"from initial state{'s' if len(states) > 1 else ''} {listing(states)}" if states else "from no initial state"
+    return f"Corrected for all {known} tests (p times {known} below 5%), model and truth are told apart {found}."
 
 
 def pit(found: Evaluated) -> Section:

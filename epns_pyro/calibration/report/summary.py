@@ -91,6 +91,20 @@ def distributions_that_differ(rows: list[dict[str, Any]]) -> list[dict[str, Any]
     return [row for row in rows if row.get("p_value") is not None and row["p_value"] < FALSE_ALARM / len(rows)]
 
 
+def initial_states_told_apart(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the initial states from which all observables together tell model from truth.
+
+    Two tests of each, energy distance and classifier, with at most 5% false alarms over all of them (Bonferroni).
+    """
+    threshold = FALSE_ALARM / max(1, sum(len(joint_p_values(test)) for test in tests))
+    return [test for test in tests if min(joint_p_values(test), default=1) < threshold]
+
+
+def joint_p_values(test: dict[str, Any]) -> list[float]:
+    """Return the p-values of the tests of all observables together from one initial state."""
+    return [test[key] for key in ("energy_p", "classifier_p") if test.get(key) is not None]
+
+
 def comparison_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers of one run that runs are compared by; None where there is none."""
     run, likelihood, latents = (metrics.get(key) or {} for key in ("run", "likelihood", "latents"))

@@ -1,0 +1,90 @@
+"""What the report says: the first sentence, the headline, and what they call a difference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_evaluations import write_evaluation
+
+from epns_pyro.calibration.report import distributions_that_differ, initial_states_told_apart
+from epns_pyro.calibration.report.evaluated import Evaluated
+from epns_pyro.calibration.report.parts import Text
+from epns_pyro.calibration.report.sections import pit, two_sample
+from epns_pyro.calibration.report.summary import lines, verdict
+from epns_pyro.evaluation.headline import headline
+
+HEADLINE = {
+    "likelihood": {"rows": [{"key": "elbo", "value": 1.0}], "kl": 1.0},
+    "verdicts": {},
+    "same_init": [],
+    "two_sample": [],
+    "latents": {"active": 1, "latent": 2, "guide": {"word": "calibrated"}},
+    "stability": {"steps": 9, "runs": 20, "final_alive_model": 1.0, "final_alive_truth": 1.0},
+    "equivariance": {"maximum": 1e-15, "group": "S_2"},
+}
+
+
+def judged(*words: str) -> dict:
+    verdicts = [{"subject": f"q{i}", "word": w, "sentence": f"{w}: seen; x would be found", "power": 0.9} for i, w in enumerate(words)]
+    return {"verdicts": {"observables": verdicts}}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ({}, "Nothing was judged on held-out data."),
+        (judged("calibrated", "calibrated"), "No test of 2 quantities on held-out data found fault with the ensemble."),
+        (judged("biased", "calibrated", "biased", "over-confident"), "Use with care: q0 and q2 are biased; q3 is over-confident."),
+        (judged("too few data to say"), "There are too few held-out data to say whether the ensemble can be trusted."),
+        (judged("calibrated", "too few data to say"), "For 1 more there are too few data to say."),
+        (judged(*["biased"] * 6), "Use with care: q0, q1, q2 and 3 more are biased."),
+        (judged("calibrated") | {"same_init": [{"p_value": 0.001, "label": "E"}]}, "1 of 1 distributions differ from the true ones (E)."),
+    ],
+)  # fmt: skip
+def test_the_first_sentence_says_what_was_found(metrics: dict, words: str) -> None:
+    assert words in verdict(metrics)
+
+
+def test_a_line_says_nothing_twice() -> None:
+    (line,) = lines(judged("calibrated"))
+    assert (line.seen, line.state, line.power) == ("seen", "good", "90%")
+
+
+def test_distributions_differ_beyond_chance_over_all_of_them() -> None:
+    rows = [{"p_value": p} for p in (0.004, 0.006, None, *[0.5] * 7)]
+    assert distributions_that_differ(rows) == [rows[0]]
+
+
+def test_initial_states_are_told_apart_beyond_chance_over_all_tests() -> None:
+    tests = [{"energy_p": 0.004, "classifier_p": 0.9}, {"energy_p": 0.006, "classifier_p": 0.5}, {"energy_p": 0.5, "classifier_p": 0.001}]
+    many = [*tests, *[{"energy_p": 0.5, "classifier_p": 0.5}] * 2]
+    assert initial_states_told_apart(many) == [tests[0], tests[2]]
+    assert initial_states_told_apart(tests) == tests
+    assert initial_states_told_apart([{"energy_p": 0.02}] * 2) == [{"energy_p": 0.02}] * 2  # an evaluation of old
+    assert initial_states_told_apart([{}]) == initial_states_told_apart([]) == []
+
+
+def test_the_joint_tests_are_corrected_in_words_and_in_the_headline() -> None:
+    """With p = 0.001 from two of five initial states nothing may be marked as good."""
+    p_values = (0.001, 0.28, 0.017, 0.48, 0.001)
+    tests = [
+        {"initial_state": i, "time": 1.0, "energy_p": p, "classifier_p": 0.3, "classifier_accuracy": 0.5, "lower": 0.4, "upper": 0.6}
+        for i, p in enumerate(p_values)
+    ]
+    section = two_sample(Evaluated({"two_sample": tests}, {}, {}))
+    assert "Corrected for all 10 tests (p times 10 below 5%), model and truth are told apart from initial states 1 and 5." in [
+        item.words for item in section.items if isinstance(item, Text)
+    ]
+    (line,) = (line for line in headline(HEADLINE | {"two_sample": tests}) if line["label"] == "all observables together")
+    assert line["good"] is False
+    assert line["value"] == "2 of 5 initial states differ"
+    assert line["note"].endswith("5% over 10 tests; smallest p times 10: 0.01")
+    (line,) = (line for line in headline(HEADLINE | {"two_sample": tests[1:4]}) if line["label"] == "all observables together")
+    assert line["good"] is True
+
+
+def test_a_forecaster_with_a_defect_is_called_by_its_name(tmp_path: Path) -> None:
+    found = Evaluated.read(write_evaluation(tmp_path, forecaster="under-dispersed"))
+    assert verdict(found.metrics) == "Use with care: level, count and vector are over-confident."
+    assert "outside the band" in pit(found).items[0].alt
