@@ -26,6 +26,7 @@ def evaluate(run: Path, data: Path | None, members: int | None, changes: tuple[s
 def evaluate_run(run: Path, data: Path | None = None, settings: dict | None = None, device: str = "cpu") -> None:
     """Evaluate a run with progress bars and print what was found."""
     import epns_pyro
+    from epns_pyro.calibration.report import verdict
     from epns_pyro.calibration.verdicts import table
     from epns_pyro.data import open_store
     from epns_pyro.errors import DataError
@@ -40,9 +41,10 @@ def evaluate_run(run: Path, data: Path | None = None, settings: dict | None = No
     with progress_bars() as show:
         found = judge(simulator, open_store(path), RunFolder(run), config, progress=show)
     out = console()
+    out.print(verdict(found.metrics), soft_wrap=True)
     rows = found.metrics["headline"]
     width = max(len(row["label"]) for row in rows)
     for row in rows:
         out.print(f"{row['label']:<{width}}  {row['value']}  ({row['note']})", soft_wrap=True)
-    for verdict in found.verdicts.values():
-        out.print(table(verdict), soft_wrap=True)
+    for group in found.verdicts.values():
+        out.print(table(group), soft_wrap=True)

@@ -30,6 +30,11 @@ def judged(*words: str) -> dict:
     return {"verdicts": {"observables": verdicts}}
 
 
+DYING = {"stability": {"final_alive_model": 0.15, "final_alive_truth": 1.0, "runs": 20}}
+APART = {"two_sample": [{"energy_p": 0.001}, {"energy_p": 0.5}]}
+DIFFERENT = {"same_init": [{"p_value": 0.001, "label": "E"}, {"p_value": 0.9, "label": "L"}]}
+
+
 @pytest.mark.parametrize(
     ("metrics", "words"),
     [
@@ -39,11 +44,66 @@ def judged(*words: str) -> dict:
         (judged("too few data to say"), "There are too few held-out data to say whether the ensemble can be trusted."),
         (judged("calibrated", "too few data to say"), "For 1 more there are too few data to say."),
         (judged(*["biased"] * 6), "Use with care: q0, q1, q2 and 3 more are biased."),
-        (judged("calibrated") | {"same_init": [{"p_value": 0.001, "label": "E"}]}, "1 of 1 distributions differ from the true ones (E)."),
+        (
+            judged("calibrated") | DIFFERENT,
+            "Use with care: from one initial state 1 of 2 distributions (E) differ from the truth. No test of 1 quantities",
+        ),
+        (
+            judged("calibrated") | APART,
+            "Use with care: from one initial state all observables together (for 1 of 2 initial states) differ from the truth. No test",
+        ),
+        (
+            judged("calibrated") | DYING,
+            "Use with care: only 15% of 20 long runs stay plausible (100% of the true process). No test of 1 quantities",
+        ),
+        (DYING, "(100% of the true process). Nothing was judged on held-out data."),
+        (
+            judged("too few data to say") | DIFFERENT,
+            "Use with care: from one initial state 1 of 2 distributions (E) differ from the truth.",
+        ),
+        (
+            judged("biased") | DYING | DIFFERENT | APART,
+            "Use with care: only 15% of 20 long runs stay plausible (100% of the true process); q0 is biased; from one initial state "
+            "1 of 2 distributions (E) and all observables together (for 1 of 2 initial states) differ from the truth.",
+        ),
+        (judged("calibrated") | {"equivariance": {"maximum": 1e-3}}, "Use with care: the symmetry is broken (error 1e-03)."),
+        (
+            judged("calibrated") | {"likelihood": {"rows": [{"key": "elbo", "value": 1}, {"key": "persistence", "value": 2}]}},
+            "Use with care: one step is predicted worse than by persistence.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_first_sentence_says_what_was_found(metrics: dict, words: str) -> None:
     assert words in verdict(metrics)
+
+
+def test_the_first_sentence_has_the_strongest_evidence_first() -> None:
+    metrics = judged("wrong in shape", "biased", "biased")
+    for found, p in zip(metrics["verdicts"]["observables"], (0.03, 0.02, 1e-9), strict=True):
+        found["p_value"] = p
+    assert verdict(metrics) == "Use with care: q2 and q1 are biased; q0 is wrong in shape."
+
+
+@pytest.mark.parametrize(
+    ("changed", "label"),
+    [
+        (DYING, "plausible after 9 steps"),
+        (APART, "all observables together"),
+        (DIFFERENT, "distributions from one initial state"),
+        ({"equivariance": {"maximum": 1e-3, "group": "S_2"}}, "symmetry error"),
+        (
+            {"likelihood": {"kl": 1.0, "rows": [{"key": "elbo", "value": 1.0}, {"key": "persistence", "name": "p", "value": 2.0}]}},
+            "log-likelihood (ELBO)",
+        ),
+    ],
+)
+def test_what_the_first_sentence_blames_the_headline_marks(changed: dict, label: str) -> None:
+    metrics = HEADLINE | {key: HEADLINE[key] | value if isinstance(value, dict) else value for key, value in changed.items()}
+    rows = [{"ks": 0.2, "typical": 0.1, "time": 1.0} | row for row in metrics["same_init"]]
+    marked = [line["label"] for line in headline(metrics | {"same_init": rows}) if line["good"] is False]
+    assert marked == [label]
+    assert verdict(metrics).startswith("Use with care: ")
+    assert verdict(HEADLINE) == "Nothing was judged on held-out data."
 
 
 def test_a_line_says_nothing_twice() -> None:
@@ -86,5 +146,6 @@ def test_the_joint_tests_are_corrected_in_words_and_in_the_headline() -> None:
 
 def test_a_forecaster_with_a_defect_is_called_by_its_name(tmp_path: Path) -> None:
     found = Evaluated.read(write_evaluation(tmp_path, forecaster="under-dispersed"))
-    assert verdict(found.metrics) == "Use with care: level, count and vector are over-confident."
+    dying = "only 80% of 20 long runs stay plausible (100% of the true process)"
+    assert verdict(found.metrics) == f"Use with care: {dying}; vector, level and count are over-confident."
     assert "outside the band" in pit(found).items[0].alt

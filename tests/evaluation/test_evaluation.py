@@ -14,7 +14,7 @@ import xarray as xr
 from click.testing import CliRunner
 
 import epns_pyro
-from epns_pyro.calibration.report import distributions_that_differ, write_report
+from epns_pyro.calibration.report import distributions_that_differ, verdict, write_report
 from epns_pyro.cli import main
 from epns_pyro.data import Store, generate
 from epns_pyro.evaluation.forecasters import Forecaster, Persistence, Truth
@@ -74,6 +74,7 @@ def evaluated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     small = [f"--set={s}" for s in (*MODELS[system], "training.batch=4", "training.validation_transitions=12")]
     call("train", system, "--data", folder / "data.zarr", "--out", folder / "run", "--steps", 4, "--no-evaluate", *small)
     output = call("evaluate", folder / "run", *TINY)
+    assert verdict(metrics(folder / "run")) in output
     assert "log-likelihood (ELBO)" in output
     assert "epns-pyro report" in output
     return folder / "run"

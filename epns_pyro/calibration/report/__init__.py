@@ -9,6 +9,6 @@ pages               templates and writing
 """
 
 from epns_pyro.calibration.report.pages import write_comparison, write_report
-from epns_pyro.calibration.report.summary import distributions_that_differ, initial_states_told_apart, joint_p_values
+from epns_pyro.calibration.report.summary import distributions_that_differ, initial_states_told_apart, verdict
 
-__all__ = ["distributions_that_differ", "initial_states_told_apart", "joint_p_values", "write_comparison", "write_report"]
+__all__ = ["distributions_that_differ", "initial_states_told_apart", "verdict", "write_comparison", "write_report"]

@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 
 from epns_pyro.calibration.report.figures_distribution import with_unit
 from epns_pyro.calibration.report.parts import brief
+from epns_pyro.calibration.report.summary import SYMMETRY_ERROR
 from epns_pyro.calibration.report.svg import GREY, INK, LABELLED, LINE, MODEL, MUTED, WIDE, Size, label_ends, largest, panel, thinned
 from epns_pyro.calibration.sbc import ACTIVE_NATS
 
-TOLERANCE, ROUNDING = 1e-9, 2.2e-16  # what a symmetry error may reach, and what float64 can resolve
+ROUNDING = 2.2e-16  # what float64 can resolve
 
 
 def latent_bars(kl: Sequence[float | None]) -> list[Markup]:
@@ -36,7 +37,7 @@ def symmetry(found: dict[str, Any]) -> list[Markup]:
     """The symmetry error on a scale from rounding to what would be noticed."""
 
     def draw(axes: Axes) -> None:
-        axes.axvspan(TOLERANCE, 1, color=GREY, alpha=0.3, linewidth=0)
+        axes.axvspan(SYMMETRY_ERROR, 1, color=GREY, alpha=0.3, linewidth=0)
         for name, colour, up in (("median", MUTED, -13), ("maximum", MODEL, 8)):
             if found.get(name) is not None:
                 at = max(found[name], 1e-18)

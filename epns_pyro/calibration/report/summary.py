@@ -12,6 +12,7 @@ from epns_pyro.calibration.report.parts import listing
 from epns_pyro.calibration.verdicts import FALSE_ALARM, Word, percent
 
 SILENT = Word.TOO_FEW_DATA
+SYMMETRY_ERROR, LEAST_ALIVE = 1e-9, 0.9  # what the log density may change by; the least share of plausible runs, of the true share
 GROUPS = {"observables": "observables", "fields": "fields", "labels": "label images"}
 
 
@@ -26,6 +27,7 @@ class Line:
     seen: str
     power: str
     rule: str
+    p_value: float
 
 
 def lines(metrics: dict[str, Any]) -> list[Line]:
@@ -49,6 +51,7 @@ def _line(group: str, v: dict[str, Any]) -> Line:
         seen="; ".join(part for i, part in enumerate(parts) if i == 0 or "would be found" not in part),  # "power" says it already
         power="–" if power is None else percent(power),
         rule=str(v.get("rule") or ""),
+        p_value=1.0 if v.get("p_value") is None else float(v["p_value"]),
     )
 
 
@@ -58,32 +61,70 @@ def after_word(sentence: str, word: str) -> str:
 
 
 def verdict(metrics: dict[str, Any]) -> str:
-    """Return the first sentence of the page."""
+    """Return the first sentence of the page: what is wrong, worst first; praise only where nothing is."""
     judged = lines(metrics)
+    faults = [*_faults_of_runs(metrics), *_accusations(judged), *_faults_of_distributions(metrics)]
+    if not faults:
+        return _praise(judged)
+    rest = "" if any(line.state == "fault" for line in judged) else f" {_praise(judged)}"
+    return f"Use with care: {'; '.join(faults)}.{rest}"
+
+
+def _praise(judged: list[Line]) -> str:
+    silent = sum(line.state == "silent" for line in judged)
     if not judged:
         return "Nothing was judged on held-out data."
-    faults = [line for line in judged if line.state == "fault"]
-    silent = [line for line in judged if line.state == "silent"]
-    if faults:
-        return f"Use with care: {'; '.join(_accusations(faults))}."
-    if len(silent) == len(judged):
+    if silent == len(judged):
         return "There are too few held-out data to say whether the ensemble can be trusted."
-    tested = len(judged) - len(silent)
-    doubt = f" For {len(silent)} more there are too few data to say." if silent else ""
-    differing = distributions_that_differ(metrics.get("same_init") or [])
-    if differing:
-        what = listing(sorted({str(row["label"]) for row in differing}))
-        return (
-            f"On held-out data no test of {tested} quantities finds fault with the ensemble; from one initial state, where tests are "
-            f"sharper, {len(differing)} of {len(metrics['same_init'])} distributions differ from the true ones ({what}).{doubt}"
-        )
-    return f"No test of {tested} quantities on held-out data found fault with the ensemble.{doubt}"
+    doubt = f" For {silent} more there are too few data to say." if silent else ""
+    return f"No test of {len(judged) - silent} quantities on held-out data found fault with the ensemble.{doubt}"
 
 
-def _accusations(faults: list[Line]) -> Iterator[str]:
+def _faults_of_runs(metrics: dict[str, Any]) -> Iterator[str]:
+    stability = metrics.get("stability") or {}
+    if breaks_symmetry(metrics.get("equivariance") or {}):
+        yield f"the symmetry is broken (error {metrics['equivariance']['maximum']:.0e})"
+    if loses_to_persistence(metrics.get("likelihood") or {}):
+        yield "one step is predicted worse than by persistence"
+    if runs_die(stability):
+        alive, true = (stability[f"final_alive_{source}"] for source in ("model", "truth"))
+        yield f"only {alive:.0%} of {stability['runs']} long runs stay plausible ({true:.0%} of the true process)"
+
+
+def _accusations(judged: list[Line]) -> Iterator[str]:
+    faults = sorted((line for line in judged if line.state == "fault"), key=lambda line: line.p_value)
     for word in dict.fromkeys(line.word for line in faults):
         subjects = [line.subject for line in faults if line.word == word]
         yield f"{listing(subjects)} {'is' if len(subjects) == 1 else 'are'} {word}"
+
+
+def _faults_of_distributions(metrics: dict[str, Any]) -> Iterator[str]:
+    rows, tests, found = metrics.get("same_init") or [], metrics.get("two_sample") or [], []
+    if differing := distributions_that_differ(rows):
+        what = listing(sorted({str(row["label"]) for row in differing}))
+        found.append(f"{len(differing)} of {len(rows)} distributions ({what})")
+    if told_apart := initial_states_told_apart(tests):
+        found.append(f"all observables together (for {len(told_apart)} of {len(tests)} initial states)")
+    if found:
+        yield f"from one initial state {' and '.join(found)} differ from the truth"
+
+
+def breaks_symmetry(equivariance: dict[str, Any]) -> bool:
+    """Say whether the log density changes by more than rounding under elements of the group."""
+    return (equivariance.get("maximum") or 0) > SYMMETRY_ERROR
+
+
+def loses_to_persistence(likelihood: dict[str, Any]) -> bool:
+    """Say whether held-out transitions are less probable than under persistence."""
+    values = {row.get("key"): row.get("value") for row in likelihood.get("rows") or []}
+    elbo, naive = values.get("elbo"), values.get("persistence")
+    return elbo is not None and naive is not None and elbo <= naive
+
+
+def runs_die(stability: dict[str, Any]) -> bool:
+    """Say whether fewer long runs stay plausible than of the true process."""
+    alive, true = (stability.get(f"final_alive_{source}") for source in ("model", "truth"))
+    return alive is not None and true is not None and alive < LEAST_ALIVE * true
 
 
 def distributions_that_differ(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
