@@ -12,13 +12,14 @@ The rule, for one subject and L lead times, with a probability of at most 5% to 
   (over-confident above 1, under-confident below); "wrong in shape" if neither reaches two standard errors. A vector whose margins pass
   but whose multivariate ranks do not is miscalibrated in dependence.
 - If nothing is at fault, the ensemble is called calibrated only if the tests had power: they would have found an ensemble so narrow
-  that its 90% intervals cover 70% at every lead time, with probability 80% or more. Otherwise there are too few data to say.
+  that its 90% intervals (of components, for a vector) cover 70% at every lead time, with probability 80% or more. Otherwise there are too
+  few data to say. Of a vector this says nothing about the power against wrong dependence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -139,6 +140,7 @@ class Fault:
 
 
 TOO_NARROW = Fault("90% intervals that cover 70%", spread_that_covers(0.7, nominal=0.9), 0.0, dispersion)
+NARROW_COMPONENTS = replace(TOO_NARROW, words="90% intervals of components that cover 70%")
 OFF_CENTRE = Fault("an agreement that is off by half a standard deviation", 1.0, 0.5, location)
 
 
@@ -269,6 +271,8 @@ class Evidence:
 
     def passed(self, seen: str) -> Verdict:
         found = f"{self.must_find.words} would be found in {percent(self.power)} of such tests"
+        if self.must_find is NARROW_COMPONENTS:
+            found += "; the power against wrong dependence is not known"
         if self.power >= POWER:
             return self._verdict(Word.CALIBRATED, f"{Word.CALIBRATED}: no test fails, {seen}; {found}", ())
         return self._verdict(
@@ -294,7 +298,7 @@ def _joint_family(one: xr.Dataset, share: float) -> Family:
 
 
 def _margins_verdict(subject: str, one: xr.Dataset, tests: Family, *, share: float, unit: str = "", of: str = "") -> Verdict:
-    evidence = Evidence(subject, one, tests, share, TOO_NARROW, float(one["pooled_dispersion_error"]))
+    evidence = Evidence(subject, one, tests, share, NARROW_COMPONENTS if of else TOO_NARROW, float(one["pooled_dispersion_error"]))
     if tests.smallest >= FALSE_ALARM:
         return evidence.passed(_coverage_phrase(one, one.sizes["lead_time"] - 1, of))
     where = evidence.where
@@ -312,7 +316,7 @@ def _margins_verdict(subject: str, one: xr.Dataset, tests: Family, *, share: flo
 
 
 def _dependence_verdict(subject: str, one: xr.Dataset, tests: Family, rank: str, share: float) -> Verdict:
-    evidence = Evidence(subject, one, tests, share, TOO_NARROW, float(one["pooled_dispersion_error"]))
+    evidence = Evidence(subject, one, tests, share, NARROW_COMPONENTS, float(one["pooled_dispersion_error"]))
     shift, shift_z, stretch, stretch_z = (
         float(one[f"joint_{name}"].values[evidence.where].mean()) for name in ("shift", "shift_z", "stretch", "stretch_z")
     )

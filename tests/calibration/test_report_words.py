@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_evaluations import write_evaluation
 
-from epns_pyro.calibration.report import distributions_that_differ, initial_states_told_apart
+from epns_pyro.calibration.report import distributions_that_differ, initial_states_told_apart, write_report
 from epns_pyro.calibration.report.evaluated import Evaluated
 from epns_pyro.calibration.report.parts import Text
 from epns_pyro.calibration.report.sections import pit, two_sample
@@ -109,6 +109,16 @@ def test_what_the_first_sentence_blames_the_headline_marks(changed: dict, label:
 def test_a_line_says_nothing_twice() -> None:
     (line,) = lines(judged("calibrated"))
     assert (line.seen, line.state, line.power) == ("seen", "good", "90%")
+
+
+def test_the_page_says_that_the_power_of_a_vector_is_not_against_wrong_dependence(tmp_path: Path) -> None:
+    vector = {line.subject: line for line in lines(Evaluated.read(write_evaluation(tmp_path)).metrics)}["vector"]
+    assert vector.state == "good"
+    assert vector.seen.endswith("; the power against wrong dependence is not known")
+    assert "would be found" not in vector.seen
+    page = write_report(tmp_path / "evaluation", tmp_path / "report.html").read_text()
+    assert "for vectors: intervals of their components" in page
+    assert "against components that go together wrongly" in page
 
 
 def test_distributions_differ_beyond_chance_over_all_of_them() -> None:

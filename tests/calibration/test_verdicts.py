@@ -68,8 +68,18 @@ def test_too_few_trajectories_say_nothing():
         assert {one.word for one in verdicts.values()} == {Word.TOO_FEW_DATA}
         assert all(one.power < v.POWER for one in verdicts.values())
     assert f"with {n} trajectories 90% intervals that cover 70% would be found in" in verdicts["level"].sentence
+    assert f"with {n} trajectories 90% intervals of components that cover 70% would be found in" in verdicts["vector"].sentence
     loud = judged(KnownForecaster(Word.BIASED, Word.BIASED, shift=5.0), rng, trajectories=12, members=20, steps=3)
     assert {one.word for one in loud.values()} == {Word.BIASED}  # few data can still be enough to find fault
+
+
+def test_a_verdict_says_what_its_power_is_against():
+    verdicts = judged(KNOWN["perfect"], np.random.default_rng(0), trajectories=100, members=40, steps=3)
+    assert {verdicts[name].word for name in ("level", "vector")} == {Word.CALIBRATED}
+    assert verdicts["level"].sentence.endswith("90% intervals that cover 70% would be found in over 99% of such tests")
+    assert "90% intervals of components that cover 70% would be found in over 99% of such tests; " in verdicts["vector"].sentence
+    assert verdicts["vector"].sentence.endswith("; the power against wrong dependence is not known")
+    assert "only if 90% intervals of components that cover 70% at every lead time" in verdicts["vector"].rule
 
 
 def test_the_power_that_is_claimed_is_the_power_that_there_is():
