@@ -63,11 +63,11 @@ def cells_quick(system: SystemConfig) -> RunConfig:
             recalibrate=False,
         ),
         training=TrainingConfig(
-            steps=1600,
+            steps=2000,
             batch=16,
             learning_rate=3e-3,
             clip_norm=50.0,
-            validate_every=400,
+            validate_every=500,
             checkpoint_every=50,
             log_every=5,
             validation_transitions=100,
