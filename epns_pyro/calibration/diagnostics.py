@@ -152,6 +152,7 @@ def field_diagnostics(values: xr.Dataset, *, prob: float = 0.95, levels: Sequenc
         energy_score, _error                  fair energy score
         variogram_score, _error               fair variogram score, order 0.5
         skill, skill_error       reference    1 - energy score / energy score of the reference
+        variogram_skill, _error  reference    the same of the variogram score
         ======================== ============ ==========================================================================
     """
     members = _members(values)
@@ -167,12 +168,12 @@ def field_diagnostics(values: xr.Dataset, *, prob: float = 0.95, levels: Sequenc
         out[name] = (at, _t_test(_component_mean(contrast(pit, members))))
     out |= {name: (("field",), value) for name, value in pooled_tests(pit, members).items()}
     out |= _joint(values, members, prob)
-    by_trajectory = {name: values[name].transpose("trajectory", ..., *at).values for name in ("energy_score", "variogram_score")}
-    for name, value in by_trajectory.items():
-        out |= _estimate(name, scores.mean_estimate(value), at)
-    if "energy_score_reference" in values:
-        reference = values["energy_score_reference"].transpose("trajectory", "reference", *at).values
-        out |= _estimate("skill", scores.skill_score(by_trajectory["energy_score"][:, None], reference), ("reference", *at))
+    for name, skill in (("energy_score", "skill"), ("variogram_score", "variogram_skill")):
+        score = values[name].transpose("trajectory", *at).values
+        out |= _estimate(name, scores.mean_estimate(score), at)
+        if f"{name}_reference" in values:
+            reference = values[f"{name}_reference"].transpose("trajectory", "reference", *at).values
+            out |= _estimate(skill, scores.skill_score(score[:, None], reference), ("reference", *at))
     return _dataset(out, values, members, prob, levels)
 
 

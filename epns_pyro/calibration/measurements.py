@@ -24,6 +24,7 @@ from epns_pyro.errors import DataError, nearest
 
 LEAD_TIMES = 10  # length of the default grid of lead times
 COMPONENTS = 64  # vectors with more components are thinned evenly to this many
+VECTOR_SCORES = {"energy_score": energy_score, "variogram_score": variogram_score}
 SHARPNESS = 0.9  # level of the interval whose width is reported as sharpness
 
 
@@ -201,8 +202,8 @@ def field_values(
     -------
     Dataset
         pit (field, trajectory, lead_time, component), NaN beyond a vector's last component; joint_pit (field, pre_rank, trajectory,
-        lead_time); alive, energy_score, variogram_score (field, trajectory, lead_time); energy_score_reference (reference, ...);
-        attribute `members`.
+        lead_time); alive, energy_score, variogram_score (field, trajectory, lead_time); energy_score_reference, variogram_score_reference
+        (reference, ...); attribute `members`.
     """
     references, scales = references or {}, scales or {}
     names = check_variables(forecast, truth, references)
@@ -230,7 +231,8 @@ def field_values(
     return _finish(out.transpose("field", ..., "trajectory", "lead_time", "component"), forecast, chosen, references)
 
 
-_DIMS = {"pit": ("trajectory", "component"), "joint_pit": ("pre_rank", "trajectory"), "energy_score_reference": ("reference", "trajectory")}
+_DIMS = {"pit": ("trajectory", "component"), "joint_pit": ("pre_rank", "trajectory")}
+_DIMS |= {f"{name}_reference": ("reference", "trajectory") for name in VECTOR_SCORES}
 
 
 def _vector_values(
@@ -254,11 +256,11 @@ def _vector_values(
         "pit": pit,
         "joint_pit": np.array(joint).reshape(-1, n),
         "alive": np.isfinite(ensemble).all(-1).sum(0),
-        "energy_score": energy_score(ensemble / scale, y / scale),
-        "variogram_score": variogram_score(ensemble / scale, y / scale),
     }
-    if references:
-        measured["energy_score_reference"] = np.stack([energy_score(reference / scale, y / scale) for reference in references])
+    for name, score in VECTOR_SCORES.items():
+        measured[name] = score(ensemble / scale, y / scale)
+        if references:
+            measured[f"{name}_reference"] = np.stack([score(reference / scale, y / scale) for reference in references])
     return measured
 
 

@@ -10,6 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from epns_pyro.calibration import diagnostics as d
+from epns_pyro.calibration import scores
 from epns_pyro.calibration.bands import rank_law
 from epns_pyro.calibration.known import KNOWN
 from epns_pyro.calibration.measurements import observable_values
@@ -95,6 +96,22 @@ def test_skill_is_against_each_reference():
     np.testing.assert_allclose(found["skill"].sel(reference="itself"), 0, atol=1e-12)
     noisy = found.sel(reference="noisy", observable="level")
     assert (noisy["skill"] > 3 * noisy["skill_error"]).all()
+
+
+def test_the_skill_of_the_variogram_score_sees_wrong_dependence_and_that_of_the_energy_score_hardly():
+    forecast, truth = drawn("right in the margins, wrong in dependence", trajectories=200)
+    right, _ = drawn(trajectories=200)
+    forecast, truth, right = (data[["vector"]] for data in (forecast, truth, right))
+    noise = forecast + 3 * np.random.default_rng(5).normal(size=forecast["vector"].shape)
+    found = d.diagnose_fields(forecast, truth, rng=np.random.default_rng(1), references={"right": right, "noise": noise})
+    found, against = found.isel(field=0, lead_time=-1), found.isel(field=0, lead_time=-1).sel(reference="right")
+    y = truth["vector"].values[:, -1]
+    score, reference = (scores.variogram_score(x["vector"].values[:, :, -1], y).mean() for x in (forecast, right))
+    assert against["variogram_score"] == pytest.approx(score)
+    assert against["variogram_skill"] == pytest.approx(1 - score / reference)
+    assert against["variogram_skill"] < -4.9 * against["variogram_skill_error"]
+    assert against["variogram_skill"] < 4 * against["skill"]
+    assert found["variogram_skill"].sel(reference="noise") > 0.5
 
 
 def test_unknown_truths_count_only_where_they_are_known():

@@ -10,7 +10,7 @@ from small_evaluations import write_evaluation
 from epns_pyro.calibration.report import distributions_that_differ, initial_states_told_apart, write_report
 from epns_pyro.calibration.report.evaluated import Evaluated
 from epns_pyro.calibration.report.parts import Text
-from epns_pyro.calibration.report.sections import pit, two_sample
+from epns_pyro.calibration.report.sections import pit, skill, two_sample
 from epns_pyro.calibration.report.summary import lines, verdict
 from epns_pyro.evaluation.headline import headline
 
@@ -119,6 +119,20 @@ def test_the_page_says_that_the_power_of_a_vector_is_not_against_wrong_dependenc
     page = write_report(tmp_path / "evaluation", tmp_path / "report.html").read_text()
     assert "for vectors: intervals of their components" in page
     assert "against components that go together wrongly" in page
+
+
+def test_scores_are_shown_with_their_skill_where_there_is_one(tmp_path: Path) -> None:
+    found = Evaluated.read(write_evaluation(tmp_path))
+    shown = {item.title: item for item in skill(found).items}
+    kinds = ["CRPS", "Energy score", "Variogram score"]
+    assert list(shown) == [title for kind in kinds for title in (kind, f"Skill, {kind}")]
+    skills = {
+        name: f"{float(found.groups['fields'][name].isel(field=0, reference=0, lead_time=-1)):.2f}" for name in ("skill", "variogram_skill")
+    }
+    assert f"vector against persistence: {skills['variogram_skill']}".replace("-", "−") in shown["Skill, Variogram score"].alt
+    assert skills["skill"] != skills["variogram_skill"]
+    of_old = Evaluated(found.metrics, {"fields": found.groups["fields"].drop_vars(["variogram_skill", "variogram_skill_error"])}, {})
+    assert [item.title for item in skill(of_old).items] == ["Energy score", "Skill, Energy score", "Variogram score"]
 
 
 def test_distributions_differ_beyond_chance_over_all_of_them() -> None:

@@ -125,8 +125,8 @@ def shifts(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
     return [_panel(s, draw, SMALL, brief(s.label), time_unit) for s in subjects]
 
 
-def scores(subjects: Sequence[Subject], score: str, time_unit: str) -> list[Markup]:
-    """A score over lead time, model and references on a logarithmic scale; a panel per subject.
+def scores(subjects: Sequence[Subject], score: str, skill: str, time_unit: str) -> list[Markup]:
+    """A score over lead time, model and, where there is a skill, references, on a logarithmic scale; a panel per subject.
 
     The score of a reference is that of the model over 1 minus the skill, which is how the skill was made.
     """
@@ -134,8 +134,8 @@ def scores(subjects: Sequence[Subject], score: str, time_unit: str) -> list[Mark
     def draw(axes: Axes, one: xr.Dataset) -> None:
         time, value = one["lead_time"].values, one[score].values
         lines = [("model", value, MODEL)]
-        if "skill" in one:
-            lines += [(name, value / (1 - one["skill"].sel(reference=name).values), colour) for name, colour in references(one)]
+        if skill in one:
+            lines += [(name, value / (1 - one[skill].sel(reference=name).values), colour) for name, colour in references(one)]
         ends = []
         for name, line, colour in lines:
             line = np.where(np.isfinite(line) & (line > 0), line, np.nan)
@@ -149,7 +149,7 @@ def scores(subjects: Sequence[Subject], score: str, time_unit: str) -> list[Mark
     return [_panel(s, draw, NAMED, with_unit(brief(s.label, 34), s.unit), time_unit) for s in subjects]
 
 
-def skills(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
+def skills(subjects: Sequence[Subject], skill: str, time_unit: str) -> list[Markup]:
     """Share of the score of each reference that the model saves; a panel per subject."""
 
     def draw(axes: Axes, one: xr.Dataset) -> None:
@@ -157,11 +157,11 @@ def skills(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
         axes.axhline(0, color=INK, linewidth=0.8)
         ends = []
         for name, colour in references(one):
-            value, error = (one[key].sel(reference=name).values for key in ("skill", "skill_error"))
+            value, error = (one[key].sel(reference=name).values for key in (skill, f"{skill}_error"))
             axes.fill_between(time, value - 1.96 * error, value + 1.96 * error, color=colour, alpha=0.18, linewidth=0)
             axes.plot(time, value, color=colour, marker="o", markersize=2.8)
             ends.append((value[-1], short(name), colour))
-        axes.set_ylim(-min(1.5, 1.15 * largest(-one["skill"].values, default=0.25)), 1.05)
+        axes.set_ylim(-min(1.5, 1.15 * largest(-one[skill].values, default=0.25)), 1.05)
         label_ends(axes, ends)
 
     return [_panel(s, draw, NAMED, brief(s.label), time_unit) for s in subjects]

@@ -292,10 +292,11 @@ def spread(found: Evaluated) -> Section:
 
 
 _SCORES = (
-    ("observables", "crps", "CRPS"),
-    ("fields", "energy_score", "Energy score"),
-    ("labels", "brier", "Brier score"),
-    ("labels", "log_score", "Log score"),
+    ("observables", "crps", "skill", "CRPS"),
+    ("fields", "energy_score", "skill", "Energy score"),
+    ("fields", "variogram_score", "variogram_skill", "Variogram score"),
+    ("labels", "brier", "skill", "Brier score"),
+    ("labels", "log_score", "", "Log score"),
 )
 
 
@@ -303,24 +304,19 @@ def skill(found: Evaluated) -> Section:
     section = Section(
         "skill",
         "Scores and skill",
-        "Proper scores reward an ensemble for being sharp and right; lower is better. The true process is another ensemble of the "
-        "truth, which "
-        "nothing can beat; persistence needs no learning.",
+        "Proper scores reward an ensemble for being sharp and right; lower is better. The true process is another ensemble of the truth, "
+        "which nothing can beat; persistence needs no learning. The variogram score of a vector looks at pairs of components: it sees how "
+        "they go together, where the energy score sees mostly the components.",
     )
-    for group, score, name in _SCORES:
+    for group, score, saved, name in _SCORES:
         subjects = [s for s in found.subjects(group) if score in s.data]
         if not subjects:
             continue
-        skilled = [s for s in subjects if "skill" in s.data] if score != "log_score" else []
-        shown = (
-            subjects
-            if skilled
-            else [Subject(s.group, s.name, s.label, s.unit, s.data.drop_vars("skill", errors="ignore")) for s in subjects]
-        )
+        skilled = [s for s in subjects if saved in s.data]
         ends = ", ".join(f"{s.label} {float(s.data[score][-1]):.3g}" for s in subjects)
         section.items.append(
             Figure(
-                calibration.scores(shown, score, found.time_unit),
+                calibration.scores(subjects, score, saved, found.time_unit),
                 alt=f"{name} over lead time, logarithmic scale, model and references; model at the last: {ends}.",
                 caption="Logarithmic scale. "
                 + (
@@ -335,8 +331,8 @@ def skill(found: Evaluated) -> Section:
         if skilled:
             section.items.append(
                 Figure(
-                    calibration.skills(skilled, found.time_unit),
-                    alt=f"Skill of the {name} over lead time against each reference. " + _skills_in_words(skilled),
+                    calibration.skills(skilled, saved, found.time_unit),
+                    alt=f"Skill of the {name} over lead time against each reference. " + _skills_in_words(skilled, saved),
                     caption="Share of the score of a reference that the model saves, with 95% intervals: near 1 against a naive "
                     "reference is good, "
                     "0 against the true process is the best there is.",
@@ -347,10 +343,10 @@ def skill(found: Evaluated) -> Section:
     return section
 
 
-def _skills_in_words(subjects: list[Subject]) -> str:
+def _skills_in_words(subjects: list[Subject], skill: str) -> str:
     said = []
     for s in subjects:
-        last = s.data["skill"].isel(lead_time=-1)
+        last = s.data[skill].isel(lead_time=-1)
         said += [f"{s.label} against {name}: {number(float(last.sel(reference=name)))}" for name in last["reference"].values]
     return "At the last lead time: " + "; ".join(said) + "."
 
