@@ -43,13 +43,13 @@ class Texts:
 
 
 def write_evaluation(
-    folder: Path, kind: str = "particles", *, forecaster: str = "perfect", texts: Texts | None = None, seed: int = 0
+    folder: Path, kind: str = "particles", *, forecaster: str = "perfect", texts: Texts | None = None, seed: int = 0, members: int = 19
 ) -> Path:
     """Write a folder `evaluation` inside `folder` and return it; `kind` is "particles" or "labels"."""
     texts, rng, out = texts or Texts(), np.random.default_rng(seed), folder / "evaluation"
     out.mkdir(parents=True)
     draw = KNOWN[forecaster].draw
-    forecast, truth = draw(rng, trajectories=60, members=19, steps=4)
+    forecast, truth = draw(rng, trajectories=60, members=members, steps=4)
     for data in (forecast, truth):
         data["level"].attrs |= {"label": texts.label, "unit": texts.unit}
     naive = forecast.copy(data={name: data.values[:, rng.permutation(60)] for name, data in forecast.data_vars.items()})

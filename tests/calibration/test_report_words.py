@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,16 @@ def test_scores_are_shown_with_their_skill_where_there_is_one(tmp_path: Path) ->
     assert skills["skill"] != skills["variogram_skill"]
     of_old = Evaluated(found.metrics, {"fields": found.groups["fields"].drop_vars(["variogram_skill", "variogram_skill_error"])}, {})
     assert [item.title for item in skill(of_old).items] == ["Energy score", "Skill, Energy score", "Variogram score"]
+
+
+@pytest.mark.parametrize(("members", "level"), [(9, 80), (19, 90)])
+def test_the_column_of_coverage_is_headed_by_the_level_that_it_shows(tmp_path: Path, members: int, level: int) -> None:
+    folder = write_evaluation(tmp_path, members=members)
+    page = write_report(folder, tmp_path / "report.html").read_text()
+    assert re.findall(r'class="spark">([^<]*)</th>', page) == [f"{level}% coverage"]
+    assert f"{level}% intervals at the last lead time cover" in page
+    (folder / "diagnostics.nc").unlink()
+    assert re.findall(r'class="spark">([^<]*)</th>', write_report(folder, tmp_path / "r.html").read_text()) == ["coverage"]
 
 
 def test_distributions_differ_beyond_chance_over_all_of_them() -> None:

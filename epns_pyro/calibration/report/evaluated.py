@@ -81,6 +81,12 @@ class Evaluated:
     def time_unit(self) -> str:
         return str(self.run.get("time_unit") or "")
 
+    @property
+    def level(self) -> float | None:
+        """The level that 90% intervals of this ensemble really have: few members promise less, 9 of them 80%; None without intervals."""
+        shown = (s.data["nominal"] for s in self.subjects("observables", "fields") if "coverage" in s.data)
+        return next((float(nominal.sel(level=0.9, method="nearest")) for nominal in shown), None)
+
     def subjects(self, *groups: str) -> Iterator[Subject]:
         """Iterate over what was judged, in the groups named or in all of them."""
         for group, dim in GROUPS.items():

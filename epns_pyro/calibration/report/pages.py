@@ -60,6 +60,7 @@ def write_report(folder: Path, out: Path, training: sections_model.TrainingLog |
             verdict=summary.verdict(found.metrics),
             lines=lines,
             sparklines=_sparklines(found),
+            level=found.level,
             rules=list(dict.fromkeys(line.rule for line in lines if line.rule)),
             viewer=show,
             sections=_sections(found, training or []),

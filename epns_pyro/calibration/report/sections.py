@@ -248,7 +248,7 @@ def coverage(found: Evaluated) -> Section:
         section.items.append(
             Figure(
                 calibration.coverage(subjects, found.time_unit),
-                alt=f"Coverage of central intervals over lead time. 90% intervals at the last lead time cover: {last}.",
+                alt=f"Coverage of central intervals over lead time. {found.level:.0%} intervals at the last lead time cover: {last}.",
                 caption="If the model is honest, dots lie on their lines: below, intervals are too narrow; above, too wide.",
                 key=(Key("model", "coverage"), Key("bad", "its interval misses the line")),
             )
