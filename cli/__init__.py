@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from epns_pyro import __version__
 from epns_pyro.cli._common import Group
+
+# Read when torch is loaded, which is later. Threads that wait by spinning slow training tenfold as soon as another process wants a core.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 COMMANDS = {
     "compare": "epns_pyro.cli.report:compare",

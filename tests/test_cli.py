@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -171,3 +172,12 @@ def test_simulate_does_not_overwrite(trained: Path, tmp_path: Path) -> None:
     refused(run("simulate", trained, "--out", tmp_path / "there.zarr"), "exists already")
     refused(run("simulate", trained, "--out", tmp_path / "futures.csv"), ".zarr or .nc")
     refused(run("simulate", trained, "--from", "data.zarr:first", "--out", tmp_path / "a.zarr"), "whole number")
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "passive"), ("active", "active")])
+def test_threads_wait_without_spinning_unless_told_to(own: str | None, expected: str) -> None:
+    """The policy has to be in place before torch is loaded."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | ({"OMP_WAIT_POLICY": own} if own else {})
+    script = "import os, sys, epns_pyro.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [expected, "False"]
