@@ -70,8 +70,8 @@ def measure(
     joined = {name: xr.concat(parts, "trajectory", combine_attrs="override") for name, parts in measured.items()}
     diagnose = {"observables": observable_diagnostics, "fields": field_diagnostics, "labels": label_diagnostics}
     diagnostics = {name: function(joined[name]) for name, function in diagnose.items() if name in joined}
-    label = next((f.name for f in system.spec.dynamic_fields if f.kind == "label"), "")
-    judge = {"observables": judge_observables, "fields": judge_fields, "labels": lambda d: [judge_labels(d, label)]}
+    image = next((f"{f.name} image" for f in system.spec.dynamic_fields if f.kind == "label"), "")
+    judge = {"observables": judge_observables, "fields": judge_fields, "labels": lambda d: [judge_labels(d, image)]}
     verdicts = {name: judge[name](found) for name, found in diagnostics.items()}
     return HeldOut(diagnostics, verdicts, joined["forecast"], joined["truth"], lead_times)
 

@@ -67,7 +67,7 @@ def write_evaluation(
         images = films(rng, 30, 10)
         values = label_values(images[:-1], images[-1], rng=rng, references={texts.reference: images[:4].roll(trajectory=1)})
         found["labels"] = label_diagnostics(values)
-        judged["labels"] = [verdicts.judge_labels(found["labels"], "cell")]
+        judged["labels"] = [verdicts.judge_labels(found["labels"], "cell image")]
         film_examples(images, texts).to_netcdf(out / "examples.nc", engine="h5netcdf")
     for name, data in found.items():
         data.to_netcdf(out / "diagnostics.nc", group=name, mode="a", engine="h5netcdf")

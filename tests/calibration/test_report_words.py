@@ -11,7 +11,7 @@ from small_evaluations import write_evaluation
 from epns_pyro.calibration.report import distributions_that_differ, initial_states_told_apart, write_report
 from epns_pyro.calibration.report.evaluated import Evaluated
 from epns_pyro.calibration.report.parts import Text
-from epns_pyro.calibration.report.sections import pit, skill, two_sample
+from epns_pyro.calibration.report.sections import pit, ranks, skill, two_sample
 from epns_pyro.calibration.report.summary import lines, verdict
 from epns_pyro.evaluation.headline import headline
 
@@ -134,6 +134,17 @@ def test_scores_are_shown_with_their_skill_where_there_is_one(tmp_path: Path) ->
     assert skills["skill"] != skills["variogram_skill"]
     of_old = Evaluated(found.metrics, {"fields": found.groups["fields"].drop_vars(["variogram_skill", "variogram_skill_error"])}, {})
     assert [item.title for item in skill(of_old).items] == ["Energy score", "Skill, Energy score", "Variogram score"]
+
+
+@pytest.mark.parametrize("name", ["cell image", "cell"])
+def test_a_label_image_has_one_name_in_verdicts_and_figures(tmp_path: Path, name: str) -> None:
+    folder = write_evaluation(tmp_path, "labels")
+    path = folder / "metrics.json"
+    path.write_text(path.read_text().replace('"subject": "cell image"', f'"subject": "{name}"'))
+    found = Evaluated.read(folder)
+    assert [line.subject for line in lines(found.metrics)][-1] == name
+    assert [subject.label for subject in found.subjects("labels")] == [name]
+    assert [item.title for item in ranks(found).items] == [f"{name}, by agreement"]
 
 
 @pytest.mark.parametrize(("members", "level"), [(9, 80), (19, 90)])

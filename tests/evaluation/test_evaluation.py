@@ -94,6 +94,7 @@ def test_everything_promised_is_written(evaluated: Path) -> None:
     found = metrics(evaluated)
     assert {row["key"] for row in found["likelihood"]["rows"]} >= {"elbo", "iwae", "persistence"}
     assert len(found["verdicts"]["observables"]) > 4
+    assert [v["subject"] for v in found["verdicts"].get("labels", [])] in ([], ["cell image"])
     assert found["equivariance"]["maximum"] <= 1e-9
     assert found["latents"]["guide"]["word"]
     assert 0 <= found["stability"]["final_alive_model"] <= 1

@@ -94,7 +94,8 @@ class Evaluated:
                 continue
             data = self.groups[group]
             if not dim:
-                yield Subject(group, group, "label image", "", data)
+                judged = (self.metrics.get("verdicts") or {}).get(group) or [{}]  # figures call it what its verdict does
+                yield Subject(group, group, str(judged[0].get("subject", "label image")), "", data)
                 continue
             for name in data[dim].values:
                 one = data.sel({dim: name})

@@ -101,7 +101,7 @@ def _accusations(judged: list[Line]) -> Iterator[str]:
 def _faults_of_distributions(metrics: dict[str, Any]) -> Iterator[str]:
     rows, tests, found = metrics.get("same_init") or [], metrics.get("two_sample") or [], []
     if differing := distributions_that_differ(rows):
-        what = listing(sorted({str(row["label"]) for row in differing}))
+        what = listing(sorted({str(row["label"]) for row in differing}), most=2)
         found.append(f"{len(differing)} of {len(rows)} distributions ({what})")
     if told_apart := initial_states_told_apart(tests):
         found.append(f"all observables together (for {len(told_apart)} of {len(tests)} initial states)")
