@@ -153,24 +153,28 @@ def compare(recalibration: xr.Dataset, forecast: xr.Dataset, truth: xr.Dataset) 
 
 
 def sentences(comparison: xr.Dataset, *, level: float = 0.9) -> dict[str, str]:
-    """Say, for every observable, what recalibration did to its intervals, at the lead time where coverage was farthest from its level."""
+    """Say, for every observable, what recalibration did to its intervals: over all lead times, and where they are farthest off after it.
+
+    The lead time that was farthest off before is not looked at by itself: chance put it there, and it would look better after anything.
+    Coverage above its level at some lead times and below at others averages to it, so the average distance is given as well.
+    """
     at_level = comparison.sel(level=level)
-    unit = comparison["lead_time"].attrs.get("units", "")
+    unit, count = comparison["lead_time"].attrs.get("units", ""), comparison.sizes["lead_time"]
     out = {}
     for name in comparison["observable"].values:
         one = at_level.sel(observable=name)
-        i = int(np.abs(one["coverage"].sel(stage="before").values - level).argmax())
-        said = []
-        for stage in ("before", "after"):
-            at = one.sel(stage=stage).isel(lead_time=i)
-            value, low, high = (100 * float(at[f"coverage{end}"]) for end in ("", "_lower", "_upper"))
-            said.append(f"{value:.0f}% ({low:.0f}-{high:.0f}) {stage}")
+        off = np.abs(one["coverage"] - level)
+        mean, distance = (100 * x.mean("lead_time").sel(stage=["before", "after"]).values for x in (one["coverage"], off))
+        i = int(np.nan_to_num(off.sel(stage="after").values, nan=-1).argmax())
+        worst = one.sel(stage="after").isel(lead_time=i)
+        value, low, high = (100 * float(worst[f"coverage{end}"]) for end in ("", "_lower", "_upper"))
+        when = f"{float(worst['lead_time']):.4g} {unit}".strip()
         score = one["interval_score"].mean("lead_time")
         gain = 1 - float(score.sel(stage="after") / score.sel(stage="before"))
-        when = f"{float(one['lead_time'][i]):.4g} {unit}".strip()
         out[str(name)] = (
-            f"{level:.0%} intervals at {when} cover {said[0]} and {said[1]} recalibration; interval score {abs(gain):.0%} "
-            f"{'better' if gain >= 0 else 'worse'} over all lead times"
+            f"{level:.0%} intervals cover {mean[0]:.0f}% before and {mean[1]:.0f}% after recalibration on average over {count} lead times, "
+            f"where they are {distance[0]:.1f} and {distance[1]:.1f} points off; worst after it {value:.0f}% ({low:.0f}-{high:.0f}) at "
+            f"{when}; interval score {abs(gain):.0%} {'better' if gain >= 0 else 'worse'}"
         )
     return out
 

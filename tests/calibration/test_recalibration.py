@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -94,9 +96,35 @@ def test_a_collapsed_ensemble_can_still_be_mended():
 
 def test_sentences_say_before_and_after():
     said = r.sentences(r.compare(r.fit(*drawn(KNOWN["under-dispersed"], 300, 0)), *drawn(KNOWN["under-dispersed"], 500, 1)))
-    assert said["level"].startswith("90% intervals at ")
-    assert " before and " in said["level"]
-    assert said["level"].endswith("% better over all lead times")
+    found = re.fullmatch(
+        r"90% intervals cover (\d+)% before and (\d+)% after recalibration on average over 3 lead times, where they "
+        r"are ([\d.]+) and ([\d.]+) points off; worst after it (\d+)% \(\d+-\d+\) at [\d.]+ yr; interval score \d+% better",
+        said["level"],
+    )
+    before, after, off_before, off_after, worst = map(float, found.groups())
+    assert before < 80 < after
+    assert off_after < 4 < off_before
+    assert abs(worst - 90) >= off_after - 0.5
+
+
+def test_sentences_average_over_lead_times_and_pick_none_from_before():
+    coverage = np.array([[0.70, 0.98, 0.96], [0.90, 0.92, 0.85]])[:, None, :, None]  # stage, observable, lead_time, level
+    dims, names = ("stage", "observable", "lead_time", "level"), ("coverage", "coverage_lower", "coverage_upper", "interval_score")
+    comparison = xr.Dataset(
+        {name: (dims, coverage) for name in names},
+        coords={
+            "stage": ["before", "after"],
+            "observable": ["x"],
+            "lead_time": ("lead_time", [1.0, 2.0, 3.0], {"units": "T"}),
+            "level": [0.9],
+        },
+    )
+    assert r.sentences(comparison)["x"] == (
+        "90% intervals cover 88% before and 89% after recalibration on average over 3 lead times, where they are 11.3 and 2.3 points off; "
+        "worst after it 85% (85-85) at 3 T; interval score 1% worse"
+    )
+    coverage[:, :, 2] = np.nan  # nobody is left
+    assert "worst after it 92% (92-92) at 2 T" in r.sentences(comparison.copy(data={name: coverage for name in names}))["x"]
 
 
 def test_too_few_trajectories_and_unknown_variables_are_refused():

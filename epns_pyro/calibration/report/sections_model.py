@@ -109,7 +109,7 @@ def recalibration(found: Evaluated) -> Section:
     labels = {subject.name: subject.label for subject in found.subjects("observables")}
     if said:
         rows = [(labels.get(name, name), sentence(words)) for name, words in said.items()]
-        section.items.append(Table(("observable", "before and after, at the lead time that was farthest off"), rows))
+        section.items.append(Table(("observable", "before and after, on average over lead times"), rows))
     learnt = found.files.get("recalibration")
     if learnt is not None and {"widen_low", "widen_high"} <= set(learnt.data_vars):
         section.items.append(
