@@ -1,7 +1,7 @@
 # Everything runs in .venv, made from constraints.txt. PYTHON chooses the interpreter it is made with.
 PYTHON ?= python3
 BIN := .venv/bin
-export OMP_WAIT_POLICY ?= passive
+export GOMP_SPINCOUNT ?= 3000
 
 .PHONY: demo test slow-test lint clean
 

@@ -174,10 +174,10 @@ def test_simulate_does_not_overwrite(trained: Path, tmp_path: Path) -> None:
     refused(run("simulate", trained, "--from", "data.zarr:first", "--out", tmp_path / "a.zarr"), "whole number")
 
 
-@pytest.mark.parametrize(("own", "expected"), [(None, "passive"), ("active", "active")])
-def test_threads_wait_without_spinning_unless_told_to(own: str | None, expected: str) -> None:
-    """The policy has to be in place before torch is loaded."""
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | ({"OMP_WAIT_POLICY": own} if own else {})
-    script = "import os, sys, epns_pyro.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+@pytest.mark.parametrize(("own", "expected"), [({}, "3000"), ({"OMP_WAIT_POLICY": "active"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_idle_threads_spin_briefly_unless_told_otherwise(own: dict[str, str], expected: str) -> None:
+    """It has to be said before torch is loaded."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | own
+    script = "import os, sys, epns_pyro.cli; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [expected, "False"]
