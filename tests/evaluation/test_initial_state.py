@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from epns_pyro.calibration.report import distributions_that_differ
+from epns_pyro.calibration.report import distributions_that_differ, initial_states_told_apart
 from epns_pyro.data import Store, generate
 from epns_pyro.evaluation import initial_state
 from epns_pyro.evaluation.forecasters import Forecaster, Truth
@@ -44,13 +44,14 @@ def test_a_planted_difference_is_flagged_whatever_the_number_of_tests(nbody: Sto
     rows, tests, _ = initial_state.compare(Narrower(Truth(nbody.system), 0.4), nbody, settings, {})
     assert (len(rows), len(tests)) == (LINES, STATES)
     assert len(distributions_that_differ(rows)) > LINES / 2
+    assert initial_states_told_apart(tests) == tests
 
 
 def test_the_true_process_is_not_flagged(nbody: Store) -> None:
-    """There are false alarms in at most 5% of cases; this seed has none."""
-    rows, _, _ = initial_state.compare(Truth(nbody.system), nbody, EvaluationConfig(initial_members=100), {})
+    """Distances have false alarms in at most 5% of cases, joint tests too; this seed has none."""
+    rows, tests, _ = initial_state.compare(Truth(nbody.system), nbody, EvaluationConfig(initial_members=100), {})
     assert len(rows) == LINES
-    assert distributions_that_differ(rows) == []
+    assert distributions_that_differ(rows) == initial_states_told_apart(tests) == []
 
 
 def test_false_alarms_are_as_rare_as_promised() -> None:
