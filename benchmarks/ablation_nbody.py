@@ -19,6 +19,8 @@ from epns_pyro.inference.validation import as_tensor, draw_transitions
 VARIANTS = {
     "coupled emission, latents": {},
     "coupled emission, latents without linear path": {"model.linear_path": False},
+    "coupled emission, latents shared by all bodies": {"model.linear_path": False, "model.latents": "shared"},
+    "coupled emission, latents, windows growing to 3 steps": {"training.horizon.end": 3},
     "diagonal emission, latents": {"model.emission": "diagonal"},
     "diagonal emission, latents without linear path": {"model.emission": "diagonal", "model.linear_path": False},
     "frame averaging (FA-GNN), diagonal emission, latents": {"model.emission": "diagonal", "model.backbone": "frames"},
