@@ -16,7 +16,7 @@ from epns_pyro.data import Store, to_dataset
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.systems import System
 
-BLOCK = 64 * 2**20  # bytes
+BLOCK = 128 * 2**20  # bytes
 NUMBER = 8  # bytes of a channel while it is worked on, whatever it is stored as
 ENSEMBLE, PATH = ("sample", "trajectory", "time"), ("trajectory", "time")
 
