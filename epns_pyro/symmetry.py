@@ -1,7 +1,8 @@
 """Symmetry groups, their action on states and latents, and how far a function or a density is from respecting them.
 
-A group draws random elements; an element acts on states through `StateSpec.act` and on latents by permuting entities. All groups
-here preserve volume, so the simulator's density must satisfy log p(g x, g z | g x_0) = log p(x, z | x_0) exactly.
+A group draws random elements; an element acts on states through `StateSpec.act` and on latents by permuting entities (and, where
+latents are vectors, by turning them). All groups here preserve volume, so the simulator's density must satisfy
+log p(g x, g z | g x_0) = log p(x, z | x_0) exactly.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ class GroupElement(ABC):
         """Return g x, for x of shape (*batch, *site, channels of `fields`)."""
 
     @abstractmethod
-    def act_latent(self, z: Array) -> Array:
-        """Return g z, for latents z of shape (*batch, entity, latent): invariant but for the order of the entities."""
+    def act_latent(self, z: Array, fields: tuple[Field, ...] = ()) -> Array:
+        """Return g z, for latents z of shape (*batch, entity, latent).
+
+        Without `fields` latents are invariant but for the order of the entities; with them the latents of an entity are the channels of
+        these fields, vectors among them.
+        """
 
 
 class Group(ABC):
@@ -66,13 +71,22 @@ class EuclideanElement(GroupElement):
     permutation: np.ndarray
 
     def act(self, spec: StateSpec, fields: tuple[Field, ...], x: Array) -> Array:
+        return self._move(fields, self._permute(x, axis=-2))
+
+    def act_latent(self, z: Array, fields: tuple[Field, ...] = ()) -> Array:
+        shared = z.shape[-2] == 1  # latents of the whole system: nobody to exchange
+        z = z if shared else self._permute(z, axis=-2)
+        return self._move(fields, z) if fields else z
+
+    def _move(self, fields: tuple[Field, ...], x: Array) -> Array:
+        """Rotate, reflect and translate the channels of fields."""
         sign = float(np.sign(np.linalg.det(self.rotation)))
         start, parts = 0, []
         like = _caster(x)
-        x = self._permute(x, axis=-2)
         for field in fields:
-            part = x[..., start : start + spec.width(field)]
-            start += spec.width(field)
+            width = len(self.rotation) if field.is_vector else 1
+            part = x[..., start : start + width]
+            start += width
             if field.is_vector:
                 part = part @ like(self.rotation.T)
             if field.parity < 0:
@@ -81,10 +95,6 @@ class EuclideanElement(GroupElement):
                 part = part + like(self.translation)
             parts.append(part)
         return torch.cat(parts, -1) if isinstance(x, torch.Tensor) else np.concatenate(parts, -1)
-
-    def act_latent(self, z: Array) -> Array:
-        shared = z.shape[-2] == 1  # latents of the whole system: nobody to exchange
-        return z if shared else self._permute(z, axis=-2)
 
     def _permute(self, x: Array, axis: int) -> Array:
         if isinstance(x, torch.Tensor):
@@ -152,7 +162,9 @@ class RelabellingElement(GroupElement):
         x = torch.stack(channels, -1) if isinstance(x, torch.Tensor) else np.stack(channels, -1)
         return self._move(x)
 
-    def act_latent(self, z: Array) -> Array:
+    def act_latent(self, z: Array, fields: tuple[Field, ...] = ()) -> Array:
+        if fields:
+            raise ConfigError("latents of cells are invariant: there are no vectors among them")
         if isinstance(z, torch.Tensor):
             return z.index_select(z.ndim - 2, torch.as_tensor(self.permutation, device=z.device))
         return np.take(z, self.permutation, axis=-2)
@@ -262,6 +274,7 @@ def density_invariance_error(
     z: torch.Tensor,
     group: Group,
     *,
+    latent_fields: tuple[Field, ...] = (),
     samples: int = 10,
     seed: int = 0,
 ) -> InvarianceError:
@@ -274,12 +287,14 @@ def density_invariance_error(
     x0 : torch.Tensor, (batch, *site, channel)
     path : torch.Tensor, (batch, time, *site, channel)
     z : torch.Tensor, (batch, time, entity, latent)
+    latent_fields : tuple of Field
+        What the latents of an entity are, where they are not invariant: `transition.latent_fields`.
     """
     with torch.no_grad():
         reference = log_density(x0, path, z)
         errors = []
         for g in _draws(group, x0, samples, seed):
-            moved = log_density(spec.act(g, x0), spec.act(g, path), g.act_latent(z))
+            moved = log_density(spec.act(g, x0), spec.act(g, path), g.act_latent(z, latent_fields))
             errors.append(float(((moved - reference).abs() / reference.abs().clamp_min(1.0)).max()))
     return InvarianceError(max(errors), float(np.median(errors)), samples)
 

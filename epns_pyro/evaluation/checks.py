@@ -41,7 +41,18 @@ def equivariance(simulator: Simulator, store: Store, settings: EvaluationConfig)
     if getattr(group, "translation_scale", 0):  # half of the elements move far
         groups.append(dataclasses.replace(group, translation_scale=FAR * group.translation_scale))
     found = [
-        density_invariance_error(density, simulator.spec, x[:, 0], x[:, 1:], z, g, samples=ELEMENTS, seed=settings.seed) for g in groups
+        density_invariance_error(
+            density,
+            simulator.spec,
+            x[:, 0],
+            x[:, 1:],
+            z,
+            g,
+            latent_fields=transition.latent_fields,
+            samples=ELEMENTS,
+            seed=settings.seed,
+        )
+        for g in groups
     ]
     maximum, samples = max(one.maximum for one in found), sum(one.samples for one in found)
     return {

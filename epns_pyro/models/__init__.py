@@ -2,7 +2,8 @@
 
 import pyro
 
-from epns_pyro.models import cells, particles  # noqa: F401  (registers itself)
+from epns_pyro.models import cells, particles  # noqa: F401  (register themselves)
+from epns_pyro.models.baselines import neural_sde  # noqa: F401
 from epns_pyro.models.epns import EPNSGuide, EPNSModel, Feedback
 from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig
 

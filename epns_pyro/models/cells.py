@@ -14,9 +14,8 @@ from epns_pyro.config import choice
 from epns_pyro.data.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.label_images import LabelImage
-from epns_pyro.models.particles import bounded_exp
 from epns_pyro.models.pixel_scores import PixelScores
-from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig
+from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig, bounded_exp
 from epns_pyro.state import StateSpec
 
 

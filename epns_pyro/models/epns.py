@@ -10,14 +10,12 @@ sites, so that `Predictive(model, guide=guide, ...)` falls back to the prior.
 from __future__ import annotations
 
 import enum
-import weakref
 
 import pyro
 from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor
 
-from epns_pyro.errors import ShapeError
+from epns_pyro.models.program import PathProgram, observed, trajectory_plate
 from epns_pyro.models.transition import Transition
 
 
@@ -29,7 +27,7 @@ class Feedback(enum.Enum):
     ANCESTRAL = "ancestral"  # a sample of the emission
 
 
-class _Unrolled(PyroModule):
+class _Unrolled(PathProgram):
     """What model and guide share: the transition, what is fed back along an observed path, and the weight of the KL term."""
 
     def __init__(self, transition: Transition, *, feedback: Feedback = Feedback.TEACHER, kl_weight: float = 1.0) -> None:
@@ -38,36 +36,8 @@ class _Unrolled(PyroModule):
         self.feedback = feedback
         self.kl_weight = kl_weight
 
-    def _start(self, x0: Tensor, path: Tensor | None, horizon: int | None) -> tuple[Transition, int]:
-        """Check the arguments; return the transition and the number of steps."""
-        # SVI.step asks every parameter for its unconstrained form; with module_local_params Pyro 1.9 tells only its own kind of
-        # parameters. Ours are unconstrained, so each is its own form.
-        for parameter in self.parameters():
-            parameter.unconstrained = weakref.ref(parameter)
-        transition = self.transition  # looked up once: every look makes Pyro register every parameter
-        transition.spec.check_shape(x0, what="x0")
-        if path is None:
-            if horizon is None or horizon < 1:
-                raise ShapeError(f"without a path the model needs horizon=, a number of steps of at least 1, found {horizon}")
-            return transition, horizon
-        time = path.dim() - transition.state_event_dim - 1
-        if path.dim() != x0.dim() + 1 or path.shape[:time] + path.shape[time + 1 :] != x0.shape:
-            raise ShapeError(f"path: expected (batch, time, *site, channel) to go with x0 {tuple(x0.shape)}, found {tuple(path.shape)}")
-        if horizon is not None and horizon != path.shape[time]:
-            raise ShapeError(f"horizon {horizon} contradicts the length of the path, {path.shape[time]}: leave it out")
-        return transition, path.shape[time]
-
     def _weighted(self) -> poutine.handlers._PoutineFactory:
         return poutine.scale(scale=self.kl_weight)
-
-
-def _plate(transition: Transition, x0: Tensor) -> pyro.plate:
-    return pyro.plate("trajectory", x0.shape[x0.dim() - transition.state_event_dim - 1], dim=-1)
-
-
-def _observed(transition: Transition, path: Tensor, t: int) -> Tensor:
-    """Return the full state of step t of the path, counted from 1."""
-    return path.select(path.dim() - transition.state_event_dim - 1, t - 1)
 
 
 class EPNSModel(_Unrolled):
@@ -103,16 +73,16 @@ class EPNSModel(_Unrolled):
         Tensor, (batch, *site, channel)
             The state that the last step ended in (with a path: the last observed state).
         """
-        transition, steps = self._start(x0, path, horizon)
+        transition = self.transition  # looked up once: every look makes Pyro register every parameter
         spec, x = transition.spec, x0
-        with _plate(transition, x0):
+        steps = self._start(spec, x0, path, horizon)
+        with trajectory_plate(spec, x0):
             for t in pyro.markov(range(1, steps + 1)):
                 h = pyro.deterministic(f"h_{t}", transition.forward_model(x), event_dim=transition.hidden_event_dim)
                 with self._weighted():
                     z = pyro.sample(f"z_{t}", transition.prior(x, h))
                 emission = transition.emission(x, h, z)
-                observed = None if path is None else _observed(transition, path, t)
-                y = pyro.sample(f"x_{t}", emission, obs=None if observed is None else spec.dynamic(observed))
+                y = pyro.sample(f"x_{t}", emission, obs=None if path is None else spec.dynamic(observed(spec, path, t)))
                 x = spec.advance(x, emission.mean.detach() if self.feedback is Feedback.PUSHFORWARD else y)
         return x
 
@@ -124,17 +94,18 @@ class EPNSGuide(_Unrolled):
     """
 
     def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> None:
-        transition, steps = self._start(x0, path, horizon)
+        transition = self.transition
+        spec, x = transition.spec, x0
+        steps = self._start(spec, x0, path, horizon)
         if path is None:
             return
-        spec, x = transition.spec, x0
-        with _plate(transition, x0):
+        with trajectory_plate(spec, x0):
             for t in pyro.markov(range(1, steps + 1)):
                 h = transition.forward_model(x)
-                observed = _observed(transition, path, t)
+                following = observed(spec, path, t)
                 with self._weighted():
-                    z = pyro.sample(f"z_{t}", transition.posterior(x, h, observed))
+                    z = pyro.sample(f"z_{t}", transition.posterior(x, h, following))
                 if self.feedback is Feedback.PUSHFORWARD:
                     x = spec.advance(x, transition.emission(x, h, z).mean.detach())
                 else:
-                    x = spec.advance(x, spec.dynamic(observed))
+                    x = spec.advance(x, spec.dynamic(following))

@@ -13,13 +13,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from pyro.distributions import Independent
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from epns_pyro.config import Config, Registry
 from epns_pyro.data.context import DataContext
-from epns_pyro.state import StateSpec
+from epns_pyro.state import Field, StateSpec
 
 TRANSITIONS = Registry("model")
 
@@ -33,6 +34,7 @@ class Transition(nn.Module, ABC):
 
     spec: StateSpec
     hidden_event_dim: int
+    latent_fields: tuple[Field, ...] = ()  # how the symmetry acts on the latents of an entity; (): not at all
     chunk: ClassVar[int] = 4096  # states that evaluation and sampling pass through the networks at a time
 
     @property
@@ -63,3 +65,8 @@ class TransitionConfig(Config, ABC):
 
     @abstractmethod
     def build(self, context: DataContext) -> Transition: ...
+
+
+def bounded_exp(x: Tensor) -> Tensor:
+    """Return exp(x) with x bent smoothly into (-5, 5), so that a scale can neither vanish nor explode."""
+    return torch.exp(5 * torch.tanh(x / 5))

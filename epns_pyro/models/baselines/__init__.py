@@ -1,0 +1,1 @@
+"""Models of the literature that EPNS is measured against."""

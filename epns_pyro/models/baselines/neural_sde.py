@@ -1,0 +1,135 @@
+"""A neural stochastic differential equation (NSDE), observed at every frame.
+
+    dy = (rate(y) + mu(x)) dt + sigma(x) dW        drift and diffusion are networks of the state, sigma is one number per body and field
+    x' | path ~ Normal(y(frame_dt), s)             s: one small number per field
+
+after Li et al., Scalable Gradients for Stochastic Differential Equations (AISTATS 2020). The frame is cut into K steps of Euler and
+Maruyama, kick before drift. The latents are the noise of all of them: z_j = sum_k Q_kj eps_k with Q the orthonormal polynomials on the K
+steps, again standard Normal. In these coordinates the first two latents of a field settle where it arrives, and that of its rate, so a
+guide of independent latents comes close to the posterior; it never does in the eps_k themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import pydantic
+import torch
+from pyro.distributions import Independent, Normal
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+
+from epns_pyro.backbones import BACKBONES, Features, Signature
+from epns_pyro.config import choice
+from epns_pyro.data.context import DataContext
+from epns_pyro.models.bodies import Bodies, shortened
+from epns_pyro.models.emissions import DiagonalConfig
+from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig, bounded_exp
+
+OBSERVATION = 0.1  # of the step scale: the noise around the end of a path, before training
+CARRIED = -3.0  # log of the diffusion, before training, of a field whose rate carries noise to it
+
+
+class NeuralSDE(Transition):
+    """h = (mu, sigma) at the state that a frame starts from: (*batch, body, 2 dynamic channels).
+
+    The latents of a body are noise with an axis for every axis of space: they turn with the bodies.
+    """
+
+    hidden_event_dim = 2
+    chunk = 1024
+
+    def __init__(self, config: NeuralSDEConfig, context: DataContext) -> None:
+        super().__init__()
+        self.config, self.spec, self.bodies = config, context.spec, Bodies(context)
+        spec, bodies, steps = self.spec, self.bodies, config.substeps
+        fields, moved, changed = len(spec.dynamic_fields), len(bodies.moved), len(bodies.changed)
+        self.latent_fields = tuple(
+            replace(f, name=f"{f.name}_{j}", translates=False, rate_of="") for j in range(steps) for f in spec.dynamic_fields
+        )
+        unit = torch.tensor([context.step_scales[f.name] for f in spec.dynamic_fields])
+        self.register_buffer("unit", unit, persistent=False)
+        carried = torch.tensor([CARRIED if f.name in bodies.rates else 0.0 for f in spec.dynamic_fields])
+        self.register_buffer("log_diffusion", carried, persistent=False)
+        self.register_buffer("basis", polynomials(steps).to(unit.dtype), persistent=False)
+        scalars, vectors = bodies.feature_counts
+        self.field = config.backbone.build(Signature(scalars, vectors, changed + fields, moved, spec.space, context.sites[0]))
+        # what the guide reads off an innovation: weights of its vectors, scalar shifts, widths; and vectors of its own
+        self._read = [steps * moved * moved, steps * changed, steps * fields]
+        self.posterior_net = config.backbone.build(
+            Signature(scalars + fields + changed, vectors + moved, sum(self._read), steps * moved, spec.space, context.sites[0])
+        )
+        self.observation = nn.Parameter(torch.full((fields,), math.log(OBSERVATION)))
+
+    # -- the four pieces -----------------------------------------------------------------------------------------------
+
+    def forward_model(self, x: Tensor) -> Tensor:
+        """h = (mu(x), sigma(x)), both in units of the step scale per frame."""
+        bodies = self.bodies
+        out = self.field(bodies.positions(x), bodies.features(x))
+        changes, log_scale = out.scalars.tensor_split([len(bodies.changed)], -1)
+        return torch.cat([bodies.join(out.vectors, changes), bodies.per_channel(bounded_exp(log_scale + self.log_diffusion))], -1)
+
+    def prior(self, x: Tensor, h: Tensor) -> Independent:
+        """p(z) = Normal(0, 1): white noise."""
+        zero = x.new_zeros(*x.shape[:-1], self.config.substeps * self.spec.dynamic_channels)
+        return Normal(zero, torch.ones_like(zero)).to_event(2)
+
+    def emission(self, x: Tensor, h: Tensor, z: Tensor) -> TorchDistribution:
+        """p(x' | h, z) = Normal(y_K(x, z), s)."""
+        end = self._solve(x, h, z.unflatten(-1, (self.config.substeps, -1)))
+        return DiagonalConfig().build(self.spec, end, self.observation.expand(*end.shape[:-1], -1), self.unit)
+
+    def posterior(self, x: Tensor, h: Tensor, x_next: Tensor) -> Independent:
+        """q(z | h, x') = Normal(A(x, e) e + b(x, e), sigma(x, e)), e the way from the end of the path without noise to x'."""
+        bodies, steps = self.bodies, self.config.substeps
+        silent = x.new_zeros(*x.shape[:-1], steps, self.spec.dynamic_channels)
+        surprise = (self.spec.dynamic(x_next) - self._solve(x, h, silent)) / bodies.per_channel(self.unit)
+        e, seen = bodies.split(shortened(surprise)), bodies.features(x)
+        _, diffusion = h.chunk(2, -1)
+        spread = torch.stack([self._first(diffusion, f.name) for f in self.spec.dynamic_fields], -1).log()
+        seen = Features(torch.cat([seen.scalars, spread, e.scalars], -1), torch.cat([seen.vectors, e.vectors], -2))
+        out = self.posterior_net(bodies.positions(x), seen)
+        weights, shifts, log_scale = (part.unflatten(-1, (steps, -1)) for part in out.scalars.split(self._read, -1))
+        moved = len(bodies.moved)
+        vectors = weights.unflatten(-1, (moved, moved)) @ e.vectors[..., None, :, :] + out.vectors.unflatten(-2, (steps, moved))
+        mean = bodies.join(vectors, shifts)
+        return Normal(mean.flatten(-2), bodies.per_channel(bounded_exp(log_scale)).flatten(-2)).to_event(2)
+
+    # -- helpers -------------------------------------------------------------------------------------------------------
+
+    def _solve(self, x: Tensor, h: Tensor, z: Tensor) -> Tensor:
+        """End of the path that noise z (*batch, body, step, dynamic channel) drives: (*batch, body, dynamic channel)."""
+        spec, bodies, steps = self.spec, self.bodies, self.config.substeps
+        unit, noise = bodies.per_channel(self.unit), self.basis @ z
+        for k in range(steps):
+            drift, diffusion = (h if k == 0 else self.forward_model(x)).chunk(2, -1)
+            kick = unit * (drift / steps + diffusion * noise[..., k, :] / math.sqrt(steps))
+            x = spec.advance(x, bodies.persistence(spec.advance(x, spec.dynamic(x) + kick), bodies.frame_dt / steps))
+        return spec.dynamic(x)
+
+    def _first(self, y: Tensor, name: str) -> Tensor:
+        """A number per body of a field whose channels are all the same: (*batch, body)."""
+        value = self.spec.get_dynamic(y, name)
+        return value[..., 0] if self.spec[name].is_vector else value
+
+
+def polynomials(count: int) -> Tensor:
+    """Orthonormal polynomials on `count` equal steps, in the order of their degree: (step, degree), float64; the first is constant."""
+    time = torch.linspace(-1, 1, count, dtype=torch.float64) if count > 1 else torch.zeros(1, dtype=torch.float64)
+    q, r = torch.linalg.qr(time[:, None] ** torch.arange(count))
+    return q * r.diagonal().sign()
+
+
+@TRANSITIONS.register("neural-sde")
+class NeuralSDEConfig(TransitionConfig):
+    """NSDE: a baseline; equivariant with an equivariant backbone."""
+
+    name: Literal["neural-sde"] = "neural-sde"
+    backbone: choice(BACKBONES) = pydantic.Field(default="vector", validate_default=True)
+    substeps: int = pydantic.Field(default=4, ge=1, le=16, description="steps of Euler and Maruyama per frame")
+
+    def build(self, context: DataContext) -> NeuralSDE:
+        return NeuralSDE(self, context)

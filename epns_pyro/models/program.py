@@ -1,0 +1,54 @@
+"""The face that every Pyro program on trajectories has: program(x0, path=None, *, horizon=None)."""
+
+from __future__ import annotations
+
+import weakref
+
+import pyro
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from epns_pyro.errors import ShapeError
+from epns_pyro.state import StateSpec
+
+
+class PathProgram(PyroModule):
+    """A model or a guide of paths that start from known states.
+
+    Parameters of `forward`
+    -----------------------
+    x0 : Tensor, (batch, *site, channel)
+        Full initial states, static fields included.
+    path : Tensor, (batch, time, *site, channel), optional
+        The observed future; its length is the horizon.
+    horizon : int, optional
+        Steps to forecast where there is no path.
+    """
+
+    def _start(self, spec: StateSpec, x0: Tensor, path: Tensor | None, horizon: int | None) -> int:
+        """Check the arguments; return the number of steps."""
+        # SVI.step asks every parameter for its unconstrained form; with module_local_params Pyro 1.9 tells only its own kind of
+        # parameters. Ours are unconstrained, so each is its own form.
+        for parameter in self.parameters():
+            parameter.unconstrained = weakref.ref(parameter)
+        spec.check_shape(x0, what="x0")
+        if path is None:
+            if horizon is None or horizon < 1:
+                raise ShapeError(f"without a path the model needs horizon=, a number of steps of at least 1, found {horizon}")
+            return horizon
+        time = path.dim() - len(spec.sites) - 2
+        if path.dim() != x0.dim() + 1 or path.shape[:time] + path.shape[time + 1 :] != x0.shape:
+            raise ShapeError(f"path: expected (batch, time, *site, channel) to go with x0 {tuple(x0.shape)}, found {tuple(path.shape)}")
+        if horizon is not None and horizon != path.shape[time]:
+            raise ShapeError(f"horizon {horizon} contradicts the length of the path, {path.shape[time]}: leave it out")
+        return path.shape[time]
+
+
+def trajectory_plate(spec: StateSpec, x0: Tensor) -> pyro.plate:
+    """The plate of independent trajectories, the last batch dimension of x0."""
+    return pyro.plate("trajectory", x0.shape[x0.dim() - len(spec.sites) - 2], dim=-1)
+
+
+def observed(spec: StateSpec, path: Tensor, t: int) -> Tensor:
+    """Return the full state of step t of a path, counted from 1."""
+    return path.select(path.dim() - len(spec.sites) - 2, t - 1)
