@@ -10,7 +10,10 @@ import numpy as np
 
 from epns_pyro.data.context import DataContext
 from epns_pyro.inference import Simulator
+from epns_pyro.inference.programs import forecast
+from epns_pyro.inference.validation import as_tensor
 from epns_pyro.models import Feedback
+from epns_pyro.models.program import PathProgram
 from epns_pyro.systems import System, trajectory_seeds
 
 
@@ -40,6 +43,20 @@ class Model(Forecaster):
                 out = np.empty((members, len(x0), *block.states.shape[2:]), kind)
             out[block.samples, block.trajectories] = block.states
         return out
+
+
+@dataclass(frozen=True)
+class Programs(Forecaster):
+    """A pair of Pyro programs on paths that is no step-by-step simulator."""
+
+    model: PathProgram
+    guide: PathProgram
+    label: ClassVar[str] = "model"
+
+    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
+        start = as_tensor(x0, next(self.model.parameters()).device)
+        blocks = forecast(self.model, self.guide, start, steps=steps, members=members, seed=seed)
+        return np.concatenate([block.cpu().numpy() for block in blocks])
 
 
 @dataclass(frozen=True)

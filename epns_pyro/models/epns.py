@@ -17,6 +17,7 @@ from torch import Tensor
 
 from epns_pyro.models.program import PathProgram, observed, trajectory_plate
 from epns_pyro.models.transition import Transition
+from epns_pyro.state import StateSpec
 
 
 class Feedback(enum.Enum):
@@ -35,6 +36,10 @@ class _Unrolled(PathProgram):
         self.transition = transition
         self.feedback = feedback
         self.kl_weight = kl_weight
+
+    @property
+    def spec(self) -> StateSpec:
+        return self.transition.spec
 
     def _weighted(self) -> poutine.handlers._PoutineFactory:
         return poutine.scale(scale=self.kl_weight)
@@ -75,7 +80,7 @@ class EPNSModel(_Unrolled):
         """
         transition = self.transition  # looked up once: every look makes Pyro register every parameter
         spec, x = transition.spec, x0
-        steps = self._start(spec, x0, path, horizon)
+        steps = self._start(x0, path, horizon)
         with trajectory_plate(spec, x0):
             for t in pyro.markov(range(1, steps + 1)):
                 h = pyro.deterministic(f"h_{t}", transition.forward_model(x), event_dim=transition.hidden_event_dim)
@@ -96,7 +101,7 @@ class EPNSGuide(_Unrolled):
     def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> None:
         transition = self.transition
         spec, x = transition.spec, x0
-        steps = self._start(spec, x0, path, horizon)
+        steps = self._start(x0, path, horizon)
         if path is None:
             return
         with trajectory_plate(spec, x0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from abc import abstractmethod
 
 import pyro
 from pyro.nn import PyroModule
@@ -25,8 +26,14 @@ class PathProgram(PyroModule):
         Steps to forecast where there is no path.
     """
 
-    def _start(self, spec: StateSpec, x0: Tensor, path: Tensor | None, horizon: int | None) -> int:
+    @property
+    @abstractmethod
+    def spec(self) -> StateSpec:
+        """Of the states that it is about."""
+
+    def _start(self, x0: Tensor, path: Tensor | None, horizon: int | None) -> int:
         """Check the arguments; return the number of steps."""
+        spec = self.spec
         # SVI.step asks every parameter for its unconstrained form; with module_local_params Pyro 1.9 tells only its own kind of
         # parameters. Ours are unconstrained, so each is its own form.
         for parameter in self.parameters():
