@@ -31,13 +31,17 @@ from epns_pyro.inference.validation import as_tensor
 from epns_pyro.models.baselines.gp_ode import GPODEConfig
 from epns_pyro.models.baselines.ode2vae import ODE2VAEConfig
 
+ALONE = {"model.integrator": None}  # the first guess is a network alone
+NSDE = {"model": "neural-sde", "training.learning_rate": 1e-3}
 STEP_BY_STEP = {
     "EPNS (default)": {},
-    "EPNS, FA-GNN, diagonal emission": {"model.emission": "diagonal", "model.backbone": "frames"},
-    "PNS-GNN": {"model.emission": "diagonal", "model.backbone": "message-passing"},
-    "PNS-MLP": {"model.emission": "diagonal", "model.backbone": "mlp"},
-    "NSDE": {"model": "neural-sde", "training.learning_rate": 1e-3},
-    "NSDE, not equivariant": {"model": "neural-sde", "model.backbone": "message-passing", "training.learning_rate": 1e-3},
+    "EPNS, no integrator": ALONE,
+    "EPNS, FA-GNN, diagonal emission": ALONE | {"model.emission": "diagonal", "model.backbone": "frames"},
+    "PNS-GNN": ALONE | {"model.emission": "diagonal", "model.backbone": "message-passing"},
+    "PNS-MLP": ALONE | {"model.emission": "diagonal", "model.backbone": "mlp"},
+    "NSDE": NSDE,
+    "NSDE, forces between pairs": NSDE | {"model.backbone": "pairwise", "model.substeps": 10},
+    "NSDE, not equivariant": NSDE | {"model.backbone": "message-passing"},
 }
 
 

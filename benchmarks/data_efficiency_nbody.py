@@ -19,16 +19,18 @@ from epns_pyro.inference import preset
 from epns_pyro.inference.validation import as_tensor, draw_transitions
 
 VARIANTS = {
-    "vector (default)": {},
-    "PNS-GNN": {"model.backbone": "message-passing"},
+    "default": {},
+    "vector, no integrator": {"model.integrator": None},
+    "PNS-GNN, no integrator": {"model.integrator": None, "model.backbone": "message-passing"},
 }
 
 
 @click.command()
 @click.option("--sizes", default="10,40,400", show_default=True, help="Trajectories to train on.")
 @click.option("--steps", default=1000, show_default=True)
+@click.option("--only", multiple=True, help="Names of networks; all by default.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/data_efficiency_nbody.csv"), show_default=True)
-def main(sizes: str, steps: int, out: Path) -> None:
+def main(sizes: str, steps: int, only: tuple[str, ...], out: Path) -> None:
     base = preset("nbody", "quick").override({"training.steps": steps, "training.validate_every": steps // 5, "training.log_every": 50})
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -39,6 +41,8 @@ def main(sizes: str, steps: int, out: Path) -> None:
             store = generate(config.system, Path(scratch) / f"{size}.zarr")
             x, x_next = draw_transitions(store, "test", 2000)  # of the same test set every time
             for name, changes in VARIANTS.items():
+                if only and name not in only:
+                    continue
                 sim, seconds = train(config.override(changes), store, which="best")
                 bounds = sim.bounds(as_tensor(x), as_tensor(x_next)[:, None], num_samples=16)
                 rows.append(

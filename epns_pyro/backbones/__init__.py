@@ -6,6 +6,7 @@ from epns_pyro.backbones import (  # noqa: F401  (they register themselves)
     grid_unet,
     message_passing,
     mlp,
+    pairwise,
     spatial_conv,
     tensor_product,
     vector,

@@ -22,12 +22,16 @@ class Edges(NamedTuple):
     ----------
     direction : Tensor, (*edge, space)
         From the receiver to the sender, of length one, less for distances close to zero.
+    length : Tensor, (*edge, 1)
+        The distance, in units of the scale of positions.
     distance : Tensor, (*edge, DISTANCE_CHANNELS)
+        Bounded functions of it.
     envelope : Tensor, (*edge, 1)
         What a message weighs: bodies farther apart than any seen in training let go of each other.
     """
 
     direction: Tensor
+    length: Tensor
     distance: Tensor
     envelope: Tensor
 
@@ -35,8 +39,8 @@ class Edges(NamedTuple):
     def between(cls, positions: Tensor, graph: Graph) -> Edges:
         """Measure the edges between bodies at positions (*batch, body, space), in units of their scale."""
         relative = graph.senders(positions) - graph.receivers(positions)
-        distance = safe_norm(relative)
-        return cls(relative / (distance + POINT)[..., None], distance_features(distance), 1 / (1 + distance[..., None]))
+        length = safe_norm(relative)[..., None]
+        return cls(relative / (length + POINT), length, distance_features(length[..., 0]), 1 / (1 + length))
 
 
 def distance_features(distance: Tensor) -> Tensor:

@@ -30,7 +30,9 @@ def nbody_paper(system: SystemConfig) -> RunConfig:
     """The published architecture and budget: frame averaging, width 128, 5 layers, 16 latents per body, 250,000 steps of batch 64."""
     return RunConfig(
         system=system,
-        model=ParticlesConfig.parse({"backbone": {"name": "frames", "width": 128, "layers": 5}, "emission": "diagonal", "width": 128}),
+        model=ParticlesConfig.parse(
+            {"backbone": {"name": "frames", "width": 128, "layers": 5}, "integrator": None, "emission": "diagonal", "width": 128}
+        ),
         training=TrainingConfig(
             steps=250_000,
             batch=64,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import pydantic
-from pyro.distributions import Independent, Normal
+from pyro.distributions import Independent
 from torch import Tensor, nn
 
 from epns_pyro.backbones.grids import GRIDS, GridSignature
@@ -14,6 +14,7 @@ from epns_pyro.config import choice
 from epns_pyro.data.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.label_images import LabelImage
+from epns_pyro.models.normal import Normal
 from epns_pyro.models.pixel_scores import PixelScores
 from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig, bounded_exp
 from epns_pyro.state import StateSpec

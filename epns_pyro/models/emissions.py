@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
-from pyro.distributions import Normal
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
 from epns_pyro.config import Config, Registry
 from epns_pyro.errors import ConfigError
+from epns_pyro.models.normal import Normal
 from epns_pyro.state import StateSpec
 
 EMISSIONS = Registry("emission")

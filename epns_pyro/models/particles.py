@@ -1,7 +1,8 @@
 """The transition of a set of bodies: positions, other vectors, scalars.
 
 The mean is a residual in physical units, x' = x + v dt + ..., v' = v + ..., in two parts: a first guess from h alone, whose law
-("what would be said without latents") also standardises the innovation that the posterior sees, and a correction that reads z.
+("what would be said without latents") also standardises the innovation that the posterior sees, and a correction that reads z. The
+first guess follows a learned equation of motion (`integrator`) and adds what a network makes of h.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Literal
 
 import pydantic
 import torch
-from pyro.distributions import Independent, Normal
+from pyro.distributions import Independent
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
@@ -20,6 +21,8 @@ from epns_pyro.config import choice
 from epns_pyro.data.context import DataContext
 from epns_pyro.models.bodies import Bodies, shortened
 from epns_pyro.models.emissions import EMISSIONS, innovation
+from epns_pyro.models.integrator import Integrator, IntegratorConfig
+from epns_pyro.models.normal import Normal
 from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig, bounded_exp
 
 FRAME_FLOOR = 1e-3  # vectors of h shorter than this give no axis
@@ -28,7 +31,8 @@ FRAME_FLOOR = 1e-3  # vectors of h shorter than this give no axis
 class ParticleTransition(Transition):
     """EPNS for particles; equivariant where its backbones are.
 
-    h holds `width` scalars and `hidden_vectors` vectors per body: (*batch, body, width + hidden_vectors * space).
+    h holds `width` scalars and `hidden_vectors` vectors per body, then where the integrator leads, in dynamic channels:
+    (*batch, body, width + hidden_vectors * space + dynamic channel).
     """
 
     hidden_event_dim = 2
@@ -41,6 +45,7 @@ class ParticleTransition(Transition):
         self.register_buffer("step_scales", torch.tensor([context.step_scales[f.name] for f in spec.dynamic_fields]), persistent=False)
 
         width, vectors, latent = config.width, config.hidden_vectors, config.latent
+        self._ends = [width, width + vectors * spec.space]  # of the scalars and of the vectors of h
         noise = config.emission.parameters(spec)
         moved, changed = len(bodies.moved), len(bodies.changed)
 
@@ -51,6 +56,7 @@ class ParticleTransition(Transition):
         self.encoder = network(*bodies.feature_counts, width, vectors)
         self.guess_vectors = nn.Linear(vectors, moved, bias=False)
         self.guess_scalars = perceptron(width, width, changed + noise, small_output=True)
+        self.integrator = Integrator(config.integrator, context) if config.integrator else None
         self.prior_net = perceptron(width, width, 2 * latent, small_output=True)
         self.decoder = network(width + latent, vectors, changed + noise, moved)
         self.posterior_net = network(width + changed, vectors + moved, 2 * latent, 0)
@@ -66,9 +72,10 @@ class ParticleTransition(Transition):
     # -- the four pieces -----------------------------------------------------------------------------------------------
 
     def forward_model(self, x: Tensor) -> Tensor:
-        """h = f(x): (*batch, body, width + hidden_vectors * space)."""
+        """h = f(x): (*batch, body, hidden)."""
         hidden = self.encoder(self.bodies.positions(x), self.bodies.features(x))
-        return torch.cat([hidden.scalars, hidden.vectors.flatten(-2)], -1)
+        motion = [self.integrator(x)] if self.integrator else []
+        return torch.cat([hidden.scalars, hidden.vectors.flatten(-2), *motion], -1)
 
     def prior(self, x: Tensor, h: Tensor) -> Independent:
         """p(z | h) = Normal(mu(h), sigma(h))."""
@@ -111,7 +118,10 @@ class ParticleTransition(Transition):
         hidden, bodies = self._split(h), self.bodies
         changes, noise = self.guess_scalars(hidden.scalars).tensor_split([len(bodies.changed)], -1)
         change = bodies.join(self.guess_vectors.weight @ hidden.vectors, changes)
-        return self._law(bodies.persistence(x) + change * bodies.per_channel(self.step_scales), noise), noise
+        mean = bodies.persistence(x) + change * bodies.per_channel(self.step_scales)
+        if self.integrator:
+            mean = mean + h[..., self._ends[1] :]
+        return self._law(mean, noise), noise
 
     def _law(self, loc: Tensor, noise: Tensor) -> TorchDistribution:
         return self.config.emission.build(self.spec, loc, noise, self.step_scales)
@@ -129,7 +139,7 @@ class ParticleTransition(Transition):
         return torch.stack(axes, -2)
 
     def _split(self, h: Tensor) -> Features:
-        scalars, vectors = h.split([self.config.width, h.shape[-1] - self.config.width], -1)
+        scalars, vectors, _ = h.tensor_split(self._ends, -1)
         return Features(scalars, vectors.unflatten(-1, (-1, self.spec.space)))
 
     def _pool(self, per_body: Tensor) -> Tensor:
@@ -142,6 +152,7 @@ class ParticlesConfig(TransitionConfig):
 
     name: Literal["particles"] = "particles"
     backbone: choice(BACKBONES) = pydantic.Field(default="vector", validate_default=True)
+    integrator: IntegratorConfig | None = pydantic.Field(default=IntegratorConfig(), description="null: the first guess is a network alone")
     emission: choice(EMISSIONS) = pydantic.Field(default="coupled", validate_default=True)
     width: int = pydantic.Field(default=64, gt=0, description="scalar channels of h per body")
     hidden_vectors: int = pydantic.Field(default=8, gt=0, description="vector channels of h per body")

@@ -47,7 +47,7 @@ EQUIVARIANT = [name for name in BACKBONES.names if BACKBONES[name]().build(Signa
 
 
 def backbone(name: str) -> dict:
-    return {"name": name, "width": 8, "layers": 2}
+    return {"name": name} | {key: value for key, value in {"width": 8, "layers": 2}.items() if key in BACKBONES[name].model_fields}
 
 
 # Small settings for quick tests, and further settings that have to keep the promise as well; a transition without an entry is tested

@@ -53,6 +53,7 @@ def trajectories(about: DataContext, batch: int = 3, steps: int = 2, seed: int =
 def particles(about: DataContext, seed: int = 0, **settings: object) -> ParticleTransition:
     """A small transition whose every parameter is away from its special starting value."""
     small = {"width": 8, "latent": 3, "hidden_vectors": 3, "backbone": {"name": "vector", "width": 8, "vectors": 4, "layers": 2}}
+    small["integrator"] = {"steps": 3, "network": {"name": "pairwise", "width": 8}}
     if any(not f.is_vector for f in about.spec.dynamic_fields):
         small["emission"] = "diagonal"
     torch.manual_seed(seed)

@@ -17,7 +17,7 @@ from typing import Literal
 
 import pydantic
 import torch
-from pyro.distributions import Independent, Normal
+from pyro.distributions import Independent
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ from epns_pyro.config import choice
 from epns_pyro.data.context import DataContext
 from epns_pyro.models.bodies import Bodies, shortened
 from epns_pyro.models.emissions import DiagonalConfig
+from epns_pyro.models.normal import Normal
 from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig, bounded_exp
 
 OBSERVATION = 0.1  # of the step scale: the noise around the end of a path, before training
