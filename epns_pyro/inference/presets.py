@@ -22,7 +22,7 @@ def nbody_quick(system: SystemConfig) -> RunConfig:
     return RunConfig(
         system=system,
         model=ParticlesConfig(),
-        training=TrainingConfig(steps=4000, batch=64, learning_rate=3e-3),
+        training=TrainingConfig(steps=2000, batch=64, learning_rate=3e-3),
     )
 
 

@@ -11,9 +11,10 @@ leapfrog keeps the energy (Hairer, Lubich and Wanner, Geometric Numerical Integr
 from __future__ import annotations
 
 import pydantic
+import torch
 from torch import Tensor, nn
 
-from epns_pyro.backbones import BACKBONES, Signature
+from epns_pyro.backbones import BACKBONES, Features, Signature
 from epns_pyro.config import Config, choice
 from epns_pyro.data.context import DataContext
 from epns_pyro.models.bodies import Bodies
@@ -32,21 +33,36 @@ class Integrator(nn.Module):
         signature = Signature(*bodies.feature_counts, len(self.scalars), len(self.vectors), context.spec.space, context.sites[0])
         self.network = config.network.build(signature)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """What a frame from x (*batch, body, channel) adds to persistence: (*batch, body, dynamic channel)."""
-        step = self.bodies.frame_dt / self.steps
-        end = self._drift(x, step / 2)
+    @property
+    def fields(self) -> int:
+        """Number of fields that are kicked."""
+        return len(self.vectors) + len(self.scalars)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Follow x (*batch, body, channel) through a frame.
+
+        Returns
+        -------
+        change : Tensor, (*batch, body, dynamic channel)
+            What the frame adds to persistence.
+        strain : Tensor, (*batch, body, kicked field)
+            Logarithm of the strongest kick, in typical changes from frame to frame: where it is large, the end of the frame depends much
+            on its start, and noise grows on the way.
+        """
+        spec, step = self.bodies.spec, self.bodies.frame_dt / self.steps
+        end, strengths = self._drift(x, step / 2), []
         for left in reversed(range(self.steps)):
-            end = self._drift(self._kick(end), step if left else step / 2)
-        return self.bodies.spec.dynamic(end) - self.bodies.persistence(x)
+            out = self.network(self.bodies.positions(end), self.bodies.features(end))
+            end = self._drift(self._kicked(end, out), step if left else step / 2)
+            strengths.append(torch.cat([out.vectors.square().sum(-1), out.scalars.square()], -1))
+        return spec.dynamic(end) - self.bodies.persistence(x), (1 + torch.stack(strengths).amax(0)).log() / 2
 
     def _drift(self, x: Tensor, dt: float) -> Tensor:
         return self.bodies.spec.advance(x, self.bodies.persistence(x, dt))
 
-    def _kick(self, x: Tensor) -> Tensor:
-        """Change every field that no rate carries by a(x), in units of its typical change from frame to frame."""
+    def _kicked(self, x: Tensor, out: Features) -> Tensor:
+        """Change every field that no rate carries, in units of its typical change from frame to frame."""
         spec = self.bodies.spec
-        out = self.network(self.bodies.positions(x), self.bodies.features(x))
         change = dict(zip(self.vectors, out.vectors.unbind(-2), strict=True)) | dict(zip(self.scalars, out.scalars.unbind(-1), strict=True))
         unit = {name: scale / self.steps for name, scale in (self.vectors | self.scalars).items()}
         kicked = {f.name: spec.get(x, f.name) + (unit[f.name] * change[f.name] if f.name in unit else 0) for f in spec.dynamic_fields}

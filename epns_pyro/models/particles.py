@@ -31,8 +31,8 @@ FRAME_FLOOR = 1e-3  # vectors of h shorter than this give no axis
 class ParticleTransition(Transition):
     """EPNS for particles; equivariant where its backbones are.
 
-    h holds `width` scalars and `hidden_vectors` vectors per body, then where the integrator leads, in dynamic channels:
-    (*batch, body, width + hidden_vectors * space + dynamic channel).
+    h holds `width` scalars and `hidden_vectors` vectors per body, (*batch, body, width + hidden_vectors * space), then what the
+    integrator returns.
     """
 
     hidden_event_dim = 2
@@ -55,8 +55,9 @@ class ParticleTransition(Transition):
 
         self.encoder = network(*bodies.feature_counts, width, vectors)
         self.guess_vectors = nn.Linear(vectors, moved, bias=False)
-        self.guess_scalars = perceptron(width, width, changed + noise, small_output=True)
         self.integrator = Integrator(config.integrator, context) if config.integrator else None
+        strained = self.integrator.fields if self.integrator else 0
+        self.guess_scalars = perceptron(width + strained, width, changed + noise, small_output=True)
         self.prior_net = perceptron(width, width, 2 * latent, small_output=True)
         self.decoder = network(width + latent, vectors, changed + noise, moved)
         self.posterior_net = network(width + changed, vectors + moved, 2 * latent, 0)
@@ -74,7 +75,7 @@ class ParticleTransition(Transition):
     def forward_model(self, x: Tensor) -> Tensor:
         """h = f(x): (*batch, body, hidden)."""
         hidden = self.encoder(self.bodies.positions(x), self.bodies.features(x))
-        motion = [self.integrator(x)] if self.integrator else []
+        motion = self.integrator(x) if self.integrator else ()
         return torch.cat([hidden.scalars, hidden.vectors.flatten(-2), *motion], -1)
 
     def prior(self, x: Tensor, h: Tensor) -> Independent:
@@ -116,11 +117,12 @@ class ParticleTransition(Transition):
     def _guess(self, x: Tensor, h: Tensor) -> tuple[TorchDistribution, Tensor]:
         """The law of x' that h suggests without latents, and its noise parameters."""
         hidden, bodies = self._split(h), self.bodies
-        changes, noise = self.guess_scalars(hidden.scalars).tensor_split([len(bodies.changed)], -1)
+        motion, strain = h[..., self._ends[1] :].tensor_split([self.spec.dynamic_channels], -1)
+        changes, noise = self.guess_scalars(torch.cat([hidden.scalars, strain], -1)).tensor_split([len(bodies.changed)], -1)
         change = bodies.join(self.guess_vectors.weight @ hidden.vectors, changes)
         mean = bodies.persistence(x) + change * bodies.per_channel(self.step_scales)
         if self.integrator:
-            mean = mean + h[..., self._ends[1] :]
+            mean = mean + motion
         return self._law(mean, noise), noise
 
     def _law(self, loc: Tensor, noise: Tensor) -> TorchDistribution:
