@@ -33,7 +33,7 @@ def test_predictive_one_by_one_gives_the_same_sites(sim: Simulator, x0: np.ndarr
         with torch.no_grad():
             sites = Predictive(sim.model, guide=sim.guide, num_samples=4, parallel=parallel)(x0, horizon=2)
         assert {name: tuple(v.shape) for name, v in sites.items() if name.endswith("_2")} == {
-            "h_2": (4, 2, 3, 8 + 3 * 3),
+            "h_2": (4, 2, 3, 8 + 3 * 3 + 6 + 1),
             "x_2": (4, 2, 3, 6),
             "z_2": (4, 2, 3, 3),
         }
@@ -132,6 +132,21 @@ def test_a_member_that_diverges_is_dead_and_the_others_live(sim: Simulator, x0: 
     np.testing.assert_array_equal(np.isnan(futures["position"]).any(("body", "space")), ~futures["alive"])
     others = [0, 1, 3]
     np.testing.assert_array_equal(futures["position"].isel(sample=others), whole["position"].isel(sample=others, trajectory=0))
+
+
+def test_networks_that_overflow_for_one_member_end_that_member_alone(sim: Simulator, x0: np.ndarray) -> None:
+    """Then prior and emission have parameters that are not finite, at which PyTorch's Normal refuses to draw."""
+    forward_model, steps = sim.transition.forward_model, iter(range(3))
+
+    def overflowing(x: torch.Tensor) -> torch.Tensor:
+        h = forward_model(x)
+        if next(steps) == 1:
+            h[2] = float("nan")
+        return h
+
+    sim.transition.forward_model = overflowing
+    alive = sim.rollout(x0[:1], steps=3, members=4, seed=0)["alive"].isel(trajectory=0)
+    np.testing.assert_array_equal(alive, [[True] * 4, [True] * 4, [True, True, False, False], [True] * 4])
 
 
 @pytest.mark.parametrize(
