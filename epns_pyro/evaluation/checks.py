@@ -21,6 +21,7 @@ from epns_pyro.systems import System
 STEPS = 5  # of the paths whose density is moved by random group elements
 ELEMENTS, FAR = 5, 100  # random elements of either kind; factor by which translations of the second kind are larger
 HORIZON = 10  # lengths of training
+STEPS_SCORED = 100  # per long run, by the true transition density
 
 
 def equivariance(simulator: Simulator, store: Store, settings: EvaluationConfig) -> dict[str, Any]:
@@ -69,6 +70,8 @@ def equivariance(simulator: Simulator, store: Store, settings: EvaluationConfig)
 def stability(forecaster: Forecaster, store: Store, settings: EvaluationConfig) -> tuple[dict[str, Any], xr.Dataset]:
     """Follow one run per initial state far beyond the length of training, and say how many stay plausible.
 
+    Where the true transition density is known, say also how likely their steps are under it.
+
     The initial states and the true runs are those of the set `long`. Without one they are those of the set `test`: where the true process
     can be simulated both go on for HORIZON times the length of training, otherwise they stop where the recorded runs do.
     """
@@ -77,27 +80,46 @@ def stability(forecaster: Forecaster, store: Store, settings: EvaluationConfig) 
     count, seed = min(settings.long_trajectories, store.size(group)), settings.seed + 3
     x0 = store.read(group, slice(0, count), start=first, stop=first + 1)[:, 0]
 
-    def alive_of(one: Forecaster, steps: int, seed: int) -> np.ndarray:
-        kept = ensembles.forecast(one, x0, steps, 1, seed, lambda x: {"": _alive(system, x)})
-        return kept[""]["alive"].values.mean((0, 1))
+    def follow(one: Forecaster, steps: int, seed: int) -> xr.Dataset:
+        return ensembles.forecast(one, x0, steps, 1, seed, lambda x: {"": _long(system, x)})[""]
 
     if group == "test" and system.can_simulate:
         steps = HORIZON * (store.steps("train") - first)
-        true_alive = alive_of(Truth(system), steps, seed + 1)
+        truth = follow(Truth(system), steps, seed + 1)
     else:
         steps = store.steps(group) - first
-        kept = ensembles.recorded(store, group, np.arange(count), lambda x: {"": _alive(system, x[None])})
-        true_alive = kept[""]["alive"].values.mean((0, 1))
-    alive = np.stack([alive_of(forecaster, steps, seed), true_alive])
+        truth = ensembles.recorded(store, group, np.arange(count), lambda x: {"": _long(system, x[None])})[""]
+    runs = {"model": follow(forecaster, steps, seed), "truth": truth}
     data = xr.Dataset(
-        {"alive": (("source", "time"), alive)},
-        coords={"source": ["model", "truth"], "time": ("time", system.frame_dt * np.arange(steps + 1), {"units": system.time_unit})},
+        {"alive": (("source", "time"), np.stack([one["alive"].values.mean((0, 1)) for one in runs.values()]))},
+        coords={"source": list(runs), "time": ("time", system.frame_dt * np.arange(steps + 1), {"units": system.time_unit})},
         attrs={"runs": count},
     )
-    model, true = (float(x[-1]) for x in alive)
+    model, true = (float(x[-1]) for x in data["alive"].values)
     sentence = f"{model:.0%} of {count} runs of the model are still plausible after {steps} steps ({true:.0%} of the true process)"
-    return {"final_alive_model": model, "final_alive_truth": true, "steps": steps, "runs": count, "sentence": sentence}, data
+    found = {"final_alive_model": model, "final_alive_truth": true, "steps": steps, "runs": count, "sentence": sentence}
+    scored = {source: one["nats"].values[one["nats"].notnull()] for source, one in runs.items() if "nats" in one}
+    if scored and all(nats.size for nats in scored.values()):
+        (low, median), (true_low, true_median) = (np.quantile(nats, (0.01, 0.5)) for nats in scored.values())
+        found["step_nats"] = {
+            "model": {"median": float(median), "first_percentile": float(low)},
+            "truth": {"median": float(true_median), "first_percentile": float(true_low)},
+        }
+        found["steps_sentence"] = (
+            f"under the true transition density their steps have {median:.1f} nats in the median and {low:.1f} at the 1st percentile "
+            f"({true_median:.1f} and {true_low:.1f} those of the true process)"
+        )
+    return found, data
 
 
-def _alive(system: System, x: np.ndarray) -> xr.Dataset:
-    return xr.Dataset({"alive": (ensembles.ENSEMBLE, system.alive(x))})
+def _long(system: System, x: np.ndarray) -> xr.Dataset:
+    """What is kept of long runs (sample, trajectory, time, *site, channel): `alive`, and `nats`, the true log density of about STEPS_SCORED
+    steps of each, as far as it is alive."""
+    alive = system.alive(x)
+    kept = xr.Dataset({"alive": (ensembles.ENSEMBLE, alive)})
+    if system.has_oracle:
+        steps = np.arange(0, x.shape[2] - 1, max(1, x.shape[2] // STEPS_SCORED))
+        nats, scored = np.full((*x.shape[:2], len(steps)), np.nan), alive[:, :, steps + 1]
+        nats[scored] = system.transition_log_prob(x[:, :, steps][scored], x[:, :, steps + 1][scored])
+        kept["nats"] = (("sample", "trajectory", "step"), nats)
+    return kept

@@ -187,6 +187,18 @@ def test_without_long_runs_model_and_truth_are_simulated_on(nbody: Store, tmp_pa
     assert data["alive"].sel(source="truth").notnull().all()
 
 
+def test_the_steps_of_long_runs_are_scored_by_the_true_density(nbody: Store) -> None:
+    """The oracle's own density has the same law in every state, so the true process used as a model is seen to be right: 20 runs."""
+    settings = EvaluationConfig(long_trajectories=20)
+    right, _ = checks.stability(Truth(nbody.system), nbody, settings)
+    wrong, _ = checks.stability(Persistence(nbody.context()), nbody, settings)
+    model, truth = right["step_nats"]["model"], right["step_nats"]["truth"]
+    assert model["median"] == pytest.approx(truth["median"], abs=1.0)
+    assert model["first_percentile"] == pytest.approx(truth["first_percentile"], abs=3.0)
+    assert wrong["step_nats"]["model"]["median"] < truth["first_percentile"] - 5
+    assert "under the true transition density" in right["steps_sentence"]
+
+
 def test_the_true_tissue_used_as_a_model_is_found_calibrated(cells: Store) -> None:
     """A calibrated ensemble is faulted with at most 5% per line; all lines pass for this seed."""
     settings = EvaluationConfig(members=39, trajectories=40, seed=0)

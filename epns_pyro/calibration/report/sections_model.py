@@ -85,11 +85,12 @@ def stability(found: Evaluated) -> Section:
     about, data = found.metrics.get("stability") or {}, found.files.get("stability")
     if data is not None:
         words = sentence(about.get("sentence") or "share of runs that are still plausible")
+        steps = f" {sentence(about['steps_sentence'])}" if "steps_sentence" in about else ""
         section.items.append(
             Figure(
                 figures.stability(data, found.time_unit),
                 alt=f"Share of runs that are still plausible over time, model and truth. {words}",
-                caption=f"{words} An honest model falls no faster than the truth.",
+                caption=f"{words} An honest model falls no faster than the truth.{steps}",
                 key=(Key("model", "model"), Key("truth", "truth")),
                 size="wide",
             )
