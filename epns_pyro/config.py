@@ -42,10 +42,11 @@ class Config(pydantic.BaseModel):
         """Return a copy with dotted keys changed, e.g. {"training.steps": 100}, fully validated again.
 
         A choice is changed by its name, {"backbone": "frames"} or {"backbone.name": "frames"}; it starts from its own defaults, and other
-        changes may set what it has.
+        changes may set what it has. So does a section that was off (None).
         """
         raw, settings = self.model_dump(mode="python"), []
         for dotted, value in sorted(changes.items(), key=lambda change: change[0].count(".")):
+            raw = self._switched_on(raw, dotted)
             key = f"{dotted}.name" if isinstance(value, str) and "name" in _section(raw, dotted) else dotted
             if key.endswith(".name") and value != _section(raw, key.removesuffix(".name")).get("name"):
                 node, leaf = _place(raw, key)
@@ -58,6 +59,19 @@ class Config(pydantic.BaseModel):
             node, leaf = _place(raw, key)
             node[leaf] = value
         return type(self).parse(raw)
+
+    def _switched_on(self, raw: dict[str, Any], dotted: str) -> dict[str, Any]:
+        """Give the section that a dotted key is in its defaults, where it is None and can have some."""
+        *sections, _ = dotted.split(".")
+        for depth, section in enumerate(sections):
+            node = _section(raw, ".".join(sections[:depth])) if depth else raw
+            if section in node and node[section] is None:
+                node[section] = {}
+                try:
+                    return type(self).parse(raw).model_dump(mode="python")
+                except ConfigError:
+                    node[section] = None
+        return raw
 
 
 def _section(raw: dict[str, Any], dotted: str) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class DrawingConfig(Config):
     pen: PenConfig = PenConfig()
     copies: int = 1
     title: str = ""
+    frame: PenConfig | None = None
+    margin: float | None = None
 
 
 DRAWINGS = Registry("drawing")
@@ -90,7 +92,7 @@ def test_configs_cannot_be_changed():
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"copis": 2}, "config: unknown key 'copis': did you mean 'copies'? (known: copies, pen, shape, title)"),
+        ({"copis": 2}, "config: unknown key 'copis': did you mean 'copies'? (known: copies, frame, margin, pen, shape, title)"),
         ({"pen": {"color": "red"}}, "config: unknown key 'pen.color': did you mean 'colour'? (known: colour, width)"),
         ({"pen": {"colour": "green"}}, "config: pen.colour: input should be 'red' or 'blue', found 'green'"),
         ({"pen": {"width": 0}}, "config: pen.width: input should be greater than or equal to 1, found 0"),
@@ -137,6 +139,13 @@ def test_dotted_keys_change_a_copy():
     assert drawing == DrawingConfig()
 
 
+def test_a_section_that_is_off_starts_from_its_defaults():
+    assert DrawingConfig().override({"frame.width": 3}).frame == PenConfig(width=3)
+    assert DrawingConfig(frame=PenConfig(colour="blue")).override({"frame.width": 3}).frame == PenConfig(colour="blue", width=3)
+    assert DrawingConfig(frame=PenConfig()).override({"frame": None}).frame is None
+    assert DrawingConfig().frame is None
+
+
 def test_another_choice_starts_from_its_own_defaults():
     drawing = DrawingConfig().override({"shape.radius": 0.5})
     assert drawing.override({"shape.name": "rectangle"}).shape == RectangleConfig()
@@ -171,6 +180,8 @@ def test_choices_inside_choices_are_changed_from_the_outside_in():
         ({"copis": 2}, "--set copis: unknown key 'copis': did you mean 'copies'?"),
         ({"pen.widht": 2}, "--set pen.widht: unknown key 'widht': did you mean 'width'? (known: colour, width)"),
         ({"pin.width": 2}, "--set pin.width: there is no section 'pin': did you mean 'pen'?"),
+        ({"margin.width": 2}, "--set margin.width: there is no section 'margin'"),
+        ({"frame.widht": 2}, "--set frame.widht: unknown key 'widht': did you mean 'width'?"),
         ({"copies.width": 2}, "--set copies.width: there is no section 'copies'"),
         ({"copies.name": "two"}, "--set copies.name: there is no section 'copies'"),
         ({"pen.name": "two"}, "--set pen.name: unknown key 'name': "),
