@@ -27,6 +27,7 @@ class Integrator(nn.Module):
         super().__init__()
         self.steps, self.bodies = config.steps, Bodies(context)
         bodies, scales = self.bodies, context.step_scales
+        # every field that no rate carries, and the unit of its kicks
         self.vectors, self.scalars = (
             {f.name: scales[f.name] for f in fields if f.name not in bodies.rates} for fields in (bodies.moved, bodies.changed)
         )
