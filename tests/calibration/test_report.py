@@ -215,6 +215,19 @@ def test_long_films_are_thinned_until_they_fit() -> None:
     assert show.data["time"][0] == 0
 
 
+@pytest.mark.parametrize("name", ["body", "particle"])
+def test_orbits_are_drawn_whatever_the_axis_of_the_bodies_is_called(name: str) -> None:
+    position = np.random.default_rng(0).normal(size=(2, 3, 5, 6, 2)).astype(np.float32)
+    data = xr.Dataset(
+        {"position": (("source", "trajectory", "time", name, "space"), position), "mass": (("trajectory", name), np.ones((3, 6)))},
+        coords={"source": ["truth", "member 1"], "time": np.arange(5.0)},
+    )
+    show = viewer(Evaluated({}, {}, {"examples": data}))
+    assert show.data["shape"] == [2, 3, 5, 6, 3]
+    unpacked = np.frombuffer(zlib.decompress(base64.b64decode(show.data["values"])), "<f4").reshape(2, 3, 5, 6, 3)
+    np.testing.assert_array_equal(unpacked[..., :2], position)
+
+
 def test_a_panel_has_the_colours_of_the_page_and_no_markup_from_labels() -> None:
     svg = panel(SMALL, lambda axes: axes.plot([0, 1], label="x"), title="a<b>$x$ & c", x="</svg>")
     assert "var(--axis)" in svg

@@ -40,12 +40,13 @@ def viewer(found: Evaluated) -> Viewer | None:
 
 
 def _orbits(data: xr.Dataset, time_unit: str) -> Viewer:
-    data = data.isel(time=thinned(data.sizes["time"], MAX_FRAMES), body=slice(0, MAX_TRAIL))
-    position = data["position"].transpose("source", "trajectory", "time", "body", "space").values
+    (body,) = set(data["position"].dims) - {"source", "trajectory", "time", "space"}  # users name it as they like
+    data = data.isel({"time": thinned(data.sizes["time"], MAX_FRAMES), body: slice(0, MAX_TRAIL)})
+    position = data["position"].transpose("source", "trajectory", "time", body, "space").values
     if position.shape[-1] == 2:
         position = np.concatenate([position, np.zeros_like(position[..., :1])], -1)
     trajectories, bodies = position.shape[1], position.shape[3]
-    mass = data["mass"].transpose("trajectory", "body").values if "mass" in data else np.ones((trajectories, bodies))
+    mass = data["mass"].transpose("trajectory", body).values if "mass" in data else np.ones((trajectories, bodies))
     size = np.cbrt(np.clip(mass / max(float(np.nanmax(mass)), 1e-12), 0, None))
     about = _about(data, time_unit, position.shape) | {"values": pack(position, "<f4"), "size": np.round(size, 3).tolist()}
     return Viewer("orbits", about, f"Orbits of {bodies} bodies in space over time: the truth beside members of the ensemble.")
