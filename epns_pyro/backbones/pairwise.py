@@ -16,8 +16,9 @@ from epns_pyro.backbones.base import BACKBONES, Backbone, BackboneConfig, Featur
 from epns_pyro.backbones.edges import DISTANCE_CHANNELS, Edges, bounded, gram
 from epns_pyro.backbones.graphs import GraphConfig
 
-POWERS = 4  # of 1 / (distance + NEAR), from the zeroth on
-NEAR = 0.1  # in units of the scale of positions: a force is bounded where bodies meet
+POWERS = 4  # of UNIT / (distance + NEAR), from the zeroth on
+NEAR = 0.1  # in units of the scale of positions
+UNIT = 0.3  # likewise: powers reach 27 where bodies meet; were it 1000, a network that has learnt little would throw them about
 
 
 class PairwiseNetwork(Backbone):
@@ -41,7 +42,7 @@ class PairwiseNetwork(Backbone):
         ours, theirs = graph.receivers(features.scalars), graph.senders(features.scalars)
         ends = torch.cat([edges.distance, ours.expand(*edges.distance.shape[:-1], -1), theirs], -1)
         scalars, along, across = (self.pair(ends) * edges.envelope).split(self.sizes, -1)
-        near = 1 / (edges.length[..., None] + NEAR)
+        near = UNIT / (edges.length[..., None] + NEAR)
         powers = torch.cat([near**p for p in range(POWERS)], -1)
         pull = (along.unflatten(-1, (-1, POWERS)) * powers).sum(-1, keepdim=True)
         vectors = pull * edges.direction[..., None, :]

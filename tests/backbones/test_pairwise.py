@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from epns_pyro.backbones import Features, Signature
-from epns_pyro.backbones.pairwise import NEAR, POWERS, PairwiseConfig, PairwiseNetwork
+from epns_pyro.backbones.pairwise import NEAR, POWERS, UNIT, PairwiseConfig, PairwiseNetwork
 
 
 def network(*signature: int) -> PairwiseNetwork:
@@ -41,7 +41,7 @@ def test_a_pull_is_an_expansion_in_powers_of_the_distance(power: int) -> None:
     positions = torch.stack([torch.zeros(13, 3, dtype=torch.float64), distance[:, None] * torch.tensor([0.0, 1.0, 0.0])], 1)
     pull = net(positions, Features(positions[..., :0], positions[..., None, :][..., :0, :])).vectors[:, 0, 0]
     assert (pull[:, [0, 2]] == 0).all()
-    expected = (distance + NEAR) ** -power / (1 + distance)
+    expected = (UNIT / (distance + NEAR)) ** power / (1 + distance)
     torch.testing.assert_close(pull[:, 1], expected, rtol=0.02, atol=0)
 
 
