@@ -10,13 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from common import train, write_table
+from common import ALONE, train, write_table
 
 from epns_pyro.data import generate, open_store
 from epns_pyro.inference import preset
 from epns_pyro.inference.validation import as_tensor, draw_transitions
 
-ALONE = {"model.integrator": None}  # the first guess is a network alone
 VARIANTS = {
     "integrator, coupled emission, latents": {},
     "integrator, coupled emission, latents without linear path": {"model.linear_path": False},

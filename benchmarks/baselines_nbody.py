@@ -19,7 +19,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from common import train, write_table
+from common import ALONE, train, write_table
 
 from epns_pyro.data import Store, Windows, generate, open_store
 from epns_pyro.evaluation import checks, initial_state
@@ -31,7 +31,6 @@ from epns_pyro.inference.validation import as_tensor
 from epns_pyro.models.baselines.gp_ode import GPODEConfig
 from epns_pyro.models.baselines.ode2vae import ODE2VAEConfig
 
-ALONE = {"model.integrator": None}  # the first guess is a network alone
 NSDE = {"model": "neural-sde", "training.learning_rate": 1e-3}
 STEP_BY_STEP = {
     "EPNS (default)": {},

@@ -13,6 +13,8 @@ from epns_pyro.data import Store
 from epns_pyro.inference import RunConfig, RunFolder, Simulator, load
 from epns_pyro.inference.trainer import Hardware, Trainer
 
+ALONE = {"model.integrator": None}  # particle models whose first guess is a network alone
+
 
 def train(config: RunConfig, store: Store, *, which: str) -> tuple[Simulator, float]:
     """Train on the CPU in a folder of its own; return the simulator with its "last" or "best" weights, and the seconds of training."""

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import click
-from common import train, write_table
+from common import ALONE, train, write_table
 
 from epns_pyro.data import generate
 from epns_pyro.inference import preset
@@ -20,8 +20,8 @@ from epns_pyro.inference.validation import as_tensor, draw_transitions
 
 VARIANTS = {
     "default": {},
-    "vector, no integrator": {"model.integrator": None},
-    "PNS-GNN, no integrator": {"model.integrator": None, "model.backbone": "message-passing"},
+    "vector, no integrator": ALONE,
+    "PNS-GNN, no integrator": ALONE | {"model.backbone": "message-passing"},
 }
 
 

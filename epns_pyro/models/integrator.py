@@ -63,11 +63,10 @@ class Integrator(nn.Module):
 
     def _kicked(self, x: Tensor, out: Features) -> Tensor:
         """Change every field that no rate carries, in units of its typical change from frame to frame."""
-        spec = self.bodies.spec
-        change = dict(zip(self.vectors, out.vectors.unbind(-2), strict=True)) | dict(zip(self.scalars, out.scalars.unbind(-1), strict=True))
-        unit = {name: scale / self.steps for name, scale in (self.vectors | self.scalars).items()}
-        kicked = {f.name: spec.get(x, f.name) + (unit[f.name] * change[f.name] if f.name in unit else 0) for f in spec.dynamic_fields}
-        return spec.advance(x, spec.pack_dynamic(**kicked))
+        spec, units = self.bodies.spec, self.vectors | self.scalars
+        changes = [*out.vectors.unbind(-2), *out.scalars.unbind(-1)]
+        kicks = {name: unit / self.steps * change for (name, unit), change in zip(units.items(), changes, strict=True)}
+        return spec.advance(x, spec.pack_dynamic(**{f.name: spec.get(x, f.name) + kicks.get(f.name, 0) for f in spec.dynamic_fields}))
 
 
 class IntegratorConfig(Config):

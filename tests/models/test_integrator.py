@@ -59,7 +59,7 @@ def test_it_follows_a_known_law_with_an_error_of_second_order() -> None:
 
 
 def test_energy_does_not_drift_over_many_frames() -> None:
-    """It errs by a part in ten at 1 radian per step, and no more after a thousand frames than after one."""
+    """At 1 radian per step it errs by less than a factor of two, and no more after a thousand frames than after one."""
     about, stiffness = context("celestial"), 400.0
     integrator, spec = on_springs(about, 2, stiffness), about.spec
     x, _ = trajectories(about)
