@@ -153,6 +153,7 @@ class Celestial(Layout):
     """(bodies, 7, time): mass, position, velocity."""
 
     shape = "(bodies, 7, time)"
+    channels: ClassVar = {"mass": 0, "position": slice(1, 4), "velocity": slice(4, 7)}  # the files have no names
     default_every = 10
 
     @staticmethod
@@ -163,7 +164,7 @@ class Celestial(Layout):
         return np.moveaxis(array[..., :: self.every], -1, 0)
 
     def check(self, path: Path, frames: np.ndarray) -> None:
-        mass = frames[..., 0]
+        mass = frames[..., self.channels["mass"]]
         if not (mass == mass[0]).all():
             raise DataError(f"{path}: the mass (channel 0) changes in time: are its channels mass, x, y, z, vx, vy, vz?")
         if not (mass > 0).all():
@@ -171,7 +172,7 @@ class Celestial(Layout):
 
     def read(self, path: Path, spec: StateSpec) -> np.ndarray:
         x = self.frames(_load(path)).astype(np.float64)
-        return spec.pack(mass=x[..., 0], position=x[..., 1:4], velocity=x[..., 4:7])
+        return spec.pack(**{name: x[..., channels] for name, channels in self.channels.items()})
 
     def system(self, files: dict[str, list[Path]], shapes: dict[str, tuple[int, ...]], frame_dt: float | None) -> System:
         bodies = {name: shape[1] for name, shape in shapes.items()}
