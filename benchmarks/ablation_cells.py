@@ -17,9 +17,9 @@ from common import train, write_table
 
 from epns_pyro.data import generate, open_store
 from epns_pyro.evaluation.forecasters import Model, Truth
-from epns_pyro.inference import preset
-from epns_pyro.inference.validation import as_tensor, draw_transitions
 from epns_pyro.models import Feedback
+from epns_pyro.training.presets import preset
+from epns_pyro.training.validation import as_tensor, draw_transitions
 
 VARIANTS = {
     "windows, 64 classes (default)": {},

@@ -24,12 +24,13 @@ from common import ALONE, train, write_table
 from epns_pyro.data import Store, Windows, generate, open_store
 from epns_pyro.evaluation import checks, initial_state
 from epns_pyro.evaluation.forecasters import Forecaster, Model, Persistence, Programs, Truth
-from epns_pyro.inference import RunConfig, preset, programs
-from epns_pyro.inference.run import EvaluationConfig
-from epns_pyro.inference.schedules import HorizonSchedule
-from epns_pyro.inference.validation import as_tensor
 from epns_pyro.models.baselines.gp_ode import GPODEConfig
 from epns_pyro.models.baselines.ode2vae import ODE2VAEConfig
+from epns_pyro.training import stock_pyro
+from epns_pyro.training.presets import preset
+from epns_pyro.training.run import EvaluationConfig, RunConfig
+from epns_pyro.training.schedules import HorizonSchedule
+from epns_pyro.training.validation import as_tensor
 
 NSDE = {"model": "neural-sde", "training.learning_rate": 1e-3}
 STEP_BY_STEP = {
@@ -86,11 +87,11 @@ def equation(which: Equation, store: Store) -> Trained:
     if hasattr(model, "field"):
         model.field.place(windows.draw().x0, torch.Generator().manual_seed(0))
     started = time.perf_counter()
-    programs.fit(model, guide, windows, steps=which.steps, learning_rate=which.learning_rate, horizon=which.horizon)
+    stock_pyro.fit(model, guide, windows, steps=which.steps, learning_rate=which.learning_rate, horizon=which.horizon)
     seconds = time.perf_counter() - started
 
     def score(x0: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
-        return programs.path_bounds(model, guide, x0, path, num_samples=SAMPLES).iwae
+        return stock_pyro.path_bounds(model, guide, x0, path, num_samples=SAMPLES).iwae
 
     return Trained(Programs(model, guide), score, sum(p.numel() for m in (model, guide) for p in m.parameters()), which.steps, seconds)
 

@@ -19,8 +19,8 @@ import torch
 from common import write_table
 from torch.utils.flop_counter import FlopCounterMode
 
-from epns_pyro.data.context import DataContext
-from epns_pyro.models.cells import CellsModelConfig, CellsTransition
+from epns_pyro.context import DataContext
+from epns_pyro.models.tissues.cells import CellsModelConfig, CellsTransition
 from epns_pyro.systems import CellsConfig, trajectory_seeds
 
 MODELS = {

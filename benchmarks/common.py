@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from epns_pyro.data import Store
-from epns_pyro.inference import RunConfig, RunFolder, Simulator, load
-from epns_pyro.inference.trainer import Hardware, Trainer
+from epns_pyro.simulator import Simulator, load
+from epns_pyro.training.run import RunConfig, RunFolder
+from epns_pyro.training.trainer import Hardware, Trainer
 
 ALONE = {"model.integrator": None}  # particle models whose first guess is a network alone
 

@@ -15,8 +15,8 @@ import click
 from common import ALONE, train, write_table
 
 from epns_pyro.data import generate
-from epns_pyro.inference import preset
-from epns_pyro.inference.validation import as_tensor, draw_transitions
+from epns_pyro.training.presets import preset
+from epns_pyro.training.validation import as_tensor, draw_transitions
 
 VARIANTS = {
     "default": {},

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from epns_pyro import __version__
+from epns_pyro._version import __version__
 from epns_pyro.cli._common import Group
 
 # GNU OpenMP reads this when torch is loaded, which is later. Left to itself it lets idle threads spin for milliseconds, and as soon as

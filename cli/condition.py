@@ -42,7 +42,7 @@ def condition(
 ) -> None:
     """Infer what a trajectory did from partial and noisy observations of it, with the simulator in RUN."""
     import epns_pyro
-    from epns_pyro.inference import read_observations
+    from epns_pyro.conditioning.observations import read_observations
 
     if out.suffix not in (".zarr", ".nc"):
         fail(f"{out}: expected a name that ends in .zarr or .nc")
@@ -76,7 +76,7 @@ def _initial(source: str) -> np.ndarray:
     if index and not index.isdigit():
         fail(f"--from {source}: expected PATH or PATH:INDEX with a whole number, found {index!r}")
     store = open_store(path)
-    return store.read("test" if "test" in store.groups else store.groups[0], int(index or 0), stop=1)[0, 0]
+    return store.read("test" if "test" in store.splits else store.splits[0], int(index or 0), stop=1)[0, 0]
 
 
 def _write(posterior: xr.Dataset, out: Path) -> None:

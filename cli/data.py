@@ -66,13 +66,13 @@ def _limited(config: SystemConfig, trajectories: int) -> SystemConfig:
 @click.option("--frame-dt", type=click.FloatRange(min=0, min_open=True), help="Time between two frames that are kept.")
 def import_epns(directory: Path, out: Path, every: int | None, frame_dt: float | None) -> None:
     """Import .npy files in the layout of the published code: DIRECTORY holds train/, val/, test/, test_same_init/, ..."""
-    from epns_pyro.data.published import FOLDERS
-    from epns_pyro.data.published import import_epns as run
+    from epns_pyro.data.importers.epns_format import FOLDERS
+    from epns_pyro.data.importers.epns_format import import_epns as run
 
     with progress_bars() as progress:
         store = run(directory, out, every=every, frame_dt=frame_dt, progress=progress)
     for name in FOLDERS:
-        if name not in store.groups:
+        if name not in store.splits:
             click.echo(f"no folder {FOLDERS[name]}/: there is no set {name}", err=True)
     _summarise(store)
 
@@ -87,7 +87,7 @@ def import_epns(directory: Path, out: Path, every: int | None, frame_dt: float |
 @click.option("--periodic", is_flag=True, help="The image wraps around at its edges.")
 def import_labels(path: Path, out: Path, types: Path | None, frame_dt: float, time_unit: str, segment: int | None, periodic: bool) -> None:
     """Import label images: a zarr array (time, y, x) or (movie, time, y, x), a TIFF stack, or a folder of TIFFs."""
-    from epns_pyro.data.labels import import_labels as run
+    from epns_pyro.data.importers.labels import import_labels as run
 
     with progress_bars() as progress:
         store = run(path, out, types=types, frame_dt=frame_dt, time_unit=time_unit, segment=segment, periodic=periodic, progress=progress)
@@ -99,8 +99,8 @@ def import_labels(path: Path, out: Path, types: Path | None, frame_dt: float, ti
 @click.option("--spec", type=PATH, help="YAML file that describes the fields of PATH.")
 def info(path: Path, spec: Path | None) -> None:
     """Say what is in the store PATH, and what is wrong with it; exit code 2 if that keeps it from being used."""
-    from epns_pyro.data.check import check
-    from epns_pyro.data.findings import ERROR
+    from epns_pyro.data.inspection.check import check
+    from epns_pyro.data.inspection.findings import ERROR
     from epns_pyro.data.stores import open_store
 
     store = open_store(path, spec=spec)
@@ -120,7 +120,7 @@ def _summarise(store: Store) -> None:
     table = Table(title=str(store.path), title_justify="left", box=None)
     for heading in ("set", "trajectories", "frames", *store.spec.sites):
         table.add_column(heading, justify="left" if heading == "set" else "right")
-    for group in store.groups:
+    for group in store.splits:
         numbers = (store.size(group), store.steps(group) + 1, *store.sites(group))
         table.add_row(group, *map(str, numbers))
     console().print(table)

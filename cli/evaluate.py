@@ -26,12 +26,12 @@ def evaluate(run: Path, data: Path | None, members: int | None, changes: tuple[s
 def evaluate_run(run: Path, data: Path | None = None, settings: dict | None = None, device: str = "cpu") -> None:
     """Evaluate a run with progress bars and print what was found."""
     import epns_pyro
-    from epns_pyro.calibration.report import verdict
     from epns_pyro.calibration.verdicts import table
     from epns_pyro.data import open_store
     from epns_pyro.errors import DataError
     from epns_pyro.evaluation import evaluate as judge
-    from epns_pyro.inference import RunFolder
+    from epns_pyro.report import verdict
+    from epns_pyro.training.run import RunFolder
 
     simulator = epns_pyro.load(run, device=device)
     path = data or Path(simulator.store)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
     """Write RUN/report.html, one self-contained page, from the evaluation of RUN."""
-    from epns_pyro.calibration.report import write_report
-    from epns_pyro.inference.metrics import read_metrics
-    from epns_pyro.inference.run import RunFolder
+    from epns_pyro.report import write_report
+    from epns_pyro.training.metrics import read_metrics
+    from epns_pyro.training.run import RunFolder
 
     folder = RunFolder(run)
     page = write_report(folder.evaluation, folder.report, read_metrics(folder.metrics))
@@ -31,7 +31,7 @@ def report(run: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("compare.html"), show_default=True)
 def compare(runs: tuple[Path, ...], out: Path) -> None:
     """Print one table for several evaluated runs, and write it as a page."""
-    from epns_pyro.calibration.report import write_comparison
+    from epns_pyro.report import write_comparison
 
     rows = write_comparison({name: run / "evaluation" for name, run in zip(_names(runs), runs, strict=True)}, out)
     console().print(_table(rows))

@@ -39,7 +39,7 @@ def simulate(run: Path, members: int, steps: int, source: str | None, out: Path,
     if index and not index.isdigit():
         fail(f"--from {source}: expected PATH or PATH:INDEX with a whole number, found {index!r}")
     store = open_store(path)
-    group = "test" if "test" in store.groups else store.groups[0]
+    group = "test" if "test" in store.splits else store.splits[0]
     x0 = store.read(group, int(index) if index else None, stop=1)[:, 0]
 
     dims = ("sample", "trajectory", "time")

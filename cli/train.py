@@ -12,7 +12,7 @@ from epns_pyro.cli._common import console, fail, overrides, progress_bars, statu
 
 if TYPE_CHECKING:
     from epns_pyro.data import Store
-    from epns_pyro.inference import RunConfig, RunFolder
+    from epns_pyro.training.run import RunConfig, RunFolder
 
 
 @click.command()
@@ -49,8 +49,8 @@ def train(
     With nothing else given, `epns-pyro train nbody` simulates the default data set once, trains the quick preset on it, evaluates the
     result, and says which commands come next.
     """
-    from epns_pyro.inference import RunFolder
-    from epns_pyro.inference.trainer import Hardware, Trainer
+    from epns_pyro.training.run import RunFolder
+    from epns_pyro.training.trainer import Hardware, Trainer
 
     folder = RunFolder(out or Path("runs") / system)
     hardware = Hardware(accelerator, devices, num_nodes)
@@ -87,8 +87,9 @@ def _prepare(
     """Find out what to train, and open or make the data for it."""
     from epns_pyro.data import open_store
     from epns_pyro.errors import CheckpointError
-    from epns_pyro.inference import RunConfig, presets
-    from epns_pyro.inference.checkpoint import read_checkpoint
+    from epns_pyro.training import presets
+    from epns_pyro.training.checkpoint import read_checkpoint
+    from epns_pyro.training.run import RunConfig
 
     if resume:
         if file or settings:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from epns_pyro.inference.simulator import Simulator, load
+from epns_pyro._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from epns_pyro.simulator import Simulator, load
 __all__ = ["Simulator", "__version__", "load"]
 
-_LAZY = {"Simulator": "epns_pyro.inference.simulator", "load": "epns_pyro.inference.simulator"}
+_LAZY = {"Simulator": "epns_pyro.simulator", "load": "epns_pyro.simulator"}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,9 @@ import numpy as np
 import xarray as xr
 
 import epns_pyro
+from epns_pyro.conditioning.filtering import unweighted
+from epns_pyro.conditioning.observations import Observations
 from epns_pyro.data import open_store
-from epns_pyro.inference import Observations, unweighted
 
 STEPS, EVERY, NOISE = 40, 5, 0.05
 STAR = 0

@@ -15,34 +15,43 @@ WRITTEN = sorted(p for folder in ("epns_pyro", "cli", "tests", "examples", "benc
 MAXIMUM_LINES = 400
 
 # What each part may import of the others. Its own part goes without saying.
+_GROUND = {"_version", "_moved", "errors", "config", "state", "symmetry", "context"}
+_MODELS = _GROUND | {"systems", "data", "backbones"}
 LAYERS = {
+    "_version": set(),
+    "_moved": set(),
     "errors": set(),
     "config": {"errors"},
     "state": {"errors"},
     "symmetry": {"errors", "state"},
-    "systems": {"errors", "config", "state", "symmetry"},
-    "data": {"errors", "config", "state", "symmetry", "systems"},
-    "backbones": {"errors", "config", "state", "symmetry"},
-    "models": {"errors", "config", "state", "symmetry", "systems", "data", "backbones"},
-    "inference": {"errors", "config", "state", "symmetry", "systems", "data", "backbones", "models"},
+    "context": {"errors", "state"},
+    "systems": _GROUND,
+    "data": _GROUND | {"systems"},
+    "backbones": _GROUND,
+    "models": _GROUND | {"backbones"},
+    "inference": _MODELS | {"models"},
+    "training": _MODELS | {"models", "inference"},
+    "conditioning": _MODELS | {"models", "inference"},
+    "simulator": _MODELS | {"models", "inference", "training", "conditioning"},
     "calibration": {"errors", "state"},
-    "evaluation": {"errors", "config", "state", "symmetry", "systems", "data", "models", "inference", "calibration"},
-    "cli": {"errors", "config", "state", "symmetry", "systems", "data", "models", "inference", "calibration", "evaluation", "epns_pyro"},
-    "epns_pyro": {"inference"},
+    "evaluation": _MODELS | {"models", "inference", "training", "simulator", "calibration"},
+    "report": {"errors", "state", "calibration", "evaluation"},
+    "cli": _MODELS | {"models", "inference", "training", "conditioning", "simulator", "calibration", "evaluation", "report", "epns_pyro"},
+    "epns_pyro": {"_version", "simulator"},
 }
 # Libraries that only the named parts or modules may import.
 ONLY_IN = {
-    "pyro": ("epns_pyro.models", "epns_pyro.inference"),
+    "pyro": ("epns_pyro.models", "epns_pyro.inference", "epns_pyro.training", "epns_pyro.conditioning"),
     "torch_geometric": ("epns_pyro.backbones",),
     "e3nn": ("epns_pyro.backbones",),
-    "lightning_fabric": ("epns_pyro.inference.trainer",),
+    "lightning_fabric": ("epns_pyro.training.trainer",),
     "arviz": ("epns_pyro.calibration",),
     "click": ("epns_pyro.cli",),
 }
 NEVER_IN = {"epns_pyro.calibration": ("torch",)}
 HEAVY = ("torch_geometric", "e3nn")
 # The published files have channels by position: reading them is the one place where a position means something.
-BY_POSITION = ("epns_pyro.data.published",)
+BY_POSITION = ("epns_pyro.data.importers.epns_format",)
 
 
 # -- reading the source ----------------------------------------------------------------------------------------------------
@@ -177,19 +186,34 @@ def test_every_part_has_its_place():
     ("rule", "module", "source", "found"),
     [
         (layering, "epns_pyro.systems.nbody", "from epns_pyro.models import EPNSModel", "imports epns_pyro.models"),
-        (layering, "epns_pyro.data.stores", "def f():\n    import epns_pyro.backbones.frames", "imports epns_pyro.backbones.frames"),
+        (
+            layering,
+            "epns_pyro.data.stores",
+            "def f():\n    import epns_pyro.backbones.bodies.frames",
+            "imports epns_pyro.backbones.bodies.frames",
+        ),
         (layering, "epns_pyro.errors", "from epns_pyro import config", "imports epns_pyro.config"),
         (layering, "epns_pyro.models.epns", "from epns_pyro import load", "imports epns_pyro.load"),
         (layering, "epns_pyro.calibration.scores", "import epns_pyro.systems", "imports epns_pyro.systems"),
-        (layering, "epns_pyro.backbones.frames", "from epns_pyro.data.context import DataContext", "imports epns_pyro.data.context"),
+        (
+            layering,
+            "epns_pyro.backbones.bodies.frames",
+            "from epns_pyro.data.scales import compute_context",
+            "imports epns_pyro.data.scales",
+        ),
         (layering, "epns_pyro.inference.elbo", "from epns_pyro.cli import main", "imports epns_pyro.cli"),
-        (borders, "epns_pyro.backbones.frames", "import pyro.distributions as dist", "imports pyro"),
-        (borders, "epns_pyro.models.particles", "from e3nn import o3", "imports e3nn"),
-        (borders, "epns_pyro.models.particles", "def f():\n    from torch_geometric.utils import scatter", "imports torch_geometric"),
+        (borders, "epns_pyro.backbones.bodies.frames", "import pyro.distributions as dist", "imports pyro"),
+        (borders, "epns_pyro.models.bodies.particles", "from e3nn import o3", "imports e3nn"),
+        (
+            borders,
+            "epns_pyro.models.bodies.particles",
+            "def f():\n    from torch_geometric.utils import scatter",
+            "imports torch_geometric",
+        ),
         (borders, "epns_pyro.inference.elbo", "from lightning_fabric import Fabric", "imports lightning_fabric"),
         (borders, "epns_pyro.evaluation", "import arviz", "imports arviz"),
         (borders, "epns_pyro.calibration.scores", "import torch", "imports torch"),
-        (heavy_at_the_top, "epns_pyro.backbones.graphs", "from torch_geometric.utils import scatter", "torch_geometric at its top"),
+        (heavy_at_the_top, "epns_pyro.backbones.bodies.graphs", "from torch_geometric.utils import scatter", "torch_geometric at its top"),
         (channels_by_number, "epns_pyro.models.epns", "v = x[..., 5:8]", r"x[..., 5:8]"),
         (channels_by_number, "epns_pyro.models.epns", "v = x[..., :, 0:3]", r"x[..., :, 0:3]"),
         (channels_by_number, "epns_pyro.models.epns", "m = x[..., 3]", r"x[..., 3]"),
@@ -207,11 +231,11 @@ def test_breaking_a_rule_is_seen(rule, module, source, found):
     ("rule", "module", "source"),
     [
         (layering, "epns_pyro.state", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from epns_pyro.symmetry import Group"),
-        (layering, "epns_pyro.data.writing", "from epns_pyro import __version__"),
+        (layering, "epns_pyro.data.writing", "from epns_pyro._version import __version__"),
         (layering, "epns_pyro.models.epns", "from epns_pyro.models.transition import Transition\nimport torch"),
-        (borders, "epns_pyro.inference.trainer", "from lightning_fabric import Fabric"),
+        (borders, "epns_pyro.training.trainer", "from lightning_fabric import Fabric"),
         (borders, "epns_pyro.models.epns", "import pyro"),
-        (heavy_at_the_top, "epns_pyro.backbones.graphs", "import torch\ndef f():\n    from torch_geometric.utils import scatter"),
+        (heavy_at_the_top, "epns_pyro.backbones.bodies.graphs", "import torch\ndef f():\n    from torch_geometric.utils import scatter"),
         (channels_by_number, "epns_pyro.models.epns", "x[..., 0], x[..., -1], x[..., 1:], x[..., :n], x[..., None]"),
         (passes_keywords_through, "epns_pyro.state", "def f(**values):\n    return g(values)"),
     ],

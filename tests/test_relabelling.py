@@ -90,8 +90,8 @@ def test_random_elements_cover_what_was_asked_for():
 def test_groups_say_what_they_are():
     assert Relabelling(64).description == "S_64: relabelling of cells"
     assert GROUP.description == "S_6: relabelling of cells, shifts of the lattice, mirror images and quarter turns"
-    assert SYSTEM.group == Relabelling(6, shifts=True)
-    assert CellsConfig().build().group == Relabelling(64)
+    assert SYSTEM.symmetry == Relabelling(6, shifts=True)
+    assert CellsConfig().build().symmetry == Relabelling(64)
 
 
 def test_a_vector_field_on_a_lattice_is_refused():

@@ -1,16 +1,7 @@
 """Equivariant networks: geometry in, features out. No probability here."""
 
-from epns_pyro.backbones import (  # noqa: F401  (they register themselves)
-    cell_windows,
-    frames,
-    grid_unet,
-    message_passing,
-    mlp,
-    pairwise,
-    spatial_conv,
-    tensor_product,
-    vector,
-)
-from epns_pyro.backbones.base import BACKBONES, Backbone, BackboneConfig, Features, Signature
+from epns_pyro.backbones.bodies import frames, message_passing, mlp, pairwise, tensor_product, vector  # noqa: F401  (register themselves)
+from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature
+from epns_pyro.backbones.tissues import cell_windows, grid_unet, spatial_conv  # noqa: F401
 
 __all__ = ["BACKBONES", "Backbone", "BackboneConfig", "Features", "Signature"]

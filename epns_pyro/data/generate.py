@@ -79,7 +79,7 @@ def _generate_set(
 ) -> None:
     total = settings.trajectories
     sites = initial_states(system, seed, name, settings, 0, 1).shape[1:-1]
-    output = writer.group(name, total, settings.steps + 1, sites)
+    output = writer.split(name, total, settings.steps + 1, sites)
     shard = output.chunk * -(-2 * (os.cpu_count() or 1) // output.chunk)  # whole chunks, and work for every core
     progress(name, output.complete, total)
     for start in range(output.complete, total, shard):

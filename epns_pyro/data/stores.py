@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,9 +15,10 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from epns_pyro.context import DataContext
 from epns_pyro.data import layout
-from epns_pyro.data.context import DataContext, compute_context
 from epns_pyro.data.description import Description, Split, read_description
+from epns_pyro.data.scales import compute_context
 from epns_pyro.data.writing import chunk_trajectories
 from epns_pyro.errors import DataError, nearest
 from epns_pyro.state import StateSpec
@@ -59,58 +61,64 @@ class Store:
     def system(self) -> System:
         """The system that the trajectories are of; of recorded particles the extent of the training set is measured first."""
         config = SYSTEMS.parse(self.config)
-        if isinstance(config, RecordedConfig) and not config.extent and "train" in self.groups:
+        if isinstance(config, RecordedConfig) and not config.extent and "train" in self.splits:
             config = config.override({"extent": self._extent(config)})
         return config.build()
 
     @property
-    def groups(self) -> tuple[str, ...]:
+    def splits(self) -> tuple[str, ...]:
         """Names of the sets."""
         return tuple(self._sets)
 
-    def size(self, group: str) -> int:
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The former name of `splits`."""
+        warnings.warn("Store.groups is now called Store.splits", DeprecationWarning, stacklevel=2)
+        return self.splits
+
+    def size(self, split: str) -> int:
         """Number of trajectories of a set."""
-        rows = self._set(group).rows
-        return self.dataset(group).sizes.get(layout.TRAJECTORY, 1) if rows is None else len(rows)
+        rows = self._set(split).rows
+        return self.dataset(split).sizes.get(layout.TRAJECTORY, 1) if rows is None else len(rows)
 
-    def steps(self, group: str) -> int:
+    def steps(self, split: str) -> int:
         """Number of steps of a trajectory: frames after the initial state."""
-        return self.dataset(group).sizes.get(layout.TIME, 1) - 1
+        return self.dataset(split).sizes.get(layout.TIME, 1) - 1
 
-    def sites(self, group: str) -> tuple[int, ...]:
+    def sites(self, split: str) -> tuple[int, ...]:
         """Sizes of the site axes."""
-        return tuple(self.dataset(group).sizes.get(name, 0) for name in self.spec.sites)
+        return tuple(self.dataset(split).sizes.get(name, 0) for name in self.spec.sites)
 
-    def dataset(self, group: str) -> xr.Dataset:
+    def dataset(self, split: str) -> xr.Dataset:
         """Return the raw dataset that a set is in, nothing of it read yet; `rows` says which trajectories belong to the set."""
-        location = self._set(group).location
-        if group not in self._datasets:
-            self._datasets[group] = _open(self.path, location)
-        return self._datasets[group]
+        location = self._set(split).location
+        if split not in self._datasets:
+            self._datasets[split] = _open(self.path, location)
+        return self._datasets[split]
 
-    def rows(self, group: str, indices: slice | Iterable[int] | int | None = None) -> np.ndarray:
+    def rows(self, split: str, indices: slice | Iterable[int] | int | None = None) -> np.ndarray:
         """Return the numbers in the dataset of the trajectories `indices` (default: all) of a set."""
-        rows = self._set(group).rows
-        rows = np.arange(self.size(group)) if rows is None else rows
+        rows = self._set(split).rows
+        rows = np.arange(self.size(split)) if rows is None else rows
         if indices is None or isinstance(indices, slice):
             return rows[slice(None) if indices is None else indices]
         wanted = np.atleast_1d(np.asarray(indices if isinstance(indices, (int, np.integer)) else list(indices), dtype=np.int64))
         if wanted.size and not (-len(rows) <= wanted.min() and wanted.max() < len(rows)):
-            raise DataError(f"{self.path}: set {group!r} has trajectories 0 to {len(rows) - 1}, found {wanted.min()} to {wanted.max()}")
+            raise DataError(f"{self.path}: set {split!r} has trajectories 0 to {len(rows) - 1}, found {wanted.min()} to {wanted.max()}")
         return rows[wanted]
 
-    def missing(self, group: str) -> int:
+    def missing(self, split: str) -> int:
         """How many trajectories an interrupted run has not written yet."""
-        dataset = self.dataset(group)
+        dataset = self.dataset(split)
         total = dataset.sizes.get(layout.TRAJECTORY, 1)
         return total - int(dataset.attrs.get("complete", total))
 
-    def read(self, group: str, indices: slice | Iterable[int] | int | None = None, start: int = 0, stop: int | None = None) -> np.ndarray:
+    def read(self, split: str, indices: slice | Iterable[int] | int | None = None, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Read full states: (trajectory, time, *site, channel), floating point, or integers where every field is a label or category.
 
         Parameters
         ----------
-        group : str
+        split : str
         indices : slice, int or iterable of int, optional
             Trajectories of the set, all by default. Only the chunks that hold them are read.
         start, stop : int
@@ -121,43 +129,43 @@ class Store:
         DataError
             If the set is unknown, incomplete, not finite, or does not hold what the spec says.
         """
-        self.require(group)
-        rows = self.rows(group, indices)
+        self.require(split)
+        rows = self.rows(split, indices)
         if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
             rows = slice(int(rows[0]), int(rows[0]) + len(rows))
-        piece = self.dataset(group).isel({layout.TRAJECTORY: rows}, missing_dims="ignore").isel({layout.TIME: slice(start, stop)})
+        piece = self.dataset(split).isel({layout.TRAJECTORY: rows}, missing_dims="ignore").isel({layout.TIME: slice(start, stop)})
         try:
             x = layout.decode(self.spec, piece)
         except DataError as error:
-            raise DataError(f"{self.path}: set {group!r}: {error}") from None
+            raise DataError(f"{self.path}: set {split!r}: {error}") from None
         if x.dtype.kind == "f" and not np.isfinite(x).all():
-            raise DataError(f"{self.path}: set {group!r} holds NaN or infinite values: epns-pyro data info says where")
+            raise DataError(f"{self.path}: set {split!r} holds NaN or infinite values: epns-pyro data info says where")
         return x
 
-    def require(self, group: str) -> None:
+    def require(self, split: str) -> None:
         """Raise DataError unless the set is complete and its variables fit the spec."""
-        if missing := self.missing(group):
-            total = self.size(group)
+        if missing := self.missing(split):
+            total = self.size(split)
             raise DataError(
-                f"{self.path}: set {group!r} is incomplete, {total - missing} of {total} trajectories: "
+                f"{self.path}: set {split!r} is incomplete, {total - missing} of {total} trajectories: "
                 "run the command that made the store again to finish it"
             )
-        if problems := layout.problems(self.spec, self.dataset(group)):
+        if problems := layout.problems(self.spec, self.dataset(split)):
             more = f" (and {len(problems) - 1} more: see epns-pyro data info)" if problems[1:] else ""
-            raise DataError(f"{self.path}: set {group!r}: {problems[0]}{more}")
+            raise DataError(f"{self.path}: set {split!r}: {problems[0]}{more}")
 
-    def blocks(self, group: str) -> list[np.ndarray]:
+    def blocks(self, split: str) -> list[np.ndarray]:
         """Partition the trajectories of a set into runs that share chunks and take a few MiB, to read everything once."""
-        chunk = self._chunk(group)
-        block = chunk * max(1, chunk_trajectories(self.spec, self.steps(group) + 1, self.sites(group)) // chunk)
-        home = self.rows(group) // block
+        chunk = self._chunk(split)
+        block = chunk * max(1, chunk_trajectories(self.spec, self.steps(split) + 1, self.sites(split)) // chunk)
+        home = self.rows(split) // block
         return np.split(np.arange(len(home)), np.flatnonzero(np.diff(home)) + 1)
 
-    def context(self, group: str = "train") -> DataContext:
+    def context(self, split: str = "train") -> DataContext:
         """What the data dictates to a model: scales and sizes, from the training set alone; computed once per opened store."""
-        if group not in self._contexts:
-            self._contexts[group] = compute_context(self, group)
-        return self._contexts[group]
+        if split not in self._contexts:
+            self._contexts[split] = compute_context(self, split)
+        return self._contexts[split]
 
     def _extent(self, config: RecordedConfig) -> dict[str, float]:
         extent: dict[str, float] = {}
@@ -167,15 +175,15 @@ class Store:
             extent = {name: max(size, extent.get(name, 0.0)) for name, size in (extent | here).items()}
         return extent
 
-    def _chunk(self, group: str) -> int:
-        found = self.dataset(group).variables
+    def _chunk(self, split: str) -> int:
+        found = self.dataset(split).variables
         names = [v.name for v in layout.variables(self.spec) if v.field.dynamic and v.name in found]
         return max((int(found[name].encoding.get("preferred_chunks", {}).get(layout.TRAJECTORY, 1)) for name in names), default=1)
 
-    def _set(self, group: str) -> _Set:
-        if group not in self._sets:
-            raise DataError(f"{self.path}: has no set {group!r}: {nearest(group, self._sets)}")
-        return self._sets[group]
+    def _set(self, split: str) -> _Set:
+        if split not in self._sets:
+            raise DataError(f"{self.path}: has no set {split!r}: {nearest(split, self._sets)}")
+        return self._sets[split]
 
 
 def open_store(path: str | Path, *, spec: str | Path | None = None, split: Split | None = None) -> Store:
@@ -282,11 +290,11 @@ def _contents(path: Path) -> tuple[list[str], dict[str, Any]]:
     return names, attributes
 
 
-def _open(path: Path, group: str | None) -> xr.Dataset:
+def _open(path: Path, split: str | None) -> xr.Dataset:
     options = {"consolidated": False} if path.is_dir() else {}
     engine = "zarr" if path.is_dir() else "h5netcdf"
     try:
-        return xr.open_dataset(path, group=group, engine=engine, chunks=None, cache=False, decode_times=False, **options)
+        return xr.open_dataset(path, group=split, engine=engine, chunks=None, cache=False, decode_times=False, **options)
     except (OSError, ValueError, KeyError) as error:
-        where = f"{path}: group {group!r}" if group else str(path)
+        where = f"{path}: group {split!r}" if split else str(path)
         raise DataError(f"{where} cannot be read as a dataset: {' '.join(str(error).split())}") from None

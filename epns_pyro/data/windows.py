@@ -32,7 +32,7 @@ class Windows:
     Parameters
     ----------
     store : Store
-    group : str
+    split : str
     length : int
         Steps of a window after its first state; may be set anew between batches.
     batch : int
@@ -52,7 +52,7 @@ class Windows:
     def __init__(
         self,
         store: Store,
-        group: str,
+        split: str,
         length: int,
         batch: int,
         *,
@@ -66,15 +66,15 @@ class Windows:
     ) -> None:
         if batch < 1 or batch % world_size:
             raise ConfigError(f"batch: {batch} windows cannot be shared evenly by {world_size} processes")
-        store.require(group)
-        self.group, self.batch = group, batch
+        store.require(split)
+        self.split, self.batch = split, batch
         self.first_frame = store.system.first_frame if first_frame is None else first_frame
         self._store, self._rank, self._world_size = store, rank, world_size
-        self._frames = store.steps(group) + 1
+        self._frames = store.steps(split) + 1
         self.length = length
         self._rng = np.random.default_rng(seed)
-        self._blocks = store.blocks(group)
-        self._held, self._out = _dtypes(store, group, dtype)
+        self._blocks = store.blocks(split)
+        self._held, self._out = _dtypes(store, split, dtype)
         self._pool = self._allocate(memory, torch.device(device))
         self._queue: list[int] = []  # blocks still to come in this round
         self._resident = [-1] * len(self._pool)  # block in each slot
@@ -114,7 +114,7 @@ class Windows:
         longest = self._frames - 1 - self.first_frame
         if not 1 <= length <= longest:
             raise ConfigError(
-                f"window length: set {self.group!r} has {self._frames} frames and windows start at frame {self.first_frame} or later, "
+                f"window length: set {self.split!r} has {self._frames} frames and windows start at frame {self.first_frame} or later, "
                 f"so a length is 1 to {longest}; found {length}"
             )
         self._length = length
@@ -133,12 +133,12 @@ class Windows:
 
     def _allocate(self, memory: int, device: torch.device) -> torch.Tensor:
         """Make the pool (slot, trajectory, time, *site, channel)."""
-        shape = (max(map(len, self._blocks)), self._frames, *self._store.sites(self.group), self._store.spec.channels)
+        shape = (max(map(len, self._blocks)), self._frames, *self._store.sites(self.split), self._store.spec.channels)
         slot = int(np.prod(shape)) * self._held.itemsize
         slots = min(memory // slot, len(self._blocks))
         if slots < 1:
             raise DataError(
-                f"{self._store.path}: {shape[0]} trajectories of set {self.group!r} are read at a time and take {slot / 2**20:.3g} MiB, "
+                f"{self._store.path}: {shape[0]} trajectories of set {self.split!r} are read at a time and take {slot / 2**20:.3g} MiB, "
                 f"more than the memory of {memory / 2**20:.3g} MiB for windows: allow more, or write the store in smaller chunks"
             )
         return torch.zeros((slots, *shape), dtype=self._held, device=device)
@@ -163,7 +163,7 @@ class Windows:
         for slot, (old, new) in enumerate(zip(self._resident, resident, strict=True)):
             if old != new:
                 block = self._blocks[new]
-                self._pool[slot, : len(block)] = torch.from_numpy(self._store.read(self.group, block)).to(self._held)
+                self._pool[slot, : len(block)] = torch.from_numpy(self._store.read(self.split, block)).to(self._held)
         self._resident = resident
         size = self._pool.shape[1]
         self._rows = np.concatenate([slot * size + np.arange(len(self._blocks[b])) for slot, b in enumerate(resident)])
@@ -173,7 +173,7 @@ class Windows:
     def state_dict(self) -> dict[str, Any]:
         """Return plain data from which `load_state_dict` goes on, bit for bit."""
         return {
-            "set": [self.group, sum(map(len, self._blocks)), self._frames, len(self._blocks), len(self._pool)],
+            "set": [self.split, sum(map(len, self._blocks)), self._frames, len(self._blocks), len(self._pool)],
             "rng": self._rng.bit_generator.state,
             "length": self.length,
             "queue": list(self._queue),
@@ -203,8 +203,8 @@ class Windows:
         return self
 
 
-def _dtypes(store: Store, group: str, real: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
+def _dtypes(store: Store, split: str, real: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
     """Return the dtype in which states are held and the one in which they are given out."""
     if any(f.kind == "real" for f in store.spec.fields):
         return real, real
-    return torch.from_numpy(store.read(group, 0, stop=1)).dtype, torch.int64
+    return torch.from_numpy(store.read(split, 0, stop=1)).dtype, torch.int64

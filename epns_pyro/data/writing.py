@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from epns_pyro import __version__
+from epns_pyro._version import __version__
 from epns_pyro.data import layout
 from epns_pyro.errors import DataError
 from epns_pyro.state import StateSpec
@@ -89,7 +89,7 @@ class StoreWriter:
         else:
             self._root = zarr.create_group(self.path, attributes=attributes | {"epns_pyro": __version__})
 
-    def group(self, name: str, trajectories: int, frames: int, sites: tuple[int, ...]) -> SetWriter:
+    def split(self, name: str, trajectories: int, frames: int, sites: tuple[int, ...]) -> SetWriter:
         """Begin or go on with the set `name` of `trajectories` (time = frames, *site)."""
         if name not in self._root or "complete" not in self._root[name].attrs:
             self._create(name, trajectories, frames, sites)

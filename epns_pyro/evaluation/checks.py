@@ -13,10 +13,11 @@ import xarray as xr
 from epns_pyro.data import Store
 from epns_pyro.evaluation import ensembles
 from epns_pyro.evaluation.forecasters import Forecaster, Truth
-from epns_pyro.inference import Simulator, log_density
-from epns_pyro.inference.run import EvaluationConfig
+from epns_pyro.inference.elbo import log_density
+from epns_pyro.simulator import Simulator
 from epns_pyro.symmetry import density_invariance_error
 from epns_pyro.systems import System
+from epns_pyro.training.run import EvaluationConfig
 
 STEPS = 5  # of the paths whose density is moved by random group elements
 ELEMENTS, FAR = 5, 100  # random elements of either kind; factor by which translations of the second kind are larger
@@ -37,7 +38,7 @@ def equivariance(simulator: Simulator, store: Store, settings: EvaluationConfig)
     def density(x0: torch.Tensor, path: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         return log_density(transition, x0, path, z)
 
-    group = store.system.group
+    group = store.system.symmetry
     groups = [group]
     if getattr(group, "translation_scale", 0):  # half of the elements move far
         groups.append(dataclasses.replace(group, translation_scale=FAR * group.translation_scale))
@@ -76,7 +77,7 @@ def stability(forecaster: Forecaster, store: Store, settings: EvaluationConfig) 
     can be simulated both go on for HORIZON times the length of training, otherwise they stop where the recorded runs do.
     """
     system, first = store.system, store.system.first_frame
-    group = "long" if "long" in store.groups else "test"
+    group = "long" if "long" in store.splits else "test"
     count, seed = min(settings.long_trajectories, store.size(group)), settings.seed + 3
     x0 = store.read(group, slice(0, count), start=first, stop=first + 1)[:, 0]
 

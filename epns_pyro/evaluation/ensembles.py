@@ -43,11 +43,11 @@ def forecast(forecaster: Forecaster, x0: np.ndarray, steps: int, members: int, s
     return _join(columns, "trajectory")
 
 
-def recorded(store: Store, group: str, rows: np.ndarray, keep: Keep) -> Kept:
+def recorded(store: Store, split: str, rows: np.ndarray, keep: Keep) -> Kept:
     """Read trajectories of a set block by block, from the first natural frame on, and join what `keep` keeps of them."""
-    path = (store.steps(group) + 1) * store.spec.channels * int(np.prod(store.sites(group))) * NUMBER
+    path = (store.steps(split) + 1) * store.spec.channels * int(np.prod(store.sites(split))) * NUMBER
     blocks = pieces(len(rows), max(1, BLOCK // path))
-    return _join([keep(store.read(group, rows[some], start=store.system.first_frame)) for some in blocks], "trajectory")
+    return _join([keep(store.read(split, rows[some], start=store.system.first_frame)) for some in blocks], "trajectory")
 
 
 # -- what can be kept --------------------------------------------------------------------------------------------------------

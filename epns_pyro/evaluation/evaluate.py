@@ -35,9 +35,9 @@ from epns_pyro.evaluation.ensembles import as_fields
 from epns_pyro.evaluation.forecasters import Forecaster, Model
 from epns_pyro.evaluation.headline import headline
 from epns_pyro.evaluation.references import references
-from epns_pyro.inference import RunFolder, Simulator
-from epns_pyro.inference.checkpoint import versions
-from epns_pyro.inference.run import EvaluationConfig
+from epns_pyro.simulator import Simulator
+from epns_pyro.training.checkpoint import versions
+from epns_pyro.training.run import EvaluationConfig, RunFolder
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
@@ -87,7 +87,7 @@ def evaluate(
             for name, data in judged.diagnostics.items():
                 data.to_netcdf(out / "diagnostics.nc", group=name, mode="a", engine="h5netcdf")
         recalibrated = {}
-        if settings.recalibrate and "val" in store.groups:
+        if settings.recalibrate and "val" in store.splits:
             with _stage("recalibration", progress) as advance:
                 recalibrated = _recalibrate(model, store, settings, judged, out, advance)
         with _stage("one initial state", progress):
@@ -155,7 +155,7 @@ def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: Eval
     return {
         "name": folder.path.name,
         "system": store.system.name,
-        "group": store.system.group.description,
+        "group": store.system.symmetry.description,
         "frame_dt": store.frame_dt,
         "time_unit": store.time_unit,
         "seed": config.seed,
@@ -170,7 +170,7 @@ def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: Eval
             ["epns-pyro", "train", store.system.name, "--config", str(folder.config), "--data", str(store.path), "--out", "NEW_FOLDER"]
         ),
         "store": str(store.path),
-        "sets": {name: {"trajectories": store.size(name), "steps": store.steps(name)} for name in store.groups},
+        "sets": {name: {"trajectories": store.size(name), "steps": store.steps(name)} for name in store.splits},
         "sampling_rule": getattr(simulator.transition, "sampling_rule", "ancestral: prior and emission are sampled at every step"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "evaluate_seconds": round(seconds, 1),

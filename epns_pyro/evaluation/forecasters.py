@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from epns_pyro.data.context import DataContext
-from epns_pyro.inference import Simulator
-from epns_pyro.inference.programs import forecast
-from epns_pyro.inference.validation import as_tensor
+from epns_pyro.context import DataContext
 from epns_pyro.models import Feedback
 from epns_pyro.models.program import PathProgram
+from epns_pyro.simulator import Simulator
 from epns_pyro.systems import System, trajectory_seeds
+from epns_pyro.training.stock_pyro import forecast
+from epns_pyro.training.validation import as_tensor
 
 
 class Forecaster(ABC):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from epns_pyro.calibration.report import summary
-from epns_pyro.calibration.report.parts import p_value
+from epns_pyro.calibration.wording import p_value
+from epns_pyro.evaluation import summary
 
 NAMED = 3  # faults; the table of verdicts has all
 

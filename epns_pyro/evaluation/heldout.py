@@ -17,15 +17,15 @@ from epns_pyro.data import Store
 from epns_pyro.evaluation import ensembles
 from epns_pyro.evaluation.ensembles import Kept
 from epns_pyro.evaluation.forecasters import Forecaster
-from epns_pyro.inference.run import EvaluationConfig
 from epns_pyro.state import StateSpec
+from epns_pyro.training.run import EvaluationConfig
 
 MEASURED = 256 * 2**20  # bytes of the ensembles at their lead times that are measured at once
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What held-out trajectories say: diagnostics by group (observables, fields, labels), verdicts, and the observables themselves.
+    """What held-out trajectories say: diagnostics by split (observables, fields, labels), verdicts, and the observables themselves.
 
     `forecast` (sample, trajectory, time) and `truth` (trajectory, time) hold the observables at the lead times, for recalibration.
     """
@@ -40,26 +40,26 @@ class HeldOut:
 def measure(
     forecaster: Forecaster,
     store: Store,
-    group: str,
+    split: str,
     settings: EvaluationConfig,
     *,
     references: Mapping[str, Forecaster],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> HeldOut:
     """Forecast the first `settings.trajectories` of a set from their first natural frame, and diagnose observables and fields."""
-    system, count = store.system, min(settings.trajectories, store.size(group))
-    steps = store.steps(group) - system.first_frame
+    system, count = store.system, min(settings.trajectories, store.size(split))
+    steps = store.steps(split) - system.first_frame
     frames = ensembles.lead_frames(steps)
     lead_times, keep = system.frame_dt * frames, ensembles.at_frames(system, frames)
     rng = np.random.default_rng((settings.seed, 1))
     scales = {f.name: f.scale for f in store.context().spec.fields}
-    state = system.spec.channels * int(np.prod(store.sites(group))) * ensembles.NUMBER
+    state = system.spec.channels * int(np.prod(store.sites(split))) * ensembles.NUMBER
     fit = MEASURED // (settings.members * len(frames) * state * (1 + len(references)))
     measured: dict[str, list[xr.Dataset]] = {}
     for piece in ensembles.pieces(count, max(1, min(settings.piece, fit))):
-        truth = ensembles.recorded(store, group, np.arange(piece.start, piece.stop), keep)
-        x0 = store.read(group, piece, start=system.first_frame, stop=system.first_frame + 1)[:, 0]
-        seed = _seed(settings.seed, group, piece.start)
+        truth = ensembles.recorded(store, split, np.arange(piece.start, piece.stop), keep)
+        x0 = store.read(split, piece, start=system.first_frame, stop=system.first_frame + 1)[:, 0]
+        seed = _seed(settings.seed, split, piece.start)
         seen, *others = (
             ensembles.forecast(one, x0, steps, settings.members, seed + i, keep) for i, one in enumerate((forecaster, *references.values()))
         )
@@ -85,7 +85,7 @@ def _measure(
     scales: dict[str, float],
     lead_times: np.ndarray,
 ) -> dict[str, xr.Dataset]:
-    """Measure one piece of trajectories: by group of `HeldOut.diagnostics`, and the observables of forecast and truth."""
+    """Measure one piece of trajectories: by split of `HeldOut.diagnostics`, and the observables of forecast and truth."""
     naive = {name: other["observables"] for name, other in others.items()}
     out = {
         "observables": observable_values(seen["observables"], truth["observables"], rng=rng, lead_times=lead_times, references=naive),
@@ -120,5 +120,5 @@ def recalibrate(fitted_on: HeldOut, judged_on: HeldOut) -> tuple[xr.Dataset, dic
     return learnt, recalibration.sentences(recalibration.compare(learnt, judged_on.forecast, judged_on.truth))
 
 
-def _seed(seed: int, group: str, start: int) -> int:
-    return int(np.random.SeedSequence((seed, int.from_bytes(group.encode(), "little"), start)).generate_state(1)[0])
+def _seed(seed: int, split: str, start: int) -> int:
+    return int(np.random.SeedSequence((seed, int.from_bytes(split.encode(), "little"), start)).generate_state(1)[0])

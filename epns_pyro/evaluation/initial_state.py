@@ -14,7 +14,7 @@ from epns_pyro.calibration.two_sample import classifier_test, energy_test, ks_te
 from epns_pyro.data import Store
 from epns_pyro.evaluation import ensembles
 from epns_pyro.evaluation.forecasters import Forecaster
-from epns_pyro.inference.run import EvaluationConfig
+from epns_pyro.training.run import EvaluationConfig
 
 logger = logging.getLogger(__name__)
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -42,7 +42,7 @@ def compare(
     fans : Dataset, (source, initial_state, observable, time, quantile)
     None where the store has no such set, or too few runs from every initial state.
     """
-    if GROUP not in store.groups or not (starts := _starts(store)):
+    if GROUP not in store.splits or not (starts := _starts(store)):
         return None
     system = store.system
     steps = store.steps(GROUP) - system.first_frame

@@ -14,9 +14,9 @@ from epns_pyro.calibration.scores import mean_estimate
 from epns_pyro.data import Store
 from epns_pyro.evaluation.ensembles import lead_frames, pieces
 from epns_pyro.evaluation.forecasters import Forecaster
-from epns_pyro.inference import Simulator
-from epns_pyro.inference.run import EvaluationConfig
-from epns_pyro.inference.validation import as_tensor, draw_transitions
+from epns_pyro.simulator import Simulator
+from epns_pyro.training.run import EvaluationConfig
+from epns_pyro.training.validation import as_tensor, draw_transitions
 
 
 @dataclass(frozen=True)

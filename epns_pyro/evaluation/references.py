@@ -5,7 +5,7 @@ from __future__ import annotations
 from epns_pyro.data import Store
 from epns_pyro.evaluation.forecasters import Forecaster, Persistence, Truth
 from epns_pyro.evaluation.label_forecasters import LabelPersistence
-from epns_pyro.inference import Simulator
+from epns_pyro.simulator import Simulator
 
 TRUE_PROCESS = "true process"
 

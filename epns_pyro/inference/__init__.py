@@ -1,32 +1,26 @@
-"""Training, sampling and conditioning."""
+"""Evidence bounds, ancestral sampling and events: what is computed with a transition, trained or not."""
 
-from epns_pyro.inference.conditioning import unweighted
+from epns_pyro._moved import moved
 from epns_pyro.inference.elbo import Objective, log_density, path_bounds
 from epns_pyro.inference.events import Exceeds, Probability
-from epns_pyro.inference.observations import InitialNormal, Observations, read_observations
-from epns_pyro.inference.presets import preset
-from epns_pyro.inference.problem import Proposal
-from epns_pyro.inference.run import EvaluationConfig, RunConfig, RunFolder, TrainingConfig
-from epns_pyro.inference.simulator import Simulator, load
-from epns_pyro.inference.validation import Validation
 
-__all__ = [
-    "EvaluationConfig",
-    "Exceeds",
-    "InitialNormal",
-    "Objective",
-    "Observations",
-    "Probability",
-    "Proposal",
-    "RunConfig",
-    "RunFolder",
-    "Simulator",
-    "TrainingConfig",
-    "Validation",
-    "load",
-    "log_density",
-    "path_bounds",
-    "preset",
-    "read_observations",
-    "unweighted",
-]
+__all__ = ["Exceeds", "Objective", "Probability", "log_density", "path_bounds"]
+
+__getattr__ = moved(
+    __name__,
+    {
+        "EvaluationConfig": "epns_pyro.training.run",
+        "InitialNormal": "epns_pyro.conditioning.observations",
+        "Observations": "epns_pyro.conditioning.observations",
+        "Proposal": "epns_pyro.conditioning.problem",
+        "RunConfig": "epns_pyro.training.run",
+        "RunFolder": "epns_pyro.training.run",
+        "Simulator": "epns_pyro.simulator",
+        "TrainingConfig": "epns_pyro.training.run",
+        "Validation": "epns_pyro.training.validation",
+        "load": "epns_pyro.simulator",
+        "preset": "epns_pyro.training.presets",
+        "read_observations": "epns_pyro.conditioning.observations",
+        "unweighted": "epns_pyro.conditioning.filtering",
+    },
+)

@@ -2,9 +2,10 @@
 
 import pyro
 
-from epns_pyro.models import cells, particles  # noqa: F401  (register themselves)
-from epns_pyro.models.baselines import neural_sde  # noqa: F401
+from epns_pyro.models.baselines import neural_sde  # noqa: F401  (register themselves)
+from epns_pyro.models.bodies import particles  # noqa: F401
 from epns_pyro.models.epns import EPNSGuide, EPNSModel, Feedback
+from epns_pyro.models.tissues import cells  # noqa: F401
 from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig
 
 pyro.settings.set(module_local_params=True)  # parameters live in modules, never in the global store

@@ -19,7 +19,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from epns_pyro.config import Config, Registry
-from epns_pyro.data.context import DataContext
+from epns_pyro.context import DataContext
 from epns_pyro.state import Field, StateSpec
 
 TRANSITIONS = Registry("model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -70,9 +71,15 @@ class System(ABC):
 
     config: SystemConfig
     spec: StateSpec
-    group: Group
+    symmetry: Group
     frame_dt: float
     time_unit: str = ""
+
+    @property
+    def group(self) -> Group:
+        """The former name of `symmetry`."""
+        warnings.warn("System.group is now called System.symmetry", DeprecationWarning, stacklevel=2)
+        return self.symmetry
 
     @property
     def first_frame(self) -> int:
@@ -103,12 +110,12 @@ class System(ABC):
         raise TypeError(f"system {self.name!r} has no known transition density")
 
 
-def trajectory_seeds(seed: int, group: str, n: int, *, start: int = 0) -> np.ndarray:
+def trajectory_seeds(seed: int, split: str, n: int, *, start: int = 0) -> np.ndarray:
     """Seeds of trajectories start .. start + n - 1 of a named set: (n,) uint64, each derived from (seed, set, index).
 
     Sets of different names share no stream, and a set made in several pieces equals the set made at once.
     """
-    key = int.from_bytes(group.encode(), "little")
+    key = int.from_bytes(split.encode(), "little")
     return np.array(
         [np.random.SeedSequence((seed, key, i)).generate_state(1, np.uint64)[0] for i in range(start, start + n)], dtype=np.uint64
     )

@@ -133,7 +133,7 @@ class NBody(System):
             sites=("body",),
             space=3,
         )
-        self.group = Euclidean(space=3)
+        self.symmetry = Euclidean(space=3)
         self.frame_dt = config.frame_dt
         self.steps_per_frame = round(config.frame_dt / config.dt)
         self.oracle_stride = round((config.oracle_dt or config.dt) / config.dt)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, prange
 
-from epns_pyro.systems.random import normal, seeded
+from epns_pyro.systems.rng import normal, seeded
 
 
 class Physics(NamedTuple):

@@ -182,7 +182,7 @@ class Cells(System):
             space=2,
             periodic=periodic,
         )
-        self.group = Relabelling(config.cells, shifts=periodic)
+        self.symmetry = Relabelling(config.cells, shifts=periodic)
         self.frame_dt = float(config.frame_mcs)
         self.potts = dynamics.potts(config.contact_matrix, config.stiffness, config.target_area, config.temperature)
         self.lattice = square_lattice(*config.lattice, neighbours=config.neighbours, periodic=periodic)

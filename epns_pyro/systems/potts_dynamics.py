@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit, prange
 
 from epns_pyro.systems.lattice import Lattice
-from epns_pyro.systems.random import below, seeded, uniform
+from epns_pyro.systems.rng import below, seeded, uniform
 
 # The inner loop: inlined, and without reference counting of arrays, which would cost more than the physics. The caller owns the arrays.
 hot = njit(cache=True, error_model="numpy", forceinline=True, _nrt=False)

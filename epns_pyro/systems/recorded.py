@@ -85,7 +85,7 @@ class Recorded(System):
         fields = self.spec.dynamic_fields
         self._position = next((f for f in fields if f.translates), None)
         self._velocity = next((f for f in fields if f.is_vector and f.rate_of), None)
-        self.group = Euclidean(self.spec.space) if self._position else Euclidean(self.spec.space, translation_scale=0.0)
+        self.symmetry = Euclidean(self.spec.space) if self._position else Euclidean(self.spec.space, translation_scale=0.0)
 
     def observables(self, x: np.ndarray) -> dict[str, Observable]:
         """Evaluate what the fields allow on trajectories x (*batch, time, body, channel).

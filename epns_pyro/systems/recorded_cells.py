@@ -74,7 +74,7 @@ class RecordedCells(System):
             space=2,
             periodic=config.periodic,
         )
-        self.group = Relabelling(config.cells, shifts=config.periodic)
+        self.symmetry = Relabelling(config.cells, shifts=config.periodic)
         self.frame_dt, self.time_unit = config.frame_dt, config.time_unit
         self.lattice = square_lattice(*config.lattice, neighbours=4, periodic=config.periodic)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from epns_pyro.backbones import BACKBONES, Features, Signature
-from epns_pyro.backbones.edges import REACH, Edges, bounded
-from epns_pyro.backbones.graphs import GraphConfig
+from epns_pyro.backbones.bodies.edges import REACH, Edges, bounded
+from epns_pyro.backbones.bodies.graphs import GraphConfig
 
 
 @pytest.mark.parametrize("name", ["vector", "tensor-product"])

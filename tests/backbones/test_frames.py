@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from epns_pyro.backbones.base import Features, Signature
-from epns_pyro.backbones.frames import FramesConfig, jacobi_eigh, principal_axes
+from epns_pyro.backbones.bodies.base import Features, Signature
+from epns_pyro.backbones.bodies.frames import FramesConfig, jacobi_eigh, principal_axes
 
 DRAWS = 100_000
 
@@ -83,7 +83,7 @@ def test_the_average_does_not_depend_on_the_signs_of_the_axes(monkeypatch):
     r = points(3, draws=100)[60:]
     features = Features(torch.ones_like(r[..., :1]), r.flip(-2)[..., None, :])
     before = network(r, features)
-    monkeypatch.setattr("epns_pyro.backbones.frames.principal_axes", lambda x: principal_axes(x) * torch.tensor([1.0, -1.0, -1.0]))
+    monkeypatch.setattr("epns_pyro.backbones.bodies.frames.principal_axes", lambda x: principal_axes(x) * torch.tensor([1.0, -1.0, -1.0]))
     after = network(r, features)
     torch.testing.assert_close(after.scalars, before.scalars, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(after.vectors, before.vectors, rtol=1e-12, atol=1e-13)

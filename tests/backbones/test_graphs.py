@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from epns_pyro.backbones.graphs import DENSE_BODIES, DenseGraph, GraphConfig, SparseGraph
+from epns_pyro.backbones.bodies.graphs import DENSE_BODIES, DenseGraph, GraphConfig, SparseGraph
 from epns_pyro.errors import ConfigError
 
 RADIUS, NEIGHBOURS = 1.5, 2

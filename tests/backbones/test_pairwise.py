@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from epns_pyro.backbones import Features, Signature
-from epns_pyro.backbones.pairwise import NEAR, POWERS, UNIT, PairwiseConfig, PairwiseNetwork
+from epns_pyro.backbones.bodies.pairwise import NEAR, POWERS, UNIT, PairwiseConfig, PairwiseNetwork
 
 
 def network(*signature: int) -> PairwiseNetwork:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from e3nn import o3
 
-from epns_pyro.backbones.base import Features, Signature
-from epns_pyro.backbones.graphs import GraphConfig
-from epns_pyro.backbones.tensor_product import TensorProduct, TensorProductConfig, parse_irreps, plan, products
+from epns_pyro.backbones.bodies.base import Features, Signature
+from epns_pyro.backbones.bodies.graphs import GraphConfig
+from epns_pyro.backbones.bodies.tensor_product import TensorProduct, TensorProductConfig, parse_irreps, plan, products
 from epns_pyro.errors import ConfigError
 
 SIGNATURE = Signature(2, 1, 3, 2)

@@ -19,12 +19,12 @@ import xarray as xr
 from click.testing import CliRunner
 from small_evaluations import TRAINING, Texts, write_evaluation
 
-from epns_pyro.calibration.report import write_comparison, write_report
-from epns_pyro.calibration.report.evaluated import Evaluated
-from epns_pyro.calibration.report.svg import SMALL, panel, thinned
-from epns_pyro.calibration.report.viewers import MAX_CHARACTERS, pack, viewer
 from epns_pyro.cli import main
 from epns_pyro.errors import DataError
+from epns_pyro.report import write_comparison, write_report
+from epns_pyro.report.evaluated import Evaluated
+from epns_pyro.report.svg import SMALL, panel, thinned
+from epns_pyro.report.viewers import MAX_CHARACTERS, pack, viewer
 
 COMMON = ["verdicts", "look", "likelihood", "fans", "distances", "two-sample", "pit", "coverage", "spread", "skill", "ranks"]
 MODEL = ["latents", "equivariance", "stability", "recalibration", "training", "how"]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from small_evaluations import write_evaluation
 
-from epns_pyro.calibration.report import distributions_that_differ, initial_states_told_apart, write_report
-from epns_pyro.calibration.report.evaluated import Evaluated
-from epns_pyro.calibration.report.parts import Text
-from epns_pyro.calibration.report.sections import pit, ranks, skill, two_sample
-from epns_pyro.calibration.report.summary import lines, verdict
 from epns_pyro.evaluation.headline import headline
+from epns_pyro.evaluation.summary import distributions_that_differ, initial_states_told_apart, lines, verdict
+from epns_pyro.report import write_report
+from epns_pyro.report.evaluated import Evaluated
+from epns_pyro.report.parts import Text
+from epns_pyro.report.sections import pit, ranks, skill, two_sample
 
 HEADLINE = {
     "likelihood": {"rows": [{"key": "elbo", "value": 1.0}], "kl": 1.0},

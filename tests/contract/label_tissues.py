@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from epns_pyro.data.context import DataContext
-from epns_pyro.models.cells import CellsModelConfig, CellsTransition
-from epns_pyro.models.label_images import LabelImage
+from epns_pyro.context import DataContext
+from epns_pyro.models.tissues.cells import CellsModelConfig, CellsTransition
+from epns_pyro.models.tissues.label_images import LabelImage
 from epns_pyro.state import Field, StateSpec
 
 # Networks small enough for tests, by their registered name.
@@ -45,7 +45,7 @@ def tissues(spec: StateSpec, lattice: tuple[int, int], *shape: int, seed: int = 
 def transition(spec: StateSpec, lattice: tuple[int, int], network: str = "windows", **settings: object) -> CellsTransition:
     """A small transition in float64 whose every weight matters, as if trained."""
     inner = {"name": network, **SMALL[network], **settings.pop("inner", {})}
-    config = CellsModelConfig.parse({"network": inner, "latent": 3, "prior_width": 8, "interlacing": 2, "sight": 5} | settings)
+    config = CellsModelConfig.parse({"network": inner, "latent": 3, "prior_width": 8, "interlacing": 2, "neighbourhood": 5} | settings)
     torch.manual_seed(1)
     built = config.build(DataContext(spec, 1.0, {}, lattice)).double()
     with torch.no_grad():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from epns_pyro.backbones import BACKBONES, Backbone, Features, Signature
-from epns_pyro.backbones.base import safe_norm
+from epns_pyro.backbones.bodies.base import safe_norm
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean, EuclideanElement, equivariance_error

@@ -8,11 +8,11 @@ from label_tissues import SMALL, label_spec, tissues, transition
 from torch import Tensor
 from torch.nn import functional as F
 
-from epns_pyro.backbones.cell_windows import CellWindows, pixel_features
-from epns_pyro.backbones.convolutions import LocalBasis
-from epns_pyro.backbones.grids import GRIDS
-from epns_pyro.backbones.tissue import Crops, Size, Tissue, middle
-from epns_pyro.backbones.unet import UNet
+from epns_pyro.backbones.tissues.base import GRIDS
+from epns_pyro.backbones.tissues.cell_windows import CellWindows, pixel_features
+from epns_pyro.backbones.tissues.convolutions import LocalBasis
+from epns_pyro.backbones.tissues.tissue import Crops, Size, Tissue, middle
+from epns_pyro.backbones.tissues.unet import UNet
 from epns_pyro.symmetry import RelabellingElement
 
 CELLS = 7

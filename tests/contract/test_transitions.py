@@ -17,12 +17,12 @@ from pyro import poutine
 from torch import Tensor
 
 from epns_pyro.backbones import BACKBONES, Signature
-from epns_pyro.backbones.base import safe_norm
-from epns_pyro.data.context import DataContext
+from epns_pyro.backbones.bodies.base import safe_norm
+from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
-from epns_pyro.inference import Objective
+from epns_pyro.inference.elbo import Objective
 from epns_pyro.models import TRANSITIONS, EPNSGuide, EPNSModel, Transition
-from epns_pyro.models.particles import ParticleTransition
+from epns_pyro.models.bodies.particles import ParticleTransition
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean, Group, GroupElement, density_invariance_error, equivariance_error
 from epns_pyro.systems import CellsConfig, NBodyConfig, RecordedConfig, System
@@ -153,8 +153,8 @@ def violation(density: Density, transition: Transition, group: Group, x: Tensor)
 
 def groups(system: System) -> list[Group]:
     """The symmetry of a system, and where space can be moved the same with long ways."""
-    far = isinstance(system.group, Euclidean) and system.group.translation_scale
-    return [system.group, replace(system.group, translation_scale=1e3)] if far else [system.group]
+    far = isinstance(system.symmetry, Euclidean) and system.symmetry.translation_scale
+    return [system.symmetry, replace(system.symmetry, translation_scale=1e3)] if far else [system.symmetry]
 
 
 # -- the promise -----------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_weights_travel(name, system, changes):
 def test_networks_that_promise_nothing_are_seen(backbone_name):
     transition, system = build("particles", "nbody", {"backbone": backbone(backbone_name)}), SYSTEMS["nbody"]
     for program in (EPNSModel, EPNSGuide):
-        assert violation(log_density(program(transition)), transition, system.group, trajectories(system)) > 1e-6
+        assert violation(log_density(program(transition)), transition, system.symmetry, trajectories(system)) > 1e-6
 
 
 class VelocitySlice(ParticleTransition):
@@ -306,8 +306,8 @@ def test_a_planted_defect_turns_the_check_red(defective, trained):
         train_a_little(sound, x)
     broken = defective(sound.config, context(system)).double()
     broken.load_state_dict(sound.state_dict())
-    assert violation(log_density(EPNSModel(sound)), sound, system.group, x) <= TOLERANCE
-    assert violation(log_density(EPNSModel(broken)), broken, system.group, x) > 100 * TOLERANCE
+    assert violation(log_density(EPNSModel(sound)), sound, system.symmetry, x) <= TOLERANCE
+    assert violation(log_density(EPNSModel(broken)), broken, system.symmetry, x) > 100 * TOLERANCE
 
 
 def test_a_defect_of_parity_is_seen_in_the_mirror_only():
@@ -332,5 +332,5 @@ def test_a_guide_with_a_defect_is_seen():
 
     broken = Slanted(build("particles", "nbody").config, context(SYSTEMS["nbody"])).double()
     system, x = SYSTEMS["nbody"], trajectories(SYSTEMS["nbody"])
-    assert violation(log_density(EPNSGuide(broken)), broken, system.group, x) > 100 * TOLERANCE
-    assert violation(log_density(EPNSModel(broken)), broken, system.group, x) <= TOLERANCE
+    assert violation(log_density(EPNSGuide(broken)), broken, system.symmetry, x) > 100 * TOLERANCE
+    assert violation(log_density(EPNSModel(broken)), broken, system.symmetry, x) <= TOLERANCE

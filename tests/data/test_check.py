@@ -217,7 +217,7 @@ def test_missing_and_unfinished_sets(tmp_path):
     writer = StoreWriter(tmp_path / "a.zarr", Identity({"name": "cells"}, CELLS, 1.0))
     image = cells()["cell"].values
     x = CELLS.pack(cell=image, type=np.array([0, 1, 2, 1])[image])
-    writer.group("train", 10, FRAMES, image.shape[2:]).append(x)
+    writer.split("train", 10, FRAMES, image.shape[2:]).append(x)
     found = [str(finding) for finding in check(open_store(tmp_path / "a.zarr"))]
     assert found == [
         "error: set 'train': is incomplete, 6 of 10 trajectories: run the command that made the store again to finish it",

@@ -36,7 +36,7 @@ def test_generate_and_look(tmp_path):
     result = run("data", "generate", "toy_walkers", "--out", path, *settings, "--sets", "train, val")
     assert result.exit_code == 0, result.output
     store = open_store(path)
-    assert {group: store.size(group) for group in store.groups} == {"train": 4, "val": 3}
+    assert {group: store.size(group) for group in store.splits} == {"train": 4, "val": 3}
     assert store.system.config.kick == 0.1
     result = run("data", "generate", "toy_walkers", "--out", path, *settings)
     assert result.exit_code == 0, result.output

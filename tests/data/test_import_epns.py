@@ -62,7 +62,7 @@ def test_celestial_data(planets, tmp_path):
     directory, arrays = planets
     seen = []
     store = import_epns(directory, tmp_path / "store.zarr", progress=lambda *call: seen.append(call))
-    assert {group: (store.size(group), store.steps(group)) for group in store.groups} == {
+    assert {group: (store.size(group), store.steps(group)) for group in store.splits} == {
         "train": (11, 4),
         "val": (2, 4),
         "test": (2, 4),
@@ -106,7 +106,7 @@ def test_folders_other_than_train_may_be_missing(planets, tmp_path):
         for file in (planets[0] / folder).iterdir():
             file.unlink()
         (planets[0] / folder).rmdir()
-    assert import_epns(planets[0], tmp_path / "store.zarr").groups == ("train",)
+    assert import_epns(planets[0], tmp_path / "store.zarr").splits == ("train",)
 
 
 def refused(directory, tmp_path, message, **options):

@@ -26,8 +26,8 @@ def films(rng):
 
 
 def labels_in_order(store):
-    rows = np.concatenate([np.full(store.size(group), k) for k, group in enumerate(store.groups)])
-    x = np.concatenate([store.read(group) for group in store.groups])
+    rows = np.concatenate([np.full(store.size(group), k) for k, group in enumerate(store.splits)])
+    x = np.concatenate([store.read(group) for group in store.splits])
     assert len(rows) == len(x)
     return x
 
@@ -43,7 +43,7 @@ def compact(films):
 def test_a_zarr_array_of_films(films, tmp_path):
     zarr.create_array(tmp_path / "cells.zarr", data=films)
     store = import_labels(tmp_path / "cells.zarr", tmp_path / "store.zarr", frame_dt=5.0, time_unit="min")
-    assert {group: store.size(group) for group in store.groups} == {"train": 3, "val": 1, "test": 1}
+    assert {group: store.size(group) for group in store.splits} == {"train": 3, "val": 1, "test": 1}
     assert as_set(store.spec.get(labels_in_order(store), "cell")) == as_set(compact(films))
     assert (store.spec["cell"].size, store.spec["type"].size) == (5, 2)
     assert (store.spec.get(store.read("train"), "type") == (store.spec.get(store.read("train"), "cell") > 0)).all()

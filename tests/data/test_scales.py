@@ -19,7 +19,7 @@ def store_of(path, spec, frame_dt=0.25, **sets):
     config = {"name": "recorded", "spec": {}, "frame_dt": frame_dt}
     writer = StoreWriter(path, Identity(config, spec, frame_dt))
     for name, x in sets.items():
-        writer.group(name, len(x), x.shape[1], x.shape[2:-1]).append(x)
+        writer.split(name, len(x), x.shape[1], x.shape[2:-1]).append(x)
     writer.finish()
     return open_store(path)
 

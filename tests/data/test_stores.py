@@ -54,8 +54,8 @@ def write(data: xr.Dataset, path, **options):
 
 def everything(store) -> np.ndarray:
     """Trajectories of all sets in the order of the file."""
-    rows = np.concatenate([store.rows(group) for group in store.groups])
-    return np.concatenate([store.read(group) for group in store.groups])[np.argsort(rows)]
+    rows = np.concatenate([store.rows(group) for group in store.splits])
+    return np.concatenate([store.read(group) for group in store.splits])[np.argsort(rows)]
 
 
 def test_parts_of_a_set_are_the_parts_of_the_whole(walkers):
@@ -91,7 +91,7 @@ def test_blocks_cover_every_trajectory_once_and_keep_chunks_together(walkers):
 
 
 def test_what_a_store_says_about_itself(walkers, stripes):
-    assert walkers.groups == ("train", "val", "same_init")
+    assert walkers.splits == ("train", "val", "same_init")
     assert (walkers.size("same_init"), walkers.steps("same_init"), walkers.sites("same_init")) == (6, 8, (2,))
     assert walkers.spec == WALKERS
     assert walkers.frame_dt == 0.25
@@ -115,12 +115,12 @@ def test_labels_come_with_the_type_of_their_cell(stripes):
 
 def test_a_netcdf_file_with_groups_holds_the_same(walkers, tmp_path):
     path = tmp_path / "store.nc"
-    for group in walkers.groups:
+    for group in walkers.splits:
         walkers.dataset(group).load().to_netcdf(path, group=group, mode="a", engine="h5netcdf")
     copy = open_store(path)
-    assert copy.groups == walkers.groups
+    assert copy.splits == walkers.splits
     assert copy.spec == walkers.spec
-    for group in walkers.groups:
+    for group in walkers.splits:
         np.testing.assert_array_equal(copy.read(group, [2, 0]), walkers.read(group, [2, 0]))
 
 
@@ -130,8 +130,8 @@ def test_a_plain_file_of_a_user_is_split_and_read(tmp_path, form):
     data = described(dataset())
     write(data, path) if form == "zarr" else data.to_netcdf(path, engine="h5netcdf")
     store = open_store(path)
-    assert store.groups == ("train", "val", "test")
-    assert [store.size(group) for group in store.groups] == [2, 1, 1]
+    assert store.splits == ("train", "val", "test")
+    assert [store.size(group) for group in store.splits] == [2, 1, 1]
     np.testing.assert_array_equal(everything(store), np.broadcast_to(AS_STATES, everything(store).shape))
     assert store.frame_dt == 0.5
     assert store.system.name == "recorded"
@@ -149,7 +149,7 @@ def test_dimensions_in_another_order_and_values_shared_by_all(tmp_path):
 
 def test_a_single_recording_without_a_trajectory_dimension(tmp_path):
     store = open_store(write(described(dataset().isel(trajectory=0)), tmp_path / "a.zarr"))
-    assert store.groups == ("train",)
+    assert store.splits == ("train",)
     assert store.size("train") == 1
     np.testing.assert_array_equal(store.read("train"), AS_STATES[:1])
     np.testing.assert_array_equal(np.concatenate(store.blocks("train")), [0])
@@ -159,7 +159,7 @@ def test_groups_of_a_user_are_sets(tmp_path):
     for seed, group in enumerate(("val", "train")):
         write(described(dataset(seed=seed), frame_dt=0.5), tmp_path / "a.zarr", group=group, mode="a")
     store = open_store(tmp_path / "a.zarr")
-    assert store.groups == ("train", "val")
+    assert store.splits == ("train", "val")
     np.testing.assert_array_equal(SPEC.get(store.read("val"), "position"), dataset(seed=0).position)
 
 
@@ -175,7 +175,7 @@ def test_a_description_beside_the_store(tmp_path, name):
     store = open_store(tmp_path / "a.zarr")
     assert store.spec == SPEC
     assert (store.frame_dt, store.time_unit) == (2.0, "min")
-    assert {group: store.size(group) for group in store.groups} == {"train": 2, "val": 2}
+    assert {group: store.size(group) for group in store.splits} == {"train": 2, "val": 2}
     assert store.system.time_unit == "min"
 
 

@@ -31,7 +31,7 @@ def counter(tmp_path_factory):
         path = tmp_path_factory.mktemp("counter") / "store.zarr"
         writer = StoreWriter(path, Identity(config, COUNTER, 1.0))
         x = (100.0 * np.arange(TRAJECTORIES)[:, None] + np.arange(FRAMES))[..., None, None]
-        writer.group("train", TRAJECTORIES, FRAMES, (1,)).append(x)
+        writer.split("train", TRAJECTORIES, FRAMES, (1,)).append(x)
         writer.finish()
         return open_store(path)
 

@@ -15,10 +15,10 @@ from epns_pyro.evaluation.evaluate import _about, _written_together
 from epns_pyro.evaluation.forecasters import Forecaster, Persistence, Truth
 from epns_pyro.evaluation.heldout import measure
 from epns_pyro.evaluation.label_forecasters import LabelPersistence
-from epns_pyro.inference import RunConfig, RunFolder, Simulator
-from epns_pyro.inference.presets import preset
-from epns_pyro.inference.run import EvaluationConfig
+from epns_pyro.simulator import Simulator
 from epns_pyro.systems import CellsConfig, NBodyConfig
+from epns_pyro.training.presets import preset
+from epns_pyro.training.run import EvaluationConfig, RunConfig, RunFolder
 
 SIZES = {"train": 12, "val": 4, "test": 8}
 
@@ -126,7 +126,7 @@ def test_errors_of_the_likelihood_come_from_trajectories(untrained: Simulator, n
 
 def test_large_translations_are_among_the_group_elements(untrained: Simulator, nbody: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    group = type(nbody.system.group)
+    group = type(nbody.system.symmetry)
     plain = group.random
     monkeypatch.setattr(group, "random", lambda self, x, rng: seen.append(found := plain(self, x, rng)) or found)
     found = checks.equivariance(untrained, nbody, EvaluationConfig())

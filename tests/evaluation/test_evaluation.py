@@ -14,14 +14,15 @@ import xarray as xr
 from click.testing import CliRunner
 
 import epns_pyro
-from epns_pyro.calibration.report import distributions_that_differ, verdict, write_report
 from epns_pyro.cli import main
 from epns_pyro.data import Store, generate
 from epns_pyro.evaluation.forecasters import Forecaster, Persistence, Truth
 from epns_pyro.evaluation.heldout import measure
 from epns_pyro.evaluation.label_forecasters import LabelPersistence, border_distance
-from epns_pyro.inference.run import EvaluationConfig
+from epns_pyro.evaluation.summary import distributions_that_differ, verdict
+from epns_pyro.report import write_report
 from epns_pyro.systems import CellsConfig, NBodyConfig, SystemConfig
+from epns_pyro.training.run import EvaluationConfig
 
 TINY = [
     f"--set={setting}"

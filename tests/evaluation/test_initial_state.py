@@ -12,12 +12,12 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from epns_pyro.calibration.report import distributions_that_differ, initial_states_told_apart
 from epns_pyro.data import Store, generate
 from epns_pyro.evaluation import initial_state
 from epns_pyro.evaluation.forecasters import Forecaster, Truth
-from epns_pyro.inference.run import EvaluationConfig
+from epns_pyro.evaluation.summary import distributions_that_differ, initial_states_told_apart
 from epns_pyro.systems import NBodyConfig
+from epns_pyro.training.run import EvaluationConfig
 
 STATES, LINES = 5, 12  # as in the data of `epns-pyro data generate nbody`
 

@@ -8,7 +8,7 @@ from small import config, make_store, trainer
 
 import epns_pyro
 from epns_pyro.data import Store
-from epns_pyro.inference import Simulator
+from epns_pyro.simulator import Simulator
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import torch
 from pyro.distributions import Independent, Normal
 from torch import Tensor, nn
 
-from epns_pyro.data.context import DataContext
-from epns_pyro.inference.observations import Observations
+from epns_pyro.conditioning.observations import Observations
+from epns_pyro.context import DataContext
 from epns_pyro.models import Transition
 from epns_pyro.state import Field, StateSpec
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from epns_pyro.data import Store, generate
-from epns_pyro.inference import RunConfig, RunFolder, TrainingConfig
-from epns_pyro.inference.trainer import Hardware, Trainer
-from epns_pyro.models.particles import ParticlesConfig
+from epns_pyro.models.bodies.particles import ParticlesConfig
 from epns_pyro.systems import NBodyConfig
+from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig
+from epns_pyro.training.trainer import Hardware, Trainer
 
 SYSTEM = NBodyConfig.parse(
     {

@@ -12,9 +12,9 @@ import torch
 
 import epns_pyro
 from epns_pyro.errors import CheckpointError, ConfigError
-from epns_pyro.inference.checkpoint import CONTENT, read_checkpoint, versions, write_checkpoint
-from epns_pyro.inference.metrics import MetricsLog, read_metrics
-from epns_pyro.inference.run import RunFolder
+from epns_pyro.training.checkpoint import CONTENT, read_checkpoint, versions, write_checkpoint
+from epns_pyro.training.metrics import MetricsLog, read_metrics
+from epns_pyro.training.run import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -15,11 +15,12 @@ from pyro.distributions import Delta, MultivariateNormal, Normal
 from pyro.infer import SMCFilter
 from torch import Tensor
 
+from epns_pyro.conditioning.filtering import filter_states, smooth_paths, unweighted
+from epns_pyro.conditioning.gaussian import LinearStep, LogQuadratic, NormalLaw, normal_law
+from epns_pyro.conditioning.observations import InitialNormal, Observations
+from epns_pyro.conditioning.problem import Proposal
 from epns_pyro.errors import ConfigError, DataError, ShapeError
-from epns_pyro.inference import InitialNormal, Observations, Proposal, unweighted
-from epns_pyro.inference.conditioning import filter_states, smooth_paths
-from epns_pyro.inference.gaussian import LinearStep, LogQuadratic, NormalLaw, normal_law
-from epns_pyro.models.emissions import CoupledNormal
+from epns_pyro.models.bodies.emissions import CoupledNormal
 
 STEPS = 12
 TRANSITION = LinearGaussian()

@@ -11,8 +11,7 @@ from small import MODEL
 from torch.distributions import kl_divergence
 
 from epns_pyro.data import Store
-from epns_pyro.inference import Objective, log_density, path_bounds
-from epns_pyro.inference.elbo import Bounds, latent_kl
+from epns_pyro.inference.elbo import Bounds, Objective, latent_kl, log_density, path_bounds
 from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
 
 

@@ -9,7 +9,8 @@ from small import config, trainer
 
 from epns_pyro.data import Store
 from epns_pyro.errors import ConfigError, ShapeError
-from epns_pyro.inference import Exceeds, Probability, Simulator, load
+from epns_pyro.inference.events import Exceeds, Probability
+from epns_pyro.simulator import Simulator, load
 
 
 @pytest.fixture(scope="module")

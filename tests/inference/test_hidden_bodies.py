@@ -12,10 +12,10 @@ import xarray as xr
 from pyro.distributions import Independent, MultivariateNormal, Normal, TorchDistribution
 from torch import Tensor, nn
 
-from epns_pyro.data.context import DataContext
-from epns_pyro.inference import Observations, unweighted
-from epns_pyro.inference.conditioning import filter_states, smooth_paths
-from epns_pyro.inference.gaussian import NormalLaw, normal_law
+from epns_pyro.conditioning.filtering import filter_states, smooth_paths, unweighted
+from epns_pyro.conditioning.gaussian import NormalLaw, normal_law
+from epns_pyro.conditioning.observations import Observations
+from epns_pyro.context import DataContext
 from epns_pyro.models import Transition
 from epns_pyro.systems import NBodyConfig
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from epns_pyro.conditioning.observations import InitialNormal, Observations, read_observations
 from epns_pyro.errors import DataError, ShapeError
-from epns_pyro.inference import InitialNormal, Observations, read_observations
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.systems import CellsConfig, NBodyConfig
 

@@ -12,12 +12,12 @@ from pyro.distributions import Normal
 from torch import Tensor, nn
 
 from epns_pyro.errors import TrainingError
-from epns_pyro.inference import programs
 from epns_pyro.inference.elbo import path_bounds
-from epns_pyro.inference.schedules import HorizonSchedule
 from epns_pyro.models import EPNSGuide, EPNSModel
 from epns_pyro.models.program import PathProgram, observed, trajectory_plate
 from epns_pyro.state import Field, StateSpec
+from epns_pyro.training import stock_pyro
+from epns_pyro.training.schedules import HorizonSchedule
 
 SPEC = StateSpec((Field("level"),))
 STEPS, NOISE = 3, 0.5
@@ -77,10 +77,10 @@ def test_bounds_are_below_the_likelihood_and_meet_it_with_the_exact_guide(paths)
     precision = 1 + STEPS / NOISE**2
     best = ShiftedGuide(STEPS / NOISE**2 / precision, -0.5 * math.log(precision))
     torch.manual_seed(0)
-    tight = programs.path_bounds(Shifted(), best, x0, path, num_samples=2)
+    tight = stock_pyro.path_bounds(Shifted(), best, x0, path, num_samples=2)
     torch.testing.assert_close(tight.elbo, exact(path, x0))
     torch.testing.assert_close(tight.iwae, exact(path, x0))
-    loose = programs.path_bounds(Shifted(), ShiftedGuide(0.5, 0.0), x0, path, num_samples=4000)
+    loose = stock_pyro.path_bounds(Shifted(), ShiftedGuide(0.5, 0.0), x0, path, num_samples=4000)
     assert (loose.elbo < exact(path, x0)).all()
     torch.testing.assert_close(loose.iwae.mean(), exact(path, x0).mean(), atol=0.1, rtol=0)
 
@@ -91,7 +91,7 @@ def test_bounds_of_the_epns_are_those_of_its_own_road(sim, store):
     x0, path = x[:, 0], x[:, 1:4]
     torch.manual_seed(0)
     roads = (
-        lambda: programs.path_bounds(EPNSModel(sim.transition), EPNSGuide(sim.transition), x0, path, num_samples=25).elbo,
+        lambda: stock_pyro.path_bounds(EPNSModel(sim.transition), EPNSGuide(sim.transition), x0, path, num_samples=25).elbo,
         lambda: path_bounds(sim.transition, x0, path, num_samples=25).elbo,
     )
     ours, theirs = (torch.stack([road() for _ in range(16)]) for road in roads)
@@ -116,7 +116,7 @@ def test_training_finds_the_best_guide_by_windows_that_grow(paths, caplog):
     model, guide, windows = Shifted(), ShiftedGuide(0.0, 0.0), Recorded(x0, path)
     horizon = HorizonSchedule(start=1, end=STEPS, begin=0.2, finish=0.5)
     with caplog.at_level("INFO"):
-        reached = programs.fit(model, guide, windows, steps=400, learning_rate=0.05, horizon=horizon)
+        reached = stock_pyro.fit(model, guide, windows, steps=400, learning_rate=0.05, horizon=horizon)
     assert sorted(set(windows.lengths)) == [1, 2, 3]
     assert windows.lengths == sorted(windows.lengths)
     assert abs(reached * STEPS - float(exact(path, x0).mean())) < 0.2
@@ -129,16 +129,16 @@ def test_training_that_cannot_work_says_so(paths):
     x0, path = paths
     windows = Recorded(x0, path * float("nan"))
     with pytest.raises(TrainingError, match="not finite in 2 of 2 steps: lower the learning rate"):
-        programs.fit(Shifted(), ShiftedGuide(0.0, 0.0), windows, steps=9, learning_rate=0.1, horizon=HorizonSchedule())
+        stock_pyro.fit(Shifted(), ShiftedGuide(0.0, 0.0), windows, steps=9, learning_rate=0.1, horizon=HorizonSchedule())
 
 
 def test_forecasts_start_at_the_state_and_come_in_blocks(paths):
     x0, _ = paths
-    blocks = list(programs.forecast(Shifted(), ShiftedGuide(0.0, 0.0), x0, steps=2, members=5, seed=3, chunk=80))
+    blocks = list(stock_pyro.forecast(Shifted(), ShiftedGuide(0.0, 0.0), x0, steps=2, members=5, seed=3, chunk=80))
     assert [tuple(b.shape) for b in blocks] == [(2, 40, 3, 1, 1), (2, 40, 3, 1, 1), (1, 40, 3, 1, 1)]
     futures = torch.cat(blocks)
     assert torch.equal(futures[:, :, 0], x0.expand(5, 40, 1, 1))
-    again = torch.cat(list(programs.forecast(Shifted(), ShiftedGuide(0.0, 0.0), x0, steps=2, members=5, seed=3, chunk=80)))
+    again = torch.cat(list(stock_pyro.forecast(Shifted(), ShiftedGuide(0.0, 0.0), x0, steps=2, members=5, seed=3, chunk=80)))
     assert torch.equal(futures, again)
     change = (futures[:, :, 1] - futures[:, :, 0]).flatten().numpy()  # 200 draws of Normal(0, 1.25): 5 standard errors
     assert abs(np.var(change) - 1.25) < 5 * 1.25 * (2 / 200) ** 0.5

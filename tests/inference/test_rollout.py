@@ -10,8 +10,8 @@ from scipy import stats
 
 from epns_pyro.data import Store
 from epns_pyro.errors import ConfigError, ShapeError
-from epns_pyro.inference import Simulator
 from epns_pyro.models import Feedback
+from epns_pyro.simulator import Simulator
 
 
 def test_predictive_and_rollout_agree_in_distribution(sim: Simulator, x0: np.ndarray) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from epns_pyro.errors import ConfigError
-from epns_pyro.inference import TrainingConfig
-from epns_pyro.inference.schedules import HorizonSchedule, KLSchedule, RateSchedule
+from epns_pyro.training.run import TrainingConfig
+from epns_pyro.training.schedules import HorizonSchedule, KLSchedule, RateSchedule
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 import epns_pyro
 from epns_pyro.data import Store
 from epns_pyro.errors import ShapeError
-from epns_pyro.inference import Simulator
+from epns_pyro.simulator import Simulator
 from epns_pyro.symmetry import Euclidean, density_invariance_error
 
 DESIGN = """

@@ -18,11 +18,11 @@ from small import DISTRIBUTED, config, make_store, trainer
 import epns_pyro
 from epns_pyro.data import Store
 from epns_pyro.errors import CheckpointError, ConfigError, DataError, TrainingError
-from epns_pyro.inference import RunConfig, RunFolder, Validation
-from epns_pyro.inference.checkpoint import read_checkpoint
-from epns_pyro.inference.metrics import read_metrics
-from epns_pyro.inference.trainer import Hardware, Progress, Trainer
-from epns_pyro.inference.validation import Validator, draw_transitions
+from epns_pyro.training.checkpoint import read_checkpoint
+from epns_pyro.training.metrics import read_metrics
+from epns_pyro.training.run import RunConfig, RunFolder
+from epns_pyro.training.trainer import Hardware, Progress, Trainer
+from epns_pyro.training.validation import Validation, Validator, draw_transitions
 
 HERE = Path(__file__).parent
 

@@ -12,7 +12,7 @@ import torch
 from small import DISTRIBUTED, config, trainer
 
 from epns_pyro.data import open_store
-from epns_pyro.inference.trainer import Hardware, Trainer
+from epns_pyro.training.trainer import Hardware, Trainer
 
 STORE, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
 

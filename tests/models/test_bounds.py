@@ -16,7 +16,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from epns_pyro.inference import path_bounds
+from epns_pyro.inference.elbo import path_bounds
 from epns_pyro.models import EPNSGuide, EPNSModel, Transition
 from epns_pyro.state import Field, StateSpec
 

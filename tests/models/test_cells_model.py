@@ -17,13 +17,12 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 from label_tissues import label_spec, law, tissues, transition
 
-from epns_pyro.backbones.tissue import Tissue
-from epns_pyro.data.context import DataContext
+from epns_pyro.backbones.tissues.tissue import Tissue
+from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
-from epns_pyro.inference import Objective
-from epns_pyro.inference.elbo import elbo_step
+from epns_pyro.inference.elbo import Objective, elbo_step
 from epns_pyro.models import EPNSGuide, EPNSModel, Feedback
-from epns_pyro.models.cells import CellsModelConfig, CellsTransition
+from epns_pyro.models.tissues.cells import CellsModelConfig, CellsTransition
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Relabelling, density_invariance_error
 from epns_pyro.systems import CellsConfig

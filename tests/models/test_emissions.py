@@ -12,7 +12,7 @@ from torch.distributions import MultivariateNormal
 from worlds import WORLDS
 
 from epns_pyro.errors import ConfigError
-from epns_pyro.models.emissions import EMISSIONS, CoupledConfig, CoupledNormal, DiagonalConfig, innovation
+from epns_pyro.models.bodies.emissions import EMISSIONS, CoupledConfig, CoupledNormal, DiagonalConfig, innovation
 
 BODIES = 3
 

@@ -41,7 +41,7 @@ def test_sites_have_the_names_and_shapes_that_scripts_rely_on(transition, argume
     trace = poutine.trace(EPNSModel(transition)).get_trace(X0, **arguments)
     found = {name: tuple(value.shape) for name, value in sites(trace).items()}
     latent, dynamic = (BATCH, BODIES, 3), (BATCH, BODIES, 6)
-    hidden = (BATCH, BODIES, 8 + 3 * 3 + 6 + 1)  # scalars, vectors, where the integrator leads, its strain
+    hidden = (BATCH, BODIES, 8 + 3 * 3 + 6 + 1)  # scalars, vectors, where the integrator leads, its log_max_kick
     assert found == {"h_1": hidden, "z_1": latent, "x_1": dynamic, "h_2": hidden, "z_2": latent, "x_2": dynamic}
     assert all(value.shape == (BATCH,) for value in log_probs(trace).values())
     assert [trace.nodes[name]["is_observed"] for name in ("z_1", "x_1")] == [False, "path" in arguments]

@@ -13,8 +13,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 from label_tissues import label_spec, law, tissues, transition
 
-from epns_pyro.models.interlacing import dither, pixel_classes
-from epns_pyro.models.label_images import ABSENT
+from epns_pyro.models.tissues.interlacing import dither, pixel_classes
+from epns_pyro.models.tissues.label_images import ABSENT
 
 CELLS = 9
 

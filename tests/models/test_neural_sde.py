@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from worlds import DT, STEP_SCALES, WORLDS, context, trajectories
 
-from epns_pyro.data.context import DataContext
+from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
-from epns_pyro.inference import Objective, path_bounds
+from epns_pyro.inference.elbo import Objective, path_bounds
 from epns_pyro.models.baselines.neural_sde import NeuralSDE, NeuralSDEConfig, polynomials
 
 SMALL = {"name": "vector", "width": 8, "vectors": 4, "layers": 1}
@@ -71,7 +71,7 @@ def test_every_weight_is_trained_on_worlds_of_every_make(world):
 
 
 def free_bodies(count: int, rng: np.random.Generator) -> tuple[DataContext, Tensor, Tensor, Tensor]:
-    """Bodies that nothing holds and noise kicks, in one dimension; the law of a frame is known: states, next states and log p (count,)."""
+    """Free bodies that noise kicks, in one dimension; the law of a frame is known: states, next states and log p (count,)."""
     spec, sigma = WORLDS["line"].with_scales({"position": 2.0, "velocity": 1.5}), 0.3
     covariance = sigma**2 * DT * np.array([[DT**2 / 3, DT / 2], [DT / 2, 1]])
     about = DataContext(spec, DT, {"position": covariance[0, 0] ** 0.5, "velocity": covariance[1, 1] ** 0.5}, (2,))

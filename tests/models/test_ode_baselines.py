@@ -14,7 +14,7 @@ from torch.distributions import MultivariateNormal
 from worlds import DT, POSITION, VELOCITY, WORLDS, context, trajectories
 
 from epns_pyro.config import Config
-from epns_pyro.data.context import DataContext
+from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.models.baselines.gaussian_process import JITTER, SparseGP
 from epns_pyro.models.baselines.gp_ode import GPODEConfig

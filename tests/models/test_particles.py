@@ -13,11 +13,11 @@ from torch import Tensor
 from worlds import DT, STEP_SCALES, WORLDS, context, particles, trajectories
 
 from epns_pyro.backbones import BACKBONES
-from epns_pyro.data.context import DataContext
+from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
-from epns_pyro.inference import Objective, log_density, path_bounds
+from epns_pyro.inference.elbo import Objective, log_density, path_bounds
 from epns_pyro.models import EPNSModel
-from epns_pyro.models.particles import ParticlesConfig, ParticleTransition
+from epns_pyro.models.bodies.particles import ParticlesConfig, ParticleTransition
 from epns_pyro.state import Field, StateSpec
 
 BATCH, STEPS, LATENT = 3, 2, 3

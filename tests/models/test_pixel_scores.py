@@ -11,8 +11,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 from label_tissues import label_spec, law, tissues, transition
 
-from epns_pyro.backbones.tissue import AREA_FEATURES, area_features
-from epns_pyro.models.pixel_scores import CELL_RADIUS
+from epns_pyro.backbones.tissues.tissue import AREA_FEATURES, area_features
+from epns_pyro.models.tissues.pixel_scores import CELL_RADIUS
 
 CELLS = 5
 LATTICE = (12, 11)

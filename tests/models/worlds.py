@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from epns_pyro.data.context import DataContext
-from epns_pyro.models.particles import ParticlesConfig, ParticleTransition
+from epns_pyro.context import DataContext
+from epns_pyro.models.bodies.particles import ParticlesConfig, ParticleTransition
 from epns_pyro.state import Field, StateSpec
 
 DT = 0.1

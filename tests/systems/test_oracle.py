@@ -141,7 +141,7 @@ def test_oracle_is_invariant_under_the_group(transitions, scores):
     rng = np.random.default_rng(0)
     isotropic = system.diagonal_log_prob(x[:50], y[:50], isotropic=True)
     for _ in range(4):
-        g = system.group.random(x, rng)
+        g = system.symmetry.random(x, rng)
         moved = system.spec.act(g, x[:50]), system.spec.act(g, y[:50])
         np.testing.assert_allclose(system.transition_log_prob(*moved), scores[:50], rtol=1e-9)
         np.testing.assert_allclose(system.diagonal_log_prob(*moved, isotropic=True), isotropic, rtol=1e-9)

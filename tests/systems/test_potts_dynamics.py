@@ -15,7 +15,7 @@ from scipy import stats
 
 from epns_pyro.systems import potts_dynamics as dynamics
 from epns_pyro.systems.potts import CellsConfig
-from epns_pyro.systems.random import seeded
+from epns_pyro.systems.rng import seeded
 
 FALSE_FAILURE = 1e-5
 GEOMETRIES = list(itertools.product((4, 8), ("no flux", "periodic")))

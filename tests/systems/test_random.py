@@ -9,7 +9,7 @@ from numba import njit
 from scipy import stats
 
 from epns_pyro.errors import ConfigError
-from epns_pyro.systems import random
+from epns_pyro.systems import rng as random
 from epns_pyro.systems.threads import limited
 
 FALSE_FAILURE = 1e-6

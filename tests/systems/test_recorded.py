@@ -57,7 +57,7 @@ def test_observables_are_what_they_say():
 def test_observables_are_invariant_under_the_group():
     system = swarm()
     x = path(system)
-    moved = system.spec.act(system.group.random(x, np.random.default_rng(1)), x)
+    moved = system.spec.act(system.symmetry.random(x, np.random.default_rng(1)), x)
     for before, after in zip(system.observables(x).values(), system.observables(moved).values(), strict=True):
         np.testing.assert_allclose(after.values, before.values, rtol=1e-9)
 
@@ -85,10 +85,10 @@ def test_a_lone_body_has_no_pair_distance():
 
 
 def test_translations_are_a_symmetry_only_where_a_field_translates():
-    assert "translations" in swarm().group.description
+    assert "translations" in swarm().symmetry.description
     still = swarm(spec={"fields": [{"name": "force", "irreps": "1o"}], "space": 3})
-    assert "translations" not in still.group.description
-    assert still.group.random(path(still), np.random.default_rng(0)).translation.tolist() == [0, 0, 0]
+    assert "translations" not in still.symmetry.description
+    assert still.symmetry.random(path(still), np.random.default_rng(0)).translation.tolist() == [0, 0, 0]
 
 
 def test_data_are_alive_by_their_own_description():

@@ -18,9 +18,9 @@ from pyro.distributions import Normal
 from torch import Tensor, nn
 
 from epns_pyro.config import Config
-from epns_pyro.data.context import DataContext
+from epns_pyro.context import DataContext
 from epns_pyro.models.baselines.gaussian_process import Function, SparseGP
-from epns_pyro.models.baselines.ode import OfOneDraw, moving_fields, rk4
+from epns_pyro.models.baselines.ode import GlobalDrawProgram, moving_fields, rk4
 from epns_pyro.models.program import observed, trajectory_plate
 
 
@@ -96,7 +96,7 @@ class InteractionField(nn.Module):
         return Normal(loc, noise.expand_as(loc)).to_event(2)
 
 
-class GPODEModel(OfOneDraw):
+class GPODEModel(GlobalDrawProgram):
     """p(x_{1:T}, f, g | x_0) = p(f) p(g) prod_t Normal(x_t; ODE(x_0, t; f, g), s).
 
     Sites: ``self_u``, ``pair_u`` (inducing, space) and ``self_w``, ``pair_w`` (feature, space) in the plate ``draw`` of size 1, for all
@@ -131,7 +131,7 @@ class GPODEModel(OfOneDraw):
         return moving
 
 
-class GPODEGuide(OfOneDraw):
+class GPODEGuide(GlobalDrawProgram):
     """q(f, g): Normal whitened inducing outputs. It has its sites with a path and without: forecasts are of the functions learned."""
 
     def __init__(self, field: InteractionField, *, transitions: int) -> None:

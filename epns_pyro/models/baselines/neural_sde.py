@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from epns_pyro.backbones import BACKBONES, Features, Signature
 from epns_pyro.config import choice
-from epns_pyro.data.context import DataContext
-from epns_pyro.models.bodies import Bodies, shortened
-from epns_pyro.models.emissions import DiagonalConfig
+from epns_pyro.context import DataContext
+from epns_pyro.models.bodies.emissions import DiagonalConfig
+from epns_pyro.models.bodies.fields import BodyFields, shortened
 from epns_pyro.models.normal import Normal
 from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig, bounded_exp
 
@@ -44,9 +44,9 @@ class NeuralSDE(Transition):
 
     def __init__(self, config: NeuralSDEConfig, context: DataContext) -> None:
         super().__init__()
-        self.config, self.spec, self.bodies = config, context.spec, Bodies(context)
+        self.config, self.spec, self.bodies = config, context.spec, BodyFields(context)
         spec, bodies, steps = self.spec, self.bodies, config.substeps
-        fields, moved, changed = len(spec.dynamic_fields), len(bodies.moved), len(bodies.changed)
+        fields, moved, changed = len(spec.dynamic_fields), len(bodies.dynamic_vectors), len(bodies.dynamic_scalars)
         self.latent_fields = tuple(
             replace(f, name=f"{f.name}_{j}", translates=False, rate_of="") for j in range(steps) for f in spec.dynamic_fields
         )
@@ -70,7 +70,7 @@ class NeuralSDE(Transition):
         """h = (mu(x), sigma(x)), both in units of the step scale per frame."""
         bodies = self.bodies
         out = self.field(bodies.positions(x), bodies.features(x))
-        changes, log_scale = out.scalars.tensor_split([len(bodies.changed)], -1)
+        changes, log_scale = out.scalars.tensor_split([len(bodies.dynamic_scalars)], -1)
         return torch.cat([bodies.join(out.vectors, changes), bodies.per_channel(bounded_exp(log_scale + self.log_diffusion))], -1)
 
     def prior(self, x: Tensor, h: Tensor) -> Independent:
@@ -94,7 +94,7 @@ class NeuralSDE(Transition):
         seen = Features(torch.cat([seen.scalars, spread, e.scalars], -1), torch.cat([seen.vectors, e.vectors], -2))
         out = self.posterior_net(bodies.positions(x), seen)
         weights, shifts, log_scale = (part.unflatten(-1, (steps, -1)) for part in out.scalars.split(self._read, -1))
-        moved = len(bodies.moved)
+        moved = len(bodies.dynamic_vectors)
         vectors = weights.unflatten(-1, (moved, moved)) @ e.vectors[..., None, :, :] + out.vectors.unflatten(-2, (steps, moved))
         mean = bodies.join(vectors, shifts)
         return Normal(mean.flatten(-2), bodies.per_channel(bounded_exp(log_scale)).flatten(-2)).to_event(2)

@@ -18,7 +18,7 @@ from epns_pyro.models.program import PathProgram
 from epns_pyro.state import StateSpec
 
 
-class OfOneDraw(PathProgram):
+class GlobalDrawProgram(PathProgram):
     """A program whose functions are drawn once for all trajectories.
 
     Parameters

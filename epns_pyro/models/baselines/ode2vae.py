@@ -19,11 +19,11 @@ import torch
 from pyro.distributions import Normal
 from torch import Tensor, nn
 
-from epns_pyro.backbones.base import perceptron
+from epns_pyro.backbones.bodies.base import perceptron
 from epns_pyro.config import Config
-from epns_pyro.data.context import DataContext
-from epns_pyro.models.baselines.ode import OfOneDraw, rk4
-from epns_pyro.models.bodies import Bodies
+from epns_pyro.context import DataContext
+from epns_pyro.models.baselines.ode import GlobalDrawProgram, rk4
+from epns_pyro.models.bodies.fields import BodyFields
 from epns_pyro.models.program import observed, trajectory_plate
 from epns_pyro.models.transition import bounded_exp
 
@@ -38,7 +38,7 @@ class LatentODE(nn.Module):
         super().__init__()
         self.config, self.spec, self.frame_dt = config, context.spec, context.frame_dt
         spec, q = self.spec, config.latent
-        self.bodies = Bodies(context)
+        self.bodies = BodyFields(context)
         scalars, vectors = self.bodies.feature_counts
         seen = context.sites[0] * (scalars + (1 + vectors) * spec.space)
         self.encoder = perceptron(seen, config.width, config.width, 4 * q)
@@ -97,7 +97,7 @@ class LatentODE(nn.Module):
         return Normal(loc, (self.scales * self.bodies.per_channel(self.log_noise.exp())).expand_as(loc)).to_event(2)
 
 
-class ODE2VAEModel(OfOneDraw):
+class ODE2VAEModel(GlobalDrawProgram):
     """p(x_{1:T}, z_0, W | x_0) = p(W) p(z_0 | x_0) prod_t Normal(x_t; x_0 + D(z_t) - D(z_0), sigma), z_t the ODE's path from z_0.
 
     Sites: ``weights`` (weight,) in the plate ``draw`` of size 1, for all trajectories; ``z_0`` (2 latent,) and ``x_t`` (body, dynamic
@@ -130,7 +130,7 @@ class ODE2VAEModel(OfOneDraw):
         return z
 
 
-class ODE2VAEGuide(OfOneDraw):
+class ODE2VAEGuide(GlobalDrawProgram):
     """q(W) q(z_0 | x_0, x_{1..3}). Without a path only W has a site: forecasts are of the dynamics learned."""
 
     def __init__(self, latent: LatentODE, *, transitions: int) -> None:

@@ -1,0 +1,63 @@
+"""What a body sees of another: a direction, and smooth functions of a distance that stay bounded however far apart they drift."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from epns_pyro.backbones.bodies.base import safe_norm
+from epns_pyro.backbones.bodies.graphs import Graph
+
+DISTANCE_CHANNELS = 4
+POINT = 1e-3  # distances below this have no clear direction
+REACH = 3.0  # lengths of vectors that are told apart, in units of their scale
+
+
+class Edges(NamedTuple):
+    """The edges of a graph on bodies.
+
+    Parameters
+    ----------
+    direction : Tensor, (*edge, space)
+        From the receiver to the sender, of length one, less for distances close to zero.
+    length : Tensor, (*edge, 1)
+        The distance, in units of the scale of positions.
+    distance : Tensor, (*edge, DISTANCE_CHANNELS)
+        Bounded functions of it.
+    envelope : Tensor, (*edge, 1)
+        What a message weighs: bodies farther apart than any seen in training let go of each other.
+    """
+
+    direction: Tensor
+    length: Tensor
+    distance: Tensor
+    envelope: Tensor
+
+    @classmethod
+    def between(cls, positions: Tensor, graph: Graph) -> Edges:
+        """Measure the edges between bodies at positions (*batch, body, space), in units of their scale."""
+        relative = graph.senders(positions) - graph.receivers(positions)
+        length = safe_norm(relative)[..., None]
+        return cls(relative / (length + POINT), length, distance_features(length[..., 0]), 1 / (1 + length))
+
+
+def distance_features(distance: Tensor) -> Tensor:
+    """Return functions of a distance (*edge) that resolve long, middle and short scales: (*edge, DISTANCE_CHANNELS)."""
+    near, middle, far = (distance / (distance + scale) for scale in (0.1, 1.0, 10.0))
+    return torch.stack([near, middle, far, ((distance + 0.03) / (distance + 3.0)).log()], -1)
+
+
+def bounded(vectors: Tensor) -> Tensor:
+    """Shorten vectors (..., space), in units of their scale, to lengths below REACH: v / sqrt(1 + |v|^2 / REACH^2).
+
+    A vector longer than any in training then looks like the longest that were: what a network makes up beyond its data does not grow.
+    """
+    return vectors * (1 + vectors.square().sum(-1, keepdim=True) / REACH**2).rsqrt()
+
+
+def gram(vectors: Tensor) -> Tensor:
+    """Return all inner products of a body's vectors (*batch, body, vector, space): (*batch, body, pair)."""
+    first, second = torch.triu_indices(vectors.shape[-2], vectors.shape[-2], device=vectors.device)
+    return (vectors @ vectors.mT)[..., first, second]

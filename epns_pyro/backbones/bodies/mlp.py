@@ -1,0 +1,42 @@
+"""The plainest network: everything concatenated. PNS-MLP of the paper, for ablation."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import pydantic
+import torch
+from torch import Tensor
+
+from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
+
+
+class MultilayerPerceptron(Backbone):
+    """All bodies in one vector: neither permutation nor rotation equivariant, and tied to one number of bodies."""
+
+    equivariant: ClassVar[bool] = False
+
+    def __init__(self, signature: Signature, config: MultilayerPerceptronConfig) -> None:
+        super().__init__(signature)
+        s = signature
+        fan_in = s.bodies * (s.in_scalars + s.space * (1 + s.in_vectors))
+        fan_out = s.bodies * (s.out_scalars + s.space * s.out_vectors)
+        self.network = perceptron(fan_in, *[config.width] * config.layers, fan_out)
+
+    def evaluate(self, positions: Tensor, features: Features) -> Features:
+        s = self.signature
+        flat = torch.cat([features.scalars, positions, features.vectors.flatten(-2)], -1).flatten(-2)
+        scalars, vectors = self.network(flat).unflatten(-1, (s.bodies, -1)).split([s.out_scalars, s.out_vectors * s.space], -1)
+        return Features(scalars, vectors.unflatten(-1, (s.out_vectors, s.space)))
+
+
+@BACKBONES.register("mlp")
+class MultilayerPerceptronConfig(BackboneConfig):
+    """PNS-MLP: one multilayer perceptron on all bodies."""
+
+    name: Literal["mlp"] = "mlp"
+    width: int = pydantic.Field(default=256, gt=0)
+    layers: int = pydantic.Field(default=3, gt=0)
+
+    def build(self, signature: Signature) -> MultilayerPerceptron:
+        return MultilayerPerceptron(signature, self)

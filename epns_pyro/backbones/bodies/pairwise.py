@@ -1,0 +1,69 @@
+"""Sums over pairs: what one body does to another depends on the two alone, and what a body does by itself on that body.
+
+An equivariant network of one round, for laws that are asked many times per frame. Forces span orders of magnitude within a recording,
+so what a pair does along its line is an expansion in powers of the distance, with coefficients that are a network of the two.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import pydantic
+import torch
+from torch import Tensor
+
+from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
+from epns_pyro.backbones.bodies.edges import DISTANCE_CHANNELS, Edges, bounded, gram
+from epns_pyro.backbones.bodies.graphs import GraphConfig
+
+POWERS = 4  # of UNIT / (distance + NEAR), from the zeroth on
+NEAR = 0.1  # in units of the scale of positions
+UNIT = 0.3  # likewise: powers reach 27 where bodies meet; were it 1000, a network that has learnt little would throw them about
+
+
+class PairwiseNetwork(Backbone):
+    """out_i = alone(i) + sum_j pair(i, j); vectors of a pair point along its line or along the differences of their vectors."""
+
+    equivariant: ClassVar[bool] = True
+
+    def __init__(self, signature: Signature, config: PairwiseConfig) -> None:
+        super().__init__(signature)
+        self.graph, s = config.graph, signature
+        # per pair: scalars; then for every vector that goes out, powers of the distance and differences of the vectors that come in
+        self.sizes = [s.out_scalars, s.out_vectors * POWERS, s.out_vectors * s.in_vectors]
+        self.pair = perceptron(DISTANCE_CHANNELS + 2 * s.in_scalars, config.width, config.width, sum(self.sizes), small_output=True)
+        # per body: scalars, and what becomes of its own vectors
+        seen, made = s.in_scalars + s.in_vectors * (s.in_vectors + 1) // 2, s.out_scalars + s.out_vectors * s.in_vectors
+        self.alone = perceptron(seen, config.width, made, small_output=True) if seen and made else None
+
+    def evaluate(self, positions: Tensor, features: Features) -> Features:
+        s, graph = self.signature, self.graph.connect(positions)
+        edges, arrows = Edges.between(positions, graph), bounded(features.vectors)
+        ours, theirs = graph.receivers(features.scalars), graph.senders(features.scalars)
+        ends = torch.cat([edges.distance, ours.expand(*edges.distance.shape[:-1], -1), theirs], -1)
+        scalars, along, across = (self.pair(ends) * edges.envelope).split(self.sizes, -1)
+        near = UNIT / (edges.length[..., None] + NEAR)
+        powers = torch.cat([near**p for p in range(POWERS)], -1)
+        pull = (along.unflatten(-1, (-1, POWERS)) * powers).sum(-1, keepdim=True)
+        vectors = pull * edges.direction[..., None, :]
+        if s.in_vectors:
+            vectors = vectors + across.unflatten(-1, (-1, s.in_vectors)) @ (graph.senders(arrows) - graph.receivers(arrows))
+        scalars, vectors = graph.collect(scalars), graph.collect(vectors)
+        if self.alone is not None:
+            change, gates = self.alone(torch.cat([features.scalars, gram(arrows)], -1)).tensor_split([s.out_scalars], -1)
+            scalars = scalars + change
+            if s.in_vectors:
+                vectors = vectors + gates.unflatten(-1, (-1, s.in_vectors)) @ arrows
+        return Features(scalars, vectors)
+
+
+@BACKBONES.register("pairwise")
+class PairwiseConfig(BackboneConfig):
+    """Sums over pairs of bodies."""
+
+    name: Literal["pairwise"] = "pairwise"
+    width: int = pydantic.Field(default=32, gt=0)
+    graph: GraphConfig = GraphConfig()
+
+    def build(self, signature: Signature) -> PairwiseNetwork:
+        return PairwiseNetwork(signature, self)

@@ -1,0 +1,168 @@
+"""The efficient network: one pass over the lattice that all cells share, then small windows around the cells.
+
+The shared pass sees no cell twice and no label at all: the type of every pixel, which of its eight neighbours belong to the same cell,
+how large that cell is and where the pixel lies in it. What a cell adds are its type, its area, and in its own window its mask and that of
+its kin, the other cells of its type.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import pydantic
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from epns_pyro.backbones.tissues.base import GRIDS, Draft, GridConfig, GridNetwork, GridSignature
+from epns_pyro.backbones.tissues.convolutions import DilatedStack, LocalBasis, Pointwise, padded, to_rows
+from epns_pyro.backbones.tissues.tissue import AREA_FEATURES, WALL, Crops, Size, Tissue, area_features
+
+NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+
+
+class CellWindows(GridNetwork):
+    """Rows of h: the pixels of the lattice, then the places of every cell's window."""
+
+    equivariant: ClassVar[bool] = True
+
+    def __init__(self, signature: GridSignature, latent: int, config: CellWindowsConfig) -> None:
+        super().__init__()
+        self.config, self.types = config, signature.types
+        width = self.width = config.width
+        self.basis = LocalBasis(config.nodes, config.spacing)
+        self.context = DilatedStack(1 + signature.types + 1 + len(NEIGHBOURS) + AREA_FEATURES + 2, width, config.dilations)
+        self.cell = nn.Linear(signature.types + 1 + AREA_FEATURES, width)
+        self.own = nn.Conv2d(2, width, config.kernel)
+        self.local = nn.Sequential(*(Pointwise(width) for _ in range(config.depth)))
+        self.changed = nn.Conv2d(4, width, config.kernel)
+        self.became = nn.Embedding(signature.types + 1, width)
+        self.compare = nn.Sequential(*(Pointwise(width) for _ in range(config.depth)))
+        self.write = nn.Linear(latent, self.basis.size * width, bias=False)
+        self.summary_width = self.innovation_width = self.basis.size * width
+
+    # -- the four pieces -----------------------------------------------------------------------------------------------------
+
+    def window(self, lattice: Size) -> Size:
+        return Size(*(self.config.window,) * 2)
+
+    def crops(self, tissue: Tissue) -> Crops:
+        return tissue.crops(self.window(tissue.lattice))
+
+    def hidden(self, tissue: Tissue) -> Tensor:
+        image = pixel_features(tissue, self.types, self.own.weight.dtype)
+        lattice = to_rows(self.context(image.reshape(-1, *image.shape[-3:]), periodic=tissue.periodic))
+        lattice = lattice.reshape(*tissue.batch, *lattice.shape[-2:])
+        windows = self.crops(tissue).read(lattice) + self._masks(self.own, tissue, tissue) + self._cells(tissue)[..., None, :]
+        return torch.cat([lattice, self.local(windows).flatten(-3, -2)], -2)
+
+    def summary(self, tissue: Tissue, h: Tensor) -> Tensor:
+        return self._read(tissue, self._windows(tissue, h))
+
+    def draft(self, tissue: Tissue, h: Tensor, z: Tensor) -> Draft:
+        written = self.basis.write(self.write(z), self._offsets(tissue))
+        return Draft(self._windows(tissue, h) + written, h[..., : tissue.lattice.pixels, :])
+
+    def innovation(self, tissue: Tissue, h: Tensor, following: Tissue) -> Tensor:
+        crops = self.crops(tissue)
+        became = self.became(tissue.type_of_pixels(following.flat))
+        rows = self._windows(tissue, h) + self._masks(self.changed, tissue, tissue, following) + crops.read(became)
+        return self._read(tissue, self.compare(rows))
+
+    # -- helpers -------------------------------------------------------------------------------------------------------------
+
+    def _read(self, tissue: Tissue, rows: Tensor) -> Tensor:
+        """Features of cells (*batch, cell, node * channel) from those of the places of their windows (*batch, cell, place, channel)."""
+        return self.basis.read(rows * self.crops(tissue).counted[..., None], self._offsets(tissue))
+
+    def _offsets(self, tissue: Tissue) -> Tensor:
+        """Position of the places of a window relative to the cell's centre, (place, 2)."""
+        size = self.window(tissue.lattice)
+        return torch.cartesian_prod(*(torch.arange(side, device=tissue.labels.device) - side // 2 for side in size))
+
+    def _windows(self, tissue: Tissue, h: Tensor) -> Tensor:
+        """The rows of h that belong to windows: (*batch, cell, place, channel)."""
+        return h[..., tissue.lattice.pixels :, :].unflatten(-2, (tissue.cells, -1))
+
+    def _cells(self, tissue: Tissue) -> Tensor:
+        """What can be said about a cell without looking at its surroundings: (*batch, cell, channel)."""
+        dtype = self.cell.weight.dtype
+        kinds = F.one_hot(tissue.types, self.types + 1).to(dtype)
+        return self.cell(torch.cat([kinds, area_features(tissue.areas.to(dtype))], -1))
+
+    def _masks(self, conv: nn.Conv2d, tissue: Tissue, *images: Tissue) -> Tensor:
+        """Convolve the masks of each cell and of its kin in several images, in the windows of the first: (*batch, cell, place, channel)."""
+        size = self.window(tissue.lattice).grown(self.config.kernel // 2)
+        crops = tissue.crops(size)
+        masks = torch.stack([mask for image in images for mask in self_and_kin(tissue, crops, image.flat)], -2)
+        rows = to_rows(conv(masks.reshape(-1, masks.shape[-2], *size).to(conv.weight.dtype)))
+        return rows.reshape(*masks.shape[:-2], *rows.shape[-2:])
+
+
+def self_and_kin(tissue: Tissue, crops: Crops, flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in its window a cell is, and where others of its type are, in an image (*batch, pixel): each (*batch, cell, place)."""
+    names = torch.arange(1, tissue.cells + 1, device=flat.device)[:, None]
+    own = crops.labels(flat) == names
+    kin = crops.labels(tissue.type_of_pixels(flat)) == tissue.types.clamp_min(1)[..., None]
+    return own, kin & ~own
+
+
+def pixel_features(tissue: Tissue, types: int, dtype: torch.dtype) -> Tensor:
+    """What can be said about a pixel without naming its cell: (*batch, channel, y, x).
+
+    Channels: one for the lattice, one per type with the medium first, whether each of the eight neighbours belongs to the same cell, the
+    cell's area (`area_features`), and the pixel's place relative to the cell's centre in cell radii.
+    """
+    lattice, flat = tissue.lattice, tissue.flat
+    kinds = F.one_hot(tissue.type_of_pixels(flat), types + 1).mT.to(dtype).unflatten(-1, tuple(lattice))
+    around = padded(tissue.labels[..., None, :, :] - WALL, 1, periodic=tissue.periodic)[..., 0, :, :] + WALL
+    y, x = lattice
+    same = [around[..., 1 + dy : 1 + dy + y, 1 + dx : 1 + dx + x] == tissue.labels for dy, dx in NEIGHBOURS]
+    owner = owner_features(tissue, dtype).mT.unflatten(-1, tuple(lattice))
+    return torch.cat([torch.ones_like(kinds[..., :1, :, :]), kinds, torch.stack(same, -3).to(dtype), owner], -3)
+
+
+def owner_features(tissue: Tissue, dtype: torch.dtype) -> Tensor:
+    """Area of the cell that a pixel belongs to, and the pixel's place in it in radii: (*batch, pixel, AREA_FEATURES + 2)."""
+    height, width = tissue.lattice
+    areas = tissue.areas.to(dtype)
+    radius = (areas / torch.pi).sqrt()
+    table = torch.cat([area_features(areas), radius[..., None], tissue.centres.to(dtype)], -1)
+    table = F.pad(table, (0, 0, 1, 0))  # (*batch, label, feature); the medium has zeros
+    of_pixel = table.gather(-2, tissue.flat[..., None].expand(*tissue.flat.shape, table.shape[-1]))
+    areas, radius, *centre = of_pixel.split([AREA_FEATURES, 1, 1, 1], -1)
+    pixel = torch.arange(height * width, device=tissue.flat.device)[:, None]
+    place = []
+    for position, middle, size in zip((pixel // width, pixel % width), centre, (height, width), strict=True):
+        offset = position - middle
+        if tissue.periodic:
+            offset = (offset + size // 2) % size - size // 2
+        place.append(torch.tanh(offset / radius.clamp_min(1.0) / 2) * (tissue.flat > 0)[..., None])
+    return torch.cat([areas, *place], -1)
+
+
+@GRIDS.register("windows")
+class CellWindowsConfig(GridConfig):
+    """Windows around the cells, context shared by all: the default.
+
+    A cell can have its next pixels within its window only, and wherever it has one already; elsewhere its probability is that of the
+    emission's floor.
+    """
+
+    name: Literal["windows"] = "windows"
+    width: int = pydantic.Field(default=32, gt=0, description="channels of all features")
+    window: int = pydantic.Field(default=15, ge=3, description="side of the window around a cell, pixels")
+    kernel: int = pydantic.Field(default=7, ge=3, description="side of the kernel on a cell's own mask, pixels")
+    dilations: tuple[pydantic.PositiveInt, ...] = pydantic.Field(default=(1, 2, 4), description="of the layers of the shared context")
+    depth: int = pydantic.Field(default=2, ge=1, description="layers on the places of a window")
+    nodes: int = pydantic.Field(default=5, ge=1, description="latents are read and written on nodes x nodes points around the cell")
+    spacing: float = pydantic.Field(default=2.5, gt=0, description="pixels between these points")
+
+    @pydantic.model_validator(mode="after")
+    def _odd(self) -> CellWindowsConfig:
+        if even := [key for key in ("window", "kernel") if getattr(self, key) % 2 == 0]:
+            raise ValueError(f"{' and '.join(even)}: a side must be odd, so that it has a middle")
+        return self
+
+    def build(self, signature: GridSignature, latent: int) -> CellWindows:
+        return CellWindows(signature, latent, self)

@@ -1,0 +1,37 @@
+"""Numbers and lists in words: what every sentence about an evaluation is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def sentence(words: str) -> str:
+    """Give words the look of a sentence: a capital letter, where the first word has one, and a full stop."""
+    words = words.strip()
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """Write a number, with a true minus sign; a dash where there is none."""
+    if value is None or value != value:
+        return "–"
+    return format(value, form).replace("-", "−") if "e" not in form else format(value, form)
+
+
+def p_value(p: float | None) -> str:
+    """Write a p-value, with digits enough to be multiplied by a number of tests."""
+    return "–" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
+
+
+def listing(words: Iterable[str], most: int = 4) -> str:
+    """Join words with commas and "and"; those beyond `most` are only counted."""
+    words = list(words)
+    if len(words) > most:
+        words = [*words[: most - 1], f"{len(words) - most + 1} more"]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def brief(text: str, most: int = 44) -> str:
+    """Shorten a label from outside, so that it fits a panel."""
+    text = " ".join(str(text).split())
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,265 @@
+"""Conditioning a simulator on measurements: filtering, smoothing and bridging.
+
+    p(x_{0:T} | y_{0:T})  ∝  p(x_0) prod_t p(x_t | x_{t-1}) Normal(y_t; x_t, noise)
+
+`filter_states` gives the law of every x_t given the measurements up to t, `smooth_paths` whole paths given all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyro
+import torch
+import xarray as xr
+from torch import Tensor
+
+from epns_pyro.conditioning.gaussian import LinearStep, LogQuadratic
+from epns_pyro.conditioning.observations import Observations
+from epns_pyro.conditioning.particles import ParticleSet, Pinned, Plan, start, sweep, systematic
+from epns_pyro.conditioning.problem import Problem, Proposal, Start, adapts, build_problem, complete
+from epns_pyro.context import DataContext
+from epns_pyro.data import to_dataset
+from epns_pyro.errors import ConfigError
+from epns_pyro.models import Transition
+
+REFRESH = 0.3  # a filter left with a smaller effective share goes over the whole path again
+THRESHOLD = 0.5  # particles are resampled when their effective share falls below this
+
+
+@torch.no_grad()
+def filter_states(
+    transition: Transition,
+    context: DataContext,
+    x0: Start,
+    observations: Observations,
+    *,
+    particles: int,
+    seed: int,
+    proposal: Proposal = Proposal.AUTO,
+) -> xr.Dataset:
+    """Filter; see `Simulator.filter`."""
+    problem = build_problem(transition, x0, observations, particles)
+    with _stream(seed, problem.x0):
+        adapted = adapts(problem, proposal)
+        history = _filter(problem, adapted=adapted).frames
+    states = torch.stack([frame.x for frame in history], 1)
+    return _labelled(context, states).assign(
+        log_weight=(("sample", "time"), torch.stack([frame.log_weight for frame in history], 1).cpu().numpy()),
+        ess=("time", [frame.ess for frame in history]),
+        log_evidence=("time", [frame.log_evidence for frame in history], {"units": "nats"}),
+    )
+
+
+@torch.no_grad()
+def smooth_paths(
+    transition: Transition,
+    context: DataContext,
+    x0: Start,
+    observations: Observations | None,
+    *,
+    end: Tensor | np.ndarray | None,
+    steps: int | None,
+    particles: int,
+    seed: int,
+    sweeps: int,
+) -> xr.Dataset:
+    """Smooth or bridge; see `Simulator.smooth`."""
+    if sweeps < 1:
+        raise ConfigError(f"smoothing needs at least one sweep, found {sweeps}")
+    problem = build_problem(transition, x0, complete(transition, x0, observations, steps), particles, end)
+    if not problem.looks_ahead:
+        raise ConfigError(
+            f"smoothing a state of {problem.law.mean.shape[-1]} numbers needs at least {2 * (problem.law.mean.shape[-1] + 1)} particles, "
+            f"found {particles}"
+        )
+    with _stream(seed, problem.x0):
+        fits = _pilot(problem)
+        for _ in range(sweeps):
+            done = _pass(problem, Plan.backward(problem.measured[1:], fits))
+            fits = done.fits
+    paths = done.paths()
+    return _labelled(context, paths).assign(
+        log_weight=("sample", done.cloud.log_weight.cpu().numpy()),
+        ess=("time", done.ess),
+        distinct=("time", [len(frame.unique(dim=0)) for frame in paths.unbind(1)]),
+        log_evidence=((), done.cloud.log_evidence, {"units": "nats"}),
+    )
+
+
+def unweighted(posterior: xr.Dataset, *, seed: int = 0) -> xr.Dataset:
+    """Resample a posterior to equal weights: the same dataset without `log_weight`, for scores and quantiles of plain ensembles.
+
+    Of a filter every time is resampled by its own weights, of a smoother whole paths are.
+    """
+    torch_weight = torch.as_tensor(posterior["log_weight"].values).exp().reshape(posterior.sizes["sample"], -1)
+    with _stream(seed, torch_weight):
+        columns = [systematic(column) for column in torch_weight.T.contiguous()]
+        columns = [column[torch.randperm(len(column))] for column in columns]
+    index = torch.stack(columns, 1).numpy()
+    rows = xr.DataArray(index, dims=("sample", "time")) if index.shape[1] > 1 else xr.DataArray(index[:, 0], dims="sample")
+    moving = [name for name in posterior if "sample" in posterior[name].dims and name != "log_weight"]
+    picked = {name: posterior[name].isel({"sample": rows, **({"time": _all_times(posterior)} if rows.ndim > 1 else {})}) for name in moving}
+    return posterior.drop_vars("log_weight").assign({n: v.transpose(*posterior[n].dims) for n, v in picked.items()})
+
+
+def _all_times(posterior: xr.Dataset) -> xr.DataArray:
+    return xr.DataArray(np.arange(posterior.sizes["time"]), dims="time")
+
+
+# -- filtering ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The filtered law of one frame; `ess` is the smallest on the way there."""
+
+    x: Tensor
+    log_weight: Tensor
+    ess: float
+    log_evidence: float
+
+    @classmethod
+    def of(cls, cloud: ParticleSet, ess: float | None = None) -> Frame:
+        return cls(cloud.x, cloud.log_weight, cloud.ess if ess is None else ess, cloud.log_evidence)
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """The filtered laws of frames 0 .. T, and the steps between them as linear ones (none without adapted proposals)."""
+
+    frames: list[Frame]
+    fits: list[LinearStep]
+
+
+def _filter(problem: Problem, *, adapted: bool) -> Filtered:
+    """Go from one observed frame to the next, and over the whole path again where too few particles are left."""
+    cloud, fits = start(problem.mover, problem.x0, problem.law, problem.measured[0]), []
+    frames = [Frame.of(cloud)]
+    for target in sorted(problem.observed - {0} | {problem.steps}):
+        here = len(frames) - 1
+        if not adapted:
+            frames += _bootstrap_filter(problem, cloud, here, target)
+        elif target not in problem.observed:
+            tail = _forecast(problem, cloud, target - here)
+            frames, fits = frames + [frame for frame, _ in tail], fits + [fit for _, fit in tail]
+        elif not problem.looks_ahead:
+            measured = problem.measured[here + 1 : target + 1]
+            frames += [Frame.of(cloud) for _ in sweep(problem.mover, cloud, Plan.myopic(measured), THRESHOLD, here + 1)]
+        else:
+            gap = _forecast(problem, cloud.copy(), target - here)
+            fits = fits + [fit for _, fit in gap]
+            worst = _reach(problem, cloud, fits[here:], here)
+            if worst < REFRESH * len(cloud.x):
+                again = _pass(problem, Plan.backward(problem.measured[1 : target + 1], fits))
+                if min(again.ess) > worst:
+                    cloud, worst, fits = again.cloud, min(again.ess), again.fits
+            frames += [frame for frame, _ in gap[:-1]]  # what was known of these frames before the measurement
+            frames.append(Frame.of(cloud, worst))
+    return Filtered(frames, fits)
+
+
+def _bootstrap_filter(problem: Problem, cloud: ParticleSet, here: int, target: int) -> list[Frame]:
+    """The bootstrap filter, for any emission."""
+    frames = []
+    for t in range(here + 1, target + 1):
+        cloud.resample(THRESHOLD)
+        cloud.x = problem.mover.sample(cloud.x)
+        cloud.weigh(problem.measured[t](problem.mover.flat(cloud.x)), f"step {t}")
+        frames.append(Frame.of(cloud))
+    return frames
+
+
+def _forecast(problem: Problem, cloud: ParticleSet, steps: int) -> list[tuple[Frame, LinearStep]]:
+    """Move the cloud on without a measurement: each frame, and the step to it as a linear one."""
+    frames = []
+    for _ in range(steps):
+        move = problem.mover.move(cloud.x, weight=cloud.weight)
+        cloud.x = move.x
+        frames.append((Frame.of(cloud), move.fit))
+    return frames
+
+
+def _reach(problem: Problem, cloud: ParticleSet, fits: list[LinearStep], here: int) -> float:
+    """Move the cloud to the next observed frame, looking ahead; return the smallest effective sample size on the way."""
+    target = here + len(fits)
+    plan = Plan.backward(problem.measured[here + 1 : target + 1], fits)
+    cloud.weigh(plan.ahead[0](problem.mover.flat(cloud.x)), f"step {target}")
+    return min([cloud.ess, *(cloud.ess for _ in sweep(problem.mover, cloud, plan, THRESHOLD, here + 1))])
+
+
+# -- smoothing ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A sweep from the beginning, remembered.
+
+    Parameters
+    ----------
+    cloud : ParticleSet
+        Where it ended.
+    states : list of Tensor, (particle, *site, channel)
+        Of frames 0 .. t.
+    parents : list of Tensor or None
+        Of frames 1 .. t: the particles of the frame before that each came from, None for each from its own.
+    ess : list of float
+        Of frames 0 .. t.
+    fits : list of LinearStep
+        The steps to 1 .. t.
+    """
+
+    cloud: ParticleSet
+    states: list[Tensor]
+    parents: list[Tensor | None]
+    ess: list[float]
+    fits: list[LinearStep]
+
+    def paths(self) -> Tensor:
+        """Trace the last particles back to their beginnings: (particle, time, *site, channel)."""
+        line = torch.arange(len(self.cloud.x), device=self.cloud.x.device)
+        path = [self.states[-1]]
+        for states, parents in zip(self.states[-2::-1], self.parents[::-1], strict=True):
+            line = line if parents is None else parents[line]
+            path.append(states[line])
+        return torch.stack(path[::-1], 1)
+
+
+def _pass(problem: Problem, plan: Plan) -> Pass:
+    """Sweep from the initial state to the end of the plan."""
+    cloud = start(problem.mover, problem.x0, problem.law, problem.measured[0].times(plan.ahead[0]))
+    done = Pass(cloud, [cloud.x], [], [cloud.ess], [])
+    for stop in sweep(problem.mover, cloud, plan, THRESHOLD, 1):
+        done.states.append(cloud.x)
+        done.parents.append(stop.parents)
+        done.ess.append(cloud.ess)
+        done.fits.append(stop.fit)
+    return done
+
+
+def _pilot(problem: Problem) -> list[LinearStep]:
+    """The steps of filtered particles, as linear ones: what a first pass looks ahead through."""
+    if isinstance(problem.measured[-1], Pinned):  # no filter could reach that
+        measured = [*problem.measured[:-1], LogQuadratic.flat(problem.law.mean)]
+        problem = replace(problem, measured=measured, observed=problem.observed - {problem.steps})
+    return _filter(problem, adapted=True).fits
+
+
+# -- helpers ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _stream(seed: int, like: Tensor) -> Iterator[None]:
+    """Random numbers of this question alone, and no validation: a particle that diverges gets no weight, and ends nothing."""
+    with pyro.validation_enabled(False), torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _labelled(context: DataContext, states: Tensor) -> xr.Dataset:
+    """Label states (particle, time, *site, channel)."""
+    dims = ("sample", "trajectory", "time")
+    return to_dataset(context.spec, states[:, None].cpu().numpy(), dims, frame_dt=context.frame_dt).isel(trajectory=0)

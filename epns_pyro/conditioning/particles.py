@@ -1,0 +1,310 @@
+"""Sequential Monte Carlo on a transition: weighted states, how they move, and sweeps that look ahead.
+
+A sweep moves particles with proposals that know what is coming. Its target at step t is the posterior of the path so far times psi_t(x_t),
+a log-quadratic estimate of p(y_{t+1:T} | x_t) (a twisting function: Guarniero, Johansen & Lee 2017, "The iterated auxiliary particle
+filter"; Heng et al. 2020, "Controlled sequential Monte Carlo"). With Psi_t(x) = p(y_t | x) psi_t(x) and an emission that is Normal given z,
+
+    z_t ~ q(z),   x_t ~ p(x | h_t, z_t) Psi_t(x) / Z_t,   weight *= p(z_t | h_t) / q(z_t) Z_t / psi_{t-1}(x_{t-1})
+
+where Z_t = E[Psi_t(x_t) | h_t, z_t] is a closed form. psi and the proposal q of the latents come from linear steps that were fitted to a
+first, blind passage of the particles; both cancel: poor ones cost effective sample size, never correctness. With psi = 1 and the prior
+for q this is the fully adapted filter.
+
+Pyro's `SMCFilter` could express the fully adapted filter, but it throws away the normaliser of its weights (no evidence), records neither
+ancestors nor effective sample sizes, keeps its weights in float32 on the CPU, and cannot go over a gap twice; a test compares with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from epns_pyro.conditioning.gaussian import LinearStep, LogQuadratic, NormalLaw, require_normal
+from epns_pyro.errors import DataError
+from epns_pyro.models import Transition
+
+GUIDE_SAMPLES = 32  # latents drawn from the guide per particle where the density of a step is estimated
+DENSE = 2 * 10**7  # numbers in the covariances that are worked on at a time
+
+
+# -- weighted states ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ParticleSet:
+    """Weighted particles on their way.
+
+    Parameters
+    ----------
+    x : Tensor, (particle, *site, channel)
+    log_weight : Tensor, (particle,)
+        Normalised: the weights sum to one.
+    log_evidence : float
+        Of everything weighed in so far.
+    """
+
+    x: Tensor
+    log_weight: Tensor
+    log_evidence: float = 0.0
+
+    @property
+    def weight(self) -> Tensor:
+        return self.log_weight.exp()
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size, 1 / sum of squared weights."""
+        return float((-(2 * self.log_weight).logsumexp(0)).exp())
+
+    def copy(self) -> ParticleSet:
+        return ParticleSet(self.x, self.log_weight, self.log_evidence)
+
+    def weigh(self, log_factor: Tensor, when: str) -> None:
+        """Multiply the weights, and the evidence by the mean of the factors.
+
+        Raises
+        ------
+        DataError
+            If no particle is left.
+        """
+        raw = self.log_weight + torch.nan_to_num(log_factor, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+        total = raw.logsumexp(0)
+        if not total.isfinite():
+            raise DataError(f"no particle can explain the observations at {when}: use more particles, or state a larger noise")
+        self.log_weight, self.log_evidence = raw - total, self.log_evidence + float(total)
+
+    def resample(self, threshold: float) -> Tensor | None:
+        """Where the effective share is below the threshold, draw particles by weight; return the indices of their parents, or None."""
+        if self.ess >= threshold * len(self.x):
+            return None
+        parents = systematic(self.weight)
+        self.x = self.x[parents]
+        self.log_weight = torch.full_like(self.log_weight, 1 / len(self.x)).log()
+        return parents
+
+
+def systematic(weight: Tensor, draws: int | None = None) -> Tensor:
+    """Systematic resampling: indices (draw,), ascending; particle i comes up floor or ceil of draws x weight_i times."""
+    draws = draws or len(weight)
+    points = (
+        torch.arange(draws, dtype=weight.dtype, device=weight.device) + torch.rand((), dtype=weight.dtype, device=weight.device)
+    ) / draws
+    return torch.searchsorted(weight.cumsum(0), points * weight.sum()).clamp_(max=len(weight) - 1)
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------------
+
+
+class Move(NamedTuple):
+    """A step of all particles.
+
+    Parameters
+    ----------
+    x : Tensor, (particle, *site, channel)
+    log_weight : Tensor, (particle,)
+        log of E[Psi(x') | h, z] p(z | h) / q(z); 0 for a forecast.
+    fit : LinearStep or None
+        The step as one linear step, where it was asked for.
+    """
+
+    x: Tensor
+    log_weight: Tensor
+    fit: LinearStep | None
+
+
+class Latents(NamedTuple):
+    """Standardised latents (particle, latent), and the emission that they give."""
+
+    standard: Tensor
+    emission: object
+
+
+class ProposalTarget(NamedTuple):
+    """What a step aims at: Psi, and a linear step through which it looks at the latents."""
+
+    potential: LogQuadratic
+    step: LinearStep
+
+
+@dataclass(frozen=True)
+class TransitionKernel:
+    """Moves particles by a transition, some at a time."""
+
+    transition: Transition
+
+    def flat(self, x: Tensor) -> Tensor:
+        """The dynamic channels of states (particle, *site, channel) as vectors in float64: (particle, state)."""
+        return self.transition.spec.dynamic(x).flatten(1).double()
+
+    def put(self, x: Tensor, flat: Tensor) -> Tensor:
+        """Return the states with their dynamic channels replaced by the vectors."""
+        y = flat.to(x.dtype).reshape(*x.shape[:-1], self.transition.spec.dynamic_channels)
+        return self.transition.spec.advance(x, y)
+
+    def sample(self, x: Tensor) -> Tensor:
+        """Draw x' ~ p(x' | x), for any emission."""
+        return torch.cat([self.transition.spec.advance(part, self.emission(part).sample()) for part in x.split(self.transition.chunk)])
+
+    def move(self, x: Tensor, aim: ProposalTarget | None = None, weight: Tensor | None = None) -> Move:
+        """Move the particles one step.
+
+        Parameters
+        ----------
+        x : Tensor, (particle, *site, channel)
+        aim : ProposalTarget, optional
+            Draw z and x' as it asks for; without it z ~ p(z | h), x' ~ p(x' | h, z).
+        weight : Tensor, (particle,), optional
+            Normalised; fit a linear step to the particles so weighted.
+        """
+        size = max(1, min(self.transition.chunk, DENSE // self.flat(x[:1]).shape[-1] ** 2))
+        pieces, covariance = [], 0.0
+        for start in range(0, len(x), size):
+            part = x[start : start + size]
+            latents, log_ratio = self._latents(part, aim)
+            law = require_normal(latents.emission)
+            if aim is None:
+                draws, log_mass = law.mean + (law.factor @ torch.randn_like(law.mean)[..., None])[..., 0], log_ratio
+            else:
+                draws, log_mass = aim.potential.tilt(law)
+            pieces.append((self.put(part, draws), log_mass + log_ratio, latents.standard, law.mean))
+            if weight is not None:
+                covariance = covariance + torch.einsum("p,pij->ij", weight[start : start + size], law.covariance)
+        states, log_weight, standard, mean = map(torch.cat, zip(*pieces, strict=True))
+        if weight is None:
+            return Move(states, log_weight, None)
+        if len(x) < 2 * (mean.shape[-1] + standard.shape[-1] + 1):
+            standard = standard[:, :0]
+        return Move(states, log_weight, LinearStep.fit(self.flat(x), standard, mean, covariance, weight))
+
+    def _latents(self, x: Tensor, aim: ProposalTarget | None) -> tuple[Latents, Tensor]:
+        """Draw z, from the prior or as the aim asks for, and the log of its weight (particle,)."""
+        h = self.transition.forward_model(x)
+        prior = self.transition.prior(x, h).base_dist
+        if aim is None or not aim.step.latent.shape[-1]:
+            standard = torch.randn_like(prior.loc)
+            flat, log_ratio = standard.flatten(1).double(), torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        else:
+            flat, log_ratio = aim.step.draw_latents(self.flat(x), aim.potential)
+            standard = flat.to(x.dtype).reshape(prior.loc.shape)
+        return Latents(flat, self.transition.emission(x, h, prior.loc + prior.scale * standard)), log_ratio
+
+    def log_density(self, x: Tensor, x_next: Tensor) -> Tensor:
+        """Estimate log p(x' | x) without bias in p, with latents from the guide: (particle,); x_next is one state (*site, channel)."""
+        transition, size = self.transition, max(1, self.transition.chunk // GUIDE_SAMPLES)
+        estimates = []
+        for part in x.split(size):
+            h = transition.forward_model(part)
+            guide = transition.posterior(part, h, x_next.expand_as(part))
+            z = guide.sample((GUIDE_SAMPLES,))
+            score = transition.emission(part, h, z).log_prob(transition.spec.dynamic(x_next).expand(*part.shape[:-1], -1))
+            ratio = score + transition.prior(part, h).log_prob(z) - guide.log_prob(z)
+            estimates.append(ratio.double().logsumexp(0) - torch.tensor(GUIDE_SAMPLES).log())
+        return torch.cat(estimates)
+
+    def emission(self, x: Tensor) -> object:
+        """p(x' | h, z) for a z of the prior."""
+        h = self.transition.forward_model(x)
+        return self.transition.emission(x, h, self.transition.prior(x, h).sample())
+
+
+# -- looking ahead -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """The last state (*site, channel) is known: Psi is a point mass. `flat` (state,) are its dynamic channels."""
+
+    state: Tensor
+    flat: Tensor
+
+    def before(self, step: LinearStep) -> LogQuadratic:
+        """log Normal(state; A x + b, S) as a function of x."""
+        jitter = 1e-9 * step.total_noise.diagonal().mean() * torch.eye(len(self.flat), dtype=self.flat.dtype, device=self.flat.device)
+        root = torch.linalg.cholesky(step.total_noise + jitter)
+        white = torch.linalg.solve_triangular(root, torch.cat([step.slope, (self.flat - step.offset)[:, None]], 1), upper=False)
+        slope, target = white[:, :-1], white[:, -1]
+        constant = -0.5 * target @ target - root.diagonal().log().sum() - 0.5 * len(self.flat) * torch.log(torch.tensor(2 * torch.pi))
+        return LogQuadratic(slope.T @ slope, slope.T @ target, constant)
+
+
+Potential = LogQuadratic | Pinned
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep over the steps t0 + 1 .. t1 aims at.
+
+    Parameters
+    ----------
+    ahead : list of LogQuadratic
+        psi at t0 .. t1 - 1.
+    potentials : list
+        Psi at t0 + 1 .. t1.
+    fits : list of LinearStep
+        The steps to t0 + 1 .. t1.
+    """
+
+    ahead: list[LogQuadratic]
+    potentials: list[Potential]
+    fits: list[LinearStep]
+
+    @classmethod
+    def backward(cls, measured: list[Potential], fits: list[LinearStep]) -> Plan:
+        """Look ahead through linear steps: psi_{t-1}(x) = integral of p(x' | x) p(y_t | x') psi_t(x') dx'.
+
+        Parameters
+        ----------
+        measured : list
+            log p(y_t | x) at t0 + 1 .. t1.
+        fits : list of LinearStep
+        """
+        ahead: list[LogQuadratic] = []
+        potentials: list[Potential] = []
+        for here, fit in zip(reversed(measured), reversed(fits), strict=True):
+            potentials.append(here.times(ahead[-1]) if ahead else here)
+            ahead.append(potentials[-1].before(fit))
+        return cls(ahead[::-1], potentials[::-1], fits)
+
+    @classmethod
+    def myopic(cls, measured: list[Potential]) -> Plan:
+        """See nothing but the measurement of the step itself."""
+        state = measured[0].linear
+        blind = LinearStep(torch.zeros_like(measured[0].precision), state[:, None][:, :0], state, torch.zeros_like(measured[0].precision))
+        return cls([LogQuadratic.flat(state)] * len(measured), measured, [blind] * len(measured))
+
+
+class SweepStep(NamedTuple):
+    """A step of a sweep: the indices of the particles that it started from (None: each from itself), and the step as a linear one."""
+
+    parents: Tensor | None
+    fit: LinearStep
+
+
+def sweep(mover: TransitionKernel, cloud: ParticleSet, plan: Plan, threshold: float, first: int) -> Iterator[SweepStep]:
+    """Move a cloud, which must hold psi of its present frame in its weights already, through a plan.
+
+    The cloud is changed in place, and can be looked at after each step; `first` numbers the first step.
+    """
+    for t, (psi, potential, fit) in enumerate(zip(plan.ahead, plan.potentials, plan.fits, strict=True), first):
+        parents = cloud.resample(threshold)
+        before = psi(mover.flat(cloud.x))
+        if isinstance(potential, Pinned):
+            move = mover.move(cloud.x, weight=cloud.weight)
+            move = Move(potential.state.expand_as(cloud.x), mover.log_density(cloud.x, potential.state), move.fit)
+        else:
+            move = mover.move(cloud.x, ProposalTarget(potential, fit), cloud.weight)
+        cloud.x = move.x
+        cloud.weigh(move.log_weight - before, f"step {t}")
+        yield SweepStep(parents, move.fit)
+
+
+def start(mover: TransitionKernel, x: Tensor, law: NormalLaw, potential: LogQuadratic) -> ParticleSet:
+    """Draw initial states from law x Psi_0 / Z, and weigh them by Z; x (particle, *site, channel) gives the static fields."""
+    draws, log_weight = potential.tilt(law)
+    cloud = ParticleSet(mover.put(x, draws), torch.full_like(log_weight, 1 / len(log_weight)).log())
+    cloud.weigh(log_weight, "the initial state")
+    return cloud

@@ -1,0 +1,137 @@
+"""A conditioning problem: what is asked, checked, and brought to tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from epns_pyro.conditioning.gaussian import LogQuadratic, NormalLaw, exactly, normal_law
+from epns_pyro.conditioning.observations import InitialNormal, Observations, require_real
+from epns_pyro.conditioning.particles import Pinned, Potential, TransitionKernel
+from epns_pyro.errors import ConfigError, ShapeError
+from epns_pyro.models import Transition
+
+MAX_STATE = 400  # numbers of a state: covariances of whole states are worked with
+
+Start = Tensor | np.ndarray | InitialNormal
+
+
+class Proposal(Enum):
+    """How particles are moved to a measurement."""
+
+    AUTO = "auto"  # adapted where the emission is Normal
+    ADAPTED = "adapted"  # towards it, with closed forms, looking ahead from one observed frame to the next
+    FORECAST = "forecast"  # blindly, and weighed afterwards: the bootstrap filter
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A checked conditioning problem, as tensors.
+
+    Parameters
+    ----------
+    x0 : Tensor, (particle, *site, channel)
+    law : NormalLaw
+        Of the dynamic channels of the initial states.
+    measured : list of LogQuadratic
+        log p(y_t | x) at t = 0 .. T.
+    observed : set of int
+        Frames with a measurement.
+    """
+
+    mover: TransitionKernel
+    x0: Tensor
+    law: NormalLaw
+    measured: list[Potential]
+    observed: frozenset[int]
+
+    @property
+    def steps(self) -> int:
+        return len(self.measured) - 1
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether there are particles enough to fit a linear step to them."""
+        return len(self.x0) >= 2 * (self.law.mean.shape[-1] + 1)
+
+
+def build_problem(
+    transition: Transition, x0: Start, observations: Observations, particles: int, end: Tensor | np.ndarray | None = None
+) -> Problem:
+    """Check the question and bring it to tensors in float64."""
+    if particles < 1:
+        raise ConfigError(f"expected at least one particle, found {particles}")
+    spec, mover = transition.spec, TransitionKernel(transition)
+    require_real(spec)
+    parameter = next(transition.parameters(), torch.zeros(()))
+    states, scale = _initial(transition, x0)
+    rows = torch.arange(particles) * len(states) // particles
+    states = states.to(parameter.device, parameter.dtype)[rows.to(parameter.device)]
+    observations.check(spec, tuple(states.shape[1:-1]))
+    flat = mover.flat(states)
+    if flat.shape[-1] > MAX_STATE:
+        raise ConfigError(f"states of at most {MAX_STATE} numbers can be conditioned, found {flat.shape[-1]}")
+    law = exactly(flat)
+    if scale is not None:
+        law = NormalLaw(flat, torch.diag(torch.as_tensor(scale, device=flat.device).flatten()).expand(particles, -1, -1))
+    values, noise = (
+        torch.as_tensor(a, dtype=torch.float64, device=flat.device).flatten(1) for a in (observations.values, observations.noise)
+    )
+    measured: list[Potential] = [LogQuadratic.of_measurement(v, s) for v, s in zip(values, noise, strict=True)]
+    observed = frozenset(observations.frames.tolist())
+    if end is not None:
+        if observations.steps in observed:
+            raise ShapeError(f"step {observations.steps} is both observed and known as the end: leave its observations out")
+        known = torch.as_tensor(end)
+        spec.check(known, what="the end")
+        if known.shape not in (states.shape[1:], (1, *states.shape[1:])):
+            raise ShapeError(f"the end: expected one state {tuple(states.shape[1:])}, found {tuple(known.shape)}")
+        known = known.reshape(states.shape[1:]).to(states)
+        if not torch.equal(spec.advance(known, spec.dynamic(states[0])), states[0]):
+            raise ShapeError(
+                f"the end: its static fields ({', '.join(f.name for f in spec.static_fields)}) differ from the initial state's"
+            )
+        measured[-1] = Pinned(known, mover.flat(known[None])[0])
+        observed = observed | {observations.steps}
+    return Problem(mover, states, law, measured, observed)
+
+
+def _initial(transition: Transition, x0: Start) -> tuple[Tensor, np.ndarray | None]:
+    """States (state, *site, channel), and standard deviations (*site, dynamic channel) where the start is a Normal law."""
+    spec = transition.spec
+    scale = x0.flat_scale(spec) if isinstance(x0, InitialNormal) else None
+    states = torch.as_tensor(x0.mean if isinstance(x0, InitialNormal) else x0)
+    spec.check(states, what="the initial state")
+    one = 1 + len(spec.sites)
+    states = states[None] if states.dim() == one else states
+    if states.dim() != one + 1 or (scale is not None and len(states) != 1):
+        raise ShapeError(
+            f"the initial state: expected one state ({', '.join(spec.sites)}, channel) or an ensemble (sample, {', '.join(spec.sites)}, "
+            f"channel), found {tuple(states.shape)}"
+        )
+    return states, None if scale is None else scale
+
+
+def complete(transition: Transition, x0: Start, observations: Observations | None, steps: int | None) -> Observations:
+    """Observations over the asked number of steps; none at all where there are none."""
+    if observations is None:
+        if steps is None or steps < 1:
+            raise ShapeError(f"without observations smoothing needs steps=, a number of at least 1, found {steps}")
+        require_real(transition.spec)
+        sites = _initial(transition, x0)[0].shape[1:-1]
+        shape = (steps + 1, *sites, transition.spec.dynamic_channels)
+        return Observations(np.full(shape, np.nan), np.ones(shape))
+    if steps is not None and steps != observations.steps:
+        raise ShapeError(f"steps {steps} contradicts the observations, which have {observations.steps}: leave it out")
+    return observations
+
+
+def adapts(problem: Problem, proposal: Proposal) -> bool:
+    """Whether to adapt the proposal."""
+    if proposal is Proposal.AUTO:
+        return normal_law(problem.mover.emission(problem.x0[:1])) is not None
+    return proposal is Proposal.ADAPTED

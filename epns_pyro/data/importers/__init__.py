@@ -1,0 +1,1 @@
+"""Readers of foreign formats, each of which writes a store."""

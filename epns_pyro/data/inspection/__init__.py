@@ -1,0 +1,1 @@
+"""What `data info` says about a store before training stumbles over it."""

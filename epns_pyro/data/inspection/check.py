@@ -1,0 +1,87 @@
+"""What is wrong with a store, in sentences: `epns-pyro data info` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from epns_pyro.data import layout
+from epns_pyro.data.inspection.findings import ERROR, WARNING, Finding, Inspector
+from epns_pyro.data.inspection.labels import Entities, Labels
+from epns_pyro.data.inspection.numbers import Constant, NonFinite, OutOfRange, Rate
+from epns_pyro.data.stores import Store
+from epns_pyro.data.writing import Progress
+from epns_pyro.state import StateSpec
+
+
+def check(store: Store, *, progress: Progress | None = None) -> list[Finding]:
+    """Read a whole store, a few chunks at a time, and say what is wrong with it; errors first."""
+    found = [Finding(WARNING, "", f"there is no set {name!r}: {use}") for name, use in _USES.items() if name not in store.splits]
+    for split in store.splits:
+        found += _structure(store, split)
+        found += _values(store, split, progress)
+    return sorted(found, key=lambda finding: finding.level != ERROR)
+
+
+_USES = {"train": "a model cannot be trained", "val": "training cannot be watched", "test": "a model cannot be judged"}
+
+
+def _structure(store: Store, split: str) -> list[Finding]:
+    dataset = store.dataset(split)
+    found = [Finding(ERROR, split, problem) for problem in layout.problems(store.spec, dataset)]
+    if missing := store.missing(split):
+        total = store.size(split)
+        message = f"is incomplete, {total - missing} of {total} trajectories: run the command that made the store again to finish it"
+        found.append(Finding(ERROR, split, message))
+    if layout.TIME in dataset.variables and dataset.variables[layout.TIME].dtype.kind in "fiu":
+        found += [Finding(level, split, text) for level, text in _clock(dataset.variables[layout.TIME].values, store.frame_dt)]
+    return found
+
+
+def _clock(time: np.ndarray, frame_dt: float) -> Iterator[tuple[str, str]]:
+    steps = np.diff(time, axis=-1)
+    if not steps.size:
+        return
+    if not (steps > 0).all():
+        frame = int(np.argmin(np.atleast_2d(steps > 0).all(0))) + 1
+        yield ERROR, f"the coordinate 'time' does not increase at frame {frame}: sort the frames, or correct it"
+    elif np.ptp(steps) > 1e-3 * np.median(steps):
+        yield WARNING, f"the time between frames varies from {steps.min():.4g} to {steps.max():.4g}: a model step is one frame"
+    elif not np.isclose(np.median(steps), frame_dt, rtol=1e-3):
+        yield ERROR, f"frame_dt is {frame_dt:.4g}, but the coordinate 'time' advances by {np.median(steps):.4g} per frame"
+
+
+def _values(store: Store, split: str, progress: Progress | None) -> list[Finding]:
+    spec, dataset = store.spec, store.dataset(split)
+    sound = [v for v in layout.variables(spec) if not layout.variable_problems(spec, v, dataset)]
+    inspectors = _inspectors(spec, sound, store.frame_dt)
+    done = 0
+    for block in store.blocks(split) if sound else ():
+        block = block[block < store.size(split) - store.missing(split)]
+        piece = dataset.isel({layout.TRAJECTORY: store.rows(split, block)}, missing_dims="ignore")
+        arrays = {v.field.name: layout.load(piece, v) for v in sound} if len(block) else {}
+        for inspector in inspectors if arrays else ():
+            inspector.look(arrays, int(block[0]))
+        done += len(block)
+        if progress:
+            progress(split, done, store.size(split))
+    return [Finding(level, split, message) for inspector in inspectors for level, message in inspector.findings()]
+
+
+def _inspectors(spec: StateSpec, sound: list[layout.Variable], frame_dt: float) -> list[Inspector]:
+    names = {v.field.name for v in sound}
+    inspectors: list[Any] = []
+    for field in (v.field for v in sound):
+        if field.kind == "real":
+            inspectors += [NonFinite(spec, field), Constant(spec, field)]
+        elif field.kind == "label":
+            inspectors.append(Labels(field, periodic=spec.periodic))
+        else:
+            inspectors.append(OutOfRange(field))
+        if field.rate_of in names:
+            inspectors.append(Rate(field, frame_dt))
+        if field.kind == "category" and field.of in names:
+            inspectors.append(Entities(field, spec[field.of]))
+    return inspectors

@@ -1,0 +1,141 @@
+"""Inspectors of label images and of the properties of the entities in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.spatial import KDTree
+
+from epns_pyro.data.inspection.findings import ERROR, WARNING, Inspector, Tally
+from epns_pyro.state import Field
+
+BY_LABEL = ("trajectory", "frame", "label")
+
+
+class EmptyFrames(Tally):
+    """Frames without any label but 0, the medium's: nothing in them can be followed, so no data set may hold them."""
+
+    def see(self, labels: np.ndarray, first: int = 0) -> None:
+        """Count the empty frames of labels (*axis, *site), with the axes that this tally names."""
+        self.add(~labels.any(tuple(range(len(self.axes), labels.ndim))), first)
+
+    def problem(self) -> str:
+        """Say which frames are empty; "" if none is."""
+        if not self.count:
+            return ""
+        seen = f"{self.where} is empty" if self.count == 1 else f"{self.count} frames are empty, the first is {self.where}"
+        return f"{seen}: leave such frames out at the ends of a film, and cut it at others"
+
+
+class Labels(Inspector):
+    """Impossible labels, empty frames, and labels that jump, vanish for a while, or never occur."""
+
+    def __init__(self, field: Field, *, periodic: bool = False) -> None:
+        self._field, self._periodic = field, periodic
+        self._negative, self._beyond, self._empty = Tally(), Tally(), EmptyFrames()
+        self._jumps, self._gaps = Tally(BY_LABEL), Tally(BY_LABEL)
+        self._largest, self._seen = 0, np.zeros(field.size, dtype=bool)
+
+    def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        labels = arrays[self._field.name]
+        self._negative.add(labels < 0, first)
+        self._beyond.add(labels >= self._field.size, first)
+        self._largest = max(self._largest, int(labels.max()))
+        labels = np.where((labels < 0) | (labels >= self._field.size), 0, labels)
+        flat = labels.reshape(*labels.shape[:2], -1)
+        self._empty.see(labels, first)
+        present = count_labels(flat, np.ones_like(flat, dtype=bool), self._field.size) > 0
+        stayed = count_labels(flat[:, 1:], flat[:, 1:] == flat[:, :-1], self._field.size) > 0
+        self._seen |= present.any((0, 1))
+        self._jumps.add(self._far(labels, _late(present[:, 1:] & present[:, :-1] & ~stayed)), first)
+        before, after = (np.logical_or.accumulate(p, axis=1) for p in (present, present[:, ::-1]))
+        self._gaps.add(_starts(before & after[:, ::-1] & ~present), first)
+
+    def _far(self, labels: np.ndarray, moved: np.ndarray) -> np.ndarray:
+        """Keep the moves (trajectory, time, label) without a common pixel that leave a gap wider than the cell."""
+        jumped = np.zeros_like(moved)
+        for trajectory, frame, label in np.argwhere(moved):
+            before, after = (np.argwhere(labels[trajectory, t] == label) for t in (frame - 1, frame))
+            box = labels.shape[2:] if self._periodic else None
+            gap = KDTree(before, boxsize=box).query(after)[0].min()
+            jumped[trajectory, frame, label] = gap > _diameter(min(len(before), len(after)))
+        return jumped
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        name, declared = self._field.name, self._field.size - 1
+        if self._negative.count:
+            yield (
+                ERROR,
+                f"field {name!r}: labels are negative, first in {self._negative.where}: use 0 for the medium, 1, 2, ... for {name}s",
+            )
+        if self._beyond.count:
+            yield (
+                ERROR,
+                f"field {name!r}: label {self._largest} is more than the {declared} {name}s declared, first in {self._beyond.where}: "
+                f"declare size {self._largest + 1}, or number the {name}s from 1 without holes",
+            )
+        if problem := self._empty.problem():
+            yield ERROR, f"field {name!r}: {problem}"
+        if self._jumps.count:
+            yield (
+                WARNING,
+                f"field {name!r}: labels jump {self._jumps.count} times, first in {self._jumps.where}: "
+                "further than the cell is wide since the frame before; was the tracking lost?",
+            )
+        if self._gaps.count:
+            yield (
+                WARNING,
+                f"field {name!r}: labels vanish and come back {self._gaps.count} times, first in {self._gaps.where}: fill the gaps",
+            )
+        unused = np.flatnonzero(~self._seen[1:]) + 1
+        if unused.size:
+            some = ", ".join(map(str, unused[:5])) + (", ..." if unused.size > 5 else "")
+            yield WARNING, f"field {name!r}: {unused.size} of {declared} declared labels never occur ({some}): they cost memory and time"
+
+
+class Entities(Inspector):
+    """Entities that occur but have no category."""
+
+    def __init__(self, field: Field, owner: Field) -> None:
+        self._field, self._owner, self._tally = field, owner, Tally(("trajectory", owner.name))
+
+    def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        labels, categories = arrays[self._owner.name], arrays[self._field.name]
+        inside = np.where((labels < 0) | (labels >= self._owner.size), 0, labels).reshape(len(labels), 1, -1)
+        present = count_labels(inside, np.ones_like(inside, dtype=bool), self._owner.size)[:, 0] > 0
+        missing = present & (np.pad(categories, ((0, 0), (1, 0)), constant_values=1) == 0)  # label 0, the medium, needs none
+        self._tally.add(missing, first)
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        if self._tally.count:
+            owner, name = self._owner.name, self._field.name
+            yield (
+                ERROR,
+                f"field {name!r}: {self._tally.count} {owner}s have no {name} (0 is the medium's), the first in {self._tally.where}",
+            )
+
+
+def count_labels(labels: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
+    """Count the pixels of every label where mask holds: labels, mask (trajectory, time, pixel) -> (trajectory, time, label)."""
+    n, frames, _ = labels.shape
+    frame = np.arange(n * frames).reshape(n, frames, 1) * size
+    counts = np.bincount((labels.astype(np.int64) + frame)[mask], minlength=n * frames * size)
+    return counts.reshape(n, frames, size)
+
+
+def _diameter(area: float) -> float:
+    """Diameter of a disc."""
+    return 2 * np.sqrt(area / np.pi)
+
+
+def _late(mask: np.ndarray) -> np.ndarray:
+    """Turn a mask over steps into one over the frames that they lead to, label 0 left out."""
+    mask = np.pad(mask, ((0, 0), (1, 0), (0, 0)))
+    mask[..., 0] = False
+    return mask
+
+
+def _starts(mask: np.ndarray) -> np.ndarray:
+    """Keep the first frame of every run of True frames, label 0 left out."""
+    return _late(mask[:, 1:] & ~mask[:, :-1])

@@ -1,0 +1,108 @@
+"""Inspectors of real and category fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from epns_pyro.data.inspection.findings import ERROR, WARNING, Inspector, Tally
+from epns_pyro.state import Field, StateSpec
+
+
+class NonFinite(Inspector):
+    """NaN and infinite values."""
+
+    def __init__(self, spec: StateSpec, field: Field) -> None:
+        axes = ("trajectory", field.of) if field.of else ("trajectory", "frame", *spec.sites)
+        self._field, self._tally = field, Tally(axes)
+
+    def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        self._tally.add(~np.isfinite(arrays[self._field.name]), first)
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        if self._tally.count:
+            yield (
+                ERROR,
+                f"field {self._field.name!r}: {self._tally.count} values are NaN or infinite, the first in {self._tally.where}: "
+                "repair or leave out these trajectories",
+            )
+
+
+class Constant(Inspector):
+    """Fields, and axes of vectors, that have the same value everywhere."""
+
+    def __init__(self, spec: StateSpec, field: Field) -> None:
+        self._field = field
+        self._low, self._high = np.full(spec.width(field), np.inf), np.full(spec.width(field), -np.inf)
+
+    def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        table = arrays[self._field.name].reshape(-1, len(self._low))
+        self._low = np.minimum(self._low, table.min(0))
+        self._high = np.maximum(self._high, table.max(0))
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        same = self._low == self._high
+        name = self._field.name
+        if same.all():
+            yield WARNING, f"field {name!r} is constant ({self._low[0]:.6g}): it tells a model nothing"
+        elif same.any():
+            axes = ", ".join(map(str, np.flatnonzero(same)))
+            yield WARNING, f"field {name!r} is constant along axis {axes}: is space {int((~same).sum())}-dimensional?"
+
+
+class OutOfRange(Inspector):
+    """Categories that were not declared."""
+
+    def __init__(self, field: Field) -> None:
+        self._field, self._tally, self._example = field, Tally(("trajectory",)), 0
+
+    def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        values = arrays[self._field.name]
+        if (index := self._tally.add((values < 0) | (values >= self._field.size), first)) is not None:
+            self._example = int(values[index])
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        if self._tally.count:
+            field = self._field
+            yield (
+                ERROR,
+                f"field {field.name!r}: category {self._example} (in {self._tally.where}) is outside of the declared 0 to {field.size - 1}",
+            )
+
+
+class Rate(Inspector):
+    """A velocity that is not the rate of change of its position: other units, another time step, or shuffled bodies.
+
+    Over one step the displacement should be dt (v + v') / 2. The slope of one against the other and the squared correlation are found
+    for every trajectory, and their medians judged, so that a few violent encounters do not count.
+    """
+
+    def __init__(self, field: Field, frame_dt: float) -> None:
+        self._field, self._frame_dt = field, frame_dt
+        self._slopes: list[float] = []
+        self._correlations: list[float] = []
+
+    def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        position, velocity = (arrays[name].astype(np.float64) for name in (self._field.rate_of, self._field.name))
+        moved = np.diff(position, axis=1).reshape(len(position), -1)
+        expected = (self._frame_dt * (velocity[:, 1:] + velocity[:, :-1]) / 2).reshape(len(position), -1)
+        both, square = (moved * expected).sum(1), (expected**2).sum(1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self._slopes += (both / square).tolist()
+            self._correlations += (both**2 / square / (moved**2).sum(1)).tolist()
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        finite = np.isfinite(self._slopes) & np.isfinite(self._correlations)
+        if not finite.any():
+            return
+        slope, correlation = (float(np.median(np.asarray(v)[finite])) for v in (self._slopes, self._correlations))
+        name = self._field.name
+        mismatch = f"field {name!r} does not match the change of {self._field.rate_of!r}"
+        if correlation < 0.5:
+            yield WARNING, f"{mismatch}, of which it explains {correlation:.0%}: are frames and bodies in the same order in both?"
+        elif not 0.8 < slope < 1.25:
+            yield (
+                WARNING,
+                f"{mismatch}: in one step it moves by {slope:.3g} times {name} x frame_dt, expected 1: check the units and frame_dt",
+            )

@@ -1,0 +1,94 @@
+"""Measure what a model has to know about its data: the scales of fields and of their changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from epns_pyro.context import DataContext
+from epns_pyro.state import Field, StateSpec
+
+if TYPE_CHECKING:
+    from epns_pyro.data.stores import Store
+
+ROUNDING = 1e-9  # what is smaller than this in comparison is rounding, not data
+
+
+def compute_context(store: Store, split: str = "train") -> DataContext:
+    """Measure the scales of every real field in one set, a few chunks at a time.
+
+    The scale of a field is its standard deviation over trajectories, frames and sites. Vectors are pooled over their axes, about their
+    mean vector, so that rotating the data changes nothing; a translating field is taken about the centroid of its state, so that
+    moving the data changes nothing either. A constant has no spread: its mean magnitude counts instead, or 1 if that is zero too.
+    The step scale is the root mean square of the unpredicted change, about zero; of the whole change, where the rate predicts it to
+    rounding.
+    """
+    spec = store.spec
+    real = [f for f in spec.fields if f.kind == "real"]
+    values = {f.name: _Moments() for f in real}
+    dynamic = [f for f in real if f.dynamic]
+    changes, surprises = ({f.name: _Moments() for f in dynamic} for _ in range(2))
+    for x in _blocks(store, split) if real else ():
+        for field in real:
+            values[field.name].add(_about_centroid(spec, field, spec.get(x, field.name)), spec.width(field))
+        for field in dynamic:
+            change = np.diff(spec.get(x, field.name), axis=1)
+            changes[field.name].add(change, spec.width(field))
+            surprises[field.name].add(change - _predicted(spec, field, x, store.frame_dt), spec.width(field))
+    scales = {name: moments.spread for name, moments in values.items()}
+    steps = {f.name: _step_scale(changes[f.name].rms, surprises[f.name].rms) or scales[f.name] for f in dynamic}
+    return DataContext(
+        spec=spec.with_scales(scales),
+        frame_dt=store.frame_dt,
+        step_scales=steps,
+        sites=store.sites(split),
+    )
+
+
+def _blocks(store: Store, split: str) -> Iterator[np.ndarray]:
+    return (store.read(split, block).astype(np.float64, copy=False) for block in store.blocks(split))
+
+
+def _about_centroid(spec: StateSpec, field: Field, values: np.ndarray) -> np.ndarray:
+    if not field.translates:
+        return values
+    return values - values.mean(axis=tuple(range(2, 2 + len(spec.sites))), keepdims=True)
+
+
+def _predicted(spec: StateSpec, field: Field, x: np.ndarray, frame_dt: float) -> np.ndarray | float:
+    """Return v dt of a field that has a rate: (trajectory, time - 1, *site[, space]); 0 of one that has none."""
+    rates = [f.name for f in spec.fields if f.rate_of == field.name]
+    return frame_dt * spec.get(x[:, :-1], rates[0]) if rates else 0.0
+
+
+def _step_scale(change: float, surprise: float) -> float:
+    return surprise if surprise > ROUNDING * change else change
+
+
+class _Moments:
+    """Running mean and sums of squares of the rows of a table (Chan, Golub & LeVeque 1983), pooled over its columns on request."""
+
+    def __init__(self) -> None:
+        self._count, self._mean, self._squares, self._magnitude = 0, np.zeros(1), np.zeros(1), 0.0
+
+    def add(self, values: np.ndarray, width: int) -> None:
+        table = values.reshape(-1, width)
+        n, mean = len(table), table.mean(0)
+        shift, total = mean - self._mean, self._count + n
+        self._squares = self._squares + ((table - mean) ** 2).sum(0) + shift**2 * (self._count * n / total)
+        self._mean = self._mean + shift * (n / total)
+        self._magnitude += float(np.abs(table).sum())
+        self._count = total
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation; of a constant its mean magnitude, or 1."""
+        deviation = float(np.sqrt(self._squares.mean() / self._count))
+        magnitude = self._magnitude / (self._count * len(self._mean))
+        return deviation if deviation > ROUNDING * magnitude else magnitude or 1.0
+
+    @property
+    def rms(self) -> float:
+        return float(np.sqrt((self._squares / self._count + self._mean**2).mean()))

@@ -1,0 +1,108 @@
+"""What every particle model does with a state: read its fields as features of a network, and put a next state together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from epns_pyro.backbones import Features
+from epns_pyro.context import DataContext
+from epns_pyro.errors import ConfigError
+from epns_pyro.state import StateSpec
+
+
+class BodyFields:
+    """The fields of particle states, by the part they play.
+
+    Attributes
+    ----------
+    position : str
+        The one field that translates.
+    vectors, scalars : tuple of str
+        All other fields that a network reads.
+    dynamic_vectors, dynamic_scalars : tuple of Field
+        Dynamic vectors and dynamic scalars: what a network predicts.
+    rates : dict of str to str
+        The rate of every field that has one.
+    """
+
+    def __init__(self, context: DataContext) -> None:
+        spec = self.spec = context.spec
+        self.frame_dt = context.frame_dt
+        self.position = position_field(spec)
+        self.vectors = tuple(f.name for f in spec.fields if f.is_vector and f.name != self.position)
+        self.scalars = tuple(f.name for f in spec.fields if not f.is_vector)
+        self.dynamic_vectors = tuple(f for f in spec.dynamic_fields if f.is_vector)
+        self.dynamic_scalars = tuple(f for f in spec.dynamic_fields if not f.is_vector)
+        self.rates = {f.rate_of: f.name for f in spec.fields if f.rate_of}
+        self._widths = torch.tensor([spec.width(f) for f in spec.dynamic_fields])
+
+    # -- reading ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def feature_counts(self) -> tuple[int, int]:
+        """Scalars and vectors per body that `features` returns."""
+        return 2 * len(self.scalars), len(self.vectors)
+
+    def positions(self, x: Tensor) -> Tensor:
+        """Positions in units of their scale, (*batch, body, space)."""
+        return self.spec.get(x, self.position) / self.spec[self.position].scale
+
+    def features(self, x: Tensor) -> Features:
+        """All other fields in units of their scales; scalars twice, the second time bent so that small ones are told apart."""
+        spec = self.spec
+        scalars = torch.stack([spec.get(x, name) / spec[name].scale for name in self.scalars], -1) if self.scalars else x[..., :0]
+        vectors = [spec.get(x, name) / spec[name].scale for name in self.vectors]
+        stacked = torch.stack(vectors, -2) if vectors else x.new_zeros(*x.shape[:-1], 0, spec.space)
+        return Features(torch.cat([scalars, torch.asinh(10 * scalars)], -1), stacked)
+
+    def split(self, y: Tensor) -> Features:
+        """Take dynamic channels (..., dynamic channel) apart: scalars (..., field) and vectors (..., field, space)."""
+        scalars = [self.spec.get_dynamic(y, f.name) for f in self.dynamic_scalars]
+        return Features(
+            torch.stack(scalars, -1) if scalars else y[..., :0],
+            torch.stack([self.spec.get_dynamic(y, f.name) for f in self.dynamic_vectors], -2),
+        )
+
+    # -- putting together ------------------------------------------------------------------------------------------------
+
+    def join(self, vectors: Tensor, scalars: Tensor) -> Tensor:
+        """Put dynamic vectors (..., field, space) and scalars (..., field) in the order of the spec: (..., dynamic channel)."""
+        parts = {f.name: vectors[..., i, :] for i, f in enumerate(self.dynamic_vectors)}
+        parts |= {f.name: scalars[..., i : i + 1] for i, f in enumerate(self.dynamic_scalars)}
+        return torch.cat([parts[f.name] for f in self.spec.dynamic_fields], -1)
+
+    def per_channel(self, per_field: Tensor) -> Tensor:
+        """Repeat a number per dynamic field (..., field) for each of its channels: (..., dynamic channel)."""
+        return per_field.repeat_interleave(self._widths.to(per_field.device), -1, output_size=self.spec.dynamic_channels)
+
+    def persistence(self, x: Tensor, dt: float | None = None) -> Tensor:
+        """x + v dt for fields with a rate, x for the others, after one frame or dt: (*batch, body, dynamic channel)."""
+        spec, dt = self.spec, self.frame_dt if dt is None else dt
+        return spec.pack_dynamic(
+            **{
+                f.name: spec.get(x, f.name) + (dt * spec.get(x, self.rates[f.name]) if f.name in self.rates else 0.0)
+                for f in spec.dynamic_fields
+            }
+        )
+
+
+def position_field(spec: StateSpec) -> str:
+    """Return the name of the one field that translates.
+
+    Raises
+    ------
+    ConfigError
+        If there is none or more than one: distances between bodies need one position.
+    """
+    names = [f.name for f in spec.fields if f.translates]
+    if len(names) != 1:
+        raise ConfigError(f"a particle model needs exactly one field with translates = true (the position), found {names or 'none'}")
+    if odd := [f.name for f in spec.fields if f.parity < 0]:
+        raise ConfigError(f"particle models handle scalars (0e) and vectors (1o); {', '.join(odd)} is a pseudoscalar or pseudovector")
+    return names[0]
+
+
+def shortened(innovation: Tensor, bound: float = 10.0) -> Tensor:
+    """Shorten the standardised innovation of a body (..., channel) smoothly where it is beyond `bound` standard deviations."""
+    return innovation / (1 + (innovation / bound).square().mean(-1, keepdim=True)).sqrt()

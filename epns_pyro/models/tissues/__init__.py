@@ -1,0 +1,1 @@
+"""Transitions of label images of cells."""

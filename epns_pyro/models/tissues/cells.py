@@ -1,0 +1,136 @@
+"""The transition of a tissue: label images of cells, with latents per cell."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+from pyro.distributions import Independent
+from torch import Tensor, nn
+
+from epns_pyro.backbones.tissues.base import GRIDS, GridSignature
+from epns_pyro.backbones.tissues.tissue import Size, Tissue
+from epns_pyro.config import choice
+from epns_pyro.context import DataContext
+from epns_pyro.errors import ConfigError
+from epns_pyro.models.normal import Normal
+from epns_pyro.models.tissues.label_images import LabelImage
+from epns_pyro.models.tissues.pixel_scores import PixelScores
+from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig, bounded_exp
+from epns_pyro.state import StateSpec
+
+
+class CellsTransition(Transition):
+    """EPNS for cells; invariant under renaming cells, and under shifts of the lattice, where its network is."""
+
+    hidden_event_dim = 2
+    chunk = 64
+
+    def __init__(self, config: CellsModelConfig, context: DataContext) -> None:
+        super().__init__()
+        self.config, self.spec = config, context.spec
+        self.label, self.type = label_fields(context.spec)
+        types = self.spec[self.type].size - 1 if self.type else 1
+        signature = GridSignature(types, self.spec[self.label].size - 1, Size(*context.sites))
+        self.network = config.network.build(signature, config.latent)
+        net, latent = self.network, config.latent
+        self.scores = PixelScores(net.width, types, config.interlacing, config.neighbourhood)
+        hidden = config.prior_width
+        self.prior_net = nn.Sequential(nn.Linear(net.summary_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
+        self.posterior_net = nn.Sequential(nn.Linear(net.innovation_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
+        self.direct = nn.Linear(net.innovation_width, latent)  # from what a cell became to its latents, without a detour
+        for start in (self.prior_net[-1], self.posterior_net[-1], self.direct):
+            nn.init.zeros_(start.weight)
+            nn.init.zeros_(start.bias)
+
+    # -- the four pieces -----------------------------------------------------------------------------------------------
+
+    def forward_model(self, x: Tensor) -> Tensor:
+        """h = f(x): (*batch, row, width)."""
+        return self.network.hidden(self.tissue(x))
+
+    def prior(self, x: Tensor, h: Tensor) -> Independent:
+        """p(z | h) = Normal(mu(h), sigma(h)) of every cell; Normal(0, 1) of those that are not there."""
+        tissue = self.tissue(x)
+        mean, log_scale = self._masked(self.prior_net(self.network.summary(tissue, h)), tissue)
+        return Normal(mean, bounded_exp(log_scale)).to_event(2)
+
+    def emission(self, x: Tensor, h: Tensor, z: Tensor) -> LabelImage:
+        """p(x' | h, z): see `LabelImage`."""
+        tissue = self.tissue(x)
+        return LabelImage(tissue, self.network.crops(tissue), self.network.draft(tissue, h, z), self.scores, self.config.floor)
+
+    def posterior(self, x: Tensor, h: Tensor, x_next: Tensor) -> Independent:
+        """q(z | h, x') = Normal(mu_p + sigma_p a(h, x'), sigma_p exp(b(h, x'))): the prior at first, and always of absent cells."""
+        tissue = self.tissue(x)
+        following = tissue.with_labels(self.spec.get(x_next, self.label).long())
+        innovation = self.network.innovation(tissue, h, following)
+        shift, log_scale = self._masked(self.posterior_net(innovation), tissue)
+        shift = shift + self.direct(innovation) * tissue.present[..., None]
+        prior = self.prior(x, h).base_dist
+        return Normal(prior.loc + prior.scale * shift, prior.scale * bounded_exp(log_scale)).to_event(2)
+
+    @property
+    def sampling_rule(self) -> str:
+        """How an image is drawn, in words, for reports."""
+        count = len(self.scores.classes)
+        if count == 1:
+            return "ancestral: latents from the prior, then every pixel for itself from its Categorical, the law that the likelihood is of"
+        return (
+            f"ancestral: latents from the prior, then the pixels in {count} interlaced classes, each from its Categorical given the pixels "
+            "drawn before: an exact draw from the law that the likelihood is of"
+        )
+
+    # -- helpers -------------------------------------------------------------------------------------------------------
+
+    def tissue(self, x: Tensor) -> Tissue:
+        """Read full states (*batch, y, x, channel)."""
+        labels = self.spec.get(x, self.label).long()
+        if self.type:
+            types = self.spec.entity_property(x, self.type)[..., 1:].long()
+        else:
+            flat = labels.flatten(-2)
+            types = flat.new_zeros(*flat.shape[:-1], self.spec[self.label].size).scatter(-1, flat, 1)[..., 1:]
+        window = self.network.window(Size(*labels.shape[-2:]))
+        return Tissue(labels, types, self.spec.periodic, reach=max(window) // 2 + 1)
+
+    @staticmethod
+    def _masked(numbers: Tensor, tissue: Tissue) -> tuple[Tensor, Tensor]:
+        return (numbers * tissue.present[..., None]).chunk(2, -1)
+
+
+def label_fields(spec: StateSpec) -> tuple[str, str]:
+    """Return the names of the field of labels and of the field of types, "" where there is none.
+
+    Raises
+    ------
+    ConfigError
+        If the state is not a label image.
+    """
+    dynamic = [f.name for f in spec.dynamic_fields]
+    if len(dynamic) != 1 or spec[dynamic[0]].kind != "label" or len(spec.sites) != 2:
+        raise ConfigError(
+            f"a model of cells needs one dynamic field, of labels, on a lattice of two dimensions; found {', '.join(dynamic)}"
+        )
+    static = [f.name for f in spec.static_fields]
+    if len(static) > 1 or any(spec[name].kind != "category" or not spec[name].of for name in static):
+        raise ConfigError(f"a model of cells takes one static field at most, the type of every cell; found {', '.join(static)}")
+    return dynamic[0], static[0] if static else ""
+
+
+@TRANSITIONS.register("cells")
+class CellsModelConfig(TransitionConfig):
+    """EPNS for cells."""
+
+    name: Literal["cells"] = "cells"
+    network: choice(GRIDS) = pydantic.Field(default="windows", validate_default=True)
+    latent: int = pydantic.Field(default=16, gt=0, description="latent dimensions per cell")
+    interlacing: Literal[1, 2, 4, 8] = pydantic.Field(
+        default=8, description="pixels are drawn in the order of a dither of this side, and see those drawn before; 1: independently"
+    )
+    neighbourhood: int = pydantic.Field(default=7, ge=3, description="side of the square of pixels that a pixel sees")
+    floor: float = pydantic.Field(default=1e-6, gt=0, lt=0.1, description="probability that a pixel takes any label, shared evenly")
+    prior_width: int = pydantic.Field(default=64, gt=0)
+
+    def build(self, context: DataContext) -> CellsTransition:
+        return CellsTransition(self, context)

@@ -1,0 +1,226 @@
+"""The order in which the pixels of an image are drawn, and what a pixel learns from those drawn before it.
+
+    p(x' | h, z) = prod_k prod_{i in class k} Categorical(x'_i; h, z, x' on the classes before k)
+
+The classes are those of an ordered dither: a coarse grid of pixels first, then those in the gaps, and so on. With one class the pixels are
+independent, as published. With several a pixel sees its neighbours of the classes before its own: cells stay whole and keep their size
+because the law says so, and sampling is exact: what is sampled is what is scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from epns_pyro.backbones.tissues.tissue import Crops, Size, Tissue
+
+
+def dither(side: int) -> Tensor:
+    """Ranks 0 .. side^2 - 1 of the pixels of a square (side, side), a power of two: the next rank lies as far from those before as can be.
+
+    Bayer (1973), An optimum method for two-level rendition of continuous-tone pictures.
+    """
+    if side == 1:
+        return torch.zeros(1, 1, dtype=torch.int64)
+    coarse = 4 * dither(side // 2)
+    return torch.cat([torch.cat([coarse, coarse + 2], 1), torch.cat([coarse + 3, coarse + 1], 1)], 0)
+
+
+def pixel_classes(tissue: Tissue, side: int) -> Tensor:
+    """Class of every pixel, (*batch, pixel): the dither, laid out from the middle of the tissue."""
+    ranks = dither(side).to(tissue.labels.device)
+    place = []
+    for axis, size in enumerate(tissue.lattice):
+        position = torch.arange(size, device=ranks.device) - tissue.origin[..., axis, None]
+        if tissue.periodic:
+            position = (position + size // 2) % size - size // 2
+        place.append(position % side)
+    return ranks[place[0][..., :, None], place[1][..., None, :]].flatten(-2)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Positions in another list, sorted by class: `bounds[k]` is where class k begins."""
+
+    order: Tensor
+    bounds: tuple[int, ...]
+
+    @classmethod
+    def by_class(cls, classes: Tensor, count: int) -> Rows:
+        """Sort the positions of a list of classes (any,)."""
+        sizes = torch.bincount(classes, minlength=count)
+        return cls(classes.argsort(stable=True), (0, *sizes.cumsum(0).tolist()))
+
+    def of(self, classes: range) -> slice:
+        return slice(self.bounds[classes.start], self.bounds[classes.stop])
+
+    def sizes(self, classes: range) -> list[int]:
+        return [self.bounds[k + 1] - self.bounds[k] for k in classes]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All pairs of a pixel and a cell that can have it next, as lists (row,) sorted by the class of the pixel.
+
+    Parameters
+    ----------
+    rows : Rows
+    pixel, cell, place : Tensor, (row,)
+        Numbered over the whole batch: pixels of lattices, cells, and places of windows.
+    name, kind : Tensor, (row,)
+        Label and type of the cell.
+    offset : Tensor, (row, 2)
+        Of the pixel from the cell's centre, pixels.
+    """
+
+    rows: Rows
+    pixel: Tensor
+    cell: Tensor
+    place: Tensor
+    name: Tensor
+    kind: Tensor
+    offset: Tensor
+
+
+class PixelBatch(NamedTuple):
+    """The pixels whose turn it is, those of some classes, and their candidates.
+
+    Parameters
+    ----------
+    classes : range
+    rows : slice
+        Of the candidates.
+    row_sizes, pixel_sizes : list of int
+        By class.
+    pixel : Tensor, (pixel,)
+        Contested pixels, sorted by class.
+    pixel_of_candidate : Tensor, (row,)
+        Place of every candidate's pixel in `pixel`.
+    turn_of_row : Tensor, (row,)
+        Class of every candidate's pixel, counted from the first of `classes`.
+    around, known : Tensor, (pixel, neighbourhood^2)
+        Pixels in the square around each pixel, and which of them its class may look at.
+    """
+
+    classes: range
+    rows: slice
+    row_sizes: list[int]
+    pixel: Tensor
+    pixel_sizes: list[int]
+    pixel_of_candidate: Tensor
+    turn_of_row: Tensor
+    around: Tensor
+    known: Tensor
+
+
+class LabelField:
+    """Where everything is: the present image, its candidates and the classes of its pixels, for a whole batch at once.
+
+    Parameters
+    ----------
+    tissue : Tissue
+        The present image, with one batch dimension.
+    crops : Crops
+        Windows in which cells can have their pixels.
+    side, neighbourhood : int
+        Of the dither, and of the square of pixels that a pixel sees.
+    """
+
+    def __init__(self, tissue: Tissue, crops: Crops, side: int, neighbourhood: int) -> None:
+        self.tissue, self.crops, self.count, self.neighbourhood = tissue, crops, side**2, neighbourhood
+        self.classes = pixel_classes(tissue, side).flatten()
+        self.labels = tissue.flat.flatten()
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        _, cells, places = self.crops.index.shape
+        possible = (self.crops.counted & self.tissue.present[..., None]).flatten().nonzero()[:, 0]
+        pixel = (self.crops.index + self._starts[:, None, None]).flatten()[possible]
+        rows = Rows.by_class(self.classes[pixel], self.count)
+        place, pixel = possible[rows.order], pixel[rows.order]
+        cell = place // places
+        offset = self.crops.start.flatten(0, -2)[cell] + self.crops.grid[place % places]
+        return Candidates(rows, pixel, cell, place, 1 + cell % cells, self.tissue.types.flatten()[cell], offset)
+
+    @cached_property
+    def contested(self) -> Rows:
+        """Pixels that a cell can have next, in its window or because it has them now; all others stay the medium's."""
+        reached = torch.zeros_like(self.labels).index_fill(0, self.candidates.pixel, 1)
+        pixel = ((reached > 0) | (self.labels > 0)).nonzero()[:, 0]
+        rows = Rows.by_class(self.classes[pixel], self.count)
+        return Rows(pixel[rows.order], rows.bounds)
+
+    def turn(self, classes: range) -> PixelBatch:
+        """Whose turn it is when some classes are drawn or scored."""
+        c, rows, here = self.candidates, self.candidates.rows.of(classes), self.contested.of(classes)
+        of_row = self.class_of_row[rows] - classes.start
+        around, known = (table[here] for table in self._surroundings)
+        pixel, sizes = self.contested.order[here], self.contested.sizes(classes)
+        return PixelBatch(
+            classes, rows, c.rows.sizes(classes), pixel, sizes, self._pixel_of_candidate[rows] - here.start, of_row, around, known
+        )
+
+    @cached_property
+    def owned(self) -> Tensor:
+        """Whether a candidate has its pixel now, (row,)."""
+        return self.labels[self.candidates.pixel] == self.candidates.name
+
+    @cached_property
+    def stray(self) -> Tensor:
+        """Pixels of cells outside of their own window, (pixel,): of large cells, and of fragments."""
+        reached = torch.zeros_like(self.labels).index_add(0, self.candidates.pixel, self.owned.long())
+        return (self.labels > 0) & (reached == 0)
+
+    @property
+    def _starts(self) -> Tensor:
+        return torch.arange(len(self.tissue.labels), device=self.labels.device) * self.tissue.lattice.pixels
+
+    def seen(self, labels: Tensor, turn: PixelBatch) -> tuple[Tensor, Tensor]:
+        """Labels of an image (pixel,) around each pixel of a turn, and their types, -1 where its class cannot: (pixel, neighbourhood^2).
+
+        Both of int32, for these tables are large.
+        """
+        label = labels[turn.around]
+        first = turn.pixel // self.tissue.lattice.pixels * self._types_by_label.shape[-1]
+        kind = self._types_by_label.flatten()[label + first[:, None]]
+        return torch.where(turn.known, label.int(), -1), torch.where(turn.known, kind.int(), -1)
+
+    @cached_property
+    def _types_by_label(self) -> Tensor:
+        return torch.nn.functional.pad(self.tissue.types, (1, 0))
+
+    @cached_property
+    def class_of_row(self) -> Tensor:
+        """Class of every candidate's pixel, (row,)."""
+        return self.classes[self.candidates.pixel]
+
+    @cached_property
+    def _pixel_of_candidate(self) -> Tensor:
+        """Where the pixel of each candidate stands among the contested, (row,)."""
+        order = self.contested.order
+        rank = torch.zeros_like(self.labels).scatter(0, order, torch.arange(len(order), device=order.device))
+        return rank[self.candidates.pixel]
+
+    @cached_property
+    def _surroundings(self) -> tuple[Tensor, Tensor]:
+        """Pixels around each contested pixel, and which of them belong to classes before its own: each (contested, neighbourhood^2)."""
+        pixel = self.contested.order
+        inner = pixel % self.tissue.lattice.pixels
+        table = surroundings(self.tissue.lattice, self.neighbourhood, self.tissue.periodic).to(inner.device)[inner]
+        around = table.clamp_min(0) + (pixel - inner)[:, None]
+        return around, (table >= 0) & (self.classes[around] < self.classes[pixel, None])
+
+
+@lru_cache(maxsize=16)
+def surroundings(lattice: Size, neighbourhood: int, periodic: bool) -> Tensor:
+    """The square of pixels around every pixel of a lattice: (pixel, neighbourhood^2), -1 off the lattice."""
+    height, width = lattice
+    step = torch.arange(neighbourhood) - neighbourhood // 2
+    pixel = torch.arange(lattice.pixels)
+    y, x = pixel[:, None] // width + step.repeat_interleave(neighbourhood), pixel[:, None] % width + step.repeat(neighbourhood)
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    return torch.where(inside | periodic, (y % height) * width + x % width, -1)

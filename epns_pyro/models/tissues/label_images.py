@@ -1,0 +1,165 @@
+"""The law of a label image: every pixel becomes the medium's or that of a cell near it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from epns_pyro.backbones.tissues.base import Draft
+from epns_pyro.backbones.tissues.tissue import Crops, Tissue
+from epns_pyro.models.tissues.interlacing import LabelField, PixelBatch
+from epns_pyro.models.tissues.pixel_scores import DraftMarginals, PixelScores
+
+ABSENT = -60.0  # log probability that a pixel becomes that of a cell which is not there: finite, and lost in the rounding of the total
+
+
+class LabelImage(TorchDistribution):
+    """p(x' | h, z) = prod_k prod_{i in class k} [(1 - floor) Categorical(scores of i given the classes before k) + floor Uniform].
+
+    A pixel's candidates are the medium, the cell that has it now, and the cells whose window holds it. The uniform part covers the
+    medium and all cells that are there; it keeps the likelihood finite where a cell turns up elsewhere. A cell that is not there gets no
+    probability (`ABSENT`).
+
+    Parameters
+    ----------
+    tissue : Tissue
+        The present image.
+    crops : Crops
+    draft : Draft
+        May have sample dimensions in front of the batch of the tissue.
+    scores : PixelScores
+    floor : float
+        Weight of the uniform part.
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+    support = constraints.independent(constraints.nonnegative_integer, 3)
+
+    def __init__(
+        self, tissue: Tissue, crops: Crops, draft: Draft, scores: PixelScores, floor: float, batch_shape: torch.Size | None = None
+    ) -> None:
+        self.tissue, self.crops, self.draft, self.scores, self.floor = tissue, crops, draft, scores, floor
+        batch = torch.broadcast_shapes(tissue.batch, draft.cells.shape[:-3], draft.medium.shape[:-2])
+        super().__init__(batch_shape or batch, torch.Size((*tissue.lattice, 1)), validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: LabelImage | None = None) -> LabelImage:
+        return LabelImage(self.tissue, self.crops, self.draft, self.scores, self.floor, torch.Size(batch_shape))
+
+    # -- scoring -----------------------------------------------------------------------------------------------------------
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Nats, (*batch,), of images (*batch, y, x, 1)."""
+        return self.pixel_log_prob(value).sum(-1)
+
+    def pixel_log_prob(self, value: Tensor) -> Tensor:
+        """Nats of every pixel given the classes before its own, (*batch, pixel)."""
+        batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
+        field, draft = self._flat(batch)
+        labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
+        turn, told = field.turn(self.scores.classes), ()
+        if len(turn.classes) > 1:
+            outlook = self._outlook(field, draft)
+            told = (labels, outlook.heading(outlook.past(labels), turn.classes))
+        cells, medium, stray = self._candidates(field, draft, turn, *told)
+        total = _logsumexp(torch.logaddexp(medium, stray), turn.pixel_of_candidate, cells)
+        value = labels[turn.pixel]
+        score = torch.where(value == 0, medium, torch.where(value == field.labels[turn.pixel], stray, -math.inf))
+        chosen = value[turn.pixel_of_candidate] == field.candidates.name
+        score = score.index_put((turn.pixel_of_candidate[chosen],), cells[chosen])
+        score = torch.where(labels == 0, 0.0, -math.inf).to(total).index_put((turn.pixel,), score - total)
+        there = torch.nn.functional.pad(field.tissue.present, (1, 0), value=True)
+        uniform = (math.log(self.floor) - there.sum(-1, keepdim=True).to(total.dtype).log()).expand(-1, self.tissue.lattice.pixels)
+        likely = torch.logaddexp(score + math.log1p(-self.floor), uniform.flatten())
+        possible = there.gather(-1, labels.view(len(there), -1)).flatten()
+        return torch.where(possible, likely, ABSENT).view(*batch, -1)
+
+    def _flat(self, batch: torch.Size) -> tuple[LabelField, Draft]:
+        """Put everything into one batch dimension."""
+        t, c, d = self.tissue, self.crops, self.draft
+        labels = t.labels.expand(*batch, -1, -1).reshape(-1, *t.lattice)
+        tissue = Tissue(labels, t.types.expand(*batch, -1).reshape(len(labels), -1), t.periodic, t.reach)
+        windows = (len(labels), *c.index.shape[-2:])
+        index, inside, counted = (part.expand(*batch, -1, -1).reshape(windows) for part in (c.index, c.inside, c.counted))
+        crops = Crops(index, inside, counted, c.start.expand(*batch, -1, -1).reshape(*windows[:2], 2), c.size)
+        cells = d.cells.expand(*batch, -1, -1, -1).reshape(*windows, -1)
+        medium = d.medium.expand(*batch, -1, -1).reshape(len(labels), t.lattice.pixels, -1).contiguous()  # read once per class
+        return LabelField(tissue, crops, self.scores.side, self.scores.neighbourhood), Draft(cells, medium)
+
+    @torch.no_grad()
+    def _outlook(self, field: LabelField, draft: Draft) -> DraftMarginals:
+        """What the draft alone says: the law that class 0 is drawn from, and learned from there."""
+        turn = field.turn(self.scores.classes)
+        cells, medium, stray = self._candidates(field, draft, turn)
+        return DraftMarginals(
+            field, (cells - _logsumexp(torch.logaddexp(medium, stray), turn.pixel_of_candidate, cells)[turn.pixel_of_candidate]).exp()
+        )
+
+    def _candidates(self, field: LabelField, draft: Draft, turn: PixelBatch, *told: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of cells (row,), of the medium and of owners that stray (pixel,), in the order of the turn."""
+        cells, medium = self.scores(field, draft, turn, *told)
+        bonus = self.scores.stay(draft.medium.flatten(0, -2).index_select(0, turn.pixel))[..., 0]
+        cells = cells + torch.where(field.owned[turn.rows], bonus[turn.pixel_of_candidate], 0.0)
+        return cells, medium, torch.where(field.stray[turn.pixel], bonus, -math.inf)
+
+    # -- drawing -----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
+        batch = torch.Size((*sample_shape, *self.batch_shape))
+        field, draft = self._flat(batch)
+        there = field.tissue.present
+        names = torch.nn.functional.pad(1 + there.long().sort(dim=-1, descending=True, stable=True).indices, (1, 0))
+        rank = torch.rand(*field.tissue.flat.shape, device=names.device) * (1 + there.sum(-1, keepdim=True))
+        lost = torch.rand(field.labels.shape, device=names.device, dtype=torch.float64) < self.floor
+        return self._image(self._draw(field, draft, torch.where(lost, names.gather(-1, rank.long()).flatten(), -1)), batch)
+
+    @property
+    @torch.no_grad()
+    def mode(self) -> Tensor:
+        """The likeliest label of every pixel given the likeliest before it, (*batch, y, x, 1)."""
+        return self._image(self._draw(*self._flat(self.batch_shape)), self.batch_shape)
+
+    @property
+    def mean(self) -> Tensor:
+        """What mean feedback feeds back: labels have no mean, so it is the mode, as published."""
+        return self.mode
+
+    def _draw(self, field: LabelField, draft: Draft, uniform: Tensor | None = None) -> Tensor:
+        """Draw labels class by class, those that are not -1 in `uniform` (pixel,) from there; without it choose the likeliest: (pixel,)."""
+        labels = torch.zeros_like(field.labels) if uniform is None else uniform.clamp_min(0)
+        outlook = self._outlook(field, draft) if len(self.scores.classes) > 1 else None
+        past, told = draft.cells.new_zeros(field.tissue.types.numel(), 1, 3), ()
+        turns = [field.turn(range(k, k + 1)) for k in self.scores.classes]
+        for before, turn in zip([None, *turns], turns, strict=False):
+            if before is not None:
+                past = past + outlook.surplus(labels, before)
+                told = (labels, outlook.heading(past, turn.classes))
+            cells, medium, stray = self._candidates(field, draft, turn, *told)
+            if uniform is not None:
+                cells, medium, stray = (s + _gumbel(s) for s in (cells, medium, stray))
+            best = torch.maximum(medium, stray).scatter_reduce(0, turn.pixel_of_candidate, cells, "amax")
+            new = torch.where(medium >= best, 0, field.labels[turn.pixel])
+            wins = cells >= best[turn.pixel_of_candidate]
+            new = new.index_put((turn.pixel_of_candidate[wins],), field.candidates.name[turn.rows][wins])
+            if uniform is not None:
+                new = torch.where(uniform[turn.pixel] < 0, new, uniform[turn.pixel])
+            labels[turn.pixel] = new
+        return labels
+
+    def _image(self, labels: Tensor, batch: torch.Size) -> Tensor:
+        return labels.view(*batch, *self.event_shape)
+
+
+def _gumbel(like: Tensor) -> Tensor:
+    tiny = torch.finfo(like.dtype).tiny
+    return -(-torch.rand_like(like).clamp_min(tiny).log()).clamp_min(tiny).log()
+
+
+def _logsumexp(start: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """log(exp(start) + sum over the values that fall on each place of exp(value)): (place,)."""
+    peak = start.detach().scatter_reduce(0, index, values.detach(), "amax")
+    return peak + ((start - peak).exp().index_add(0, index, (values - peak[index]).exp())).log()

@@ -1,0 +1,194 @@
+"""What speaks for a pixel becoming a cell's, given the pixels that are drawn already."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from epns_pyro.backbones.tissues.base import Draft
+from epns_pyro.backbones.tissues.tissue import AREA_FEATURES, area_features
+from epns_pyro.models.tissues.interlacing import LabelField, PixelBatch
+
+CELL_RADIUS = 3.0  # pixels; networks see the moments of a cell in units of it
+HEADING_FEATURES = AREA_FEATURES + 7
+
+
+class DraftMarginals:
+    """What the draft alone says about every cell and, with the pixels drawn so far, where it is heading.
+
+    Parameters
+    ----------
+    field : LabelField
+    probability : Tensor, (row,)
+        Of every candidate to have its pixel, by the draft alone.
+    """
+
+    def __init__(self, field: LabelField, probability: Tensor) -> None:
+        self.field, self.probability = field, probability
+        self.place = F.pad(field.candidates.offset.to(probability.dtype) / CELL_RADIUS, (1, 0), value=1.0)
+
+    def past(self, labels: Tensor) -> Tensor:
+        """Surplus of each cell by the pixels before each class, of an image (pixel,): (cell, class, 3)."""
+        surplus = self._per_class(self._surplus(labels, slice(None)))
+        return surplus.cumsum(1) - surplus
+
+    def surplus(self, labels: Tensor, turn: PixelBatch) -> Tensor:
+        """Area and first moments that each cell has gained by the pixels of one turn beyond what the draft said: (cell, 1, 3)."""
+        gained = self._surplus(labels, turn.rows)
+        cells = self.field.tissue.types.numel()
+        return gained.new_zeros(cells, 3).index_add(0, self.field.candidates.cell[turn.rows], gained)[:, None]
+
+    def heading(self, past: Tensor, classes: range) -> Tensor:
+        """Where each cell is heading before some classes are drawn: (cell, class, HEADING_FEATURES).
+
+        The area, also beside the mean of all cells, and the centre that it would have if its other pixels came as the draft says, how far
+        the pixels drawn so far have gone beyond that (`past`, (cell, class, 3)), and the standard deviation of the area that is still open.
+        """
+        total, still = self._expected + past, self._open[:, classes.start : classes.stop]
+        excess = (total[..., :1] - self._mean_area) / (1 + self._mean_area).sqrt()
+        centre = total[..., 1:] / (1 + total[..., :1])
+        return torch.cat([area_features(total[..., 0]), excess, centre, past / CELL_RADIUS, still], -1)
+
+    def _surplus(self, labels: Tensor, rows: slice) -> Tensor:
+        c = self.field.candidates
+        drawn = (labels[c.pixel[rows]] == c.name[rows]).to(self.place.dtype) - self.probability[rows]
+        return drawn[:, None] * self.place[rows]
+
+    @cached_property
+    def _expected(self) -> Tensor:
+        """Area, with pixels outside of the window, and first moments by the draft alone: (cell, 1, 3)."""
+        p, owned = self.probability[:, None], self.field.owned[:, None].to(self.place.dtype)
+        inside = self._per_class(torch.cat([p * self.place, owned], -1)).sum(1, keepdim=True)
+        outside = self.field.tissue.areas.flatten()[:, None, None] - inside[..., 3:]
+        return inside[..., :3] + F.pad(outside, (0, 2))
+
+    @cached_property
+    def _mean_area(self) -> Tensor:
+        """Of the cells of the same image that are there, now: (cell, 1, 1)."""
+        t = self.field.tissue
+        mean = t.areas.sum(-1, keepdim=True).to(self.place.dtype) / t.present.sum(-1, keepdim=True).clamp_min(1)
+        return mean.expand(t.areas.shape).flatten()[:, None, None]
+
+    @cached_property
+    def _open(self) -> Tensor:
+        """Standard deviation of the area to be drawn from each class on, by the draft alone: (cell, class, 1)."""
+        variance = self._per_class((self.probability * (1 - self.probability))[:, None])
+        return variance.flip(1).cumsum(1).flip(1).sqrt()
+
+    def _per_class(self, values: Tensor) -> Tensor:
+        """Sum over the candidates of every cell and class: (row, channel) -> (cell, class, channel)."""
+        cells, count = self.field.tissue.types.numel(), self.field.count
+        slot = self.field.candidates.cell * count + self.field.class_of_row
+        return values.new_zeros(cells * count, values.shape[-1]).index_add(0, slot, values).view(cells, count, -1)
+
+
+class Readout(nn.Module):
+    """A number per row, linear at first neighbourhood: w . x + perceptron(x)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.direct = nn.Linear(width, 1)
+        self.bent = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 1))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(row, width) -> (row,)."""
+        return (self.direct(rows) + self.bent(rows))[:, 0]
+
+
+class ByClass(nn.Module):
+    """A matrix per class, shared + own, for rows that are sorted by class; class 0, which has been told nothing, has none."""
+
+    def __init__(self, fan_in: int, fan_out: int, later: int) -> None:
+        super().__init__()
+        self.shared = nn.Parameter(torch.randn(fan_in, fan_out) / fan_in**0.5)
+        self.own = nn.Parameter(torch.zeros(later, fan_in, fan_out))
+
+    def forward(self, rows: Tensor, sizes: list[int], classes: range) -> Tensor:
+        """(row, fan_in) -> (row, fan_out), for `sizes[i]` rows of class `classes[i]`."""
+        told = (self.shared + self.own[max(classes.start - 1, 0) : classes.stop - 1]).unbind()
+        weights = told if classes.start else (torch.zeros_like(self.shared), *told)
+        return torch.cat([part @ weight for part, weight in zip(rows.split(sizes), weights, strict=True)])
+
+
+class PixelScores(nn.Module):
+    """Scores of the candidates of every pixel, given the pixels of the classes before its own.
+
+    score(cell, pixel) = f(draft + pixels of the cell and of its kin seen nearby + types seen nearby + where the cell is heading); who has
+    the pixel now gets a bonus. A cell heads for the area and the centre that its pixels drawn so far and the outlook on the others, their
+    probabilities by the draft alone, add up to: that is what lets the last pixels of a cell mend what the first ones did to its area.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the draft.
+    types : int
+    side : int
+        Of the dither: 1, 2, 4, ...
+    neighbourhood : int
+        Side of the square of pixels that a pixel sees.
+    """
+
+    def __init__(self, width: int, types: int, side: int, neighbourhood: int) -> None:
+        super().__init__()
+        self.types, self.side, self.neighbourhood = types, side, neighbourhood
+        later = side**2 - 1
+        self.own = ByClass(2 * neighbourhood**2 + HEADING_FEATURES, width, later)
+        self.kinds = ByClass(neighbourhood**2 * (types + 1), 2 * width, later)
+        self.cell, self.medium = Readout(width), Readout(width)
+        self.stay = nn.Sequential(nn.SiLU(), nn.Linear(width, 1))
+        with torch.no_grad():
+            self.stay[-1].bias.fill_(3.0)  # an untrained model changes little
+
+    @property
+    def classes(self) -> range:
+        return range(self.side**2)
+
+    def forward(
+        self, field: LabelField, draft: Draft, turn: PixelBatch, labels: Tensor | None = None, heading: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Score the candidates of the pixels whose turn it is.
+
+        Parameters
+        ----------
+        field : LabelField
+        draft : Draft
+            With one batch dimension.
+        turn : PixelBatch
+        labels : Tensor, (pixel,)
+            The image, of the whole batch; it is looked at only where a class comes before that of the pixel that looks. None: by the draft
+            alone.
+        heading : Tensor, (cell, class, HEADING_FEATURES)
+            Of the classes of the turn.
+
+        Returns
+        -------
+        Tensor, (row,), and Tensor, (pixel,)
+            Scores of cells and of the medium, in the order of the turn.
+        """
+        cells = draft.cells.flatten(0, -2).index_select(0, field.candidates.place[turn.rows])
+        medium = draft.medium.flatten(0, -2).index_select(0, turn.pixel)
+        if labels is not None and turn.classes.stop > 1:
+            seen, kinds = field.seen(labels, turn)
+            near_cells, near_medium = self._of_kinds(kinds, turn).chunk(2, -1)
+            cells = cells + near_cells.index_select(0, turn.pixel_of_candidate) + self._of_cells(field, seen, kinds, heading, turn)
+            medium = medium + near_medium
+        return self.cell(cells), self.medium(medium)
+
+    def _of_cells(self, field: LabelField, seen: Tensor, kinds: Tensor, heading: Tensor, turn: PixelBatch) -> Tensor:
+        """What is known of a cell and of its kin says this about its candidates: (row, width)."""
+        c, square = field.candidates, self.neighbourhood**2
+        told = heading.new_empty(len(turn.pixel_of_candidate), 2 * square + HEADING_FEATURES)
+        # written in place: this table is the largest of all, and nothing in it has a gradient
+        torch.eq(seen.index_select(0, turn.pixel_of_candidate), c.name[turn.rows, None].to(seen), out=told[:, :square])
+        torch.eq(kinds.index_select(0, turn.pixel_of_candidate), c.kind[turn.rows, None].to(kinds), out=told[:, square : 2 * square])
+        told[:, 2 * square :] = heading[c.cell[turn.rows], turn.turn_of_row]
+        return self.own(told, turn.row_sizes, turn.classes)
+
+    def _of_kinds(self, kinds: Tensor, turn: PixelBatch) -> Tensor:
+        """What the types of the pixels seen nearby say about a pixel: (pixel, 2 * width)."""
+        told = self.kinds.shared.new_empty(*kinds.shape, self.types + 1)
+        torch.eq(kinds[..., None], torch.arange(self.types + 1, device=kinds.device).to(kinds), out=told)
+        return self.kinds(told.flatten(-2), turn.pixel_sizes, turn.classes)

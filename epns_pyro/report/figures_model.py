@@ -1,0 +1,152 @@
+"""Figures of the model itself: latents, symmetry, long rollouts, recalibration, training. Every function returns panels, as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from epns_pyro.calibration.sbc import ACTIVE_NATS
+from epns_pyro.calibration.wording import brief
+from epns_pyro.evaluation.summary import SYMMETRY_ERROR
+from epns_pyro.report.figures_distribution import with_unit
+from epns_pyro.report.svg import GREY, INK, LABELLED, LINE, MODEL, MUTED, WIDE, Size, label_ends, largest, panel, thinned
+
+ROUNDING = 2.2e-16  # what float64 can resolve
+
+
+def latent_bars(kl: Sequence[float | None]) -> list[Markup]:
+    """KL of every latent dimension, most used first."""
+    ordered = np.sort(np.array([0 if v is None else v for v in kl], float))[::-1]
+
+    def draw(axes: Axes) -> None:
+        axes.bar(np.arange(1, len(ordered) + 1), ordered, width=0.7, color=[MODEL if v >= ACTIVE_NATS else GREY for v in ordered])
+        axes.axhline(ACTIVE_NATS, color=INK, linewidth=0.6)
+        axes.annotate(f"in use above {ACTIVE_NATS:g}", (1, ACTIVE_NATS), (0, 3), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", ha="right", color=MUTED, fontsize=7.5)  # fmt: skip
+        axes.set(xlim=(0.3, len(ordered) + 0.7), ylim=(0, 1.1 * max(ordered.max(), 3 * ACTIVE_NATS)))
+
+    return [panel(WIDE, draw, title="KL per dimension, nats per entity", x="latent dimension, most used first")]
+
+
+def symmetry(found: dict[str, Any]) -> list[Markup]:
+    """The symmetry error on a scale from rounding to what would be noticed."""
+
+    def draw(axes: Axes) -> None:
+        axes.axvspan(SYMMETRY_ERROR, 1, color=GREY, alpha=0.3, linewidth=0)
+        for name, colour, up in (("median", MUTED, -13), ("maximum", MODEL, 8)):
+            if found.get(name) is not None:
+                at = max(found[name], 1e-18)
+                axes.plot(at, 0, "o", color=colour, markersize=6)
+                axes.annotate(name, (at, 0), (-3, up), textcoords="offset points", ha="left", color=colour)
+        axes.annotate("not allowed", (1e-5, 0), (0, -3), textcoords="offset points", color=MUTED, ha="center")
+        axes.axvline(ROUNDING, color=LINE, linewidth=0.8)
+        axes.annotate("rounding of float64", (ROUNDING, 0.6), (-4, 0), textcoords="offset points", color=MUTED, fontsize=7.5, ha="right")
+        axes.set(xscale="log", xlim=(1e-18, 1e-1), ylim=(-1, 1))
+        axes.set_xticks([1e-18, 1e-15, 1e-12, 1e-9, 1e-6, 1e-3])
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-"))
+        axes.minorticks_off()
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+
+    return [panel(Size(720, 110, left=6, right=20), draw, title="relative change of the log density", x="")]
+
+
+def stability(data: xr.Dataset, time_unit: str) -> list[Markup]:
+    """Share of runs that are still plausible."""
+    data = data.isel(time=thinned(data.sizes["time"], 400))
+
+    def draw(axes: Axes) -> None:
+        ends = []
+        for source, colour in (("truth", INK), ("model", MODEL)):
+            if source in data["source"].values:
+                alive = data["alive"].sel(source=source).values
+                axes.step(data["time"], alive, where="post", color=colour)
+                ends.append((float(alive[-1]), source, colour))
+        axes.set(ylim=(0, 1.04), xlim=(0, float(data["time"][-1])))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        label_ends(axes, ends)
+
+    size = Size(WIDE.width, WIDE.height, right=40)
+    return [panel(size, draw, title="runs that are still plausible", x=with_unit("time", time_unit))]
+
+
+def widening(learnt: xr.Dataset, labels: dict[str, str], time_unit: str) -> list[Markup]:
+    """Width of recalibrated intervals relative to those of the ensemble, a panel per observable."""
+    factor = 1 + learnt["widen_low"] + learnt["widen_high"]
+    top = min(4.0, 1.1 * largest(factor.values, default=1.4))
+
+    def draw(axes: Axes, one: xr.DataArray) -> None:
+        axes.axhline(1, color=INK, linewidth=0.8)
+        levels = list(one["level"].values)
+        ends = []
+        for j, level in enumerate(levels):
+            at = one.sel(level=level)
+            axes.plot(at["lead_time"], at, color=MODEL, linewidth=1.4, alpha=0.35 + 0.65 * (j + 1) / len(levels))
+            ends.append((float(at[-1]), f"{level:.0%}", MODEL))
+        axes.set_ylim(0, top)
+        label_ends(axes, ends)
+
+    return [
+        panel(
+            LABELLED,
+            lambda axes, name=name: draw(axes, factor.sel(observable=name)),
+            title=brief(labels.get(name, name)),
+            x=with_unit("lead time", time_unit),
+        )
+        for name in map(str, learnt["observable"].values)
+    ]
+
+
+def training(rows: Sequence[tuple[int, str, float]]) -> list[Markup]:
+    """ELBO on training batches and on held-out transitions over optimiser steps; empty if nothing was logged."""
+    series = {name: _series(rows, name) for name in ("train_log_likelihood", "train_kl", "val_elbo", "val_oracle")}
+    step, likelihood = series["train_log_likelihood"]
+    held_step, held = series["val_elbo"]
+    oracle = series["val_oracle"][1][-1:]
+    if not len(step) and not len(held):
+        return []
+
+    def draw(axes: Axes) -> None:
+        ends = []
+        if len(step) and np.array_equal(step, series["train_kl"][0]):
+            keep = thinned(len(step), 300)
+            axes.plot(step[keep], (likelihood - series["train_kl"][1])[keep], color=GREY, linewidth=0.8)
+        if len(held):
+            axes.plot(held_step, held, color=MODEL, marker="o", markersize=3)
+            ends.append((held[-1], "held-out", MODEL))
+        if len(oracle):
+            axes.axhline(oracle[0], color=INK, linewidth=0.8)
+            ends.append((oracle[0], "oracle", INK))
+        shown = held if len(held) else likelihood
+        top, low = max([*shown, *oracle]), np.quantile(shown, 0.1)
+        axes.set_ylim(low - 0.35 * (top - low) - 1, top + 0.08 * (top - low) + 0.5)
+        label_ends(axes, ends)
+
+    return [panel(Size(WIDE.width, 240, right=56), draw, title="ELBO, nats per transition", x="optimiser step")]
+
+
+def _series(rows: Sequence[tuple[int, str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    points = [(step, value) for step, key, value in rows if key == name and np.isfinite(value)]
+    return np.array([p[0] for p in points]), np.array([p[1] for p in points])
+
+
+def sparkline(data: xr.Dataset, level: float = 0.9) -> Markup:
+    """Coverage at one level over lead time, small enough for a line of a table."""
+    at = data.sel(level=level, method="nearest")
+    nominal = float(at["nominal"])
+    value, low, high = (at[f"coverage{end}"].values for end in ("", "_lower", "_upper"))
+    x = np.arange(len(value))
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(nominal, color=LINE, linewidth=0.7)
+        axes.fill_between(x, low, high, color=MODEL, alpha=0.22, linewidth=0)
+        axes.plot(x, value, color=MODEL, linewidth=1.1)
+        axes.set(ylim=(nominal - 0.35, 1.0), xlim=(-0.2, max(len(x) - 0.8, 0.2)))
+        axes.set_axis_off()
+
+    return panel(Size(104, 22, left=1, right=1, top=1, bottom=1), draw)

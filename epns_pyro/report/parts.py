@@ -1,0 +1,98 @@
+"""What a page is made of: sections of figures, tables and sentences. Plain records; the templates turn them into HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from markupsafe import Markup
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of the key of a figure: `role` is a colour role of the style sheet."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Small multiples: panels that share one caption and one key.
+
+    Parameters
+    ----------
+    panels : sequence of Markup
+        SVG, from `svg.panel`; the page lays them out, as many to a row as fit.
+    alt : str
+        What the figure shows, for those who cannot see it.
+    caption : str
+        What one should see if the model is honest.
+    title : str
+    key : sequence of Key
+    size : {"tiny", "small", "wide"}
+        How many panels fit a row.
+    """
+
+    kind: ClassVar[str] = "figure"
+    panels: Sequence[Markup]
+    alt: str
+    caption: str
+    title: str = ""
+    key: Sequence[Key] = ()
+    size: str = "small"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a head; columns named in `numeric` are set flush right."""
+
+    kind: ClassVar[str] = "table"
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: frozenset[str] = frozenset()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A sentence."""
+
+    kind: ClassVar[str] = "text"
+    words: str
+
+
+@dataclass(frozen=True)
+class Details:
+    """Sentences that are folded away until they are asked for."""
+
+    kind: ClassVar[str] = "details"
+    summary: str
+    words: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict: a word for the badge, and the sentence behind it."""
+
+    kind: ClassVar[str] = "judged"
+    subject: str
+    word: str
+    sentence: str
+
+
+Item = Figure | Table | Text | Details | Judged
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: `key` is its anchor, `reading` says how to read it."""
+
+    key: str
+    title: str
+    reading: str
+    items: list[Item] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.items)

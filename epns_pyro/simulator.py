@@ -1,0 +1,323 @@
+"""A trained simulator: what scripts hold in their hands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from epns_pyro.conditioning import filtering
+from epns_pyro.conditioning.observations import Observations
+from epns_pyro.conditioning.problem import Proposal, Start
+from epns_pyro.context import DataContext
+from epns_pyro.data import to_dataset
+from epns_pyro.errors import CheckpointError, ConfigError, ShapeError, nearest
+from epns_pyro.inference import elbo, events
+from epns_pyro.inference.rollout import Block, rollout_blocks
+from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
+from epns_pyro.state import StateSpec
+from epns_pyro.systems import SYSTEMS, System
+from epns_pyro.training.checkpoint import context_from_plain, read_checkpoint
+from epns_pyro.training.run import RunConfig, RunFolder
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """A trained EPNS with everything it needs to be used; `epns_pyro.load` makes it.
+
+    Parameters
+    ----------
+    transition : Transition
+    system : System
+        What the data are of: symmetry, observables, and the true process where it is known.
+    context : DataContext
+        What the training data dictated.
+    config : RunConfig
+        What the user chose.
+    step : int
+        Optimiser steps behind these weights.
+    store : str
+        Path of the store it was trained on.
+    versions : dict
+        Of the code and the libraries that wrote the checkpoint.
+    """
+
+    transition: Transition
+    system: System
+    context: DataContext
+    config: RunConfig
+    step: int = 0
+    store: str = ""
+    versions: dict[str, str] | None = None
+
+    @property
+    def spec(self) -> StateSpec:
+        return self.context.spec
+
+    @property
+    def model(self) -> EPNSModel:
+        return EPNSModel(self.transition)
+
+    @property
+    def guide(self) -> EPNSGuide:
+        return EPNSGuide(self.transition)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.transition.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.transition.parameters()).dtype
+
+    def to(self, *args: Any) -> Simulator:
+        """Move or cast the networks, in place, as `torch.nn.Module.to` does; return the simulator."""
+        self.transition.to(*args)
+        return self
+
+    # -- sampling ----------------------------------------------------------------------------------------------------------
+
+    def rollout(
+        self,
+        x0: Tensor | np.ndarray,
+        *,
+        steps: int,
+        members: int,
+        seed: int = 0,
+        feedback: Feedback = Feedback.ANCESTRAL,
+        chunk: int | None = None,
+    ) -> xr.Dataset:
+        """Sample futures.
+
+        Parameters
+        ----------
+        x0 : (trajectory, *site, channel)
+            Full initial states, as `spec.pack` builds them.
+        steps, members : int
+        seed : int
+        feedback : Feedback
+            ANCESTRAL: a sample of the model. PUSHFORWARD: the emission mean is fed back, as published.
+        chunk : int, optional
+            States that pass through the networks at a time.
+
+        Returns
+        -------
+        xarray.Dataset
+            One variable per field, dims (sample, trajectory, time, *site[, space]); `alive` (sample, trajectory, time) is False from
+            the first implausible frame on. The initial state is time 0; time is in physical units.
+        """
+        x0 = self._states(x0)
+        paths, alive = None, None
+        for block in self.rollout_blocks(x0, steps=steps, members=members, seed=seed, feedback=feedback, chunk=chunk):
+            if paths is None:
+                paths = np.empty((members, len(x0), *block.states.shape[2:]), block.states.dtype)
+                alive = np.empty(paths.shape[:3], bool)
+            paths[block.samples, block.trajectories] = block.states
+            alive[block.samples, block.trajectories] = self.system.alive(block.states)
+        dataset = to_dataset(self.spec, paths, ("sample", "trajectory", "time"), frame_dt=self.context.frame_dt)
+        return dataset.assign(alive=(("sample", "trajectory", "time"), alive))
+
+    def rollout_blocks(
+        self,
+        x0: Tensor | np.ndarray,
+        *,
+        steps: int,
+        members: int,
+        seed: int = 0,
+        feedback: Feedback = Feedback.ANCESTRAL,
+        chunk: int | None = None,
+    ) -> Iterator[Block]:
+        """Sample futures block by block, for ensembles larger than memory; see `rollout`."""
+        if steps < 1 or members < 1:
+            raise ShapeError(f"a rollout needs at least one step and one member, found steps {steps}, members {members}")
+        if seed < 0 or (chunk is not None and chunk < 1):
+            raise ConfigError(f"a rollout needs a seed of at least 0 and a chunk of at least 1, found seed {seed}, chunk {chunk}")
+        return rollout_blocks(self.transition, self._states(x0), steps=steps, members=members, seed=seed, feedback=feedback, chunk=chunk)
+
+    # -- likelihood --------------------------------------------------------------------------------------------------------
+
+    def elbo(self, x0: Tensor, path: Tensor, *, num_samples: int = 1) -> Tensor:
+        """Teacher-forced ELBO of paths (batch, time, *site, channel) from x0 (batch, *site, channel): (batch,), nats."""
+        return self.bounds(x0, path, num_samples=num_samples).elbo
+
+    def iwae(self, x0: Tensor, path: Tensor, *, num_samples: int = 64) -> Tensor:
+        """Importance-weighted bound of paths, tighter than the ELBO: (batch,), nats."""
+        return self.bounds(x0, path, num_samples=num_samples).iwae
+
+    def bounds(self, x0: Tensor, path: Tensor, *, num_samples: int = 1) -> elbo.Bounds:
+        """ELBO, IWAE and their parts at once, from the same samples."""
+        return elbo.path_bounds(self.transition, *self._pair(x0, path), num_samples=num_samples)
+
+    def latent_kl(self, x0: Tensor, path: Tensor) -> Tensor:
+        """Mean KL of every latent dimension along paths: (entity, latent), nats per transition."""
+        return elbo.latent_kl(self.transition, *self._pair(x0, path))
+
+    def log_density(self, x0: Tensor, path: Tensor, z: Tensor) -> Tensor:
+        """log p(x_{1:T}, z_{1:T} | x_0) of given latents z (batch, time, entity, latent): (batch,), nats."""
+        x0, path = self._pair(x0, path)
+        z = torch.as_tensor(z).to(self.device, self.dtype)
+        if z.dim() != 4 or z.shape[:2] != path.shape[:2]:
+            raise ShapeError(f"z: expected (batch, time, entity, latent) to go with a path {tuple(path.shape)}, found {tuple(z.shape)}")
+        return elbo.log_density(self.transition, x0, path, z)
+
+    # -- conditioning ------------------------------------------------------------------------------------------------------
+
+    def filter(
+        self,
+        x0: Start,
+        observations: Observations,
+        *,
+        particles: int = 500,
+        seed: int = 0,
+        proposal: Proposal = Proposal.AUTO,
+    ) -> xr.Dataset:
+        """Infer every state of a trajectory from the measurements up to it.
+
+        Parameters
+        ----------
+        x0 : (*site, channel), (sample, *site, channel) or InitialNormal
+            The initial state, an ensemble that it is one of, or a Normal law of it.
+        observations : Observations
+            They say how far to go; frames without any are forecast.
+        particles : int
+        seed : int
+        proposal : Proposal
+            AUTO: adapted to the measurements wherever the emission is Normal; FORECAST: the bootstrap filter.
+
+        Returns
+        -------
+        xarray.Dataset
+            One variable per field, dims (sample, time, *site[, space]), with `log_weight` (sample, time), normalised at every time: the
+            states of time t, so weighted, are a sample of p(x_t | y_{0:t}). Rows are not trajectories: `smooth` gives those. `ess` (time)
+            is the smallest effective sample size on the way to a frame, `log_evidence` (time) is log p(y_{0:t}) in nats.
+        """
+        return filtering.filter_states(self.transition, self.context, x0, observations, particles=particles, seed=seed, proposal=proposal)
+
+    def smooth(
+        self,
+        x0: Start,
+        observations: Observations | None = None,
+        *,
+        end: Tensor | np.ndarray | None = None,
+        steps: int | None = None,
+        particles: int = 500,
+        seed: int = 0,
+        sweeps: int = 2,
+    ) -> xr.Dataset:
+        """Infer whole paths from all measurements, or between a known start and a known end (a bridge).
+
+        Parameters
+        ----------
+        x0 : (*site, channel), (sample, *site, channel) or InitialNormal
+        observations : Observations, optional
+        end : (*site, channel), optional
+            The full state of the last frame, where that is known exactly.
+        steps : int, optional
+            Number of steps; needed without observations only.
+        particles, seed : int
+        sweeps : int
+            How often to go over the path; each sweep looks ahead better than the one before.
+
+        Returns
+        -------
+        xarray.Dataset
+            One variable per field, dims (sample, time, *site[, space]), with `log_weight` (sample,), normalised: the rows, so weighted, are
+            a sample of p(x_{0:T} | y_{0:T}). `ess` (time), `log_evidence` (), and `distinct` (time): how many different states the paths
+            hold; where that is small, use more particles.
+        """
+        return filtering.smooth_paths(
+            self.transition, self.context, x0, observations, end=end, steps=steps, particles=particles, seed=seed, sweeps=sweeps
+        )
+
+    def probability(self, event: events.Event, x0: Tensor | np.ndarray, *, steps: int, members: int, seed: int = 0) -> events.Probability:
+        """Estimate P(event | x0) from independent futures, with its Monte Carlo error.
+
+        Parameters
+        ----------
+        event : callable
+            Futures (sample, time, *site, channel), time 0 is x0 -> booleans (sample,); `Exceeds(sim.system, "total_energy", -10.0,
+            step=50)` is one.
+        x0 : (*site, channel)
+        steps, members, seed : int
+
+        Examples
+        --------
+        >>> str(sim.probability(Exceeds(sim.system, "furthest_body", 8.0, step=100), x0, steps=100, members=1000))  # doctest: +SKIP
+        '0.012 ± 0.0034 (95% interval 0.0062 to 0.021; 12 of 1000 futures)'
+        """
+        x0 = torch.as_tensor(x0)
+        x0 = self._states(x0[None] if x0.dim() == 1 + len(self.spec.sites) else x0)
+        if len(x0) != 1:
+            raise ShapeError(f"a probability is given one initial state, found {len(x0)}")
+        hits = implausible = 0
+        for block in self.rollout_blocks(x0, steps=steps, members=members, seed=seed):
+            states = block.states[:, 0].astype(np.float64 if np.issubdtype(block.states.dtype, np.floating) else block.states.dtype)
+            hits += events.count(event, states)
+            implausible += int((~self.system.alive(states)[:, -1]).sum())
+        return events.Probability(hits, members, implausible)
+
+    def _pair(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+        x0, path = self._states(x0), self._states(path, "the path", ("batch", "time"))
+        if path[:, 0].shape != x0.shape:
+            raise ShapeError(
+                f"the path: expected (batch, time, ...) to go with initial states {tuple(x0.shape)} (batch, ...), found {tuple(path.shape)}"
+            )
+        return x0, path
+
+    def _states(self, x: Tensor | np.ndarray, what: str = "the initial states", leading: tuple[str, ...] = ("batch",)) -> Tensor:
+        x = torch.as_tensor(x)
+        self.spec.check(x, what=what)
+        if x.dim() != len(leading) + len(self.spec.sites) + 1 or not x.numel():
+            raise ShapeError(f"{what}: expected ({', '.join((*leading, *self.spec.sites))}, channel), none empty; found {tuple(x.shape)}")
+        return x.to(self.device, self.dtype if x.dtype.is_floating_point else torch.int64)
+
+
+def load(run: str | Path, *, which: str = "best", device: str | torch.device = "cpu") -> Simulator:
+    """Load the trained simulator of a run.
+
+    Parameters
+    ----------
+    run : str or Path
+        Folder that `epns-pyro train` wrote.
+    which : {"best", "last"}
+        The state with the best validation ELBO, or the newest.
+    device : str or torch.device
+
+    Raises
+    ------
+    CheckpointError
+        If there is no readable checkpoint.
+    ConfigError
+        If `which` is neither.
+    """
+    folder = RunFolder(Path(run))
+    if not folder.path.is_dir():
+        raise CheckpointError(f"{run}: no such run: epns-pyro train --out {run} makes one")
+    paths = {"best": folder.best, "last": folder.last}
+    if which not in paths:
+        raise ConfigError(f"which: found {which!r}: {nearest(which, paths)}")
+    path = paths[which]
+    if which == "best" and folder.last.is_file() and not path.exists():
+        raise CheckpointError(f'{path}: not there yet, for nothing was validated: load(run, which="last"), or train on with --resume')
+    content = read_checkpoint(path)
+    config, context = RunConfig.parse(content["config"], where=str(path)), context_from_plain(content["context"])
+    transition = config.model.build(context)
+    try:
+        transition.load_state_dict(content["weights"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: the weights do not fit the model of its config ({str(error).splitlines()[0]})") from None
+    return Simulator(
+        transition=transition.to(device).eval(),
+        system=SYSTEMS.parse(content["system"]).build(),
+        context=context,
+        config=config,
+        step=content["counters"]["step"],
+        store=content["store"],
+        versions=content["versions"],
+    )

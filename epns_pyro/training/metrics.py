@@ -1,0 +1,85 @@
+"""Logs of training: a CSV file that survives interruptions, TensorBoard, and Weights & Biases where it is installed and switched on."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+from torch.utils.tensorboard import SummaryWriter
+
+from epns_pyro.training.run import RunFolder
+
+COLUMNS = ("step", "name", "value")
+
+
+class MetricsLog:
+    """Writes a row (step, name, value) per number.
+
+    Rows beyond `start` are left over from a run that was killed after its last checkpoint: they are dropped, for training repeats them.
+    Weights & Biases is used when the environment names a project (WANDB_PROJECT) and the package is there.
+    """
+
+    def __init__(self, folder: RunFolder, *, start: int = 0, enabled: bool = True) -> None:
+        self._enabled = enabled
+        self._folder, self._start = folder, start
+
+    def __enter__(self) -> Self:
+        if self._enabled:
+            rows = [row for row in read_metrics(self._folder.metrics) if row[0] <= self._start] if self._start else []
+            self._begin_with(rows)
+            self._file = open(self._folder.metrics, "a", newline="")
+            self._board = SummaryWriter(str(self._folder.tensorboard), purge_step=self._start + 1 if self._start else None)
+            self._wandb = _wandb_run(self._folder.path)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._enabled:
+            self._file.close()
+            self._board.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+
+    def write(self, step: int, **values: float | None) -> None:
+        """Log numbers of a step; None is left out."""
+        if not self._enabled:
+            return
+        known = {name: float(value) for name, value in values.items() if value is not None}
+        _write_rows(self._file, ((step, name, value) for name, value in known.items()))
+        for name, value in known.items():
+            self._board.add_scalar(name.replace("_", "/", 1), value, step)
+        if self._wandb is not None:
+            self._wandb.log(known, step=step)
+
+    def _begin_with(self, rows: list[tuple[int, str, float]]) -> None:
+        """Replace the file by one with the rows that count, as a checkpoint is replaced, so that a crash here loses nothing."""
+        temporary = self._folder.metrics.with_name(self._folder.metrics.name + ".partial")
+        with open(temporary, "w", newline="") as file:
+            csv.writer(file).writerow(COLUMNS)
+            _write_rows(file, rows)
+        os.replace(temporary, self._folder.metrics)
+
+
+def _write_rows(file: TextIO, rows: Iterable[tuple[int, str, float]]) -> None:
+    csv.writer(file).writerows((step, name, f"{value:.9g}") for step, name, value in rows)
+    file.flush()
+
+
+def read_metrics(path: Path) -> list[tuple[int, str, float]]:
+    """Read the rows (step, name, value) of a metrics file; none if there is no file; a half-written last row is left out."""
+    if not path.is_file():
+        return []
+    whole = path.read_text().rpartition("\n")[0]
+    rows = list(csv.reader(whole.splitlines()))[1:]
+    return [(int(step), name, float(value)) for step, name, value in rows]
+
+
+def _wandb_run(path: Path) -> Any:
+    if not os.environ.get("WANDB_PROJECT") or importlib.util.find_spec("wandb") is None:
+        return None
+    import wandb
+
+    return wandb.init(dir=str(path), name=path.name, resume="allow")

@@ -1,0 +1,192 @@
+"""A run: what was chosen, and the folder that holds what came of it.
+
+RUN/config.yaml        every setting, defaults included: `epns-pyro train --config RUN/config.yaml` repeats the run
+RUN/last.ckpt          the newest state of training: `--resume` goes on from it
+RUN/best.ckpt          the state with the best validation ELBO: what `epns_pyro.load` returns
+RUN/metrics.csv        training and validation, a row per record
+RUN/evaluation/        written by `epns-pyro evaluate`
+RUN/report.html        written by `epns-pyro report`
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from epns_pyro.config import Config, choice
+from epns_pyro.errors import CheckpointError, ConfigError
+from epns_pyro.models import TRANSITIONS, Feedback
+from epns_pyro.systems import SYSTEMS
+from epns_pyro.training.schedules import HorizonSchedule, KLSchedule, RateSchedule
+
+Positive = pydantic.PositiveInt
+
+
+class TrainingConfig(Config):
+    """How a transition is trained.
+
+    Parameters
+    ----------
+    steps, batch : int
+        Optimiser steps, and windows per step over all processes.
+    learning_rate, weight_decay, betas : float
+        Of AdamW; the rate is the peak of `rate`.
+    rate, kl, horizon : schedules
+        Learning rate, weight of the KL term, length of the training windows.
+    free_bits : float
+        Nats per latent dimension and entity below which a KL has no gradient.
+    feedback : {"pushforward", "teacher"}
+        What windows longer than one step feed back.
+    clip_norm : float
+        Gradients are shortened to this norm.
+    log_every, validate_every, checkpoint_every : int
+        In steps.
+    validation_transitions : int
+        Transitions of the validation set that the ELBO is computed on, always the same ones.
+    max_bad_steps : int
+        Steps with a non-finite loss or gradient are skipped and counted; this many in a row stop training.
+    memory : int
+        Bytes of training data held in memory; larger sets stream through a pool of this size.
+    """
+
+    steps: Positive = 2000
+    batch: Positive = 64
+    learning_rate: pydantic.PositiveFloat = 3e-3
+    weight_decay: pydantic.NonNegativeFloat = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    rate: RateSchedule = RateSchedule()
+    kl: KLSchedule = KLSchedule()
+    horizon: HorizonSchedule = HorizonSchedule()
+    free_bits: pydantic.NonNegativeFloat = 0.0
+    feedback: Literal["pushforward", "teacher"] = "pushforward"
+    clip_norm: pydantic.PositiveFloat = 1.0
+    log_every: Positive = 20
+    validate_every: Positive = 250
+    checkpoint_every: Positive = 250
+    validation_transitions: Positive = 2000
+    max_bad_steps: Positive = 20
+    memory: Positive = 2 * 2**30
+
+    @property
+    def feedback_mode(self) -> Feedback:
+        return Feedback(self.feedback)
+
+
+class EvaluationConfig(Config):
+    """Sizes of an evaluation; the defaults take a few minutes on two CPU cores for a quick celestial run.
+
+    Parameters
+    ----------
+    members : int
+        Members of the ensemble of every held-out trajectory; with 39, 99, ... intervals of 50, 80, 90 and 95% are exact.
+    trajectories : int
+        Held-out trajectories, of the test set and, for recalibration, of the validation set.
+    initial_members : int
+        Runs from each initial state of the set `same_init`, of model and truth alike.
+    importance_samples : int
+        Of the IWAE bound.
+    likelihood_transitions : int
+        Test transitions that are scored.
+    guide_transitions, guide_draws : int
+        Of the simulation-based calibration of the guide.
+    long_trajectories : int
+        Of the set `long`, one member each.
+    piece : int
+        Trajectories evaluated at a time: bounds the memory.
+    recalibrate : bool
+        Whether to forecast the validation set as well, to learn recalibrated intervals from it.
+    seed : int
+    """
+
+    members: Positive = 39
+    trajectories: Positive = 100
+    initial_members: Positive = 200
+    importance_samples: Positive = 64
+    likelihood_transitions: Positive = 2000
+    guide_transitions: Positive = 200
+    guide_draws: Positive = 99
+    long_trajectories: Positive = 20
+    piece: Positive = 20
+    recalibrate: bool = True
+    seed: pydantic.NonNegativeInt = 0
+
+
+class RunConfig(Config):
+    """Everything that a user chooses about a run."""
+
+    system: choice(SYSTEMS)
+    model: choice(TRANSITIONS)
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: pydantic.NonNegativeInt = 0
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> RunConfig:
+        try:
+            raw = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        return cls.parse(raw, where=str(path))
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder for a new run; an existing run is never overwritten.
+
+        Raises
+        ------
+        CheckpointError
+            If a run is there already.
+        """
+        if self.last.exists():
+            raise CheckpointError(f"{self.path}: holds a run already: --resume goes on with it, --out chooses another folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.path, os.W_OK):
+            raise PermissionError(13, "not writable", str(self.path))
+        self.config.write_text(config.to_yaml())
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """Return a config as plain data that a checkpoint may hold."""
+    return config.model_dump(mode="json")

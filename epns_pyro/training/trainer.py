@@ -1,0 +1,322 @@
+"""Training: a loop on Lightning Fabric over minibatches of windows.
+
+The loop is a plain sequence of records: every so many steps it logs, validates, writes a checkpoint. All state that matters (weights,
+optimiser, generators, windows, counters) is in the checkpoint, so an interrupted and resumed run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from epns_pyro.data import Store, Windows
+from epns_pyro.errors import CheckpointError, TrainingError
+from epns_pyro.inference.elbo import Objective
+from epns_pyro.training.checkpoint import context_to_plain, read_checkpoint, write_checkpoint
+from epns_pyro.training.metrics import MetricsLog
+from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig, plain
+from epns_pyro.training.validation import Validation, Validator
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where to train: the arguments of Fabric that a user may choose."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that makes data, folders and messages; the launcher names the others in their environment."""
+        return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
+
+    def fabric(self) -> Fabric:
+        strategy = "ddp" if self.devices * self.num_nodes > 1 else "auto"
+        try:
+            return Fabric(accelerator=self.accelerator, devices=self.devices, num_nodes=self.num_nodes, strategy=strategy)
+        except (MisconfigurationException, RuntimeError, ValueError) as error:
+            raise TrainingError(f"cannot train on accelerator {self.accelerator!r} with {self.devices} device(s): {error}") from None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress display shows: the step just done, the newest numbers, in nats per transition."""
+
+    step: int
+    steps: int
+    log_likelihood: float
+    kl: float
+    validation: Validation | None
+    skipped: int
+
+
+@dataclass
+class _Counters:
+    """Plain numbers of a run that travel with its checkpoint."""
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best: float = -math.inf
+    seconds: float = 0.0
+    validation: dict[str, Any] | None = None
+    run: dict[str, float] = field(default_factory=dict)  # sums since the last log
+
+    def count(self, **values: float) -> None:
+        """Add the numbers of a good step."""
+        self.skipped_in_a_row = 0
+        for name, value in (values | {"count": 1.0}).items():
+            self.run[name] = self.run.get(name, 0.0) + value
+
+    def take_means(self) -> dict[str, float]:
+        """Return the means over the good steps since the last call, NaN where there was none, and begin anew."""
+        sums, self.run = defaultdict(lambda: math.nan, self.run), {}
+        return {name: sums[name] / sums["count"] for name in ("log_likelihood", "kl", "gradient_norm")}
+
+
+class Trainer:
+    """Trains the transition of a run on a store.
+
+    Parameters
+    ----------
+    config : RunConfig
+    store : Store
+        With the sets `train` and `val`.
+    folder : RunFolder
+    hardware : Hardware
+    """
+
+    def __init__(self, config: RunConfig, store: Store, folder: RunFolder, hardware: Hardware = Hardware()) -> None:
+        self.config, self.store, self.folder = config, store, folder
+        self.fabric = hardware.fabric()
+        self.fabric.launch()
+        self.context = store.context()
+        torch.manual_seed(config.seed)
+        self.transition = config.model.build(self.context)
+        training = config.training
+        objective = Objective(self.transition, training.feedback_mode)
+        optimizer = torch.optim.AdamW(
+            objective.parameters(), lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay, fused=True
+        )
+        self._objective, self._optimizer = self.fabric.setup(objective, optimizer)
+        self._windows = self._open_windows(training)
+        self._noise = torch.Generator(device=self.fabric.device).manual_seed(config.seed)
+        self._validator = Validator(store, self.transition, training.validation_transitions, device=self.fabric.device)
+        self._counters = _Counters()
+        self._interrupted = False
+
+    # -- the loop --------------------------------------------------------------------------------------------------------
+
+    def fit(self, *, resume: bool = False, on_progress: Callable[[Progress], None] | None = None) -> Validation:
+        """Train until the configured number of steps; return the last validation.
+
+        Raises
+        ------
+        CheckpointError
+            If the run has a checkpoint already and `resume` is not set.
+        TrainingError
+            If the loss stays non-finite.
+        KeyboardInterrupt
+            On Ctrl-C or SIGTERM, after the state has been saved.
+        """
+        training, counters = self.config.training, self._counters
+        if resume:
+            self._restore(read_checkpoint(self.folder.last))
+        elif counters.step == 0 and self.folder.last.exists():
+            raise CheckpointError(f"{self.folder.last}: is there already; resume=True goes on from it")
+        log = MetricsLog(self.folder, start=counters.step, enabled=self.fabric.is_global_zero)
+        # Non-finite numbers are counted and reported here; checks inside every distribution would end training at the first.
+        with log, self._signals(), pyro.validation_enabled(False):
+            while counters.step < training.steps:
+                started = time.perf_counter()
+                self._step(counters.step / training.steps)
+                counters.step += 1
+                counters.seconds += time.perf_counter() - started
+                finished = counters.step == training.steps
+                if counters.step % training.log_every == 0 or finished:
+                    self._report(log, on_progress)
+                if counters.step % training.validate_every == 0 or finished:
+                    self._validate(log)
+                stop = self._stopping()  # asked once: a signal that comes later waits for the next step
+                if counters.step % training.checkpoint_every == 0 or finished or stop:
+                    self._save(self.folder.last)
+                if stop:
+                    raise KeyboardInterrupt
+        return Validation(**counters.validation)
+
+    def _step(self, fraction: float) -> None:
+        training = self.config.training
+        for group in self._optimizer.param_groups:
+            group["lr"] = training.learning_rate * training.rate.at(fraction)
+        self._windows.length = training.horizon.at(fraction)
+        x0, path = self._windows.draw()
+        loss = self._objective(
+            x0,
+            path,
+            kl_weight=training.kl.at(fraction),
+            free_bits=training.free_bits,
+            noise=self._draw_noise,
+            share=self._average,
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss.loss)
+        norm = self.fabric.clip_gradients(self._objective, self._optimizer, max_norm=training.clip_norm, error_if_nonfinite=False)
+        # Averages over processes, so that all agree on whether the step counts; fetched at once, so that a device is waited for once.
+        value, log_likelihood, kl, norm = self._average(torch.stack([loss.loss.detach(), loss.log_likelihood, loss.kl, norm])).tolist()
+        if math.isfinite(value) and math.isfinite(norm):
+            self._optimizer.step()
+            self._counters.count(log_likelihood=log_likelihood, kl=kl, gradient_norm=norm)
+        else:
+            self._skip()
+
+    def _skip(self) -> None:
+        counters = self._counters
+        counters.skipped += 1
+        counters.skipped_in_a_row += 1
+        if counters.skipped_in_a_row >= self.config.training.max_bad_steps:
+            raise TrainingError(
+                f"the loss or its gradient was not finite in {counters.skipped_in_a_row} steps in a row, up to step {counters.step + 1}: "
+                "lower training.learning_rate, or look at the data with epns-pyro data info. "
+                + (f"{self.folder.last} holds the last good state" if self.folder.last.exists() else "Nothing was saved yet")
+            )
+        logger.warning("step %d: loss or gradient not finite, step skipped (%d in all)", counters.step + 1, counters.skipped)
+
+    def _average(self, values: Tensor) -> Tensor:
+        """Average over processes; Fabric writes the result over its argument, hence the copy."""
+        return self.fabric.all_reduce(values.clone(), reduce_op="mean")
+
+    def _draw_noise(self, like: Tensor) -> Tensor:
+        """Standard Normal noise: this rank's rows of what one process would draw for the global minibatch."""
+        rows, rank = len(like), self.fabric.global_rank
+        everything = torch.randn(
+            rows * self.fabric.world_size, *like.shape[1:], dtype=like.dtype, device=like.device, generator=self._noise
+        )
+        return everything[rank * rows : (rank + 1) * rows]
+
+    # -- what happens every so many steps --------------------------------------------------------------------------------
+
+    def _report(self, log: MetricsLog, on_progress: Callable[[Progress], None] | None) -> None:
+        counters, training = self._counters, self.config.training
+        means = counters.take_means()
+        log.write(
+            counters.step,
+            train_log_likelihood=means["log_likelihood"],
+            train_kl=means["kl"],
+            gradient_norm=means["gradient_norm"],
+            learning_rate=self._optimizer.param_groups[0]["lr"],
+            kl_weight=training.kl.at((counters.step - 1) / training.steps),
+            horizon=self._windows.length,
+            skipped=counters.skipped,
+        )
+        if on_progress and self.fabric.is_global_zero:
+            validation = Validation(**counters.validation) if counters.validation else None
+            on_progress(Progress(counters.step, training.steps, means["log_likelihood"], means["kl"], validation, counters.skipped))
+
+    def _validate(self, log: MetricsLog) -> None:
+        # One process says what was found: several could differ in the last digit, and then in what they do next.
+        validation = self.fabric.broadcast(self._validator.evaluate() if self.fabric.is_global_zero else None)
+        self._counters.validation = validation.__dict__
+        log.write(self._counters.step, **{f"val_{name}": value for name, value in validation.__dict__.items()})
+        if validation.elbo > self._counters.best:
+            self._counters.best = validation.elbo
+            self._save(self.folder.best)
+
+    # -- state -----------------------------------------------------------------------------------------------------------
+
+    def _save(self, path: Any) -> None:
+        if self.fabric.is_global_zero:
+            write_checkpoint(
+                path,
+                config=plain(self.config),
+                system=plain(self.store.system.config),
+                context=context_to_plain(self.context),
+                store=str(self.store.path),
+                weights=self.transition.state_dict(),
+                optimizer=self._optimizer.state_dict(),
+                noise=self._noise.get_state(),
+                windows=self._windows.state_dict(),
+                counters=dict(self._counters.__dict__),
+            )
+        self.fabric.barrier()
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        found = RunConfig.parse(content["config"], where=str(self.folder.last))
+        if found != self.config:
+            raise CheckpointError(f"{self.folder.last}: {differences(self.config, found)}: start anew in another folder with --out")
+        if content["context"] != context_to_plain(self.context):
+            raise CheckpointError(f"{self.folder.last}: was trained on other data than {self.store.path}")
+        self.transition.load_state_dict(content["weights"])
+        self._optimizer.load_state_dict(content["optimizer"])
+        self._noise.set_state(content["noise"])
+        self._windows.load_state_dict(content["windows"])
+        self._counters.__dict__.update(content["counters"])
+
+    def _open_windows(self, training: TrainingConfig) -> Windows:
+        longest = max(training.horizon.start, training.horizon.end)
+        return Windows(
+            self.store,
+            "train",
+            longest,  # refused here, before hours of training, where trajectories are too short for it
+            training.batch,
+            seed=self.config.seed,
+            first_frame=self.store.system.first_frame,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+            memory=training.memory,
+            device=self.fabric.device,
+        )
+
+    def _stopping(self) -> bool:
+        """Whether to stop after this step: all processes do when a signal has reached one of them."""
+        if self.fabric.world_size == 1:
+            return self._interrupted
+        return bool(self.fabric.all_reduce(torch.tensor(float(self._interrupted), device=self.fabric.device), reduce_op="max"))
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn Ctrl-C and SIGTERM into an orderly stop after the current step."""
+
+        def stop(*_: Any) -> None:
+            self._interrupted = True
+
+        previous = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous[number] = signal.signal(number, stop)
+        except ValueError:  # not in the main thread: whoever runs us there handles signals
+            pass
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def differences(mine: RunConfig, theirs: RunConfig) -> str:
+    """Say which settings differ, as dotted keys."""
+
+    def walk(a: Any, b: Any, prefix: str) -> Iterator[str]:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in sorted({*a, *b}):
+                yield from walk(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else key)
+        elif a != b:
+            yield f"{prefix} is {b!r} in the checkpoint, {a!r} now"
+
+    return "; ".join(walk(plain(mine), plain(theirs), ""))
