@@ -1,4 +1,7 @@
-"""What holds for every test: one thread, no changed globals, and slow tests and those that need a GPU only where they are wanted."""
+"""What holds for every test: one thread, no changed globals, and slow tests and those that need a GPU only where they are wanted.
+
+Also one small store and one briefly trained run, made once for all tests that read them.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,16 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 import pytest
+import small
 import torch
+
+import epns_pyro
+from epns_pyro.data import Store
+from epns_pyro.simulator import Simulator
 
 # Name and current value of everything global that a test could leave behind for the next one. Random number generators are free to move.
 GLOBALS = {
@@ -57,3 +67,28 @@ def unchanged() -> Iterator[None]:
 def unchanged_globals() -> Iterator[None]:
     with unchanged():
         yield
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store of `small.SYSTEM`. Do not write to it."""
+    return small.make_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A briefly trained run on `store`. Do not write to it."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    small.trainer(store, folder, small.config(steps=30, validate_every=30, checkpoint_every=30)).fit()
+    return folder
+
+
+@pytest.fixture
+def sim(run: Path) -> Simulator:
+    return epns_pyro.load(run)
+
+
+@pytest.fixture
+def x0(store: Store) -> np.ndarray:
+    """Two initial states of `store`."""
+    return store.read("test", slice(0, 2), stop=1)[:, 0]

@@ -179,6 +179,15 @@ def test_every_part_has_its_place():
     assert parts - {"__init__"} <= LAYERS.keys()
 
 
+def test_the_tests_mirror_the_tree():
+    """A test of `epns_pyro/data/importers/` is in `tests/data/importers/`; pytest needs the names of test files to differ."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    folders = {path.parent.relative_to(ROOT / "tests") for path in files} - {Path("contract")}
+    homes = {path.parent.relative_to(ROOT / "epns_pyro") for path in (ROOT / "epns_pyro").rglob("*.py")} | {Path("cli")}
+    assert folders - homes == set()
+    assert len({path.name for path in files}) == len(files)
+
+
 # -- and would be seen to be broken ----------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_systems
 import xarray as xr
 from toy_systems import STRIPES, WALKERS, StripesConfig, WalkersConfig
 
@@ -84,7 +85,7 @@ generate(WalkersConfig(), {path!r}, 3)
 
 def test_killed_in_the_middle_of_a_shard_and_resumed_equals_uninterrupted(walkers, tmp_path):
     path = tmp_path / "store.zarr"
-    script = KILLED.format(tests=str(Path(__file__).parent), path=str(path))
+    script = KILLED.format(tests=str(Path(toy_systems.__file__).parent), path=str(path))
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
     (path / "train" / "position" / "c" / "0.1234.partial").write_bytes(b"half a chunk")
     assert open_store(path).missing("train") == 7

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 from label_tissues import label_spec, law, tissues, transition
+from torch import Tensor
 
 from epns_pyro.models.tissues.interlacing import dither, pixel_classes
 from epns_pyro.models.tissues.label_images import ABSENT

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from pathlib import Path
 
 import numpy as np
 import pyro
 import pytest
 import torch
+from label_tissues import label_spec, law, tissues, transition
 from pyro import poutine
 from pyro.infer import Predictive, TraceMeanField_ELBO
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-from label_tissues import label_spec, law, tissues, transition
 
 from epns_pyro.backbones.tissues.tissue import Tissue
 from epns_pyro.context import DataContext

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import small
 import torch
 from small import DISTRIBUTED, config, make_store, trainer
 
@@ -24,7 +25,7 @@ from epns_pyro.training.run import RunConfig, RunFolder
 from epns_pyro.training.trainer import Hardware, Progress, Trainer
 from epns_pyro.training.validation import Validation, Validator, draw_transitions
 
-HERE = Path(__file__).parent
+SUPPORT = Path(small.__file__).parent
 
 
 def state(folder: Path) -> dict:
@@ -106,7 +107,7 @@ def test_killed_and_resumed_equals_uninterrupted(store: Store, uninterrupted: Pa
     """kill -9 at the worst moment: step 6 is logged, its checkpoint is half way between the temporary file and its name."""
     code = f"""
 import os, signal, sys
-sys.path.insert(0, {str(HERE)!r})
+sys.path.insert(0, {str(SUPPORT)!r})
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
@@ -193,7 +194,7 @@ def test_validation_is_the_bound_of_the_library(store: Store, uninterrupted: Pat
 @pytest.fixture(scope="module")
 def two_processes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, str(HERE / "two_processes.py"), str(store.path), str(folder)]
+    command = [sys.executable, str(SUPPORT / "two_processes.py"), str(store.path), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

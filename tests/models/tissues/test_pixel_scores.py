@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 from label_tissues import label_spec, law, tissues, transition
 
 from epns_pyro.backbones.tissues.tissue import AREA_FEATURES, area_features
