@@ -15,7 +15,7 @@ WRITTEN = sorted(p for folder in ("epns_pyro", "cli", "tests", "examples", "benc
 MAXIMUM_LINES = 400
 
 # What each part may import of the others. Its own part goes without saying.
-_GROUND = {"_version", "_moved", "errors", "config", "state", "symmetry", "context"}
+_GROUND = {"_version", "_moved", "errors", "config", "state", "presence", "symmetry", "context"}
 _MODELS = _GROUND | {"systems", "data", "backbones"}
 LAYERS = {
     "_version": set(),
@@ -23,6 +23,7 @@ LAYERS = {
     "errors": set(),
     "config": {"errors"},
     "state": {"errors"},
+    "presence": {"state"},
     "symmetry": {"errors", "state"},
     "context": {"errors", "state"},
     "systems": _GROUND,

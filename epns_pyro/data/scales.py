@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from epns_pyro.context import DataContext
+from epns_pyro.data.presence import presence
+from epns_pyro.errors import DataError
 from epns_pyro.state import Field, StateSpec
 
 if TYPE_CHECKING:
@@ -23,7 +25,12 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     mean vector, so that rotating the data changes nothing; a translating field is taken about the centroid of its state, so that
     moving the data changes nothing either. A constant has no spread: its mean magnitude counts instead, or 1 if that is zero too.
     The step scale is the root mean square of the unpredicted change, about zero; of the whole change, where the rate predicts it to
-    rounding.
+    rounding. Only bodies that are there count, in the centroid too, and their changes where they are there before and after.
+
+    Raises
+    ------
+    DataError
+        If the set cannot be read, or no body is there in any of its frames.
     """
     spec = store.spec
     real = [f for f in spec.fields if f.kind == "real"]
@@ -31,12 +38,16 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     dynamic = [f for f in real if f.dynamic]
     changes, surprises = ({f.name: _Moments() for f in dynamic} for _ in range(2))
     for x in _blocks(store, split) if real else ():
+        there = presence(spec, x)
         for field in real:
-            values[field.name].add(_about_centroid(spec, field, spec.get(x, field.name)), spec.width(field))
+            values[field.name].add(_about_centroid(spec, field, spec.get(x, field.name), there)[there], spec.width(field))
         for field in dynamic:
             change = np.diff(spec.get(x, field.name), axis=1)
-            changes[field.name].add(change, spec.width(field))
-            surprises[field.name].add(change - _predicted(spec, field, x, store.frame_dt), spec.width(field))
+            stays = there[:, 1:] & there[:, :-1]
+            changes[field.name].add(change[stays], spec.width(field))
+            surprises[field.name].add((change - _predicted(spec, field, x, store.frame_dt))[stays], spec.width(field))
+    if real and not values[real[0].name].count:
+        raise DataError(f"{store.path}: set {split!r} holds no body in any frame: all of its dynamic fields are NaN")
     scales = {name: moments.spread for name, moments in values.items()}
     steps = {f.name: _step_scale(changes[f.name].rms, surprises[f.name].rms) or scales[f.name] for f in dynamic}
     return DataContext(
@@ -51,10 +62,13 @@ def _blocks(store: Store, split: str) -> Iterator[np.ndarray]:
     return (store.read(split, block).astype(np.float64, copy=False) for block in store.blocks(split))
 
 
-def _about_centroid(spec: StateSpec, field: Field, values: np.ndarray) -> np.ndarray:
+def _about_centroid(spec: StateSpec, field: Field, values: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Return a field less the mean of the bodies that are there, if it translates: values (trajectory, time, *site[, space])."""
     if not field.translates:
         return values
-    return values - values.mean(axis=tuple(range(2, 2 + len(spec.sites))), keepdims=True)
+    sites = tuple(range(2, 2 + len(spec.sites)))
+    total = np.where(there[..., None], values, 0.0).sum(sites, keepdims=True)
+    return values - total / np.maximum(there.sum(sites, keepdims=True), 1)[..., None]
 
 
 def _predicted(spec: StateSpec, field: Field, x: np.ndarray, frame_dt: float) -> np.ndarray | float:
@@ -71,24 +85,27 @@ class _Moments:
     """Running mean and sums of squares of the rows of a table (Chan, Golub & LeVeque 1983), pooled over its columns on request."""
 
     def __init__(self) -> None:
-        self._count, self._mean, self._squares, self._magnitude = 0, np.zeros(1), np.zeros(1), 0.0
+        self.count, self._mean, self._squares, self._magnitude = 0, np.zeros(1), np.zeros(1), 0.0
 
     def add(self, values: np.ndarray, width: int) -> None:
         table = values.reshape(-1, width)
+        if not len(table):
+            return
         n, mean = len(table), table.mean(0)
-        shift, total = mean - self._mean, self._count + n
-        self._squares = self._squares + ((table - mean) ** 2).sum(0) + shift**2 * (self._count * n / total)
+        shift, total = mean - self._mean, self.count + n
+        self._squares = self._squares + ((table - mean) ** 2).sum(0) + shift**2 * (self.count * n / total)
         self._mean = self._mean + shift * (n / total)
         self._magnitude += float(np.abs(table).sum())
-        self._count = total
+        self.count = total
 
     @property
     def spread(self) -> float:
         """Standard deviation; of a constant its mean magnitude, or 1."""
-        deviation = float(np.sqrt(self._squares.mean() / self._count))
-        magnitude = self._magnitude / (self._count * len(self._mean))
+        deviation = float(np.sqrt(self._squares.mean() / self.count))
+        magnitude = self._magnitude / (self.count * len(self._mean))
         return deviation if deviation > ROUNDING * magnitude else magnitude or 1.0
 
     @property
     def rms(self) -> float:
-        return float(np.sqrt((self._squares / self._count + self._mean**2).mean()))
+        """Root mean square; of nothing 0."""
+        return float(np.sqrt((self._squares / max(self.count, 1) + self._mean**2).mean()))

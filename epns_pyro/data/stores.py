@@ -18,6 +18,7 @@ import zarr
 from epns_pyro.context import DataContext
 from epns_pyro.data import layout
 from epns_pyro.data.description import Description, Split, read_description
+from epns_pyro.data.presence import check_presence
 from epns_pyro.data.scales import compute_context
 from epns_pyro.data.writing import chunk_trajectories
 from epns_pyro.errors import DataError, nearest
@@ -124,10 +125,16 @@ class Store:
         start, stop : int
             Range of frames.
 
+        Returns
+        -------
+        numpy.ndarray
+            The dynamic fields of a body are NaN in frames from which it is absent; everything else is finite (see `data.presence`).
+
         Raises
         ------
         DataError
-            If the set is unknown, incomplete, not finite, or does not hold what the spec says.
+            If the set is unknown or incomplete, does not hold what the spec says, or has NaN or infinite values other than those of
+            absent bodies.
         """
         self.require(split)
         rows = self.rows(split, indices)
@@ -136,10 +143,9 @@ class Store:
         piece = self.dataset(split).isel({layout.TRAJECTORY: rows}, missing_dims="ignore").isel({layout.TIME: slice(start, stop)})
         try:
             x = layout.decode(self.spec, piece)
+            check_presence(self.spec, x)
         except DataError as error:
             raise DataError(f"{self.path}: set {split!r}: {error}") from None
-        if x.dtype.kind == "f" and not np.isfinite(x).all():
-            raise DataError(f"{self.path}: set {split!r} holds NaN or infinite values: epns-pyro data info says where")
         return x
 
     def require(self, split: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, final
 import numpy as np
 import pydantic
 
+from epns_pyro.presence import presence
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean
 from epns_pyro.systems.base import SYSTEMS, Observable, System, SystemConfig
@@ -43,7 +44,7 @@ class RecordedConfig(SystemConfig):
     @classmethod
     def describing(cls, spec: StateSpec, x: np.ndarray, *, frame_dt: float, time_unit: str = "") -> Self:
         """Return the config of data x (*batch, time, body, channel), with the extent of every field measured."""
-        sizes = {f.name: float(_size(spec, f, x).max()) for f in spec.dynamic_fields}
+        sizes = {f.name: float(np.fmax.reduce(_size(spec, f, x), axis=None)) for f in spec.dynamic_fields}
         extent = {name: size for name, size in sizes.items() if size > 0}
         return cls(spec=asdict(spec), frame_dt=frame_dt, time_unit=time_unit, extent=extent)
 
@@ -92,6 +93,7 @@ class Recorded(System):
 
         The first translating field is the position: spread about the centroid and least pair distance. The first rate of a vector
         is the velocity: mean speed and, where there is a scalar "mass", kinetic energy. Any other dynamic field: root mean square.
+        All are of the bodies that are there; NaN where none is, or only one where two are needed.
         """
         found = self._of_position(x, self._position) if self._position else {}
         found |= self._of_velocity(x, self._velocity) if self._velocity else {}
@@ -102,24 +104,31 @@ class Recorded(System):
 
     def _of_position(self, x: np.ndarray, field: Field) -> dict[str, Observable]:
         position = _vectors(self.spec, field, x)
-        found = {"spread": Observable("spread about the centroid", field.unit, _rms(position - position.mean(-2, keepdims=True)))}
+        found = {"spread": Observable("spread about the centroid", field.unit, _rms(position - _centroid(position)))}
         if position.shape[-2] > 1:
             found["least_pair_distance"] = Observable("least pair distance", field.unit, _least_pair_distance(position))
         return found
 
     def _of_velocity(self, x: np.ndarray, field: Field) -> dict[str, Observable]:
         squared = (_vectors(self.spec, field, x) ** 2).sum(-1)
-        found = {"mean_speed": Observable("mean speed", field.unit, np.sqrt(squared).mean(-1))}
+        found = {"mean_speed": Observable("mean speed", field.unit, _mean(np.sqrt(squared)))}
         if "mass" in self.spec and not self.spec["mass"].is_vector:
             unit = f"{self.spec['mass'].unit} ({field.unit})²" if self.spec["mass"].unit and field.unit else ""
-            energy = 0.5 * (self.spec.get(x, "mass").astype(np.float64) * squared).sum(-1)
+            energy = 0.5 * _sum(self.spec.get(x, "mass").astype(np.float64) * squared)
             found["kinetic_energy"] = Observable("kinetic energy", unit, energy)
         return found
 
     def alive(self, x: np.ndarray) -> np.ndarray:
-        """Return (*batch, time) booleans: True until x (*batch, time, body, channel) is not finite or a field outgrows its extent."""
+        """Return (*batch, time) booleans of x (*batch, time, body, channel): True until a state stops being plausible.
+
+        That is when a value is not finite although its body is there, when a field outgrows its extent, and when no body is left.
+        """
+        there = presence(self.spec, x)
         with np.errstate(over="ignore", invalid="ignore"):
-            plausible = np.isfinite(x).all((-2, -1))
+            plausible = (np.isfinite(self.spec.dynamic(x)).all(-1) | ~there).all(-1)
+            for field in self.spec.static_fields:
+                plausible &= np.isfinite(x[..., self.spec.slice(field.name)]).all((-2, -1))
+            plausible &= np.logical_or.accumulate(there.any(-1)[..., ::-1], axis=-1)[..., ::-1]
             for name, extent in self.config.extent.items():
                 plausible &= ~(_size(self.spec, self.spec[name], x) > self.config.extent_multiple * extent)
         return np.logical_and.accumulate(plausible, axis=-1)
@@ -137,15 +146,33 @@ def _size(spec: StateSpec, field: Field, x: np.ndarray) -> np.ndarray:
     """
     values = _vectors(spec, field, x)
     if field.translates:
-        values = values - values[..., :1, :, :].mean(-2, keepdims=True)
-    return np.linalg.norm(values, axis=-1).max(-1)
+        values = values - _centroid(values[..., :1, :, :])
+    return np.fmax.reduce(np.linalg.norm(values, axis=-1), axis=-1)
+
+
+# -- over the bodies that are there: an absent one is NaN ------------------------------------------------------------------
+
+
+def _sum(values: np.ndarray) -> np.ndarray:
+    """Sum over the bodies that are there: (..., body) -> (...), NaN where there is none."""
+    return np.where(np.isnan(values).all(-1), np.nan, np.nansum(values, axis=-1))
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the bodies that are there: (..., body) -> (...), NaN where there is none."""
+    return _sum(values) / np.maximum((~np.isnan(values)).sum(-1), 1)
+
+
+def _centroid(vectors: np.ndarray) -> np.ndarray:
+    """Mean position of the bodies that are there: (..., body, width) -> (..., 1, width)."""
+    return _mean(np.moveaxis(vectors, -2, -1))[..., None, :]
 
 
 def _rms(vectors: np.ndarray) -> np.ndarray:
-    """Root mean square length over the bodies: (..., body, width) -> (...)."""
-    return np.sqrt((vectors**2).sum(-1).mean(-1))
+    """Root mean square length over the bodies that are there: (..., body, width) -> (...)."""
+    return np.sqrt(_mean((vectors**2).sum(-1)))
 
 
 def _least_pair_distance(position: np.ndarray) -> np.ndarray:
     after = [np.linalg.norm(position[..., i + 1 :, :] - position[..., i : i + 1, :], axis=-1) for i in range(position.shape[-2] - 1)]
-    return np.min([d.min(-1) for d in after], axis=0)
+    return np.fmin.reduce([np.fmin.reduce(d, axis=-1) for d in after], axis=0)

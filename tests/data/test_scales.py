@@ -100,9 +100,33 @@ def test_a_store_without_a_training_set_or_with_nan_says_so(tmp_path, rng):
     x = random_states(rng)
     with pytest.raises(DataError, match="has no set 'train'"):
         store_of(tmp_path / "a", WALKERS, val=x).context()
-    x[3, 1] = np.nan
-    with pytest.raises(DataError, match="set 'train' holds NaN"):
+    x[3, 1, 0, WALKERS.slice("velocity")] = np.nan
+    with pytest.raises(DataError, match="set 'train': field 'velocity' holds NaN or infinite values"):
         store_of(tmp_path / "b", WALKERS, train=x).context()
+    x[..., WALKERS.slice("position")] = x[..., WALKERS.slice("velocity")] = np.nan
+    with pytest.raises(DataError, match="set 'train' holds no body in any frame"):
+        store_of(tmp_path / "c", WALKERS, train=x).context()
+
+
+def test_absent_bodies_have_no_say(tmp_path, rng):
+    """Bodies that are absent throughout, or for a while, change no scale; a step counts where both of its ends are there."""
+    x = random_states(rng)
+    dynamic = [WALKERS.slice(name) for name in ("position", "velocity")]
+    padded = np.concatenate([x, x[:, :, :2]], axis=2)
+    for channels in dynamic:
+        padded[:, :, 3:, channels] = np.nan
+    plain, more = (store_of(tmp_path / name, WALKERS, train=states).context() for name, states in (("a", x), ("b", padded)))
+    for name in WALKERS.names:
+        np.testing.assert_allclose(more.spec[name].scale, plain.spec[name].scale, rtol=1e-12)
+    assert more.step_scales == pytest.approx(plain.step_scales, rel=1e-12)
+
+    for channels in dynamic:
+        x[:, 2, 1, channels] = np.nan
+    context = store_of(tmp_path / "c", WALKERS, train=x).context()
+    position, velocity = (WALKERS.get(x, name) for name in ("position", "velocity"))
+    centred = position - np.nanmean(position, axis=2, keepdims=True)
+    np.testing.assert_allclose(context.spec["position"].scale, np.sqrt(np.nanmean(centred**2)), rtol=1e-12)
+    np.testing.assert_allclose(context.step_scales["velocity"], np.sqrt(np.nanmean(np.diff(velocity, axis=1) ** 2)), rtol=1e-12)
 
 
 def test_the_scale_of_the_kicks_is_found(walkers):

@@ -127,6 +127,37 @@ def test_what_is_not_finite_is_dead_even_without_an_extent(bad):
     assert system.alive(1e9 * path(system)).all()
 
 
+def absent(system, x, bodies):
+    """Give x (*batch, time, body, channel) room for more bodies, which are never there."""
+    more = np.repeat(x[..., :1, :], bodies, axis=-2)
+    for field in system.spec.dynamic_fields:
+        more[..., system.spec.slice(field.name)] = np.nan
+    return np.concatenate([x, more], axis=-2)
+
+
+def test_absent_bodies_have_no_say():
+    system = swarm()
+    x = path(system)
+    padded = absent(system, x, 3)
+    for name, observable in system.observables(x).items():
+        np.testing.assert_allclose(system.observables(padded)[name].values, observable.values, rtol=1e-12, err_msg=name)
+    before, after = (RecordedConfig.describing(system.spec, states, frame_dt=0.5) for states in (x, padded))
+    assert before.extent == pytest.approx(after.extent, rel=1e-12)
+    assert after.build().alive(padded).all()
+    padded[0, 3, 1, 2] = np.nan  # one number of a body that is there
+    assert system.alive(padded)[0].tolist() == [True] * 3 + [False] * 3
+
+
+def test_a_trajectory_is_over_when_no_body_is_left():
+    system = swarm()
+    x = absent(system, path(system), 1)
+    for field in system.spec.dynamic_fields:
+        x[0, 4:, :, system.spec.slice(field.name)] = np.nan
+        x[1, 2, :, system.spec.slice(field.name)] = np.nan  # somebody comes back
+    assert system.alive(x).tolist() == [[True] * 4 + [False] * 2, [True] * 6, [True] * 6]
+    assert np.isnan(system.observables(x)["spread"].values[1, 2])
+
+
 def test_there_is_nothing_to_simulate():
     system = swarm()
     assert (system.can_simulate, system.has_oracle) == (False, False)

@@ -7,25 +7,32 @@ from collections.abc import Iterator
 import numpy as np
 
 from epns_pyro.data.inspection.findings import ERROR, WARNING, Inspector, Tally
+from epns_pyro.data.presence import ABSENT_MEANS, allows_absence, presence_by_field
 from epns_pyro.state import Field, StateSpec
 
 
 class NonFinite(Inspector):
-    """NaN and infinite values."""
+    """NaN and infinite values, but for those that say that a body is absent."""
 
     def __init__(self, spec: StateSpec, field: Field) -> None:
         axes = ("trajectory", field.of) if field.of else ("trajectory", "frame", *spec.sites)
-        self._field, self._tally = field, Tally(axes)
+        self._spec, self._field, self._tally = spec, field, Tally(axes)
+        self._can_be_absent = field.dynamic and allows_absence(spec)
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
-        self._tally.add(~np.isfinite(arrays[self._field.name]), first)
+        wrong = ~np.isfinite(arrays[self._field.name])
+        if self._can_be_absent:
+            there = presence_by_field(self._spec, arrays)
+            wrong &= there[..., None] if self._field.is_vector else there
+        self._tally.add(wrong, first)
 
     def findings(self) -> Iterator[tuple[str, str]]:
         if self._tally.count:
+            means = f"; {ABSENT_MEANS}" if self._can_be_absent else ""
             yield (
                 ERROR,
                 f"field {self._field.name!r}: {self._tally.count} values are NaN or infinite, the first in {self._tally.where}: "
-                "repair or leave out these trajectories",
+                f"repair or leave out these trajectories{means}",
             )
 
 
@@ -38,8 +45,8 @@ class Constant(Inspector):
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
         table = arrays[self._field.name].reshape(-1, len(self._low))
-        self._low = np.minimum(self._low, table.min(0))
-        self._high = np.maximum(self._high, table.max(0))
+        self._low = np.fmin(self._low, np.fmin.reduce(table, axis=0))  # NaN, of an absent body, is no value
+        self._high = np.fmax(self._high, np.fmax.reduce(table, axis=0))
 
     def findings(self) -> Iterator[tuple[str, str]]:
         same = self._low == self._high
@@ -75,7 +82,8 @@ class Rate(Inspector):
     """A velocity that is not the rate of change of its position: other units, another time step, or shuffled bodies.
 
     Over one step the displacement should be dt (v + v') / 2. The slope of one against the other and the squared correlation are found
-    for every trajectory, and their medians judged, so that a few violent encounters do not count.
+    for every trajectory, and their medians judged, so that a few violent encounters do not count. Bodies count where they are there
+    before and after.
     """
 
     def __init__(self, field: Field, frame_dt: float) -> None:
@@ -87,6 +95,8 @@ class Rate(Inspector):
         position, velocity = (arrays[name].astype(np.float64) for name in (self._field.rate_of, self._field.name))
         moved = np.diff(position, axis=1).reshape(len(position), -1)
         expected = (self._frame_dt * (velocity[:, 1:] + velocity[:, :-1]) / 2).reshape(len(position), -1)
+        known = np.isfinite(moved) & np.isfinite(expected)
+        moved, expected = np.where(known, moved, 0.0), np.where(known, expected, 0.0)
         both, square = (moved * expected).sum(1), (expected**2).sum(1)
         with np.errstate(divide="ignore", invalid="ignore"):
             self._slopes += (both / square).tolist()
