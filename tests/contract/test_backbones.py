@@ -343,12 +343,16 @@ def test_neighbours_are_checked(name):
             network(*wrong)
 
 
-@pytest.mark.parametrize("name", BACKBONES.names)
-@pytest.mark.parametrize("empty", [{"in_scalars": 0}, {"in_vectors": 0}, {"out_scalars": 0}, {"out_vectors": 0}], ids=str)
-def test_any_representation_may_be_missing(name, empty):
+EMPTY = [{"in_scalars": 0}, {"in_vectors": 0}, {"in_scalars": 0, "in_vectors": 0}, {"out_scalars": 0}, {"out_vectors": 0}]
+
+
+@pytest.mark.parametrize("empty", EMPTY, ids=str)
+@pytest.mark.parametrize(("name", "graph"), VARIANTS)
+def test_any_representation_may_be_missing(name, graph, empty):
     at = signature(**empty)
     positions, features = split(states())
-    out = build(name, at=at)(positions, Features(features.scalars[..., : at.in_scalars], features.vectors[..., : at.in_vectors, :]))
+    few = Features(features.scalars[..., : at.in_scalars], features.vectors[..., : at.in_vectors, :])
+    out = build(name, graph, at=at)(positions, few)
     assert out.scalars.shape == (4, BODIES, at.out_scalars)
     assert out.vectors.shape == (4, BODIES, at.out_vectors, 3)
 

@@ -16,6 +16,7 @@ WORLDS = {
     "celestial": StateSpec((Field("mass", dynamic=False), POSITION, VELOCITY)),
     "line": StateSpec((POSITION, VELOCITY), space=1),
     "still plane": StateSpec((Field("charge", dynamic=False), POSITION), space=2),  # no velocities
+    "positions alone": StateSpec((POSITION,)),
     "warm plane": StateSpec((VELOCITY, Field("temperature", unit="K"), POSITION), space=2),  # a dynamic scalar
     "driven": StateSpec((POSITION, Field("push", "1o", dynamic=False), Field("dipole", "1o"), VELOCITY, Field("mass", dynamic=False))),
 }

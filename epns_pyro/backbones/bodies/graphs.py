@@ -62,7 +62,7 @@ class SparseGraph(Graph):
         self._shape = shape  # (*batch, body)
 
     def _flat(self, nodes: Tensor) -> Tensor:
-        return nodes.reshape(-1, *nodes.shape[len(self._shape) :])
+        return nodes.reshape(self._shape.numel(), *nodes.shape[len(self._shape) :])  # -1 would not do for features without channels
 
     def receivers(self, nodes: Tensor) -> Tensor:
         return self._flat(nodes).index_select(0, self._receiver)

@@ -26,7 +26,8 @@ class MultilayerPerceptron(Backbone):
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         s = self.signature
         flat = torch.cat([features.scalars, positions, features.vectors.flatten(-2)], -1).flatten(-2)
-        scalars, vectors = self.network(flat).unflatten(-1, (s.bodies, -1)).split([s.out_scalars, s.out_vectors * s.space], -1)
+        widths = [s.out_scalars, s.out_vectors * s.space]
+        scalars, vectors = self.network(flat).unflatten(-1, (s.bodies, sum(widths))).split(widths, -1)
         return Features(scalars, vectors.unflatten(-1, (s.out_vectors, s.space)))
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from epns_pyro.backbones import BACKBONES, Features, Signature
 from epns_pyro.backbones.bodies.graphs import DENSE_BODIES, DenseGraph, GraphConfig, SparseGraph
 from epns_pyro.errors import ConfigError
 
@@ -98,3 +99,20 @@ def test_graphs_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ConfigError) as error:
         GraphConfig.parse(settings)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["complete", "radius", "nearest"])
+@pytest.mark.parametrize("bodies", [33, 100, 1000])
+@pytest.mark.parametrize("name", [name for name in BACKBONES.names if "graph" in BACKBONES[name].model_fields])
+def test_positions_alone_of_many_bodies_are_enough(name, bodies, kind):
+    """From one body more than `DENSE_BODIES`, so that complete graphs are sparse too."""
+    if kind == "complete" and bodies == 1000:
+        bodies = 200  # a million pairs are no small test
+    graph = {"kind": kind} | {"radius": {"radius": 0.5}, "nearest": {"neighbours": 3}}.get(kind, {})
+    small = {key: value for key, value in {"width": 8, "layers": 2}.items() if key in BACKBONES[name].model_fields}
+    network = BACKBONES[name].parse(small | {"graph": graph}).build(Signature(0, 0, 2, 1, 3, bodies)).double()
+    r = positions(1, bodies=bodies)
+    out = network(r, Features(r.new_zeros(1, bodies, 0), r.new_zeros(1, bodies, 0, 3)))
+    assert (out.scalars.shape, out.vectors.shape) == ((1, bodies, 2), (1, bodies, 1, 3))
+    assert out.scalars.isfinite().all()
+    assert out.vectors.isfinite().all()

@@ -48,8 +48,22 @@ def test_worlds_of_every_make_can_be_modelled(world):
     loss = Objective(transition)(x0, path).loss
     loss.backward()
     assert loss.isfinite()
-    idle = [name for name, p in transition.named_parameters() if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()]
+    weights = [(name, p) for name, p in transition.named_parameters() if p.numel()]
+    idle = [name for name, p in weights if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()]
     assert idle == []
+
+
+@pytest.mark.parametrize("graph", [{"kind": "complete"}, {"kind": "radius", "radius": 1.0}, {"kind": "nearest", "neighbours": 3}], ids=str)
+@pytest.mark.parametrize("backbone", [name for name in BACKBONES.names if "graph" in BACKBONES[name].model_fields])
+def test_positions_alone_of_many_bodies_can_be_modelled(backbone, graph):
+    about = context("positions alone", bodies=33)
+    network = {"name": backbone, "graph": graph}
+    integrator = {"steps": 2, "network": {"name": "pairwise", "graph": graph}}
+    transition = particles(about, backbone=network, integrator=integrator)
+    x0, path = trajectories(about, batch=1, steps=1)
+    loss = Objective(transition)(x0, path).loss
+    loss.backward()
+    assert loss.isfinite()
 
 
 @pytest.mark.parametrize("world", WORLDS)
