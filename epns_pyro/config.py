@@ -7,10 +7,12 @@ dictates (shapes, scales, dt) travels separately.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 import pydantic
 import yaml
+from pydantic_core import core_schema
 
 from epns_pyro.errors import ConfigError, nearest
 
@@ -175,6 +177,15 @@ class Registry:
         return self[raw["name"]].parse(raw, where=f"{self.kind} {raw['name']}")
 
 
-def choice(registry: Registry) -> Any:
-    """Type of a config field whose value is one of the configs of a registry."""
-    return Annotated[pydantic.SerializeAsAny[Config], pydantic.BeforeValidator(registry.parse)]
+@dataclass(frozen=True)
+class one_of:
+    """Mark a config field whose value is a config of a registry: `backbone: Annotated[BackboneConfig, one_of(BACKBONES)]`."""
+
+    registry: Registry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            self.registry.parse,
+            core_schema.is_instance_schema(source),
+            serialization=core_schema.simple_ser_schema("any"),  # all that the chosen class has, not what its base has
+        )

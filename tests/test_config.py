@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 import pytest
 
 import epns_pyro.errors as errors
 from epns_pyro.backbones import BACKBONES
-from epns_pyro.config import Config, Registry, choice, parse_value
+from epns_pyro.config import Config, Registry, one_of, parse_value
 from epns_pyro.errors import ConfigError, EpnsError, nearest
 from epns_pyro.models import TRANSITIONS
 from epns_pyro.systems import SYSTEMS
@@ -42,7 +42,7 @@ class PenConfig(Config):
 
 
 class DrawingConfig(Config):
-    shape: choice(SHAPES) = pydantic.Field(default="disc", validate_default=True)
+    shape: Annotated[Config, one_of(SHAPES)] = pydantic.Field(default="disc", validate_default=True)
     pen: PenConfig = PenConfig()
     copies: int = 1
     title: str = ""
@@ -61,7 +61,7 @@ class SketchConfig(Config):
 @DRAWINGS.register("print")
 class PrintConfig(Config):
     name: Literal["print"] = "print"
-    shape: choice(SHAPES) = pydantic.Field(default="disc", validate_default=True)
+    shape: Annotated[Config, one_of(SHAPES)] = pydantic.Field(default="disc", validate_default=True)
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_settings_that_only_fit_together_are_changed_together():
 
 def test_choices_inside_choices_are_changed_from_the_outside_in():
     class PageConfig(Config):
-        drawing: choice(DRAWINGS) = pydantic.Field(default="sketch", validate_default=True)
+        drawing: Annotated[Config, one_of(DRAWINGS)] = pydantic.Field(default="sketch", validate_default=True)
 
     changes = {"drawing.shape.width": 0.5, "drawing.shape.name": "rectangle", "drawing.name": "print"}
     assert PageConfig().override(changes).drawing == PrintConfig(shape=RectangleConfig(width=0.5))

@@ -13,15 +13,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
 
-from epns_pyro.config import Config, choice
+from epns_pyro.config import Config, one_of
 from epns_pyro.errors import CheckpointError, ConfigError
-from epns_pyro.models import TRANSITIONS, Feedback
-from epns_pyro.systems import SYSTEMS
+from epns_pyro.models import TRANSITIONS, Feedback, TransitionConfig
+from epns_pyro.systems import SYSTEMS, SystemConfig
 from epns_pyro.training.schedules import HorizonSchedule, KLSchedule, RateSchedule
 
 Positive = pydantic.PositiveInt
@@ -119,8 +119,8 @@ class EvaluationConfig(Config):
 class RunConfig(Config):
     """Everything that a user chooses about a run."""
 
-    system: choice(SYSTEMS)
-    model: choice(TRANSITIONS)
+    system: Annotated[SystemConfig, one_of(SYSTEMS)]
+    model: Annotated[TransitionConfig, one_of(TRANSITIONS)]
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: pydantic.NonNegativeInt = 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 import torch
@@ -21,8 +21,8 @@ from pyro.distributions import Independent
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-from epns_pyro.backbones import BACKBONES, Features, Signature
-from epns_pyro.config import choice
+from epns_pyro.backbones import BACKBONES, BackboneConfig, Features, Signature
+from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
 from epns_pyro.models.bodies.emissions import DiagonalConfig
 from epns_pyro.models.bodies.fields import BodyFields, shortened
@@ -129,7 +129,7 @@ class NeuralSDEConfig(TransitionConfig):
     """NSDE: a baseline; equivariant with an equivariant backbone."""
 
     name: Literal["neural-sde"] = "neural-sde"
-    backbone: choice(BACKBONES) = pydantic.Field(default="vector", validate_default=True)
+    backbone: Annotated[BackboneConfig, one_of(BACKBONES)] = pydantic.Field(default="vector", validate_default=True)
     substeps: int = pydantic.Field(default=4, ge=1, le=16, description="steps of Euler and Maruyama per frame")
 
     def build(self, context: DataContext) -> NeuralSDE:

@@ -10,12 +10,14 @@ leapfrog keeps the energy (Hairer, Lubich and Wanner, Geometric Numerical Integr
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pydantic
 import torch
 from torch import Tensor, nn
 
-from epns_pyro.backbones import BACKBONES, Features, Signature
-from epns_pyro.config import Config, choice
+from epns_pyro.backbones import BACKBONES, BackboneConfig, Features, Signature
+from epns_pyro.config import Config, one_of
 from epns_pyro.context import DataContext
 from epns_pyro.models.bodies.fields import BodyFields
 
@@ -74,4 +76,4 @@ class IntegratorConfig(Config):
     """A learned equation of motion that the first guess follows."""
 
     steps: int = pydantic.Field(default=10, ge=1, le=1000, description="per frame")
-    network: choice(BACKBONES) = pydantic.Field(default="pairwise", validate_default=True)
+    network: Annotated[BackboneConfig, one_of(BACKBONES)] = pydantic.Field(default="pairwise", validate_default=True)

@@ -7,7 +7,7 @@ first guess follows a learned equation of motion (`integrator`) and adds what a 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 import torch
@@ -15,11 +15,11 @@ from pyro.distributions import Independent
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-from epns_pyro.backbones import BACKBONES, Backbone, Features, Signature
+from epns_pyro.backbones import BACKBONES, Backbone, BackboneConfig, Features, Signature
 from epns_pyro.backbones.bodies.base import perceptron, safe_norm
-from epns_pyro.config import choice
+from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
-from epns_pyro.models.bodies.emissions import EMISSIONS, innovation
+from epns_pyro.models.bodies.emissions import EMISSIONS, EmissionConfig, innovation
 from epns_pyro.models.bodies.fields import BodyFields, shortened
 from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig
 from epns_pyro.models.normal import Normal
@@ -153,9 +153,9 @@ class ParticlesConfig(TransitionConfig):
     """EPNS for particles."""
 
     name: Literal["particles"] = "particles"
-    backbone: choice(BACKBONES) = pydantic.Field(default="vector", validate_default=True)
+    backbone: Annotated[BackboneConfig, one_of(BACKBONES)] = pydantic.Field(default="vector", validate_default=True)
     integrator: IntegratorConfig | None = pydantic.Field(default=IntegratorConfig(), description="null: the first guess is a network alone")
-    emission: choice(EMISSIONS) = pydantic.Field(default="coupled", validate_default=True)
+    emission: Annotated[EmissionConfig, one_of(EMISSIONS)] = pydantic.Field(default="coupled", validate_default=True)
     width: int = pydantic.Field(default=64, gt=0, description="scalar channels of h per body")
     hidden_vectors: int = pydantic.Field(default=8, gt=0, description="vector channels of h per body")
     latent: int = pydantic.Field(default=16, gt=0, description="latent dimensions per body, or of the whole system")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pyro.distributions import Independent
 from torch import Tensor, nn
 
-from epns_pyro.backbones.tissues.base import GRIDS, GridSignature
+from epns_pyro.backbones.tissues.base import GRIDS, GridConfig, GridSignature
 from epns_pyro.backbones.tissues.tissue import Size, Tissue
-from epns_pyro.config import choice
+from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.normal import Normal
@@ -123,7 +123,7 @@ class CellsModelConfig(TransitionConfig):
     """EPNS for cells."""
 
     name: Literal["cells"] = "cells"
-    network: choice(GRIDS) = pydantic.Field(default="windows", validate_default=True)
+    network: Annotated[GridConfig, one_of(GRIDS)] = pydantic.Field(default="windows", validate_default=True)
     latent: int = pydantic.Field(default=16, gt=0, description="latent dimensions per cell")
     interlacing: Literal[1, 2, 4, 8] = pydantic.Field(
         default=8, description="pixels are drawn in the order of a dither of this side, and see those drawn before; 1: independently"
