@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export GOMP_SPINCOUNT ?= 3000
 
-.PHONY: demo test slow-test lint clean
+.PHONY: demo test slow-test fuzz lint clean
 
 demo: .venv/ready
 	$(BIN)/epns-pyro train nbody
@@ -16,6 +16,10 @@ test: .venv/ready
 
 slow-test: .venv/ready
 	$(BIN)/pytest -q -m slow
+
+# Damaged files by the thousand, through every reader of files; prints how they ended.
+fuzz: .venv/ready
+	$(BIN)/python tests/fuzz --cases 100
 
 lint: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
