@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import pydantic
-import yaml
 from pydantic_core import core_schema
 
-from epns_pyro.errors import ConfigError, nearest
+from epns_pyro.errors import ConfigError, nearest, shown
+from epns_pyro.plain import parse_yaml
 
 C = TypeVar("C", bound="Config")
 
@@ -109,7 +109,7 @@ def _explain(cls: type[Config], item: Any, where: str) -> str:
         about = f"{where}: {location}" if item["loc"] else where
         return f"{about}: {item['ctx']['error']}"
     found = item.get("input")
-    return f"{where}: {location}: {item['msg'][:1].lower()}{item['msg'][1:]}, found {found!r}"
+    return f"{where}: {location}: {item['msg'][:1].lower()}{item['msg'][1:]}, found {shown(found)}"
 
 
 def _submodel(owner: Any, part: Any) -> Any:
@@ -122,8 +122,8 @@ def _submodel(owner: Any, part: Any) -> Any:
 def parse_value(text: str) -> Any:
     """Read the value of a `--set key=value`, as YAML (so 1e-3, true, [1, 2] and words mean what they look like)."""
     try:
-        return float(text) if _is_exponent(text) else yaml.safe_load(text)
-    except yaml.YAMLError:
+        return float(text) if _is_exponent(text) else parse_yaml(text, where="--set")
+    except ConfigError:
         return text
 
 
@@ -156,8 +156,8 @@ class Registry:
         return decorate
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._entries:
-            raise ConfigError(f"unknown {self.kind} {name!r}: {nearest(name, self._entries)}")
+        if not isinstance(name, str) or name not in self._entries:
+            raise ConfigError(f"unknown {self.kind} {shown(name)}: {nearest(name, self._entries)}")
         return self._entries[name]
 
     @property
@@ -172,7 +172,7 @@ class Registry:
             return self[raw]()
         if not isinstance(raw, dict) or "name" not in raw:
             raise ConfigError(
-                f"expected a {self.kind}: a name or a mapping with the key 'name' (known: {', '.join(self.names)}), found {raw!r}"
+                f"expected a {self.kind}: a name or a mapping with the key 'name' (known: {', '.join(self.names)}), found {shown(raw)}"
             )
         return self[raw["name"]].parse(raw, where=f"{self.kind} {raw['name']}")
 

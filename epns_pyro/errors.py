@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class EpnsError(ValueError):
@@ -30,13 +32,24 @@ class TrainingError(EpnsError):
     """Training cannot go on: too many non-finite losses, no data left, nowhere to write."""
 
 
+MOST_NAMES = 40  # that a message lists
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlong, _SHOWN.maxlevel = 80, 80, 30, 3
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: as Python writes it, with the middle of what is long left out."""
+    text = _SHOWN.repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a sentence that offers the known name closest to `name`, or all of them.
 
     >>> nearest("widht", ["width", "layers"])
     "did you mean 'width'? (known: layers, width)"
     """
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    listing = f"known: {', '.join(known)}"
+    known = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.5)
+    listing = f"known: {', '.join(known)}" if len(known) <= MOST_NAMES else f"known: {', '.join(known[:MOST_NAMES])}, ..."
     return f"did you mean {close[0]!r}? ({listing})" if close else listing

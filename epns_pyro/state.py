@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from epns_pyro.errors import ConfigError, ShapeError, nearest
+from epns_pyro.errors import ConfigError, ShapeError, nearest, shown
+from epns_pyro.plain import parse_json
 
 if TYPE_CHECKING:
     from epns_pyro.symmetry import GroupElement
@@ -340,11 +341,7 @@ class StateSpec:
 
     @classmethod
     def from_json(cls, text: str) -> StateSpec:
-        try:
-            raw = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"the state specification is not valid JSON: {error}") from None
-        return cls.from_dict(raw)
+        return cls.from_dict(parse_json(text, where="the state specification", error=ConfigError))
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> StateSpec:
@@ -353,7 +350,9 @@ class StateSpec:
             raise ConfigError("a state specification is a mapping with the keys fields, sites, space, periodic")
         for key in raw:
             if key not in ("fields", "sites", "space", "periodic"):
-                raise ConfigError(f"state specification: unknown key {key!r}: {nearest(key, ('fields', 'sites', 'space', 'periodic'))}")
+                raise ConfigError(
+                    f"state specification: unknown key {shown(key)}: {nearest(key, ('fields', 'sites', 'space', 'periodic'))}"
+                )
         known = tuple(Field.__dataclass_fields__)
         fields = []
         for number, entry in enumerate(raw["fields"]):
@@ -361,8 +360,8 @@ class StateSpec:
                 raise ConfigError(f"state specification: field {number} is not a mapping with a name")
             for key in entry:
                 if key not in known:
-                    raise ConfigError(f"state specification: field {entry['name']!r}: unknown key {key!r}: {nearest(key, known)}")
-                _check_type(f"field {entry['name']!r}: {key}", entry[key], Field.__dataclass_fields__[key].type)
+                    raise ConfigError(f"state specification: field {shown(entry['name'])}: unknown key {shown(key)}: {nearest(key, known)}")
+                _check_type(f"field {shown(entry['name'])}: {key}", entry[key], Field.__dataclass_fields__[key].type)
             fields.append(Field(**entry))
         rest = {k: raw[k] for k in ("sites", "space", "periodic") if k in raw}
         for key, value in rest.items():
@@ -383,7 +382,7 @@ def _check_type(what: str, value: Any, kind: str) -> None:
         "names": isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value),
     }
     if not fits[kind]:
-        raise ConfigError(f"state specification: {what}: expected {_PLAIN[kind]}, found {value!r}")
+        raise ConfigError(f"state specification: {what}: expected {_PLAIN[kind]}, found {shown(value)}")
 
 
 def _is_floating(x: Array) -> bool:

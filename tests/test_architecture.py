@@ -15,14 +15,15 @@ WRITTEN = sorted(p for folder in ("epns_pyro", "cli", "tests", "examples", "benc
 MAXIMUM_LINES = 400
 
 # What each part may import of the others. Its own part goes without saying.
-_GROUND = {"_version", "_moved", "errors", "config", "state", "presence", "symmetry", "context"}
+_GROUND = {"_version", "_moved", "errors", "plain", "config", "state", "presence", "symmetry", "context"}
 _MODELS = _GROUND | {"systems", "data", "backbones"}
 LAYERS = {
     "_version": set(),
     "_moved": set(),
     "errors": set(),
-    "config": {"errors"},
-    "state": {"errors"},
+    "plain": {"errors"},
+    "config": {"errors", "plain"},
+    "state": {"errors", "plain"},
     "presence": {"state"},
     "symmetry": {"errors", "state"},
     "context": {"errors", "state"},
@@ -36,7 +37,7 @@ LAYERS = {
     "simulator": _MODELS | {"models", "inference", "training", "conditioning"},
     "calibration": {"errors", "state"},
     "evaluation": _MODELS | {"models", "inference", "training", "simulator", "calibration"},
-    "report": {"errors", "state", "calibration", "evaluation"},
+    "report": {"errors", "plain", "state", "calibration", "evaluation"},
     "cli": _MODELS | {"models", "inference", "training", "conditioning", "simulator", "calibration", "evaluation", "report", "epns_pyro"},
     "epns_pyro": {"_version", "simulator"},
 }

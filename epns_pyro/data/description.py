@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pydantic
-import yaml
 
 from epns_pyro.config import Config
-from epns_pyro.errors import ConfigError, DataError
+from epns_pyro.errors import ConfigError
+from epns_pyro.plain import read_yaml
 from epns_pyro.state import StateSpec
 
 
@@ -71,13 +71,7 @@ def read_description(path: str | Path) -> Description:
     ConfigError
         If an entry is unknown or does not fit; the message names the file.
     """
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
-    description = Description.parse(raw, where=str(path))
+    description = Description.parse(read_yaml(path), where=str(path))
     try:
         description.spec  # noqa: B018 - say now what is wrong with the fields, with the name of the file
     except (ConfigError, TypeError) as error:

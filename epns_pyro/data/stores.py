@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from epns_pyro.data.presence import check_presence
 from epns_pyro.data.scales import compute_context
 from epns_pyro.data.writing import chunk_trajectories
 from epns_pyro.errors import DataError, nearest
+from epns_pyro.plain import parse_json
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import SYSTEMS, RecordedConfig, System
 
@@ -256,10 +256,7 @@ def _recorded(spec: StateSpec, sample: xr.Dataset) -> dict[str, Any]:
 
 
 def _json(path: Path, attributes: dict[str, Any], key: str) -> dict[str, Any]:
-    try:
-        value = json.loads(attributes.get(key, "{}"))
-    except (TypeError, json.JSONDecodeError):
-        value = None
+    value = parse_json(attributes.get(key, "{}"), where=f"{path}: the attribute {key!r}")
     if not isinstance(value, dict):
         raise DataError(f"{path}: the attribute {key!r} is not a JSON object")
     return value

@@ -23,6 +23,7 @@ import zarr
 from epns_pyro._version import __version__
 from epns_pyro.data import layout
 from epns_pyro.errors import DataError
+from epns_pyro.plain import parse_json
 from epns_pyro.state import StateSpec
 from epns_pyro.systems.base import System
 
@@ -167,7 +168,7 @@ def _refuse_foreign(path: Path, attributes: dict[str, Any]) -> None:
 def _difference(key: str, found: Any, asked: Any) -> str | None:
     """Name the first entry in which two attributes differ, as "sets.train.steps is 100 there, 50 was asked for"."""
     if isinstance(found, str) and isinstance(asked, str) and found[:1] == asked[:1] == "{":
-        found, asked = json.loads(found), json.loads(asked)
+        found, asked = parse_json(found, where=key), parse_json(asked, where=key)
     if isinstance(found, dict) and isinstance(asked, dict):
         prefix = "" if key == "system_config" else f"{key}."
         inner = (_difference(f"{prefix}{k}", found.get(k), asked.get(k)) for k in sorted(found.keys() | asked.keys()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from epns_pyro.errors import DataError
+from epns_pyro.plain import read_json
 
 FORMAT, VERSION = "epns-pyro evaluation", 1
 GROUPS = {"observables": "observable", "fields": "field", "labels": ""}  # of diagnostics.nc, with the dim that lists their subjects
@@ -64,9 +64,9 @@ class Evaluated:
         if not path.is_file():
             raise DataError(f"{folder}: no evaluation there: {again}")
         try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path}: not valid JSON ({error}): {again} anew") from None
+            metrics = read_json(path)
+        except DataError as error:
+            raise DataError(f"{error}: {again} anew") from None
         if not isinstance(metrics, dict) or metrics.get("format") != FORMAT or metrics.get("version") != VERSION:
             raise DataError(f"{path}: expected {FORMAT!r} of version {VERSION}, which this version reads: {again} anew")
         groups = {name: data for name in GROUPS if (data := _load(folder / "diagnostics.nc", name)) is not None}

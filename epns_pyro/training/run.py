@@ -19,8 +19,9 @@ import pydantic
 import yaml
 
 from epns_pyro.config import Config, one_of
-from epns_pyro.errors import CheckpointError, ConfigError
+from epns_pyro.errors import CheckpointError
 from epns_pyro.models import TRANSITIONS, Feedback, TransitionConfig
+from epns_pyro.plain import read_yaml
 from epns_pyro.systems import SYSTEMS, SystemConfig
 from epns_pyro.training.schedules import HorizonSchedule, KLSchedule, RateSchedule
 
@@ -130,11 +131,7 @@ class RunConfig(Config):
 
     @classmethod
     def from_yaml(cls, path: Path) -> RunConfig:
-        try:
-            raw = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-        return cls.parse(raw, where=str(path))
+        return cls.parse(read_yaml(path), where=str(path))
 
 
 @dataclass(frozen=True)
