@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from epns_pyro.state import StateSpec
+import numpy as np
+import torch
+
+from epns_pyro.state import Array, StateSpec
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,34 @@ class DataContext:
         x' - x - v dt (x' - x without a rate), in the unit of the field. The law "persistence with fitted noise" has exactly this noise.
     sites : tuple of int
         Sizes of the site axes, e.g. (5,) bodies or (72, 72) pixels.
+    origin : tuple of float
+        The point (space,) from which translating fields are measured inside of a model; empty: from zero. Single precision cannot tell
+        apart two positions that are close to each other and far from zero.
     """
 
     spec: StateSpec
     frame_dt: float
     step_scales: dict[str, float]
     sites: tuple[int, ...]
+    origin: tuple[float, ...] = ()
+
+    def to_local(self, x: Array, *, among_dynamic: bool = False) -> Array:
+        """Measure translating fields from the origin: x (*batch, *site, channel), in double precision if there is an origin.
+
+        With `among_dynamic` the channels are the dynamic ones.
+        """
+        return self._moved(x, -1.0, among_dynamic)
+
+    def to_global(self, x: Array) -> Array:
+        """Undo `to_local`: full states x (*batch, *site, channel), in double precision if there is an origin."""
+        return self._moved(x, 1.0, among_dynamic=False)
+
+    def _moved(self, x: Array, sign: float, among_dynamic: bool) -> Array:
+        if not self.origin:
+            return x
+        spec = self.spec
+        shift = np.zeros(spec.dynamic_channels if among_dynamic else spec.channels)
+        for field in spec.dynamic_fields if among_dynamic else spec.fields:
+            if field.translates:
+                shift[spec.slice(field.name, among_dynamic=among_dynamic)] = sign * np.asarray(self.origin)
+        return x.double() + torch.as_tensor(shift, device=x.device) if isinstance(x, torch.Tensor) else x.astype(np.float64) + shift

@@ -112,7 +112,6 @@ class Simulator:
             One variable per field, dims (sample, trajectory, time, *site[, space]); `alive` (sample, trajectory, time) is False from
             the first implausible frame on. The initial state is time 0; time is in physical units.
         """
-        x0 = self._states(x0)
         paths, alive = None, None
         for block in self.rollout_blocks(x0, steps=steps, members=members, seed=seed, feedback=feedback, chunk=chunk):
             if paths is None:
@@ -138,7 +137,9 @@ class Simulator:
             raise ShapeError(f"a rollout needs at least one step and one member, found steps {steps}, members {members}")
         if seed < 0 or (chunk is not None and chunk < 1):
             raise ConfigError(f"a rollout needs a seed of at least 0 and a chunk of at least 1, found seed {seed}, chunk {chunk}")
-        return rollout_blocks(self.transition, self._states(x0), steps=steps, members=members, seed=seed, feedback=feedback, chunk=chunk)
+        start = self._states(x0)
+        blocks = rollout_blocks(self.transition, start, steps=steps, members=members, seed=seed, feedback=feedback, chunk=chunk)
+        return (block._replace(states=self.context.to_global(block.states)) for block in blocks)
 
     # -- likelihood --------------------------------------------------------------------------------------------------------
 
@@ -252,8 +253,8 @@ class Simulator:
         '0.012 ± 0.0034 (95% interval 0.0062 to 0.021; 12 of 1000 futures)'
         """
         x0 = torch.as_tensor(x0)
-        x0 = self._states(x0[None] if x0.dim() == 1 + len(self.spec.sites) else x0)
-        if len(x0) != 1:
+        x0 = x0[None] if x0.dim() == 1 + len(self.spec.sites) else x0
+        if len(self._states(x0)) != 1:
             raise ShapeError(f"a probability is given one initial state, found {len(x0)}")
         hits = implausible = 0
         for block in self.rollout_blocks(x0, steps=steps, members=members, seed=seed):
@@ -275,6 +276,11 @@ class Simulator:
         self.spec.check(x, what=what)
         if x.dim() != len(leading) + len(self.spec.sites) + 1 or not x.numel():
             raise ShapeError(f"{what}: expected ({', '.join((*leading, *self.spec.sites))}, channel), none empty; found {tuple(x.shape)}")
+        return self.local(x)
+
+    def local(self, x: Tensor | np.ndarray) -> Tensor:
+        """Bring full states (*batch, *site, channel) to what the networks read: from the origin of the context, in their precision."""
+        x = self.context.to_local(torch.as_tensor(x))
         return x.to(self.device, self.dtype if x.dtype.is_floating_point else torch.int64)
 
 

@@ -42,7 +42,7 @@ def filter_states(
     proposal: Proposal = Proposal.AUTO,
 ) -> xr.Dataset:
     """Filter; see `Simulator.filter`."""
-    problem = build_problem(transition, x0, observations, particles)
+    problem = build_problem(transition, context, x0, observations, particles)
     with _stream(seed, problem.x0):
         adapted = adapts(problem, proposal)
         history = _filter(problem, adapted=adapted).frames
@@ -70,7 +70,7 @@ def smooth_paths(
     """Smooth or bridge; see `Simulator.smooth`."""
     if sweeps < 1:
         raise ConfigError(f"smoothing needs at least one sweep, found {sweeps}")
-    problem = build_problem(transition, x0, complete(transition, x0, observations, steps), particles, end)
+    problem = build_problem(transition, context, x0, complete(transition, x0, observations, steps), particles, end)
     if not problem.looks_ahead:
         raise ConfigError(
             f"smoothing a state of {problem.law.mean.shape[-1]} numbers needs at least {2 * (problem.law.mean.shape[-1] + 1)} particles, "
@@ -262,4 +262,4 @@ def _stream(seed: int, like: Tensor) -> Iterator[None]:
 def _labelled(context: DataContext, states: Tensor) -> xr.Dataset:
     """Label states (particle, time, *site, channel)."""
     dims = ("sample", "trajectory", "time")
-    return to_dataset(context.spec, states[:, None].cpu().numpy(), dims, frame_dt=context.frame_dt).isel(trajectory=0)
+    return to_dataset(context.spec, context.to_global(states[:, None].cpu().numpy()), dims, frame_dt=context.frame_dt).isel(trajectory=0)

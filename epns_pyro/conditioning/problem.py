@@ -12,6 +12,7 @@ from torch import Tensor
 from epns_pyro.conditioning.gaussian import LogQuadratic, NormalLaw, exactly, normal_law
 from epns_pyro.conditioning.observations import InitialNormal, Observations, require_real
 from epns_pyro.conditioning.particles import Pinned, Potential, TransitionKernel
+from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.models import Transition
 
@@ -60,9 +61,14 @@ class Problem:
 
 
 def build_problem(
-    transition: Transition, x0: Start, observations: Observations, particles: int, end: Tensor | np.ndarray | None = None
+    transition: Transition,
+    context: DataContext,
+    x0: Start,
+    observations: Observations,
+    particles: int,
+    end: Tensor | np.ndarray | None = None,
 ) -> Problem:
-    """Check the question and bring it to tensors in float64."""
+    """Check the question and bring it to tensors in float64, with positions from the origin of the context."""
     if particles < 1:
         raise ConfigError(f"expected at least one particle, found {particles}")
     spec, mover = transition.spec, TransitionKernel(transition)
@@ -70,7 +76,7 @@ def build_problem(
     parameter = next(transition.parameters(), torch.zeros(()))
     states, scale = _initial(transition, x0)
     rows = torch.arange(particles) * len(states) // particles
-    states = states.to(parameter.device, parameter.dtype)[rows.to(parameter.device)]
+    states = context.to_local(states).to(parameter.device, parameter.dtype)[rows.to(parameter.device)]
     observations.check(spec, tuple(states.shape[1:-1]))
     flat = mover.flat(states)
     if flat.shape[-1] > MAX_STATE:
@@ -79,7 +85,8 @@ def build_problem(
     if scale is not None:
         law = NormalLaw(flat, torch.diag(torch.as_tensor(scale, device=flat.device).flatten()).expand(particles, -1, -1))
     values, noise = (
-        torch.as_tensor(a, dtype=torch.float64, device=flat.device).flatten(1) for a in (observations.values, observations.noise)
+        torch.as_tensor(a, dtype=torch.float64, device=flat.device).flatten(1)
+        for a in (context.to_local(observations.values, among_dynamic=True), observations.noise)
     )
     measured: list[Potential] = [LogQuadratic.of_measurement(v, s) for v, s in zip(values, noise, strict=True)]
     observed = frozenset(observations.frames.tolist())
@@ -90,7 +97,7 @@ def build_problem(
         spec.check(known, what="the end")
         if known.shape not in (states.shape[1:], (1, *states.shape[1:])):
             raise ShapeError(f"the end: expected one state {tuple(states.shape[1:])}, found {tuple(known.shape)}")
-        known = known.reshape(states.shape[1:]).to(states)
+        known = context.to_local(known).reshape(states.shape[1:]).to(states)
         if not torch.equal(spec.advance(known, spec.dynamic(states[0])), states[0]):
             raise ShapeError(
                 f"the end: its static fields ({', '.join(f.name for f in spec.static_fields)}) differ from the initial state's"

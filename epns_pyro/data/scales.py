@@ -25,7 +25,8 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     mean vector, so that rotating the data changes nothing; a translating field is taken about the centroid of its state, so that
     moving the data changes nothing either. A constant has no spread: its mean magnitude counts instead, or 1 if that is zero too.
     The step scale is the root mean square of the unpredicted change, about zero; of the whole change, where the rate predicts it to
-    rounding. Only bodies that are there count, in the centroid too, and their changes where they are there before and after.
+    rounding. The origin is the mean position, where that is farther from zero than the positions spread. Only bodies that are there
+    count, in the centroid too, and their changes where they are there before and after.
 
     Raises
     ------
@@ -34,13 +35,15 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     """
     spec = store.spec
     real = [f for f in spec.fields if f.kind == "real"]
-    values = {f.name: _Moments() for f in real}
+    values, places = {f.name: _Moments() for f in real}, {f.name: _Moments() for f in real if f.translates}
     dynamic = [f for f in real if f.dynamic]
     changes, surprises = ({f.name: _Moments() for f in dynamic} for _ in range(2))
     for x in _blocks(store, split) if real else ():
         there = presence(spec, x)
         for field in real:
             values[field.name].add(_about_centroid(spec, field, spec.get(x, field.name), there)[there], spec.width(field))
+        for name, moments in places.items():
+            moments.add(spec.get(x, name)[there], spec.space)
         for field in dynamic:
             change = np.diff(spec.get(x, field.name), axis=1)
             stays = there[:, 1:] & there[:, :-1]
@@ -55,7 +58,13 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
         frame_dt=store.frame_dt,
         step_scales=steps,
         sites=store.sites(split),
+        origin=next((_origin(moments.mean, scales[name]) for name, moments in places.items()), ()),
     )
+
+
+def _origin(mean: np.ndarray, spread: float) -> tuple[float, ...]:
+    """Return the mean position, or nothing where zero is within the data: then single precision is as good from there."""
+    return tuple(map(float, mean)) if np.linalg.norm(mean) > spread else ()
 
 
 def _blocks(store: Store, split: str) -> Iterator[np.ndarray]:
@@ -97,6 +106,11 @@ class _Moments:
         self._mean = self._mean + shift * (n / total)
         self._magnitude += float(np.abs(table).sum())
         self.count = total
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean row: (column,)."""
+        return self._mean
 
     @property
     def spread(self) -> float:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 
+from epns_pyro.context import DataContext
 from epns_pyro.data.stores import Store
 from epns_pyro.errors import CheckpointError, ConfigError, DataError
 
@@ -47,6 +48,8 @@ class Windows:
         Where the trajectories are held and the windows come out.
     dtype : torch.dtype
         Of real states. States of labels and categories only come as int64.
+    context : DataContext, optional
+        Says from where positions are measured; by default from zero.
     """
 
     def __init__(
@@ -63,13 +66,14 @@ class Windows:
         memory: int = 2 * 2**30,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        context: DataContext | None = None,
     ) -> None:
         if batch < 1 or batch % world_size:
             raise ConfigError(f"batch: {batch} windows cannot be shared evenly by {world_size} processes")
         store.require(split)
         self.split, self.batch = split, batch
         self.first_frame = store.system.first_frame if first_frame is None else first_frame
-        self._store, self._rank, self._world_size = store, rank, world_size
+        self._store, self._rank, self._world_size, self._context = store, rank, world_size, context
         self._frames = store.steps(split) + 1
         self.length = length
         self._rng = np.random.default_rng(seed)
@@ -163,7 +167,9 @@ class Windows:
         for slot, (old, new) in enumerate(zip(self._resident, resident, strict=True)):
             if old != new:
                 block = self._blocks[new]
-                self._pool[slot, : len(block)] = torch.from_numpy(self._store.read(self.split, block)).to(self._held)
+                x = self._store.read(self.split, block)
+                x = self._context.to_local(x) if self._context else x
+                self._pool[slot, : len(block)] = torch.from_numpy(x).to(self._held)
         self._resident = resident
         size = self._pool.shape[1]
         self._rows = np.concatenate([slot * size + np.arange(len(self._blocks[b])) for slot, b in enumerate(resident)])

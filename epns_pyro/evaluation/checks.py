@@ -28,7 +28,7 @@ STEPS_SCORED = 100  # per long run, by the true transition density
 def equivariance(simulator: Simulator, store: Store, settings: EvaluationConfig) -> dict[str, Any]:
     """Measure |log p(g x, g z | g x_0) - log p(x, z | x_0)| / |log p| of the trained weights in float64, from raw states."""
     transition = copy.deepcopy(simulator.transition).cpu().double()
-    x = torch.as_tensor(store.read("test", slice(0, 4), start=store.system.first_frame))[:, : STEPS + 1]
+    x = torch.as_tensor(simulator.context.to_local(store.read("test", slice(0, 4), start=store.system.first_frame)))[:, : STEPS + 1]
     x = x.double() if x.dtype.is_floating_point else x.long()
     with torch.no_grad():
         prior = transition.prior(x[:, 0], transition.forward_model(x[:, 0]))

@@ -16,7 +16,7 @@ from epns_pyro.evaluation.ensembles import lead_frames, pieces
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.run import EvaluationConfig
-from epns_pyro.training.validation import as_tensor, draw_transitions
+from epns_pyro.training.validation import draw_transitions
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
     trajectories = len(x) // len(frames)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        bounds = simulator.bounds(as_tensor(x), as_tensor(x_next)[:, None], num_samples=samples)
+        bounds = simulator.bounds(x, x_next[:, None], num_samples=samples)
     rows: list[dict[str, Any]] = []
     scores: dict[str, np.ndarray] = {}
 
@@ -94,7 +94,7 @@ def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> d
     """Say which latents are used, and whether the guide is honest about them."""
     transition, spec = simulator.transition, simulator.spec
     x, x_next = draw_transitions(store, "test", settings.guide_transitions)
-    x, x_next = as_tensor(x, simulator.device), as_tensor(x_next, simulator.device)
+    x, x_next = simulator.local(x), simulator.local(x_next)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(settings.seed + 1)
         h = transition.forward_model(x)

@@ -84,4 +84,5 @@ def context_to_plain(context: DataContext) -> dict[str, Any]:
 
 
 def context_from_plain(raw: dict[str, Any]) -> DataContext:
-    return DataContext(**(raw | {"spec": StateSpec.from_json(raw["spec"]), "sites": tuple(raw["sites"])}))
+    tuples = {key: tuple(raw.get(key, ())) for key in ("sites", "origin")}  # there was no origin before 0.2
+    return DataContext(**(raw | tuples | {"spec": StateSpec.from_json(raw["spec"])}))

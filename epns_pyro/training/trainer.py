@@ -26,7 +26,7 @@ from torch import Tensor
 from epns_pyro.data import Store, Windows
 from epns_pyro.errors import CheckpointError, TrainingError
 from epns_pyro.inference.elbo import Objective
-from epns_pyro.training.checkpoint import context_to_plain, read_checkpoint, write_checkpoint
+from epns_pyro.training.checkpoint import context_from_plain, context_to_plain, read_checkpoint, write_checkpoint
 from epns_pyro.training.metrics import MetricsLog
 from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig, plain
 from epns_pyro.training.validation import Validation, Validator
@@ -118,7 +118,7 @@ class Trainer:
         self._objective, self._optimizer = self.fabric.setup(objective, optimizer)
         self._windows = self._open_windows(training)
         self._noise = torch.Generator(device=self.fabric.device).manual_seed(config.seed)
-        self._validator = Validator(store, self.transition, training.validation_transitions, device=self.fabric.device)
+        self._validator = Validator(store, self.context, self.transition, training.validation_transitions, device=self.fabric.device)
         self._counters = _Counters()
         self._interrupted = False
 
@@ -260,7 +260,7 @@ class Trainer:
         found = RunConfig.parse(content["config"], where=str(self.folder.last))
         if found != self.config:
             raise CheckpointError(f"{self.folder.last}: {differences(self.config, found)}: start anew in another folder with --out")
-        if content["context"] != context_to_plain(self.context):
+        if context_from_plain(content["context"]) != self.context:
             raise CheckpointError(f"{self.folder.last}: was trained on other data than {self.store.path}")
         self.transition.load_state_dict(content["weights"])
         self._optimizer.load_state_dict(content["optimizer"])
@@ -281,6 +281,7 @@ class Trainer:
             world_size=self.fabric.world_size,
             memory=training.memory,
             device=self.fabric.device,
+            context=self.context,
         )
 
     def _stopping(self) -> bool:

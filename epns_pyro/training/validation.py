@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from epns_pyro.context import DataContext
 from epns_pyro.data import Store
 from epns_pyro.inference.elbo import elbo_step
 from epns_pyro.models import Transition
@@ -47,12 +48,12 @@ class Validation:
 class Validator:
     """Validates a transition on always the same transitions of the set `val`, with always the same noise."""
 
-    def __init__(self, store: Store, transition: Transition, transitions: int, *, device: torch.device) -> None:
+    def __init__(self, store: Store, context: DataContext, transition: Transition, transitions: int, *, device: torch.device) -> None:
         self._transition = transition
         x, x_next = draw_transitions(store, "val", transitions)
         system = store.system
         self._oracle = float(system.transition_log_prob(x, x_next).mean()) if system.has_oracle else None
-        self._x, self._x_next = as_tensor(x, device), as_tensor(x_next, device)
+        self._x, self._x_next = (as_tensor(context.to_local(states), device) for states in (x, x_next))
 
     @torch.no_grad()
     def evaluate(self) -> Validation:

@@ -175,7 +175,7 @@ def test_the_best_state_is_kept_apart_from_the_last(store: Store, tmp_path: Path
 
 def test_validation_is_the_bound_of_the_library(store: Store, uninterrupted: Path) -> None:
     sim = epns_pyro.load(uninterrupted, which="last")
-    found = Validator(store, sim.transition, 20, device=torch.device("cpu"))
+    found = Validator(store, sim.context, sim.transition, 20, device=torch.device("cpu"))
     x, x_next = (torch.as_tensor(part, dtype=torch.float32) for part in draw_transitions(store, "val", 20))
     first, again = found.evaluate(), found.evaluate()
     assert first == again
