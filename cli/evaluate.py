@@ -30,7 +30,7 @@ def evaluate_run(run: Path, data: Path | None = None, settings: dict | None = No
     from epns_pyro.data import open_store
     from epns_pyro.errors import DataError
     from epns_pyro.evaluation import evaluate as judge
-    from epns_pyro.report import verdict
+    from epns_pyro.evaluation.summary import verdict
     from epns_pyro.training.run import RunFolder
 
     simulator = epns_pyro.load(run, device=device)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import small
 import torch
+from filelock import FileLock
 
 import epns_pyro
-from epns_pyro.data import Store
+from epns_pyro.data import Store, open_store
 from epns_pyro.simulator import Simulator
 
 # Name and current value of everything global that a test could leave behind for the next one. Random number generators are free to move.
@@ -70,17 +71,34 @@ def unchanged_globals() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """The store of `small.SYSTEM`. Do not write to it."""
-    return small.make_store(tmp_path_factory.mktemp("store"))
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`made_once(name, make)` is a folder that `make(folder)` has filled, the same for all processes of a session with pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, complete = base / name, base / f"{name}.complete"
+        with FileLock(base / f"{name}.lock"):
+            if not complete.exists():
+                folder.mkdir()
+                make(folder)
+                complete.touch()
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(made_once: Callable) -> Store:
+    """The store of `small.SYSTEM`. Do not write to it."""
+    return open_store(made_once("small_store", small.make_store) / "small.zarr")
+
+
+@pytest.fixture(scope="session")
+def run(store: Store, made_once: Callable) -> Path:
     """A briefly trained run on `store`. Do not write to it."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    small.trainer(store, folder, small.config(steps=30, validate_every=30, checkpoint_every=30)).fit()
-    return folder
+    training = small.config(steps=30, validate_every=30, checkpoint_every=30)
+    return made_once("small_run", lambda folder: small.trainer(store, folder / "run", training).fit()) / "run"
 
 
 @pytest.fixture

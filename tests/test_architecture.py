@@ -51,7 +51,7 @@ ONLY_IN = {
     "click": ("epns_pyro.cli",),
 }
 NEVER_IN = {"epns_pyro.calibration": ("torch",)}
-HEAVY = ("torch_geometric", "e3nn")
+HEAVY = ("torch_geometric", "e3nn", "scoringrules")
 # The published files have channels by position: reading them is the one place where a position means something.
 BY_POSITION = ("epns_pyro.data.importers.epns_format",)
 
@@ -225,6 +225,7 @@ def test_the_tests_mirror_the_tree():
         (borders, "epns_pyro.evaluation", "import arviz", "imports arviz"),
         (borders, "epns_pyro.calibration.scores", "import torch", "imports torch"),
         (heavy_at_the_top, "epns_pyro.backbones.bodies.graphs", "from torch_geometric.utils import scatter", "torch_geometric at its top"),
+        (heavy_at_the_top, "epns_pyro.calibration.scores", "import scoringrules", "scoringrules at its top"),
         (channels_by_number, "epns_pyro.models.epns", "v = x[..., 5:8]", r"x[..., 5:8]"),
         (channels_by_number, "epns_pyro.models.epns", "v = x[..., :, 0:3]", r"x[..., :, 0:3]"),
         (channels_by_number, "epns_pyro.models.epns", "m = x[..., 3]", r"x[..., 3]"),

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scoringrules
 import xarray as xr
 
 from epns_pyro.calibration.bands import proportion_interval
@@ -130,6 +129,8 @@ def compare(recalibration: xr.Dataset, forecast: xr.Dataset, truth: xr.Dataset) 
         coverage with coverage_lower, coverage_upper (95%, Wilson), width (mean, unit of the observable) and interval_score (mean; it
         punishes width and misses together, lower is better).
     """
+    import scoringrules
+
     intervals = apply(recalibration, forecast)
     truth = truth.sel(time=intervals["lead_time"].values, method="nearest")
     y = np.stack([observed(truth, str(name)) for name in intervals["observable"].values])[..., None]

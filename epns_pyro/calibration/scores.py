@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import scoringrules
 from scipy import stats
 from scipy.spatial.distance import cdist
 
@@ -56,6 +55,8 @@ def crps(ensemble: np.ndarray, truth: np.ndarray, *, axis: int = 0, estimator: E
     -------
     (*batch)
     """
+    import scoringrules  # compiles for seconds when it is imported
+
     kind = _choice(estimator, {"fair": "pwm", "plain": "qd"})
 
     def score(members: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -77,6 +78,8 @@ def energy_score(ensemble: np.ndarray, truth: np.ndarray, *, axis: int = 0, esti
     -------
     (*batch)
     """
+    import scoringrules
+
     kind = _choice(estimator, {"fair": "fair", "plain": "nrg"})
 
     def score(members: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -225,6 +228,8 @@ def log_score(log_likelihood: np.ndarray) -> np.ndarray:
 
 def log_score_normal(mean: np.ndarray, scale: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Logarithmic score of Normal(mean, scale), nats; shapes broadcast, `scale` is a standard deviation."""
+    import scoringrules
+
     return np.asarray(
         scoringrules.logs_normal(np.asarray(truth, float), np.asarray(mean, float), np.asarray(scale, float), backend="numpy")
     )
@@ -243,6 +248,8 @@ def brier_score(probability: np.ndarray, label: np.ndarray) -> np.ndarray:
     -------
     (*batch)
     """
+    import scoringrules
+
     probability, label = _categorical(probability, label)
     happened = np.arange(probability.shape[-1]) == label[..., None]
     return scoringrules.brier_score(happened.astype(float), probability, backend="numpy").sum(-1)
