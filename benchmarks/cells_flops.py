@@ -34,9 +34,9 @@ SYSTEMS = {"cells16": CellsConfig.small, "cells64": CellsConfig}
 
 def frame(transition: CellsTransition, x: torch.Tensor) -> torch.Tensor:
     """One sampled step from states (1, y, x, channel)."""
-    h = transition.forward_model(x)
-    z = transition.prior(x, h).sample()
-    return transition.emission(x, h, z).sample()
+    step = transition.at(x)
+    z = step.prior.sample()
+    return step.emission(z).sample()
 
 
 def measure(transition: CellsTransition, x: torch.Tensor, rounds: int) -> tuple[float, float]:

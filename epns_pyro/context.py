@@ -28,6 +28,8 @@ class DataContext:
     origin : tuple of float
         The point (space,) from which translating fields are measured inside of a model; empty: from zero. Single precision cannot tell
         apart two positions that are close to each other and far from zero.
+    absences : bool
+        Whether bodies may be absent: NaN in the dynamic channels of a state.
     """
 
     spec: StateSpec
@@ -35,6 +37,7 @@ class DataContext:
     step_scales: dict[str, float]
     sites: tuple[int, ...]
     origin: tuple[float, ...] = ()
+    absences: bool = False
 
     def to_local(self, x: Array, *, among_dynamic: bool = False) -> Array:
         """Measure translating fields from the origin: x (*batch, *site, channel), in double precision if there is an origin.

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.bodies.emissions import CoupledNormal
+from epns_pyro.models.normal import unmasked
 
 TINY, RIDGE = 1e-9, 1e-9  # spreads below the first count as none; the second is added to correlations before they are inverted
 
@@ -204,15 +205,17 @@ def normal_law(emission: object) -> NormalLaw | None:
 
 @normal_law.register
 def _(emission: Independent) -> NormalLaw | None:
-    if not isinstance(emission.base_dist, Normal):
+    base = unmasked(emission)
+    if isinstance(base, CoupledNormal):
+        return _of_coupled(base)
+    if not isinstance(base, Normal):
         return None
-    mean, scale = emission.base_dist.loc, emission.base_dist.scale
+    mean, scale = base.loc, base.scale
     events = emission.event_dim
     return NormalLaw(mean.flatten(-events).double(), torch.diag_embed(scale.flatten(-events).double()))
 
 
-@normal_law.register
-def _(emission: CoupledNormal) -> NormalLaw:
+def _of_coupled(emission: CoupledNormal) -> NormalLaw:
     mean, factor = emission.loc.double(), emission.factor.double()
     space, bodies = mean.shape[-1] // factor.shape[-1], mean.shape[-2]
     of_body = torch.kron(factor, torch.eye(space, dtype=factor.dtype, device=factor.device))

@@ -26,6 +26,7 @@ from torch import Tensor
 from epns_pyro.conditioning.gaussian import LinearStep, LogQuadratic, NormalLaw, require_normal
 from epns_pyro.errors import DataError
 from epns_pyro.models import Transition
+from epns_pyro.models.normal import unmasked
 
 GUIDE_SAMPLES = 32  # latents drawn from the guide per particle where the density of a step is estimated
 DENSE = 2 * 10**7  # numbers in the covariances that are worked on at a time
@@ -182,33 +183,33 @@ class TransitionKernel:
 
     def _latents(self, x: Tensor, aim: ProposalTarget | None) -> tuple[Latents, Tensor]:
         """Draw z, from the prior or as the aim asks for, and the log of its weight (particle,)."""
-        h = self.transition.forward_model(x)
-        prior = self.transition.prior(x, h).base_dist
+        one = self.transition.at(x)
+        prior = unmasked(one.prior)
         if aim is None or not aim.step.latent.shape[-1]:
             standard = torch.randn_like(prior.loc)
             flat, log_ratio = standard.flatten(1).double(), torch.zeros(len(x), dtype=torch.float64, device=x.device)
         else:
             flat, log_ratio = aim.step.draw_latents(self.flat(x), aim.potential)
             standard = flat.to(x.dtype).reshape(prior.loc.shape)
-        return Latents(flat, self.transition.emission(x, h, prior.loc + prior.scale * standard)), log_ratio
+        return Latents(flat, one.emission(prior.loc + prior.scale * standard)), log_ratio
 
     def log_density(self, x: Tensor, x_next: Tensor) -> Tensor:
         """Estimate log p(x' | x) without bias in p, with latents from the guide: (particle,); x_next is one state (*site, channel)."""
         transition, size = self.transition, max(1, self.transition.chunk // GUIDE_SAMPLES)
         estimates = []
         for part in x.split(size):
-            h = transition.forward_model(part)
-            guide = transition.posterior(part, h, x_next.expand_as(part))
+            one, following = transition.at(part), x_next.expand_as(part)
+            guide = one.posterior(following)
             z = guide.sample((GUIDE_SAMPLES,))
-            score = transition.emission(part, h, z).log_prob(transition.spec.dynamic(x_next).expand(*part.shape[:-1], -1))
-            ratio = score + transition.prior(part, h).log_prob(z) - guide.log_prob(z)
+            law, value = one.observe(one.emission(z), following)
+            ratio = law.log_prob(value) + one.prior.log_prob(z) - guide.log_prob(z)
             estimates.append(ratio.double().logsumexp(0) - torch.tensor(GUIDE_SAMPLES).log())
         return torch.cat(estimates)
 
     def emission(self, x: Tensor) -> object:
         """p(x' | h, z) for a z of the prior."""
-        h = self.transition.forward_model(x)
-        return self.transition.emission(x, h, self.transition.prior(x, h).sample())
+        one = self.transition.at(x)
+        return one.emission(one.prior.sample())
 
 
 # -- looking ahead -----------------------------------------------------------------------------------------------------------

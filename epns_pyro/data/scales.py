@@ -38,8 +38,10 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     values, places = {f.name: _Moments() for f in real}, {f.name: _Moments() for f in real if f.translates}
     dynamic = [f for f in real if f.dynamic]
     changes, surprises = ({f.name: _Moments() for f in dynamic} for _ in range(2))
+    absences = False
     for x in _blocks(store, split) if real else ():
         there = presence(spec, x)
+        absences |= not there.all()
         for field in real:
             values[field.name].add(_about_centroid(spec, field, spec.get(x, field.name), there)[there], spec.width(field))
         for name, moments in places.items():
@@ -59,6 +61,7 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
         step_scales=steps,
         sites=store.sites(split),
         origin=next((_origin(moments.mean, scales[name]) for name, moments in places.items()), ()),
+        absences=absences,
     )
 
 

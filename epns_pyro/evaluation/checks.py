@@ -31,7 +31,7 @@ def equivariance(simulator: Simulator, store: Store, settings: EvaluationConfig)
     x = torch.as_tensor(simulator.context.to_local(store.read("test", slice(0, 4), start=store.system.first_frame)))[:, : STEPS + 1]
     x = x.double() if x.dtype.is_floating_point else x.long()
     with torch.no_grad():
-        prior = transition.prior(x[:, 0], transition.forward_model(x[:, 0]))
+        prior = transition.at(x[:, 0]).prior
     generator = torch.Generator().manual_seed(settings.seed)
     z = torch.randn(len(x), x.shape[1] - 1, *prior.event_shape, generator=generator, dtype=torch.float64)
 

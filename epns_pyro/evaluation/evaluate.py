@@ -171,7 +171,7 @@ def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: Eval
         ),
         "store": str(store.path),
         "sets": {name: {"trajectories": store.size(name), "steps": store.steps(name)} for name in store.splits},
-        "sampling_rule": getattr(simulator.transition, "sampling_rule", "ancestral: prior and emission are sampled at every step"),
+        "sampling_rule": simulator.transition.sampling_rule,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "evaluate_seconds": round(seconds, 1),
     }

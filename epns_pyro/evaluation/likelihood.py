@@ -14,6 +14,7 @@ from epns_pyro.calibration.scores import mean_estimate
 from epns_pyro.data import Store
 from epns_pyro.evaluation.ensembles import lead_frames, pieces
 from epns_pyro.evaluation.forecasters import Forecaster
+from epns_pyro.models.normal import unmasked
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.run import EvaluationConfig
 from epns_pyro.training.validation import draw_transitions
@@ -92,19 +93,19 @@ def _transitions(store: Store, settings: EvaluationConfig) -> tuple[np.ndarray, 
 
 def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> dict[str, Any]:
     """Say which latents are used, and whether the guide is honest about them."""
-    transition, spec = simulator.transition, simulator.spec
+    transition = simulator.transition
     x, x_next = draw_transitions(store, "test", settings.guide_transitions)
     x, x_next = simulator.local(x), simulator.local(x_next)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(settings.seed + 1)
-        h = transition.forward_model(x)
-        prior, posterior = transition.prior(x, h), transition.posterior(x, h, x_next)
+        step = transition.at(x)
+        prior, posterior = step.prior, step.posterior(x_next)
         kl = torch.distributions.kl_divergence(posterior.base_dist, prior.base_dist)
-        usage = sbc.latent_usage(*(v.cpu().numpy() for v in (kl, posterior.base_dist.loc, prior.base_dist.loc, prior.base_dist.scale)))
+        usage = sbc.latent_usage(*(v.cpu().numpy() for v in (kl, unmasked(posterior).loc, unmasked(prior).loc, unmasked(prior).scale)))
         # The guide against the model's own draws: z ~ p(z | h), x' ~ p(x' | h, z), then z ~ q(z | h, x').
         z = prior.sample()
-        imagined = spec.advance(x, transition.emission(x, h, z).sample())
-        draws = transition.posterior(x, h, imagined).sample((settings.guide_draws,))
+        imagined = step.advance(step.emission(z).sample()).x
+        draws = step.posterior(imagined).sample((settings.guide_draws,))
     rng = np.random.default_rng((settings.seed, 2))
     verdict = sbc.judge_guide(sbc.sbc_diagnostics(draws.cpu().numpy(), z.cpu().numpy(), rng=rng))
     return {

@@ -16,31 +16,34 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from epns_pyro.models import Feedback, Transition
+from epns_pyro.models.normal import unmasked
+from epns_pyro.models.transition import Step
 
 Noise = Callable[[Tensor], Tensor]  # like (batch, entity, latent) -> standard Normal noise of that shape
 
 
-class Step(NamedTuple):
-    """One step of a batch: log p(x' | h, z) (batch,), KL(q || p) (batch, entity, latent), and the emission."""
+class StepBound(NamedTuple):
+    """The parts of the ELBO of one step: log p(x' | h, z) (batch,), KL(q || p) (batch, entity, latent), and the emission."""
 
     log_likelihood: Tensor
     kl: Tensor
     emission: TorchDistribution
 
 
-def elbo_step(transition: Transition, x: Tensor, x_next: Tensor, noise: Noise = torch.randn_like) -> Step:
-    """ELBO of one transition = log_likelihood - kl.sum((-2, -1)), with z drawn from the posterior.
+def elbo_step(step: Step, x_next: Tensor, noise: Noise = torch.randn_like) -> StepBound:
+    """Compute the ELBO of one step, log_likelihood - kl.sum((-2, -1)), with z drawn from the posterior.
 
     Parameters
     ----------
-    x, x_next : Tensor, (*batch, *site, channel)
+    step : Step
+    x_next : Tensor, (*batch, *site, channel)
     noise : callable
     """
-    h = transition.forward_model(x)
-    posterior, prior = transition.posterior(x, h, x_next).base_dist, transition.prior(x, h).base_dist
-    z = posterior.loc + posterior.scale * noise(posterior.loc)
-    emission = transition.emission(x, h, z)
-    return Step(emission.log_prob(transition.spec.dynamic(x_next)), kl_divergence(posterior, prior), emission)
+    posterior, prior = step.posterior(x_next), step.prior
+    normal = unmasked(posterior)
+    emission = step.emission(normal.loc + normal.scale * noise(normal.loc))
+    law, value = step.observe(emission, x_next)
+    return StepBound(law.log_prob(value), kl_divergence(posterior.base_dist, prior.base_dist), emission)
 
 
 class Loss(NamedTuple):
@@ -96,14 +99,15 @@ class Objective(nn.Module):
             Averages a tensor over processes.
         """
         transition, steps = self.transition, path.shape[1]
-        x, likelihoods, divergences = x0, [], []
+        carry, likelihoods, divergences = transition.start(x0), [], []
         for t in range(steps):
-            step = elbo_step(transition, x, path[:, t], noise)
-            likelihoods.append(step.log_likelihood.mean())
-            divergences.append(step.kl.flatten(0, -3).mean(0))
+            step, following = transition.step(carry), path[:, t]
+            bound = elbo_step(step, following, noise)
+            likelihoods.append(bound.log_likelihood.mean())
+            divergences.append(bound.kl.flatten(0, -3).mean(0))
             if t + 1 < steps:
-                y = transition.spec.dynamic(path[:, t]) if self.feedback is Feedback.TEACHER else step.emission.mean.detach()
-                x = transition.spec.advance(x, y)
+                fed = transition.spec.dynamic(following) if self.feedback is Feedback.TEACHER else bound.emission.mean.detach()
+                carry = step.advance(fed, following)
         log_likelihood = torch.stack(likelihoods).mean()
         kl = torch.stack(divergences).mean(0)  # (entity, latent)
         per_dimension = kl.mean(0)
@@ -143,14 +147,14 @@ def path_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples
     """
     batch, steps = path.shape[:2]
     chunk, rows = chunk or transition.chunk, []
-    for x, x_next in _pairs(transition, x0, path, max(1, chunk // num_samples)):
-        h = transition.forward_model(x)
-        posterior, prior = transition.posterior(x, h, x_next), transition.prior(x, h)
-        y, at_once = transition.spec.dynamic(x_next), max(1, chunk // len(x))
+    for step, x_next in _steps(transition, x0, path, max(1, chunk // num_samples)):
+        posterior, prior = step.posterior(x_next), step.prior
+        at_once = max(1, chunk // len(x_next))
         scored = []
         for start in range(0, num_samples, at_once):
             z = posterior.sample((min(at_once, num_samples - start),))
-            log_likelihood = transition.emission(x, h, z).log_prob(y)
+            law, value = step.observe(step.emission(z), x_next)
+            log_likelihood = law.log_prob(value)
             scored.append(torch.stack([log_likelihood, log_likelihood + prior.log_prob(z) - posterior.log_prob(z)]))
         log_likelihood, log_weight = torch.cat(scored, 1)  # (sample, transition)
         kl = kl_divergence(posterior.base_dist, prior.base_dist).sum((-2, -1))
@@ -163,25 +167,24 @@ def path_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples
 def latent_kl(transition: Transition, x0: Tensor, path: Tensor, *, chunk: int | None = None) -> Tensor:
     """Mean KL(q || p) of every latent dimension along paths, teacher-forced: (entity, latent), nats per transition."""
     total, count = 0.0, 0
-    for x, x_next in _pairs(transition, x0, path, chunk or transition.chunk):
-        h = transition.forward_model(x)
-        total = total + kl_divergence(transition.posterior(x, h, x_next).base_dist, transition.prior(x, h).base_dist).sum(0)
-        count += len(x)
+    for step, x_next in _steps(transition, x0, path, chunk or transition.chunk):
+        total = total + kl_divergence(step.posterior(x_next).base_dist, step.prior.base_dist).sum(0)
+        count += len(x_next)
     return total / count
 
 
 def log_density(transition: Transition, x0: Tensor, path: Tensor, z: Tensor) -> Tensor:
     """log p(x_{1:T}, z_{1:T} | x_0) of given latents z (batch, time, entity, latent): (batch,), nats."""
-    total, x = 0.0, x0
+    total, carry = x0.new_zeros(len(x0)), transition.start(x0)
     for t in range(path.shape[1]):
-        h = transition.forward_model(x)
-        y = transition.spec.dynamic(path[:, t])
-        total = total + transition.prior(x, h).log_prob(z[:, t]) + transition.emission(x, h, z[:, t]).log_prob(y)
-        x = transition.spec.advance(x, y)
+        step, following = transition.step(carry), path[:, t]
+        law, value = step.observe(step.emission(z[:, t]), following)
+        total = total + step.prior.log_prob(z[:, t]) + law.log_prob(value)
+        carry = step.advance(transition.spec.dynamic(following), following)
     return total
 
 
-def _pairs(transition: Transition, x0: Tensor, path: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All transitions of the paths, flattened, in pieces."""
-    before = torch.cat([x0[:, None], path[:, :-1]], 1).flatten(0, 1)
-    return zip(before.split(chunk), path.flatten(0, 1).split(chunk), strict=True)
+def _steps(transition: Transition, x0: Tensor, path: Tensor, chunk: int) -> Iterator[tuple[Step, Tensor]]:
+    """Iterate over all teacher-forced steps of the paths and the states that they lead to, flattened, in blocks."""
+    blocks = zip(transition.carries(x0, path).split(chunk), path.flatten(0, 1).split(chunk), strict=True)
+    return ((transition.step(carry), x_next) for carry, x_next in blocks)

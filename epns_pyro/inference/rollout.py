@@ -49,7 +49,7 @@ def rollout_blocks(
     """
     if feedback is Feedback.TEACHER:
         raise ValueError("a forecast has no observed states to feed back")
-    spec, chunk = transition.spec, chunk or transition.chunk
+    chunk = chunk or transition.chunk
     width = min(len(x0), chunk)
     height = max(1, chunk // width)
     blocks = [(s, t) for s in range(0, members, height) for t in range(0, len(x0), width)]
@@ -60,18 +60,19 @@ def rollout_blocks(
         with pyro.validation_enabled(False), torch.random.fork_rng(devices=[x0.device] if x0.is_cuda else []):
             torch.manual_seed(_block_seed(seed, number))
             x = start.expand(samples.stop - samples.start, *start.shape).flatten(0, 1)
-            states, finite = [x.cpu()], torch.ones(len(x), *[1] * (x.dim() - 1), dtype=torch.bool, device=x.device)
+            carry, states, finite = transition.start(x), [x.cpu()], torch.ones(len(x), dtype=torch.bool, device=x.device)
+            absent = x.isnan() if x.is_floating_point() else None  # bodies that are not there; those of the initial state stay
             for _ in range(steps):
-                h = transition.forward_model(x)
-                emission = transition.emission(x, h, transition.prior(x, h).sample())
-                following = spec.advance(x, emission.sample() if feedback is Feedback.ANCESTRAL else emission.mean)
-                if following.is_floating_point():
-                    finite = finite & following.isfinite().flatten(1).all(1).view_as(finite)
-                    x = torch.where(finite, following, x)
-                    states.append(torch.where(finite, x, torch.nan).cpu())
+                step = transition.step(carry)
+                emission = step.emission(step.prior.sample())
+                following = step.advance(emission.sample() if feedback is Feedback.ANCESTRAL else emission.mean)
+                if absent is not None:
+                    finite = finite & (following.x.isfinite() | absent).flatten(1).all(1)
+                    following = following.where(finite, carry)
+                    states.append(torch.where(finite.view(-1, *[1] * (x.dim() - 1)), following.x, torch.nan).cpu())
                 else:
-                    x = following
-                    states.append(x.cpu())
+                    states.append(following.x.cpu())
+                carry = following
         path = torch.stack(states, 1).unflatten(0, (samples.stop - samples.start, len(start)))
         yield Block(samples, trajectories, path.numpy())
 

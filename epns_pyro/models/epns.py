@@ -79,17 +79,24 @@ class EPNSModel(_Unrolled):
             The state that the last step ended in (with a path: the last observed state).
         """
         transition = self.transition  # looked up once: every look makes Pyro register every parameter
-        spec, x = transition.spec, x0
+        spec, carry = transition.spec, transition.start(x0)
         steps = self._start(x0, path, horizon)
         with trajectory_plate(spec, x0):
             for t in pyro.markov(range(1, steps + 1)):
-                h = pyro.deterministic(f"h_{t}", transition.forward_model(x), event_dim=transition.hidden_event_dim)
+                step = transition.step(carry)
+                pyro.deterministic(f"h_{t}", step.h, event_dim=transition.hidden_event_dim)
                 with self._weighted():
-                    z = pyro.sample(f"z_{t}", transition.prior(x, h))
-                emission = transition.emission(x, h, z)
-                y = pyro.sample(f"x_{t}", emission, obs=None if path is None else spec.dynamic(observed(spec, path, t)))
-                x = spec.advance(x, emission.mean.detach() if self.feedback is Feedback.PUSHFORWARD else y)
-        return x
+                    z = pyro.sample(f"z_{t}", step.prior)
+                emission = step.emission(z)
+                if path is None:
+                    following, y = None, pyro.sample(f"x_{t}", emission)
+                else:
+                    following = observed(spec, path, t)
+                    law, value = step.observe(emission, following)
+                    pyro.sample(f"x_{t}", law, obs=value)
+                    y = spec.dynamic(following)
+                carry = step.advance(emission.mean.detach() if self.feedback is Feedback.PUSHFORWARD else y, following)
+        return carry.x
 
 
 class EPNSGuide(_Unrolled):
@@ -100,17 +107,14 @@ class EPNSGuide(_Unrolled):
 
     def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> None:
         transition = self.transition
-        spec, x = transition.spec, x0
+        spec, carry = transition.spec, transition.start(x0)
         steps = self._start(x0, path, horizon)
         if path is None:
             return
         with trajectory_plate(spec, x0):
             for t in pyro.markov(range(1, steps + 1)):
-                h = transition.forward_model(x)
-                following = observed(spec, path, t)
+                step, following = transition.step(carry), observed(spec, path, t)
                 with self._weighted():
-                    z = pyro.sample(f"z_{t}", transition.posterior(x, h, following))
-                if self.feedback is Feedback.PUSHFORWARD:
-                    x = spec.advance(x, transition.emission(x, h, z).mean.detach())
-                else:
-                    x = spec.advance(x, spec.dynamic(following))
+                    z = pyro.sample(f"z_{t}", step.posterior(following))
+                fed = step.emission(z).mean.detach() if self.feedback is Feedback.PUSHFORWARD else spec.dynamic(following)
+                carry = step.advance(fed, following)

@@ -1,17 +1,21 @@
-"""One step of a stochastic system: forward model, prior, emission, and the amortised posterior that trains them.
+"""One step of a stochastic system: what it starts from, and the laws that it offers.
 
     h  = f(x)                 deterministic, equivariant
     z  ~ p(z | h)             diagonal Normal, invariant
     x' ~ p(x' | h, z)         its law is equivariant
     z  ~ q(z | h, x')         diagonal Normal, invariant: for training, smoothing and importance sampling only
 
+A `Transition` makes a `Step` from a `Carry`. A step computes what its laws share once, and says what the next step starts from.
 Distributions describe the DYNAMIC channels of a state; static fields are given and copied.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pyro.distributions import Independent
@@ -25,21 +29,139 @@ from epns_pyro.state import Field, StateSpec
 TRANSITIONS = Registry("model")
 
 
-class Transition(nn.Module, ABC):
-    """What a step needs; `EPNSModel` and `EPNSGuide` unroll it over time.
+@dataclass(frozen=True)
+class Carry:
+    """What a step starts from: the present state, and what else the transition remembers.
 
-    All methods take any number of leading batch dimensions. `x` is a full state (*batch, *site, channel), `h` is what `forward_model`
-    returned for it (*batch, *hidden), `z` are latents (*batch, entity, latent).
+    Parameters
+    ----------
+    x : Tensor, (*batch, *site, channel)
+        Full state.
+    memory : tuple of Tensor, each (*batch, ...)
+        Empty for a Markov transition; earlier frames or beliefs about hidden states for others.
     """
+
+    x: Tensor
+    memory: tuple[Tensor, ...] = ()
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Carry:
+        """Apply a function of the batch dimensions to the state and to the memory."""
+        return Carry(function(self.x), tuple(function(part) for part in self.memory))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Any) -> Carry:
+        return self.map(lambda part: part[index])
+
+    def split(self, size: int) -> Iterator[Carry]:
+        """Iterate over blocks of at most `size` rows of the first batch dimension."""
+        return (self[start : start + size] for start in range(0, len(self), size))
+
+    def where(self, rows: Tensor, other: Carry) -> Carry:
+        """Take the rows (batch,) that are True from here, the others from `other`."""
+
+        def choose(mine: Tensor, theirs: Tensor) -> Tensor:
+            return torch.where(rows.view(-1, *[1] * (mine.dim() - 1)), mine, theirs)
+
+        return Carry(choose(self.x, other.x), tuple(choose(*pair) for pair in zip(self.memory, other.memory, strict=True)))
+
+    @staticmethod
+    def cat(parts: list[Carry]) -> Carry:
+        """Join blocks along the first batch dimension."""
+        memory = zip(*(part.memory for part in parts), strict=True)
+        return Carry(torch.cat([part.x for part in parts]), tuple(torch.cat(tensors) for tensors in memory))
+
+
+class Observed(NamedTuple):
+    """The law of the dynamic channels that an observed next state is scored with, and the value to score."""
+
+    law: TorchDistribution
+    value: Tensor
+
+
+class Step(ABC):
+    """One step from a carry: h, p(z | h), p(x' | h, z), q(z | h, x'), and the carry of the next step.
+
+    Parameters
+    ----------
+    spec : StateSpec
+    carry : Carry
+    h : Tensor, (*batch, *hidden)
+        What the forward model returns.
+    """
+
+    def __init__(self, spec: StateSpec, carry: Carry, h: Tensor) -> None:
+        self.spec, self.carry, self.h = spec, carry, h
+
+    @property
+    @abstractmethod
+    def prior(self) -> Independent:
+        """p(z | h) = Normal(mu(h), sigma(h)), event (entity, latent)."""
+
+    @abstractmethod
+    def emission(self, z: Tensor) -> TorchDistribution:
+        """p(x' | h, z) over the dynamic channels, event (*site, dynamic channel); `.mean` is what mean feedback feeds back."""
+
+    @abstractmethod
+    def posterior(self, x_next: Tensor) -> Independent:
+        """q(z | h, x') = Normal(mu(h, x'), sigma(h, x')), event (entity, latent); x_next is a full state."""
+
+    def observe(self, emission: TorchDistribution, x_next: Tensor) -> Observed:
+        """Return the law and the value that score a full next state; what cannot be scored is masked."""
+        return Observed(emission, self.spec.dynamic(x_next))
+
+    def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
+        """Return what the next step starts from.
+
+        Parameters
+        ----------
+        y : Tensor, (*batch, *site, dynamic channel)
+            The dynamic channels of the next state.
+        following : Tensor, (*batch, *site, channel), optional
+            The observed next state: bodies enter and leave as they do there.
+        """
+        return Carry(self.spec.advance(self.carry.x, y))
+
+
+class Transition(nn.Module, ABC):
+    """Makes steps; `EPNSModel` and `EPNSGuide` unroll them over time. Any number of leading batch dimensions."""
 
     spec: StateSpec
     hidden_event_dim: int
     latent_fields: tuple[Field, ...] = ()  # how the symmetry acts on the latents of an entity; (): not at all
     chunk: ClassVar[int] = 4096  # states that evaluation and sampling pass through the networks at a time
 
+    @abstractmethod
+    def step(self, carry: Carry) -> Step:
+        """Make the step that starts from a carry."""
+
+    def start(self, x0: Tensor) -> Carry:
+        """Return what the first step starts from, for full initial states (*batch, *site, channel)."""
+        return Carry(x0)
+
+    def carries(self, x0: Tensor, path: Tensor) -> Carry:
+        """Return what every step along an observed path starts from, batch and time flattened: (batch * time, ...).
+
+        Parameters
+        ----------
+        x0 : Tensor, (batch, *site, channel)
+        path : Tensor, (batch, time, *site, channel)
+        """
+        return Carry(torch.cat([x0[:, None], path[:, :-1]], 1).flatten(0, 1))
+
+    def at(self, x: Tensor) -> Step:
+        """Make the first step from full states (*batch, *site, channel)."""
+        return self.step(self.start(x))
+
     @property
-    def state_event_dim(self) -> int:
-        return len(self.spec.sites) + 1
+    def sampling_rule(self) -> str:
+        """How a step is sampled, in words, for reports."""
+        return "ancestral: prior and emission are sampled at every step"
+
+
+class MarkovTransition(Transition):
+    """A transition that is written as its four pieces, where they share nothing but h; x is the full present state."""
 
     @abstractmethod
     def forward_model(self, x: Tensor) -> Tensor:
@@ -51,11 +173,32 @@ class Transition(nn.Module, ABC):
 
     @abstractmethod
     def emission(self, x: Tensor, h: Tensor, z: Tensor) -> TorchDistribution:
-        """p(x' | h, z) over the dynamic channels, event (*site, dynamic channel); `.mean` is what mean feedback feeds back."""
+        """p(x' | h, z) over the dynamic channels, event (*site, dynamic channel)."""
 
     @abstractmethod
     def posterior(self, x: Tensor, h: Tensor, x_next: Tensor) -> Independent:
         """q(z | h, x') = Normal(mu(h, x'), sigma(h, x')), event (entity, latent); x_next is a full state."""
+
+    def step(self, carry: Carry) -> Step:
+        return _MarkovStep(self, carry)
+
+
+class _MarkovStep(Step):
+    """One step of a transition that is written as its four pieces."""
+
+    def __init__(self, transition: MarkovTransition, carry: Carry) -> None:
+        super().__init__(transition.spec, carry, transition.forward_model(carry.x))
+        self._transition = transition
+
+    @cached_property
+    def prior(self) -> Independent:
+        return self._transition.prior(self.carry.x, self.h)
+
+    def emission(self, z: Tensor) -> TorchDistribution:
+        return self._transition.emission(self.carry.x, self.h, z)
+
+    def posterior(self, x_next: Tensor) -> Independent:
+        return self._transition.posterior(self.carry.x, self.h, x_next)
 
 
 class TransitionConfig(Config, ABC):

@@ -61,7 +61,7 @@ class Validator:
         with torch.random.fork_rng(devices=[self._x.device] if self._x.is_cuda else []):
             torch.manual_seed(SEED)
             for x, x_next in zip(self._x.split(chunk), self._x_next.split(chunk), strict=True):
-                step = elbo_step(self._transition, x, x_next)
+                step = elbo_step(self._transition.at(x), x_next)
                 likelihoods.append(step.log_likelihood)
                 divergences.append(step.kl)
         log_likelihood = float(torch.cat(likelihoods).mean())

@@ -171,9 +171,9 @@ def test_pyros_own_filter_agrees():
 
         def step(self, state, y):
             self.t += 1
-            h = TRANSITION.forward_model(state["x"])
-            z = pyro.sample(f"z_{self.t}", TRANSITION.prior(state["x"], h))
-            moved = pyro.sample(f"x_{self.t}", TRANSITION.emission(state["x"], h, z))
+            step = TRANSITION.at(state["x"])
+            z = pyro.sample(f"z_{self.t}", step.prior)
+            moved = pyro.sample(f"x_{self.t}", step.emission(z))
             state["x"] = SPEC.advance(state["x"], moved)
             seen = y.isfinite()
             pyro.sample(f"y_{self.t}", Normal(moved[..., seen], 2.0).to_event(1), obs=y[seen])
@@ -185,9 +185,9 @@ def test_pyros_own_filter_agrees():
 
         def step(self, state, y):
             self.t += 1
-            h = TRANSITION.forward_model(state["x"])
-            z = pyro.sample(f"z_{self.t}", TRANSITION.prior(state["x"], h))
-            pyro.sample(f"x_{self.t}", TRANSITION.emission(state["x"], h, z))
+            step = TRANSITION.at(state["x"])
+            z = pyro.sample(f"z_{self.t}", step.prior)
+            pyro.sample(f"x_{self.t}", step.emission(z))
 
     pyro.set_rng_seed(0)
     stock = SMCFilter(Model(), Guide(), num_particles=4000, max_plate_nesting=0)
@@ -220,7 +220,7 @@ def laws() -> list[tuple[object, Tensor]]:
     torch.manual_seed(0)
     loc = torch.randn(3, 4, 6, dtype=torch.float64)
     factor = torch.randn(3, 4, 2, 2, dtype=torch.float64).tril(-1) + torch.diag_embed(0.5 + torch.rand(3, 4, 2, dtype=torch.float64))
-    return [Normal(loc, factor[..., 0, :1].expand_as(loc)).to_event(2), CoupledNormal(loc, factor)]
+    return [Normal(loc, factor[..., 0, :1].expand_as(loc)).to_event(2), CoupledNormal(loc, factor).to_event(1)]
 
 
 @pytest.mark.parametrize("emission", laws(), ids=["diagonal", "coupled"])

@@ -16,7 +16,7 @@ from epns_pyro.conditioning.filtering import filter_states, smooth_paths, unweig
 from epns_pyro.conditioning.gaussian import NormalLaw, normal_law
 from epns_pyro.conditioning.observations import Observations
 from epns_pyro.context import DataContext
-from epns_pyro.models import Transition
+from epns_pyro.models.transition import MarkovTransition
 from epns_pyro.systems import NBodyConfig
 
 SYSTEM = NBodyConfig.parse({"bodies": 3, "dt": 0.01, "oracle_dt": 0.05, "sigma": 0.3}).build()
@@ -48,7 +48,7 @@ def _(emission: FullNormal) -> NormalLaw:
     return NormalLaw(emission.loc.flatten(-2), emission.factor)
 
 
-class Oracle(Transition):
+class Oracle(MarkovTransition):
     """The true law of the system; its one latent says nothing."""
 
     spec, hidden_event_dim = SPEC, 2

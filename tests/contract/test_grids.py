@@ -145,13 +145,13 @@ def test_any_number_of_batch_and_sample_dimensions(name, shape):
     t = transition(spec, (12, 11), name)
     x = tissues(spec, (12, 11), 6, 1)[: torch.Size(shape).numel(), 0].reshape(*shape, 12, 11, 2)
     z = torch.randn(4, *shape, CELLS, 3, dtype=torch.float64)
-    h = t.forward_model(x)
+    h = t.at(x).h
     assert h.shape[: len(shape)] == shape
-    assert t.prior(x, h).batch_shape == shape
-    assert t.posterior(x, h, x).batch_shape == shape
-    many = t.emission(x, h, z)
+    assert t.at(x).prior.batch_shape == shape
+    assert t.at(x).posterior(x).batch_shape == shape
+    many = t.at(x).emission(z)
     assert many.batch_shape == (4, *shape)
-    torch.testing.assert_close(many.log_prob(x[..., :1])[2], t.emission(x, h, z[2]).log_prob(x[..., :1]), **CLOSE)
+    torch.testing.assert_close(many.log_prob(x[..., :1])[2], t.at(x).emission(z[2]).log_prob(x[..., :1]), **CLOSE)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 import torch
 from pyro import poutine
+from pyro.distributions import Independent
 from torch import Tensor
 
-from epns_pyro.backbones import BACKBONES, Signature
+from epns_pyro.backbones import BACKBONES, Features, Signature
 from epns_pyro.backbones.bodies.base import safe_norm
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.inference.elbo import Objective
 from epns_pyro.models import TRANSITIONS, EPNSGuide, EPNSModel, Transition
 from epns_pyro.models.bodies.particles import ParticleTransition
+from epns_pyro.models.transition import Carry, Step
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean, Group, GroupElement, density_invariance_error, equivariance_error
 from epns_pyro.systems import CellsConfig, NBodyConfig, RecordedConfig, System
@@ -126,7 +128,7 @@ def train_a_little(transition: Transition, x: Tensor) -> None:
 
 def latents(transition: Transition, x: Tensor) -> Tensor:
     with torch.no_grad():
-        event = transition.prior(x[:, 0], transition.forward_model(x[:, 0])).event_shape
+        event = transition.at(x[:, 0]).prior.event_shape
     return torch.randn(BATCH, STEPS, *event, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
@@ -183,11 +185,11 @@ def test_each_piece_is_equivariant(name, system, changes):
     spec, x_next = transition.spec, x[:, 1]
 
     def prior(x: Tensor) -> Tensor:
-        law = transition.prior(x, transition.forward_model(x)).base_dist
+        law = transition.at(x).prior.base_dist
         return torch.stack([law.loc, law.scale])
 
     def posterior(pair: Tensor) -> Tensor:
-        law = transition.posterior(pair[0], transition.forward_model(pair[0]), pair[1]).base_dist
+        law = transition.at(pair[0]).posterior(pair[1]).base_dist
         return torch.stack([law.loc, law.scale])
 
     def move(g: GroupElement, law: Tensor) -> Tensor:
@@ -196,8 +198,8 @@ def test_each_piece_is_equivariant(name, system, changes):
         return torch.stack([g.act_latent(loc, transition.latent_fields), g.act_latent(scale)])
 
     def mean(x: Tensor) -> Tensor:
-        h = transition.forward_model(x)
-        return transition.emission(x, h, transition.prior(x, h).mean).mean
+        step = transition.at(x)
+        return step.emission(step.prior.mean).mean
 
     for group in groups(SYSTEMS[system]):
         for function, argument in ((prior, x[:, 0]), (posterior, torch.stack([x[:, 0], x_next]))):
@@ -212,10 +214,10 @@ def test_shapes_are_those_of_the_interface(name, system, changes):
     """Any number of batch dimensions, with the same numbers."""
     transition, x = build(name, system, changes), trajectories(SYSTEMS[system])
     spec, now, after = transition.spec, x[:, :2], x[:, 1:]
-    h = transition.forward_model(now)
-    prior, posterior = transition.prior(now, h), transition.posterior(now, h, after)
+    h = transition.at(now).h
+    prior, posterior = transition.at(now).prior, transition.at(now).posterior(after)
     z = prior.sample()
-    emission = transition.emission(now, h, z)
+    emission = transition.at(now).emission(z)
     y = spec.dynamic(after)
     assert h.shape[: -transition.hidden_event_dim] == (BATCH, STEPS)
     assert prior.batch_shape == posterior.batch_shape == emission.batch_shape == (BATCH, STEPS)
@@ -223,10 +225,10 @@ def test_shapes_are_those_of_the_interface(name, system, changes):
     assert len(prior.event_shape) == 2
     assert emission.event_shape == y.shape[2:]
     assert emission.sample().shape == emission.mean.shape == y.shape
-    torch.testing.assert_close(transition.forward_model(now[1, 1]), h[1, 1])
-    torch.testing.assert_close(transition.prior(now[1, 1], h[1, 1]).log_prob(z[1, 1]), prior.log_prob(z)[1, 1])
-    torch.testing.assert_close(transition.posterior(now[1, 1], h[1, 1], after[1, 1]).log_prob(z[1, 1]), posterior.log_prob(z)[1, 1])
-    torch.testing.assert_close(transition.emission(now[1, 1], h[1, 1], z[1, 1]).log_prob(y[1, 1]), emission.log_prob(y)[1, 1])
+    torch.testing.assert_close(transition.at(now[1, 1]).h, h[1, 1])
+    torch.testing.assert_close(transition.at(now[1, 1]).prior.log_prob(z[1, 1]), prior.log_prob(z)[1, 1])
+    torch.testing.assert_close(transition.at(now[1, 1]).posterior(after[1, 1]).log_prob(z[1, 1]), posterior.log_prob(z)[1, 1])
+    torch.testing.assert_close(transition.at(now[1, 1]).emission(z[1, 1]).log_prob(y[1, 1]), emission.log_prob(y)[1, 1])
 
 
 @pytest.mark.parametrize(("name", "system", "changes"), EACH)
@@ -254,47 +256,61 @@ def test_networks_that_promise_nothing_are_seen(backbone_name):
         assert violation(log_density(program(transition)), transition, system.symmetry, trajectories(system)) > 1e-6
 
 
+def with_hidden(step: Step, change: Callable[[Features], Features]) -> Step:
+    """Let the laws of a step of particles see another h."""
+    step.hidden = change(step.hidden)
+    return step
+
+
 class VelocitySlice(ParticleTransition):
     """EPNS.md, section 5: h has read the relative speed from two of three components."""
 
-    def forward_model(self, x: Tensor) -> Tensor:
-        h, velocity = super().forward_model(x), self.spec.get(x, "velocity")[..., :2]
+    def step(self, carry: Carry) -> Step:
+        velocity = self.spec.get(carry.x, "velocity")[..., :2]
         speed = safe_norm(velocity[..., :, None, :] - velocity[..., None, :, :]).sum(-1)
-        return h + 1e-3 * torch.nn.functional.pad(speed[..., None], (0, h.shape[-1] - 1))
+        return with_hidden(super().step(carry), lambda hidden: replace(hidden, scalars=hidden.scalars + 1e-3 * speed[..., None]))
 
 
 class WrongParity(ParticleTransition):
     """A cross product, which is a pseudovector, taken for a vector."""
 
-    def forward_model(self, x: Tensor) -> Tensor:
-        h = super().forward_model(x)
-        position = self.bodies.positions(x)
-        cross = torch.linalg.cross(position - position.mean(-2, keepdim=True), self.spec.get(x, "velocity"))
-        return h + 1e-3 * torch.nn.functional.pad(cross, (self.config.width, h.shape[-1] - self.config.width - 3))
+    def step(self, carry: Carry) -> Step:
+        position = self.bodies.positions(carry.x)
+        cross = torch.linalg.cross(position - position.mean(-2, keepdim=True), self.spec.get(carry.x, "velocity"))
+        return with_hidden(super().step(carry), lambda hidden: replace(hidden, vectors=hidden.vectors + 1e-3 * cross[..., None, :]))
 
 
 class SigmaPerAxis(ParticleTransition):
     """A sigma of its own for every axis of space."""
 
-    def emission(self, x, h, z):
-        law = super().emission(x, h, z)
-        law.base_dist.scale = law.base_dist.scale * torch.linspace(1, 1.01, 6, dtype=x.dtype)
-        return law
+    def step(self, carry: Carry) -> Step:
+        def emission(z: Tensor) -> Independent:
+            law = made(z)
+            law.base_dist.scale = law.base_dist.scale * torch.linspace(1, 1.01, 6, dtype=z.dtype)
+            return law
+
+        step = super().step(carry)
+        made, step.emission = step.emission, emission
+        return step
 
 
 class LatentsOutOfOrder(ParticleTransition):
     """Latents that do not follow their bodies."""
 
-    def emission(self, x, h, z):
-        return super().emission(x, h, z.flip(-2))
+    def step(self, carry: Carry) -> Step:
+        step = super().step(carry)
+        made = step.emission
+        step.emission = lambda z: made(z.flip(-2))
+        return step
 
 
 class FrozenFeatures(ParticleTransition):
     """The published check: features of the state before it was turned, used again after. It must not make anything pass."""
 
-    def forward_model(self, x: Tensor) -> Tensor:
-        self.first = getattr(self, "first", super().forward_model(x))
-        return self.first
+    def step(self, carry: Carry) -> Step:
+        step = super().step(carry)
+        self.first = getattr(self, "first", step.hidden)
+        return with_hidden(step, lambda hidden: self.first)
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["untrained", "trained"])
@@ -325,10 +341,15 @@ def test_a_defect_of_parity_is_seen_in_the_mirror_only():
 
 def test_a_guide_with_a_defect_is_seen():
     class Slanted(ParticleTransition):
-        def posterior(self, x, h, x_next):
-            law = super().posterior(x, h, x_next)
-            law.base_dist.loc = law.base_dist.loc + 1e-3 * self.spec.get(x_next, "position").sum(-1, keepdim=True)
-            return law
+        def step(self, carry: Carry) -> Step:
+            def posterior(x_next: Tensor) -> Independent:
+                law = made(x_next)
+                law.base_dist.loc = law.base_dist.loc + 1e-3 * self.spec.get(x_next, "position").sum(-1, keepdim=True)
+                return law
+
+            step = super().step(carry)
+            made, step.posterior = step.posterior, posterior
+            return step
 
     broken = Slanted(build("particles", "nbody").config, context(SYSTEMS["nbody"])).double()
     system, x = SYSTEMS["nbody"], trajectories(SYSTEMS["nbody"])

@@ -70,17 +70,18 @@ def test_pushforward_is_not_teacher_forcing_and_no_gradient_flows_through_time(s
     torch.manual_seed(1)
     pushed = Objective(transition, Feedback.PUSHFORWARD)(x0, path).log_likelihood
     assert abs(float(teacher - pushed)) > 1e-3
-    starts, forward_model = [], transition.forward_model
-    transition.forward_model = lambda x: (starts.append(x), forward_model(x))[1]
+    starts, step = [], transition.step
+    transition.step = lambda carry: (starts.append(carry), step(carry))[1]
     Objective(transition, Feedback.PUSHFORWARD)(x0, path)
     assert len(starts) == path.shape[1]
-    assert not any(x.requires_grad for x in starts)
+    assert not any(carry.x.requires_grad for carry in starts)
 
 
-def test_h_is_computed_once_per_step(setup) -> None:
+@pytest.mark.parametrize("network", ["encoder", "integrator", "prior_net", "guess_scalars", "posterior_net", "decoder"])
+def test_every_network_runs_once_per_step(setup, network: str) -> None:
     transition, x0, path = setup
     calls = []
-    transition.encoder.register_forward_hook(lambda *_: calls.append(1))
+    getattr(transition, network).register_forward_hook(lambda *_: calls.append(1))
     Objective(transition)(x0, path)
     assert len(calls) == path.shape[1]
 
@@ -88,8 +89,8 @@ def test_h_is_computed_once_per_step(setup) -> None:
 def divergences(transition: Transition, x0: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
     """Teacher-forced KL of every latent dimension, mean over batch, time and entities, with its gradient: (latent,)."""
     x = torch.cat([x0[:, None], path[:, :-1]], 1).flatten(0, 1)
-    h = transition.forward_model(x)
-    posterior, prior = transition.posterior(x, h, path.flatten(0, 1)), transition.prior(x, h)
+    step = transition.at(x)
+    posterior, prior = step.posterior(path.flatten(0, 1)), step.prior
     return kl_divergence(posterior.base_dist, prior.base_dist).mean((0, 1))
 
 

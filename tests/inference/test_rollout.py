@@ -8,9 +8,11 @@ import torch
 from pyro.infer import Predictive
 from scipy import stats
 
+from epns_pyro.backbones import Features
 from epns_pyro.data import Store
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.models import Feedback
+from epns_pyro.models.transition import Carry, Step
 from epns_pyro.simulator import Simulator
 
 
@@ -110,23 +112,37 @@ def test_mean_feedback_feeds_back_the_mean(sim: Simulator, x0: np.ndarray) -> No
     assert means.std(0)[..., 3:].mean() < 0.9 * samples.std(0)[..., 3:].mean()
 
     transition, x = sim.transition, torch.as_tensor(x0[:1], dtype=torch.float32)
-    emission = transition.emission
-    transition.emission = lambda x, h, z: emission(x, h, torch.zeros_like(z))  # the same mean for all members
-    mean = transition.emission(x, transition.forward_model(x), torch.zeros(1, 3, 3)).mean.detach().numpy()
+    mean = transition.at(x).emission(torch.zeros(1, 3, 3)).mean.detach().numpy()
+    step = transition.step
+
+    def without_latents(carry: Carry) -> Step:
+        made = step(carry)
+        emission = made.emission
+        made.emission = lambda z: emission(torch.zeros_like(z))  # the same mean for all members
+        return made
+
+    transition.step = without_latents
     np.testing.assert_allclose(sampled(x, Feedback.PUSHFORWARD, 3), np.repeat(mean, 3, axis=0), rtol=1e-5, atol=1e-6)
 
 
 def test_a_member_that_diverges_is_dead_and_the_others_live(sim: Simulator, x0: np.ndarray) -> None:
-    emission, whole = sim.transition.emission, sim.rollout(x0[:1], steps=3, members=4, seed=0)
+    step, whole = sim.transition.step, sim.rollout(x0[:1], steps=3, members=4, seed=0)
     steps = iter(range(3))
 
-    def diverging(x, h, z):
-        law = emission(x, h, z)
-        if next(steps) == 1:
-            law.loc[2] = float("nan")
-        return law
+    def diverging(carry):
+        made = step(carry)
+        emission = made.emission
 
-    sim.transition.emission = diverging
+        def law(z):
+            law = emission(z)
+            if next(steps) == 1:
+                law.base_dist.loc[2] = float("nan")
+            return law
+
+        made.emission = law
+        return made
+
+    sim.transition.step = diverging
     futures = sim.rollout(x0[:1], steps=3, members=4, seed=0).isel(trajectory=0)
     np.testing.assert_array_equal(futures["alive"], [[True] * 4, [True] * 4, [True, True, False, False], [True] * 4])
     np.testing.assert_array_equal(np.isnan(futures["position"]).any(("body", "space")), ~futures["alive"])
@@ -136,15 +152,14 @@ def test_a_member_that_diverges_is_dead_and_the_others_live(sim: Simulator, x0: 
 
 def test_networks_that_overflow_for_one_member_end_that_member_alone(sim: Simulator, x0: np.ndarray) -> None:
     """Then prior and emission have parameters that are not finite, at which PyTorch's Normal refuses to draw."""
-    forward_model, steps = sim.transition.forward_model, iter(range(3))
+    steps = iter(range(3))
 
-    def overflowing(x: torch.Tensor) -> torch.Tensor:
-        h = forward_model(x)
+    def overflowing(network, seen, hidden: Features) -> Features:
         if next(steps) == 1:
-            h[2] = float("nan")
-        return h
+            hidden.scalars[2] = float("nan")
+        return hidden
 
-    sim.transition.forward_model = overflowing
+    sim.transition.encoder.register_forward_hook(overflowing)
     alive = sim.rollout(x0[:1], steps=3, members=4, seed=0)["alive"].isel(trajectory=0)
     np.testing.assert_array_equal(alive, [[True] * 4, [True] * 4, [True, True, False, False], [True] * 4])
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from epns_pyro.inference.elbo import path_bounds
-from epns_pyro.models import EPNSGuide, EPNSModel, Transition
+from epns_pyro.models import EPNSGuide, EPNSModel
+from epns_pyro.models.transition import MarkovTransition
 from epns_pyro.state import Field, StateSpec
 
 SPACE, STEPS, BATCH = 2, 3, 4
@@ -27,7 +28,7 @@ def vector(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-class LinearGaussian(Transition):
+class LinearGaussian(MarkovTransition):
     """One body; the guide is off the exact posterior by `shift` standard deviations and a factor `stretch` of its width."""
 
     hidden_event_dim = 2
@@ -88,9 +89,9 @@ def test_the_closed_form_is_that_of_monte_carlo():
     torch.manual_seed(0)
     log_likelihood = 0.0
     for before, after in zip([x0, *path[:, :-1].unbind(1)], path.unbind(1), strict=True):
-        h = transition.forward_model(before)
-        z = transition.prior(before, h).sample((400_000,))
-        likelihood = transition.emission(before, h, z).log_prob(transition.spec.dynamic(after))
+        step = transition.at(before)
+        z = step.prior.sample((400_000,))
+        likelihood = step.emission(z).log_prob(transition.spec.dynamic(after))
         log_likelihood = log_likelihood + likelihood.exp().mean(0).log()
     torch.testing.assert_close(log_likelihood, evidence(transition, x0, path), rtol=0, atol=0.05)
 
@@ -150,6 +151,6 @@ def test_the_posterior_mean_is_what_conditioning_says():
         trace.compute_log_prob()
     weight = trace.nodes["x_1"]["log_prob"].softmax(0)[..., None, None]
     mean = (weight * trace.nodes["z_1"]["value"]).sum(0)
-    exact = transition.exact(transition.forward_model(x0), transition.spec.dynamic(path[:, 0]))
+    exact = transition.exact(transition.at(x0).h, transition.spec.dynamic(path[:, 0]))
     effective = 1 / weight.square().sum(0)
     assert ((mean - exact.mean).abs() / (exact.stddev / effective.sqrt())).max() < 5.5

@@ -69,11 +69,11 @@ def by_hand(transition, feedback: Feedback, z: dict[str, Tensor], path: Tensor) 
     """log p and log q of every site along a path, for given latents: the loop that the programs stand for."""
     spec, x, model, guide = transition.spec, X0, {}, {}
     for t in range(1, path.shape[1] + 1):
-        h = transition.forward_model(x)
-        emission = transition.emission(x, h, z[f"z_{t}"])
-        model[f"z_{t}"] = transition.prior(x, h).log_prob(z[f"z_{t}"])
+        step = transition.at(x)
+        emission = step.emission(z[f"z_{t}"])
+        model[f"z_{t}"] = step.prior.log_prob(z[f"z_{t}"])
         model[f"x_{t}"] = emission.log_prob(spec.dynamic(path[:, t - 1]))
-        guide[f"z_{t}"] = transition.posterior(x, h, path[:, t - 1]).log_prob(z[f"z_{t}"])
+        guide[f"z_{t}"] = step.posterior(path[:, t - 1]).log_prob(z[f"z_{t}"])
         x = path[:, t - 1] if feedback is Feedback.TEACHER else spec.advance(x, emission.mean)
     return model, guide
 
@@ -116,7 +116,7 @@ def test_a_forecast_feeds_back_samples_unless_the_mean_is_asked_for(transition):
     for feedback in Feedback:
         nodes = poutine.trace(EPNSModel(transition, feedback=feedback)).get_trace(X0, horizon=2).nodes
         fed = nodes["x_1"]["fn"].mean if feedback is Feedback.PUSHFORWARD else nodes["x_1"]["value"]
-        torch.testing.assert_close(nodes["h_2"]["value"], transition.forward_model(spec.advance(X0, fed)))
+        torch.testing.assert_close(nodes["h_2"]["value"], transition.at(spec.advance(X0, fed)).h)
 
 
 # -- stock Pyro ------------------------------------------------------------------------------------------------------------
@@ -167,8 +167,8 @@ def test_predictive_is_one_law_in_parallel_and_in_turn(transition):
 def test_predictive_with_a_path_draws_from_the_guide(transition):
     torch.manual_seed(0)
     draws = Predictive(EPNSModel(transition), guide=EPNSGuide(transition), num_samples=4000, parallel=True)(X0, PATH)
-    h = transition.forward_model(X0)
-    law = transition.posterior(X0, h, PATH[:, 0]).base_dist
+    step = transition.at(X0)
+    law = step.posterior(PATH[:, 0]).base_dist
     z = ((draws["z_1"] - law.loc) / law.scale).detach()
     assert (z.mean(0).abs() < 5.4 / 4000**0.5).all()
     assert ((z.square().mean(0) - 1).abs() < 5.4 * (2 / 4000) ** 0.5).all()
@@ -179,10 +179,10 @@ def test_any_site_can_be_conditioned_on(transition):
     spec, given = transition.spec, transition.spec.dynamic(PATH[:, 0])
     trace = poutine.trace(poutine.condition(EPNSModel(transition), data={"x_1": given})).get_trace(X0, horizon=2)
     assert trace.nodes["x_1"]["is_observed"]
-    torch.testing.assert_close(trace.nodes["h_2"]["value"], transition.forward_model(spec.advance(X0, given)))
+    torch.testing.assert_close(trace.nodes["h_2"]["value"], transition.at(spec.advance(X0, given)).h)
     z = {"z_1": torch.zeros(BATCH, BODIES, 3, dtype=torch.float64)}
     trace = poutine.trace(poutine.condition(EPNSModel(transition), data=z)).get_trace(X0, horizon=1)
-    torch.testing.assert_close(trace.nodes["x_1"]["fn"].mean, transition.emission(X0, transition.forward_model(X0), z["z_1"]).mean)
+    torch.testing.assert_close(trace.nodes["x_1"]["fn"].mean, transition.at(X0).emission(z["z_1"]).mean)
 
 
 def test_the_model_can_be_drawn(transition):

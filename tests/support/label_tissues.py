@@ -56,5 +56,5 @@ def transition(spec: StateSpec, lattice: tuple[int, int], network: str = "window
 
 def law(t: CellsTransition, x: Tensor, z: Tensor | None = None) -> LabelImage:
     """p(x' | x, z), by default of latents zero."""
-    h = t.forward_model(x)
-    return t.emission(x, h, torch.zeros(*x.shape[:-3], t.spec["cell"].size - 1, t.config.latent, dtype=torch.float64) if z is None else z)
+    step = t.at(x)
+    return step.emission(torch.zeros(*x.shape[:-3], t.spec["cell"].size - 1, t.config.latent, dtype=torch.float64) if z is None else z)

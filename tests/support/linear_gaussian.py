@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from epns_pyro.conditioning.observations import Observations
 from epns_pyro.context import DataContext
-from epns_pyro.models import Transition
+from epns_pyro.models.transition import MarkovTransition
 from epns_pyro.state import Field, StateSpec
 
 SPEC = StateSpec(
@@ -25,7 +25,7 @@ CONTEXT = DataContext(SPEC, 0.1, {"position": 1.0, "velocity": 1.0}, (BODIES,))
 PRIOR = 0.5  # standard deviation of the initial state, where it is not known
 
 
-class LinearGaussian(Transition):
+class LinearGaussian(MarkovTransition):
     """x' = R x + B z + sigma e with a rotation R, z of 2 numbers per body; the guide has the right mean and is as wide as the posterior."""
 
     spec, hidden_event_dim = SPEC, 2

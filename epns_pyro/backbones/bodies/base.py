@@ -42,10 +42,20 @@ class Signature:
 
 @dataclass(frozen=True)
 class Features:
-    """Per-body features: `scalars` (*batch, body, channel) and `vectors` (*batch, body, channel, space)."""
+    """What a network knows of each body.
+
+    Parameters
+    ----------
+    scalars : Tensor, (*batch, body, channel)
+    vectors : Tensor, (*batch, body, channel, space)
+    mask : Tensor, (*batch, body), optional
+        False for bodies that are absent: they have no say in the output of any other body. Their own features must be finite, and their
+        own output means nothing.
+    """
 
     scalars: Tensor
     vectors: Tensor
+    mask: Tensor | None = None
 
 
 class Backbone(nn.Module, ABC):
@@ -111,6 +121,14 @@ def perceptron(*widths: int, small_output: bool = False) -> nn.Sequential:
             layers[-1].weight.mul_(0.1)
             layers[-1].bias.zero_()
     return nn.Sequential(*layers)
+
+
+def centroid(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the mean (*batch, 1, channel) of values (*batch, body, channel) over the bodies that are True in a mask (*batch, body)."""
+    if mask is None:
+        return values.mean(-2, keepdim=True)
+    weight = mask.to(values.dtype)[..., None]
+    return (values * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp_min(1)
 
 
 def safe_norm(vectors: Tensor, floor: float = 1e-12) -> Tensor:

@@ -14,7 +14,7 @@ import pydantic
 import torch
 from torch import Tensor
 
-from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature
+from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, centroid
 from epns_pyro.backbones.bodies.graphs import GraphConfig
 from epns_pyro.backbones.bodies.message_passing import MessagePassingConfig
 
@@ -84,13 +84,17 @@ class FrameAveraged(Backbone):
         self.register_buffer("signs", signs[:, None, :], persistent=False)  # (frame, 1, space)
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        centred = positions - positions.mean(-2, keepdim=True)
-        frames = principal_axes(centred)[..., None, :, :] * self.signs  # (*batch, frame, space, axis)
+        mask = features.mask
+        centred = positions - centroid(positions, mask)
+        axes = principal_axes(centred if mask is None else centred * mask[..., None])
+        frames = axes[..., None, :, :] * self.signs  # (*batch, frame, space, axis)
+        batch = (*centred.shape[:-2], len(self.signs))
         inside = self.network(
             centred[..., None, :, :] @ frames,
             Features(
-                features.scalars[..., None, :, :].expand(*centred.shape[:-2], len(self.signs), *features.scalars.shape[-2:]),
+                features.scalars[..., None, :, :].expand(*batch, *features.scalars.shape[-2:]),
                 features.vectors[..., None, :, :, :] @ frames[..., None, :, :],
+                None if mask is None else mask[..., None, :].expand(*batch, -1),
             ),
         )
         return Features(inside.scalars.mean(-3), (inside.vectors @ frames.mT[..., None, :, :]).mean(-4))

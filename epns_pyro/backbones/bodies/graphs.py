@@ -35,13 +35,17 @@ class Graph(ABC):
 
 
 class DenseGraph(Graph):
-    """The complete graph without self-loops; edges are laid out as (*batch, receiver, other body)."""
+    """The complete graph without self-loops; edges are laid out as (*batch, receiver, other body).
 
-    def __init__(self, positions: Tensor) -> None:
+    `mask` (*batch, body) is False for senders whose messages do not count.
+    """
+
+    def __init__(self, positions: Tensor, mask: Tensor | None = None) -> None:
         bodies = positions.shape[-2]
         others = torch.arange(bodies - 1, device=positions.device).expand(bodies, -1)
         self._others = (others + (others >= torch.arange(bodies, device=positions.device)[:, None]).long()).reshape(-1)
         self._batch = positions.dim() - 2
+        self._silent = None if mask is None else ~self.senders(mask)
 
     def receivers(self, nodes: Tensor) -> Tensor:
         return nodes.unsqueeze(self._batch + 1)
@@ -51,6 +55,9 @@ class DenseGraph(Graph):
         return nodes.index_select(self._batch, self._others).unflatten(self._batch, (bodies, bodies - 1))
 
     def collect(self, messages: Tensor) -> Tensor:
+        if self._silent is not None:
+            silent = self._silent.view(*self._silent.shape, *[1] * (messages.dim() - self._silent.dim()))
+            messages = messages.masked_fill(silent, 0.0)
         return messages.sum(self._batch + 1)
 
 
@@ -96,15 +103,18 @@ class GraphConfig(Config):
             raise ValueError(f"only a complete graph has a dense path, found kind {self.kind!r}")
         return self
 
-    def connect(self, positions: Tensor) -> Graph:
-        """Build the graph of positions (*batch, body, space), in units of their scale."""
+    def connect(self, positions: Tensor, mask: Tensor | None = None) -> Graph:
+        """Build the graph of positions (*batch, body, space), in units of their scale; bodies that are False in a mask have no edges."""
         shape, bodies = positions.shape[:-1], positions.shape[-2]
         if self.kind == "complete" and (bodies <= DENSE_BODIES if self.dense is None else self.dense):
-            return DenseGraph(positions)
+            return DenseGraph(positions, mask)
         with torch.no_grad():
             flat = positions.reshape(-1, bodies, positions.shape[-1])
             distance = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
             distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+            if mask is not None:
+                there = mask.reshape(-1, bodies)
+                distance.masked_fill_(~(there[:, :, None] & there[:, None, :]), torch.inf)
             if self.kind == "nearest":
                 near = distance.topk(min(self.neighbours, bodies - 1), largest=False).indices  # (graph, receiver, neighbour)
                 graph, receiver = torch.meshgrid(
@@ -113,6 +123,8 @@ class GraphConfig(Config):
                 receiver = (graph * bodies + receiver)[..., None].expand_as(near)
                 sender = near + graph[..., None] * bodies
                 edges = torch.stack([sender.reshape(-1), receiver.reshape(-1)])
+                if mask is not None:  # there may be fewer bodies than neighbours asked for
+                    edges = edges[:, distance.gather(-1, near).isfinite().reshape(-1)]
             else:
                 reach = distance < (self.radius if self.kind == "radius" else torch.inf)
                 graph, receiver, sender = reach.nonzero(as_tuple=True)

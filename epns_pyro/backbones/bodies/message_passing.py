@@ -53,7 +53,7 @@ class MessagePassing(Backbone):
         self.read_out = perceptron(config.width, config.width, s.out_scalars + s.out_vectors * s.space)
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        graph = self.graph.connect(positions)
+        graph = self.graph.connect(positions, features.mask)
         nodes = self.embed(torch.cat([features.scalars, positions, features.vectors.flatten(-2)], -1))
         edges = edge_features(positions, features.vectors, graph)
         for layer in self.layers:

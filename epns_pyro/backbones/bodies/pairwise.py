@@ -37,7 +37,7 @@ class PairwiseNetwork(Backbone):
         self.alone = perceptron(seen, config.width, made, small_output=True) if seen and made else None
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        s, graph = self.signature, self.graph.connect(positions)
+        s, graph = self.signature, self.graph.connect(positions, features.mask)
         edges, arrows = Edges.between(positions, graph), bounded(features.vectors)
         ours, theirs = graph.receivers(features.scalars), graph.senders(features.scalars)
         ends = torch.cat([edges.distance, ours.expand(*edges.distance.shape[:-1], -1), theirs], -1)

@@ -221,7 +221,7 @@ class TensorProductNetwork(Backbone):
             self.out_vectors = nn.Linear(hidden["1o"], s.out_vectors, bias=False)
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        graph = self.graph.connect(positions)
+        graph = self.graph.connect(positions, features.mask)
         edges = Edges.between(positions, graph)
         harmonics = self._harmonics(self.degrees, edges.direction, normalize=False, normalization="component")
         seen = bounded(features.vectors)

@@ -91,7 +91,7 @@ class VectorNetwork(Backbone):
             self.out_vectors = nn.Linear(config.vectors, s.out_vectors, bias=False)
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        graph = self.graph.connect(positions)
+        graph = self.graph.connect(positions, features.mask)
         edges = Edges.between(positions, graph)
         seen = bounded(features.vectors)
         scalars = self.embed_scalars(torch.cat([features.scalars, gram(seen)], -1))

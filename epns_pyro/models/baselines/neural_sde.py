@@ -18,7 +18,6 @@ from typing import Annotated, Literal
 import pydantic
 import torch
 from pyro.distributions import Independent
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from epns_pyro.backbones import BACKBONES, BackboneConfig, Features, Signature
@@ -26,8 +25,8 @@ from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
 from epns_pyro.models.bodies.emissions import DiagonalConfig
 from epns_pyro.models.bodies.fields import BodyFields, shortened
-from epns_pyro.models.normal import Normal
-from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig, bounded_exp
+from epns_pyro.models.normal import Normal, masked
+from epns_pyro.models.transition import TRANSITIONS, Carry, Observed, Step, Transition, TransitionConfig, bounded_exp
 
 OBSERVATION = 0.1  # of the step scale: the noise around the end of a path, before training
 CARRIED = -3.0  # log of the diffusion, before training, of a field whose rate carries noise to it
@@ -58,63 +57,88 @@ class NeuralSDE(Transition):
         scalars, vectors = bodies.feature_counts
         self.field = config.backbone.build(Signature(scalars, vectors, changed + fields, moved, spec.space, context.sites[0]))
         # what the guide reads off an innovation: weights of its vectors, scalar shifts, widths; and vectors of its own
-        self._read = [steps * moved * moved, steps * changed, steps * fields]
+        self.read = [steps * moved * moved, steps * changed, steps * fields]
         self.posterior_net = config.backbone.build(
-            Signature(scalars + fields + changed, vectors + moved, sum(self._read), steps * moved, spec.space, context.sites[0])
+            Signature(scalars + fields + changed, vectors + moved, sum(self.read), steps * moved, spec.space, context.sites[0])
         )
         self.observation = nn.Parameter(torch.full((fields,), math.log(OBSERVATION)))
 
-    # -- the four pieces -----------------------------------------------------------------------------------------------
+    def step(self, carry: Carry) -> NeuralSDEStep:
+        return NeuralSDEStep(self, carry)
 
-    def forward_model(self, x: Tensor) -> Tensor:
-        """h = (mu(x), sigma(x)), both in units of the step scale per frame."""
+    def coefficients(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """h = (mu(x), sigma(x)), both in units of the step scale per frame: (*batch, body, 2 dynamic channels)."""
         bodies = self.bodies
-        out = self.field(bodies.positions(x), bodies.features(x))
+        out = self.field(bodies.positions(x), bodies.features(x, mask))
         changes, log_scale = out.scalars.tensor_split([len(bodies.dynamic_scalars)], -1)
         return torch.cat([bodies.join(out.vectors, changes), bodies.per_channel(bounded_exp(log_scale + self.log_diffusion))], -1)
 
-    def prior(self, x: Tensor, h: Tensor) -> Independent:
-        """p(z) = Normal(0, 1): white noise."""
-        zero = x.new_zeros(*x.shape[:-1], self.config.substeps * self.spec.dynamic_channels)
-        return Normal(zero, torch.ones_like(zero)).to_event(2)
-
-    def emission(self, x: Tensor, h: Tensor, z: Tensor) -> TorchDistribution:
-        """p(x' | h, z) = Normal(y_K(x, z), s)."""
-        end = self._solve(x, h, z.unflatten(-1, (self.config.substeps, -1)))
-        return DiagonalConfig().build(self.spec, end, self.observation.expand(*end.shape[:-1], -1), self.unit)
-
-    def posterior(self, x: Tensor, h: Tensor, x_next: Tensor) -> Independent:
-        """q(z | h, x') = Normal(A(x, e) e + b(x, e), sigma(x, e)), e the way from the end of the path without noise to x'."""
-        bodies, steps = self.bodies, self.config.substeps
-        silent = x.new_zeros(*x.shape[:-1], steps, self.spec.dynamic_channels)
-        surprise = (self.spec.dynamic(x_next) - self._solve(x, h, silent)) / bodies.per_channel(self.unit)
-        e, seen = bodies.split(shortened(surprise)), bodies.features(x)
-        _, diffusion = h.chunk(2, -1)
-        spread = torch.stack([self._first(diffusion, f.name) for f in self.spec.dynamic_fields], -1).log()
-        seen = Features(torch.cat([seen.scalars, spread, e.scalars], -1), torch.cat([seen.vectors, e.vectors], -2))
-        out = self.posterior_net(bodies.positions(x), seen)
-        weights, shifts, log_scale = (part.unflatten(-1, (steps, -1)) for part in out.scalars.split(self._read, -1))
-        moved = len(bodies.dynamic_vectors)
-        vectors = weights.unflatten(-1, (moved, moved)) @ e.vectors[..., None, :, :] + out.vectors.unflatten(-2, (steps, moved))
-        mean = bodies.join(vectors, shifts)
-        return Normal(mean.flatten(-2), bodies.per_channel(bounded_exp(log_scale)).flatten(-2)).to_event(2)
-
-    # -- helpers -------------------------------------------------------------------------------------------------------
-
-    def _solve(self, x: Tensor, h: Tensor, z: Tensor) -> Tensor:
-        """End of the path that noise z (*batch, body, step, dynamic channel) drives: (*batch, body, dynamic channel)."""
-        spec, bodies, steps = self.spec, self.bodies, self.config.substeps
-        unit, noise = bodies.per_channel(self.unit), self.basis @ z
-        for k in range(steps):
-            drift, diffusion = (h if k == 0 else self.forward_model(x)).chunk(2, -1)
-            kick = unit * (drift / steps + diffusion * noise[..., k, :] / math.sqrt(steps))
-            x = spec.advance(x, bodies.persistence(spec.advance(x, spec.dynamic(x) + kick), bodies.frame_dt / steps))
-        return spec.dynamic(x)
-
-    def _first(self, y: Tensor, name: str) -> Tensor:
+    def first_channel(self, y: Tensor, name: str) -> Tensor:
         """A number per body of a field whose channels are all the same: (*batch, body)."""
         value = self.spec.get_dynamic(y, name)
         return value[..., 0] if self.spec[name].is_vector else value
+
+
+class NeuralSDEStep(Step):
+    """The laws of one step. Bodies that are absent, NaN in the carry, act on no other, and have no latents and no likelihood."""
+
+    def __init__(self, transition: NeuralSDE, carry: Carry) -> None:
+        self.transition, self.bodies = transition, transition.bodies
+        self.x, self.mask = self.bodies.present(carry.x)
+        super().__init__(transition.spec, carry, transition.coefficients(self.x, self.mask))
+
+    @property
+    def prior(self) -> Independent:
+        """p(z) = Normal(0, 1): white noise."""
+        zero = self.x.new_zeros(*self.x.shape[:-1], self.transition.config.substeps * self.spec.dynamic_channels)
+        return masked(Normal(zero, torch.ones_like(zero)).to_event(2), self.mask)
+
+    def emission(self, z: Tensor) -> Independent:
+        """p(x' | h, z) = Normal(y_K(x, z), s)."""
+        transition = self.transition
+        end = self._solve(z.unflatten(-1, (transition.config.substeps, -1)))
+        law = DiagonalConfig().build(self.spec, end, transition.observation.expand(*end.shape[:-1], -1), transition.unit)
+        return masked(law, self.mask)
+
+    def posterior(self, x_next: Tensor) -> Independent:
+        """q(z | h, x') = Normal(A(x, e) e + b(x, e), sigma(x, e)), e the way from the end of the path without noise to x'."""
+        transition, bodies, steps = self.transition, self.bodies, self.transition.config.substeps
+        following, stays = bodies.present(x_next)
+        silent = self.x.new_zeros(*self.x.shape[:-1], steps, self.spec.dynamic_channels)
+        surprise = shortened((self.spec.dynamic(following) - self._solve(silent)) / bodies.per_channel(transition.unit))
+        if stays is not None:
+            surprise = surprise * stays[..., None]
+        e, seen = bodies.split(surprise), bodies.features(self.x, self.mask)
+        _, diffusion = self.h.chunk(2, -1)
+        spread = torch.stack([transition.first_channel(diffusion, f.name) for f in self.spec.dynamic_fields], -1).log()
+        seen = Features(torch.cat([seen.scalars, spread, e.scalars], -1), torch.cat([seen.vectors, e.vectors], -2), seen.mask)
+        out = transition.posterior_net(bodies.positions(self.x), seen)
+        weights, shifts, log_scale = (part.unflatten(-1, (steps, -1)) for part in out.scalars.split(transition.read, -1))
+        count = len(bodies.dynamic_vectors)
+        vectors = weights.unflatten(-1, (count, count)) @ e.vectors[..., None, :, :] + out.vectors.unflatten(-2, (steps, count))
+        mean, log_scale = bodies.join(vectors, shifts).flatten(-2), bodies.per_channel(log_scale).flatten(-2)
+        if stays is not None:  # the prior for a body that has left
+            mean, log_scale = mean * stays[..., None], log_scale * stays[..., None]
+        return masked(Normal(mean, bounded_exp(log_scale)).to_event(2), self.mask)
+
+    def observe(self, emission: Independent, x_next: Tensor) -> Observed:
+        """Score every body that is there before and after the step."""
+        return self.bodies.observe(emission, x_next, self.mask)
+
+    def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
+        """Go on from y; without an observed next state exactly the bodies of this one are there."""
+        return super().advance(self.bodies.entering_and_leaving(y, self.mask, following))
+
+    def _solve(self, z: Tensor) -> Tensor:
+        """End of the path that noise z (*batch, body, step, dynamic channel) drives: (*batch, body, dynamic channel)."""
+        transition, spec, bodies, x = self.transition, self.spec, self.bodies, self.x
+        unit, noise, steps = bodies.per_channel(transition.unit), transition.basis @ z, transition.config.substeps
+        mask = None if self.mask is None else self.mask.expand(z.shape[:-2])
+        for k in range(steps):
+            drift, diffusion = (self.h if k == 0 else transition.coefficients(x, mask)).chunk(2, -1)
+            kick = unit * (drift / steps + diffusion * noise[..., k, :] / math.sqrt(steps))
+            x = spec.advance(x, bodies.persistence(spec.advance(x, spec.dynamic(x) + kick), bodies.frame_dt / steps))
+        return spec.dynamic(x)
 
 
 def polynomials(count: int) -> Tensor:

@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
+from pyro.distributions import Independent
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
 from epns_pyro.config import Config, Registry
 from epns_pyro.errors import ConfigError
-from epns_pyro.models.normal import Normal
+from epns_pyro.models.normal import Normal, unmasked
 from epns_pyro.state import StateSpec
 
 EMISSIONS = Registry("emission")
@@ -24,18 +25,18 @@ class CoupledNormal(TorchDistribution):
 
     Parameters
     ----------
-    loc : Tensor, (*batch, body, field * space)
-    factor : Tensor, (*batch, body, field, field)
+    loc : Tensor, (*batch, field * space)
+    factor : Tensor, (*batch, field, field)
         L, lower triangular with a positive diagonal; invariant, so that the law rotates with loc.
     """
 
     arg_constraints = {"loc": constraints.real_vector, "factor": constraints.lower_cholesky}  # noqa: RUF012
-    support = constraints.independent(constraints.real, 2)
+    support = constraints.independent(constraints.real, 1)
     has_rsample = True
 
     def __init__(self, loc: Tensor, factor: Tensor, validate_args: bool | None = None) -> None:
         self.loc, self.factor = loc, factor
-        super().__init__(loc.shape[:-2], loc.shape[-2:], validate_args=validate_args)
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
 
     @property
     def mean(self) -> Tensor:
@@ -49,8 +50,8 @@ class CoupledNormal(TorchDistribution):
     def expand(self, batch_shape: torch.Size, _instance: CoupledNormal | None = None) -> CoupledNormal:
         batch_shape = torch.Size(batch_shape)
         return CoupledNormal(
-            self.loc.expand(batch_shape + self.loc.shape[-2:]),
-            self.factor.expand(batch_shape + self.factor.shape[-3:]),
+            self.loc.expand(batch_shape + self.loc.shape[-1:]),
+            self.factor.expand(batch_shape + self.factor.shape[-2:]),
             validate_args=False,
         )
 
@@ -59,7 +60,7 @@ class CoupledNormal(TorchDistribution):
         return self.loc + (self.factor @ self._by_field(noise)).flatten(-2)
 
     def standardise(self, value: Tensor) -> Tensor:
-        """Return e, the standard Normal noise that makes `value`: (*batch, body, field * space)."""
+        """Return e, the standard Normal noise that makes `value`: (*batch, field * space)."""
         residual = self._by_field(value - self.loc)
         return torch.linalg.solve_triangular(self.factor.expand(*residual.shape[:-1], -1), residual, upper=False).flatten(-2)
 
@@ -67,7 +68,7 @@ class CoupledNormal(TorchDistribution):
         space = self.loc.shape[-1] // self.factor.shape[-1]
         noise = self.standardise(value)
         log_volume = space * self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return (-0.5 * noise.square().sum(-1) - log_volume - 0.5 * self.loc.shape[-1] * math.log(2 * math.pi)).sum(-1)
+        return -0.5 * noise.square().sum(-1) - log_volume - 0.5 * self.loc.shape[-1] * math.log(2 * math.pi)
 
     def _by_field(self, value: Tensor) -> Tensor:
         return value.unflatten(-1, (self.factor.shape[-1], -1))
@@ -109,11 +110,10 @@ class EmissionConfig(Config, ABC):
         return unit * torch.exp(low + torch.nn.functional.softplus(raw - low) - torch.nn.functional.softplus(raw - high))
 
 
-def innovation(law: TorchDistribution, value: Tensor) -> Tensor:
+def innovation(law: Independent, value: Tensor) -> Tensor:
     """Return how far `value` is from the mean of a Normal emission, standardised: (*batch, body, dynamic channel)."""
-    if isinstance(law, CoupledNormal):
-        return law.standardise(value)
-    return (value - law.mean) / law.base_dist.scale
+    base = unmasked(law)
+    return base.standardise(value) if isinstance(base, CoupledNormal) else (value - base.mean) / base.scale
 
 
 @EMISSIONS.register("diagonal")
@@ -151,4 +151,4 @@ class CoupledConfig(EmissionConfig):
         rows, columns = torch.tril_indices(count, count, -1, device=loc.device)
         coupling = torch.eye(count, dtype=loc.dtype, device=loc.device).repeat(*noise.shape[:-1], 1, 1)
         coupling[..., rows, columns] = noise[..., count:]
-        return CoupledNormal(loc, scale[..., :, None] * coupling)
+        return CoupledNormal(loc, scale[..., :, None] * coupling).to_event(1)

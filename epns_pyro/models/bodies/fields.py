@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import torch
+from pyro.distributions import Independent
 from torch import Tensor
 
 from epns_pyro.backbones import Features
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
+from epns_pyro.models.normal import masked
+from epns_pyro.models.transition import Observed
 from epns_pyro.state import StateSpec
 
 
@@ -28,7 +31,7 @@ class BodyFields:
 
     def __init__(self, context: DataContext) -> None:
         spec = self.spec = context.spec
-        self.frame_dt = context.frame_dt
+        self.frame_dt, self.absences = context.frame_dt, context.absences
         self.position = position_field(spec)
         self.vectors = tuple(f.name for f in spec.fields if f.is_vector and f.name != self.position)
         self.scalars = tuple(f.name for f in spec.fields if not f.is_vector)
@@ -48,13 +51,23 @@ class BodyFields:
         """Positions in units of their scale, (*batch, body, space)."""
         return self.spec.get(x, self.position) / self.spec[self.position].scale
 
-    def features(self, x: Tensor) -> Features:
+    def present(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tell the bodies that are there, (*batch, body), in states with NaN for those that are absent.
+
+        Returns the states with the NaN replaced by zeros, and None for the bodies where the data know no absences.
+        """
+        if not self.absences:
+            return x, None
+        mask = self.spec.dynamic(x).isfinite().all(-1)
+        return torch.where(mask[..., None], x, 0.0), mask
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Features:
         """All other fields in units of their scales; scalars twice, the second time bent so that small ones are told apart."""
         spec = self.spec
         scalars = torch.stack([spec.get(x, name) / spec[name].scale for name in self.scalars], -1) if self.scalars else x[..., :0]
         vectors = [spec.get(x, name) / spec[name].scale for name in self.vectors]
         stacked = torch.stack(vectors, -2) if vectors else x.new_zeros(*x.shape[:-1], 0, spec.space)
-        return Features(torch.cat([scalars, torch.asinh(10 * scalars)], -1), stacked)
+        return Features(torch.cat([scalars, torch.asinh(10 * scalars)], -1), stacked, mask)
 
     def split(self, y: Tensor) -> Features:
         """Take dynamic channels (..., dynamic channel) apart: scalars (..., field) and vectors (..., field, space)."""
@@ -63,6 +76,27 @@ class BodyFields:
             torch.stack(scalars, -1) if scalars else y[..., :0],
             torch.stack([self.spec.get_dynamic(y, f.name) for f in self.dynamic_vectors], -2),
         )
+
+    # -- absence ---------------------------------------------------------------------------------------------------------
+
+    def observe(self, emission: Independent, x_next: Tensor, mask: Tensor | None) -> Observed:
+        """Return what scores every body that is there before (True in the mask) and after a step."""
+        following, stays = self.present(x_next)
+        both = mask if stays is None or mask is None else mask & stays
+        return Observed(masked(emission, both), self.spec.dynamic(following))
+
+    def entering_and_leaving(self, y: Tensor, mask: Tensor | None, following: Tensor | None) -> Tensor:
+        """Return dynamic channels (*batch, body, dynamic channel) with NaN for bodies that are absent after a step.
+
+        Those are the bodies that were absent before it or, where the next state was observed, those that are absent in it; bodies that
+        enter are where they were observed.
+        """
+        if mask is None:
+            return y
+        if following is None:
+            return torch.where(mask[..., None], y, torch.nan)
+        seen = self.spec.dynamic(following)
+        return torch.where(mask[..., None] & seen.isfinite(), y, seen)
 
     # -- putting together ------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ leapfrog keeps the energy (Hairer, Lubich and Wanner, Geometric Numerical Integr
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import pydantic
 import torch
@@ -20,6 +20,22 @@ from epns_pyro.backbones import BACKBONES, BackboneConfig, Features, Signature
 from epns_pyro.config import Config, one_of
 from epns_pyro.context import DataContext
 from epns_pyro.models.bodies.fields import BodyFields
+
+
+class Motion(NamedTuple):
+    """What a learned equation of motion says about a frame.
+
+    Parameters
+    ----------
+    change : Tensor, (*batch, body, dynamic channel)
+        What the frame adds to persistence.
+    log_max_kick : Tensor, (*batch, body, kicked field)
+        Logarithm of the strongest kick, in typical changes from frame to frame: where it is large, the end of the frame depends much
+        on its start, and noise grows on the way.
+    """
+
+    change: Tensor
+    log_max_kick: Tensor
 
 
 class Integrator(nn.Module):
@@ -42,24 +58,15 @@ class Integrator(nn.Module):
         """Number of fields that are kicked."""
         return len(self.vectors) + len(self.scalars)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Follow x (*batch, body, channel) through a frame.
-
-        Returns
-        -------
-        change : Tensor, (*batch, body, dynamic channel)
-            What the frame adds to persistence.
-        log_max_kick : Tensor, (*batch, body, kicked field)
-            Logarithm of the strongest kick, in typical changes from frame to frame: where it is large, the end of the frame depends much
-            on its start, and noise grows on the way.
-        """
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Motion:
+        """Follow x (*batch, body, channel) through a frame; bodies that are False in a mask (*batch, body) act on no other."""
         spec, step = self.bodies.spec, self.bodies.frame_dt / self.steps
         end, strengths = self._drift(x, step / 2), []
         for left in reversed(range(self.steps)):
-            out = self.network(self.bodies.positions(end), self.bodies.features(end))
+            out = self.network(self.bodies.positions(end), self.bodies.features(end, mask))
             end = self._drift(self._kicked(end, out), step if left else step / 2)
             strengths.append(torch.cat([out.vectors.square().sum(-1), out.scalars.square()], -1))
-        return spec.dynamic(end) - self.bodies.persistence(x), (1 + torch.stack(strengths).amax(0)).log() / 2
+        return Motion(spec.dynamic(end) - self.bodies.persistence(x), (1 + torch.stack(strengths).amax(0)).log() / 2)
 
     def _drift(self, x: Tensor, dt: float) -> Tensor:
         return self.bodies.spec.advance(x, self.bodies.persistence(x, dt))

@@ -7,33 +7,29 @@ first guess follows a learned equation of motion (`integrator`) and adds what a 
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 import pydantic
 import torch
 from pyro.distributions import Independent
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from epns_pyro.backbones import BACKBONES, Backbone, BackboneConfig, Features, Signature
-from epns_pyro.backbones.bodies.base import perceptron, safe_norm
+from epns_pyro.backbones.bodies.base import centroid, perceptron, safe_norm
 from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
 from epns_pyro.models.bodies.emissions import EMISSIONS, EmissionConfig, innovation
 from epns_pyro.models.bodies.fields import BodyFields, shortened
 from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig
-from epns_pyro.models.normal import Normal
-from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig, bounded_exp
+from epns_pyro.models.normal import Normal, masked, unmasked
+from epns_pyro.models.transition import TRANSITIONS, Carry, Observed, Step, Transition, TransitionConfig, bounded_exp
 
 FRAME_FLOOR = 1e-3  # vectors of h shorter than this give no axis
 
 
 class ParticleTransition(Transition):
-    """EPNS for particles; equivariant where its backbones are.
-
-    h holds `width` scalars and `hidden_vectors` vectors per body, (*batch, body, width + hidden_vectors * space), then what the
-    integrator returns.
-    """
+    """EPNS for particles; equivariant where its backbones are."""
 
     hidden_event_dim = 2
     chunk = 1024
@@ -45,7 +41,6 @@ class ParticleTransition(Transition):
         self.register_buffer("step_scales", torch.tensor([context.step_scales[f.name] for f in spec.dynamic_fields]), persistent=False)
 
         width, vectors, latent = config.width, config.hidden_vectors, config.latent
-        self._ends = [width, width + vectors * spec.space]  # of the scalars and of the vectors of h
         noise = config.emission.parameters(spec)
         moved, changed = len(bodies.dynamic_vectors), len(bodies.dynamic_scalars)
 
@@ -70,65 +65,10 @@ class ParticleTransition(Transition):
             self.innovation_to_latents = nn.Parameter(path.clone() / moved)  # (vector field, axis, latent)
             self.latents_to_mean = nn.Parameter(path.clone())
 
-    # -- the four pieces -----------------------------------------------------------------------------------------------
+    def step(self, carry: Carry) -> ParticleStep:
+        return ParticleStep(self, carry)
 
-    def forward_model(self, x: Tensor) -> Tensor:
-        """h = f(x): (*batch, body, hidden)."""
-        hidden = self.encoder(self.bodies.positions(x), self.bodies.features(x))
-        motion = self.integrator(x) if self.integrator else ()
-        return torch.cat([hidden.scalars, hidden.vectors.flatten(-2), *motion], -1)
-
-    def prior(self, x: Tensor, h: Tensor) -> Independent:
-        """p(z | h) = Normal(mu(h), sigma(h))."""
-        mean, log_scale = self.prior_net(self._pool(self._split(h).scalars)).chunk(2, -1)
-        return Normal(mean, bounded_exp(log_scale)).to_event(2)
-
-    def emission(self, x: Tensor, h: Tensor, z: Tensor) -> TorchDistribution:
-        """p(x' | h, z) = Normal(x + v dt + guess(h) + sigma(h) correction(h, z), sigma(h, z))."""
-        guess, noise = self._guess(x, h)
-        hidden = self._split(h)
-        z = z.expand(*z.shape[:-2], x.shape[-2], z.shape[-1])
-        shape = torch.broadcast_shapes(h.shape[:-1], z.shape[:-1])
-        scalars = torch.cat([hidden.scalars.expand(*shape, -1), z.expand(*shape, -1)], -1)
-        positions = self.bodies.positions(x).expand(*shape, -1)
-        out = self.decoder(positions, Features(scalars, hidden.vectors.expand(*shape, *hidden.vectors.shape[-2:])))
-        vectors = out.vectors
-        if self.config.linear_path:
-            vectors = vectors + torch.einsum("...l,fal,...as->...fs", z, self.latents_to_mean, self._frame(hidden))
-        changed = len(self.bodies.dynamic_scalars)
-        correction = self.bodies.join(vectors, out.scalars[..., :changed])
-        loc = guess.mean + guess.variance.sqrt() * correction
-        return self._law(loc, noise + out.scalars[..., changed:])
-
-    def posterior(self, x: Tensor, h: Tensor, x_next: Tensor) -> Independent:
-        """q(z | h, x') = Normal(mu_p + sigma_p a(h, e), sigma_p exp(b(h, e))), e the innovation of x' under the first guess."""
-        guess, _ = self._guess(x, h)
-        surprise = self.bodies.split(shortened(innovation(guess, self.spec.dynamic(x_next))))
-        hidden = self._split(h)
-        seen = Features(torch.cat([hidden.scalars, surprise.scalars], -1), torch.cat([hidden.vectors, surprise.vectors], -2))
-        shift, log_scale = self._pool(self.posterior_net(self.bodies.positions(x), seen).scalars).chunk(2, -1)
-        if self.config.linear_path:
-            shift = shift + torch.einsum("...fs,...as,fal->...l", surprise.vectors, self._frame(hidden), self.innovation_to_latents)
-        prior = self.prior(x, h).base_dist
-        return Normal(prior.loc + prior.scale * shift, prior.scale * bounded_exp(log_scale)).to_event(2)
-
-    # -- helpers -------------------------------------------------------------------------------------------------------
-
-    def _guess(self, x: Tensor, h: Tensor) -> tuple[TorchDistribution, Tensor]:
-        """The law of x' that h suggests without latents, and its noise parameters."""
-        hidden, bodies = self._split(h), self.bodies
-        motion, log_max_kick = h[..., self._ends[1] :].tensor_split([self.spec.dynamic_channels], -1)
-        changes, noise = self.guess_scalars(torch.cat([hidden.scalars, log_max_kick], -1)).tensor_split([len(bodies.dynamic_scalars)], -1)
-        change = bodies.join(self.guess_vectors.weight @ hidden.vectors, changes)
-        mean = bodies.persistence(x) + change * bodies.per_channel(self.step_scales)
-        if self.integrator:
-            mean = mean + motion
-        return self._law(mean, noise), noise
-
-    def _law(self, loc: Tensor, noise: Tensor) -> TorchDistribution:
-        return self.config.emission.build(self.spec, loc, noise, self.step_scales)
-
-    def _frame(self, hidden: Features) -> Tensor:
+    def frame(self, hidden: Features) -> Tensor:
         """Orthonormal axes that move with each body, (*batch, body, axis, space): Gram-Schmidt on the first vectors of h.
 
         Where those vectors do not span space (a planar state) the missing axes shrink to zero, and equivariance holds all the same.
@@ -140,12 +80,120 @@ class ParticleTransition(Transition):
             axes.append(vector / safe_norm(vector, floor=FRAME_FLOOR**2)[..., None])
         return torch.stack(axes, -2)
 
-    def _split(self, h: Tensor) -> Features:
-        scalars, vectors, _ = h.tensor_split(self._ends, -1)
-        return Features(scalars, vectors.unflatten(-1, (-1, self.spec.space)))
+    def pool(self, per_body: Tensor, mask: Tensor | None) -> Tensor:
+        """Return what latents are made from: (*batch, entity, channel)."""
+        return per_body if self.config.latents == "per-body" else centroid(per_body, mask)
 
-    def _pool(self, per_body: Tensor) -> Tensor:
-        return per_body if self.config.latents == "per-body" else per_body.mean(-2, keepdim=True)
+
+class ParticleStep(Step):
+    """The laws of one step of a set of bodies.
+
+    h holds `width` scalars and `hidden_vectors` vectors per body, (*batch, body, width + hidden_vectors * space), then what the
+    integrator returns. Bodies that are absent, NaN in the carry, have no edges, no latents and no likelihood.
+    """
+
+    def __init__(self, transition: ParticleTransition, carry: Carry) -> None:
+        self.transition, self.bodies = transition, transition.bodies
+        self.x, self.mask = self.bodies.present(carry.x)
+        self.positions = self.bodies.positions(self.x)
+        features = self.bodies.features(self.x, self.mask)
+        self.hidden = transition.encoder(self.positions, features)
+        self.motion = transition.integrator(self.x, self.mask) if transition.integrator else None
+        h = torch.cat([self.hidden.scalars, self.hidden.vectors.flatten(-2), *(self.motion or ())], -1)
+        super().__init__(transition.spec, carry, h)
+
+    @cached_property
+    def prior(self) -> Independent:
+        """p(z | h) = Normal(mu(h), sigma(h)) of every body that is there."""
+        pooled = self.transition.pool(self.hidden.scalars, self.mask)
+        mean, log_scale = self.transition.prior_net(pooled).chunk(2, -1)
+        return masked(Normal(mean, bounded_exp(log_scale)).to_event(2), self._with_latents)
+
+    def emission(self, z: Tensor) -> Independent:
+        """p(x' | h, z) = Normal(x + v dt + guess(h) + sigma(h) correction(h, z), sigma(h, z))."""
+        transition, hidden, bodies = self.transition, self.hidden, self.bodies
+        z = z.expand(*z.shape[:-2], self.x.shape[-2], z.shape[-1])
+        shape = torch.broadcast_shapes(self.h.shape[:-1], z.shape[:-1])
+        scalars = torch.cat([hidden.scalars.expand(*shape, -1), z.expand(*shape, -1)], -1)
+        mask = None if self.mask is None else self.mask.expand(shape)
+        features = Features(scalars, hidden.vectors.expand(*shape, *hidden.vectors.shape[-2:]), mask)
+        out = transition.decoder(self.positions.expand(*shape, -1), features)
+        vectors = out.vectors
+        if transition.config.linear_path:
+            vectors = vectors + torch.einsum("...l,fal,...as->...fs", z, transition.latents_to_mean, self._frame)
+        scalars_out = len(bodies.dynamic_scalars)
+        correction = bodies.join(vectors, out.scalars[..., :scalars_out])
+        loc = self._guess.mean + self._guess.variance.sqrt() * correction
+        return masked(self._law(loc, self._noise + out.scalars[..., scalars_out:]), self.mask)
+
+    def posterior(self, x_next: Tensor) -> Independent:
+        """q(z | h, x') = Normal(mu_p + sigma_p a(h, e), sigma_p exp(b(h, e))), e the innovation of x' under the first guess.
+
+        It is the prior for a body that has left.
+        """
+        transition, hidden, bodies = self.transition, self.hidden, self.bodies
+        following, stays = bodies.present(x_next)
+        e = shortened(innovation(self._guess, self.spec.dynamic(following)))
+        if stays is not None:
+            e = e * stays[..., None]
+        surprise = bodies.split(e)
+        seen = Features(
+            torch.cat([hidden.scalars, surprise.scalars], -1), torch.cat([hidden.vectors, surprise.vectors], -2), self._both(stays)
+        )
+        shift, log_scale = transition.pool(transition.posterior_net(self.positions, seen).scalars, seen.mask).chunk(2, -1)
+        if transition.config.linear_path:
+            shift = shift + torch.einsum("...fs,...as,fal->...l", surprise.vectors, self._frame, transition.innovation_to_latents)
+        prior = unmasked(self.prior)
+        if stays is not None and self._with_latents is not None:
+            shift, log_scale = shift * stays[..., None], log_scale * stays[..., None]
+        return masked(Normal(prior.loc + prior.scale * shift, prior.scale * bounded_exp(log_scale)).to_event(2), self._with_latents)
+
+    def observe(self, emission: Independent, x_next: Tensor) -> Observed:
+        """Score every body that is there before and after the step."""
+        return self.bodies.observe(emission, x_next, self.mask)
+
+    def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
+        """Go on from y; without an observed next state exactly the bodies of this one are there."""
+        return super().advance(self.bodies.entering_and_leaving(y, self.mask, following))
+
+    # -- what the laws share ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _guess(self) -> Independent:
+        """The law of x' that h suggests without latents."""
+        return self._law(self._guess_mean, self._noise)
+
+    @cached_property
+    def _guess_parameters(self) -> tuple[Tensor, Tensor]:
+        """Changes of dynamic scalars, and noise parameters, (*batch, body, ...)."""
+        seen = self.hidden.scalars if self.motion is None else torch.cat([self.hidden.scalars, self.motion.log_max_kick], -1)
+        return self.transition.guess_scalars(seen).tensor_split([len(self.bodies.dynamic_scalars)], -1)
+
+    @property
+    def _noise(self) -> Tensor:
+        return self._guess_parameters[1]
+
+    @cached_property
+    def _guess_mean(self) -> Tensor:
+        bodies, transition = self.bodies, self.transition
+        change = bodies.join(transition.guess_vectors.weight @ self.hidden.vectors, self._guess_parameters[0])
+        mean = bodies.persistence(self.x) + change * bodies.per_channel(transition.step_scales)
+        return mean if self.motion is None else mean + self.motion.change
+
+    @cached_property
+    def _frame(self) -> Tensor:
+        return self.transition.frame(self.hidden)
+
+    @property
+    def _with_latents(self) -> Tensor | None:
+        """Which entities have latents, (*batch, entity): the bodies that are there, or the one that all share."""
+        return self.mask if self.transition.config.latents == "per-body" else None
+
+    def _law(self, loc: Tensor, noise: Tensor) -> Independent:
+        return self.transition.config.emission.build(self.spec, loc, noise, self.transition.step_scales)
+
+    def _both(self, stays: Tensor | None) -> Tensor | None:
+        return self.mask if stays is None or self.mask is None else self.mask & stays
 
 
 @TRANSITIONS.register("particles")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 import pydantic
@@ -9,14 +10,14 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 
 from epns_pyro.backbones.tissues.base import GRIDS, GridConfig, GridSignature
-from epns_pyro.backbones.tissues.tissue import Size, Tissue
+from epns_pyro.backbones.tissues.tissue import Crops, Size, Tissue
 from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.normal import Normal
 from epns_pyro.models.tissues.label_images import LabelImage
 from epns_pyro.models.tissues.pixel_scores import PixelScores
-from epns_pyro.models.transition import TRANSITIONS, Transition, TransitionConfig, bounded_exp
+from epns_pyro.models.transition import TRANSITIONS, Carry, Step, Transition, TransitionConfig, bounded_exp
 from epns_pyro.state import StateSpec
 
 
@@ -43,32 +44,8 @@ class CellsTransition(Transition):
             nn.init.zeros_(start.weight)
             nn.init.zeros_(start.bias)
 
-    # -- the four pieces -----------------------------------------------------------------------------------------------
-
-    def forward_model(self, x: Tensor) -> Tensor:
-        """h = f(x): (*batch, row, width)."""
-        return self.network.hidden(self.tissue(x))
-
-    def prior(self, x: Tensor, h: Tensor) -> Independent:
-        """p(z | h) = Normal(mu(h), sigma(h)) of every cell; Normal(0, 1) of those that are not there."""
-        tissue = self.tissue(x)
-        mean, log_scale = self._masked(self.prior_net(self.network.summary(tissue, h)), tissue)
-        return Normal(mean, bounded_exp(log_scale)).to_event(2)
-
-    def emission(self, x: Tensor, h: Tensor, z: Tensor) -> LabelImage:
-        """p(x' | h, z): see `LabelImage`."""
-        tissue = self.tissue(x)
-        return LabelImage(tissue, self.network.crops(tissue), self.network.draft(tissue, h, z), self.scores, self.config.floor)
-
-    def posterior(self, x: Tensor, h: Tensor, x_next: Tensor) -> Independent:
-        """q(z | h, x') = Normal(mu_p + sigma_p a(h, x'), sigma_p exp(b(h, x'))): the prior at first, and always of absent cells."""
-        tissue = self.tissue(x)
-        following = tissue.with_labels(self.spec.get(x_next, self.label).long())
-        innovation = self.network.innovation(tissue, h, following)
-        shift, log_scale = self._masked(self.posterior_net(innovation), tissue)
-        shift = shift + self.direct(innovation) * tissue.present[..., None]
-        prior = self.prior(x, h).base_dist
-        return Normal(prior.loc + prior.scale * shift, prior.scale * bounded_exp(log_scale)).to_event(2)
+    def step(self, carry: Carry) -> CellsStep:
+        return CellsStep(self, carry)
 
     @property
     def sampling_rule(self) -> str:
@@ -81,8 +58,6 @@ class CellsTransition(Transition):
             "drawn before: an exact draw from the law that the likelihood is of"
         )
 
-    # -- helpers -------------------------------------------------------------------------------------------------------
-
     def tissue(self, x: Tensor) -> Tissue:
         """Read full states (*batch, y, x, channel)."""
         labels = self.spec.get(x, self.label).long()
@@ -94,9 +69,43 @@ class CellsTransition(Transition):
         window = self.network.window(Size(*labels.shape[-2:]))
         return Tissue(labels, types, self.spec.periodic, reach=max(window) // 2 + 1)
 
-    @staticmethod
-    def _masked(numbers: Tensor, tissue: Tissue) -> tuple[Tensor, Tensor]:
-        return (numbers * tissue.present[..., None]).chunk(2, -1)
+
+class CellsStep(Step):
+    """The laws of one step of a label image; the image is read as a tissue once. h is (*batch, row, width)."""
+
+    def __init__(self, transition: CellsTransition, carry: Carry) -> None:
+        self.transition, self.tissue = transition, transition.tissue(carry.x)
+        super().__init__(transition.spec, carry, transition.network.hidden(self.tissue))
+
+    @cached_property
+    def prior(self) -> Independent:
+        """p(z | h) = Normal(mu(h), sigma(h)) of every cell; Normal(0, 1) of those that are not there."""
+        mean, log_scale = self._of_cells(self.transition.prior_net(self.transition.network.summary(self.tissue, self.h)))
+        return Normal(mean, bounded_exp(log_scale)).to_event(2)
+
+    @cached_property
+    def _crops(self) -> Crops:
+        return self.transition.network.crops(self.tissue)
+
+    def emission(self, z: Tensor) -> LabelImage:
+        """p(x' | h, z): see `LabelImage`."""
+        transition = self.transition
+        draft = transition.network.draft(self.tissue, self.h, z)
+        return LabelImage(self.tissue, self._crops, draft, transition.scores, transition.config.floor)
+
+    def posterior(self, x_next: Tensor) -> Independent:
+        """q(z | h, x') = Normal(mu_p + sigma_p a(h, x'), sigma_p exp(b(h, x'))): the prior at first, and always of absent cells."""
+        transition, tissue = self.transition, self.tissue
+        following = tissue.with_labels(self.spec.get(x_next, transition.label).long())
+        innovation = transition.network.innovation(tissue, self.h, following)
+        shift, log_scale = self._of_cells(transition.posterior_net(innovation))
+        shift = shift + transition.direct(innovation) * tissue.present[..., None]
+        prior = self.prior.base_dist
+        return Normal(prior.loc + prior.scale * shift, prior.scale * bounded_exp(log_scale)).to_event(2)
+
+    def _of_cells(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Two numbers per latent and cell, zero for cells that are not there."""
+        return (numbers * self.tissue.present[..., None]).chunk(2, -1)
 
 
 def label_fields(spec: StateSpec) -> tuple[str, str]:

@@ -44,11 +44,11 @@ def test_the_end_of_a_path_is_that_of_plain_euler_and_maruyama(world):
     spec, steps = about.spec, 3
     eps = torch.randn(*x.shape[:-1], steps, spec.dynamic_channels, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     z = torch.linalg.inv(transition.basis) @ eps
-    law = transition.emission(x, transition.forward_model(x), z.flatten(-2))
+    law = transition.at(x).emission(z.flatten(-2))
 
     y = x
     for k in range(steps):
-        drift, diffusion = transition.forward_model(y).chunk(2, -1)
+        drift, diffusion = transition.at(y).h.chunk(2, -1)
         fields = {f.name: spec.get(y, f.name) for f in spec.fields}
         for f in spec.dynamic_fields:
             mu, sigma, noise = (spec.get_dynamic(value, f.name) for value in (drift, diffusion, eps[..., k, :]))

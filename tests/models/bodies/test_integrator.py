@@ -132,6 +132,6 @@ def test_a_transition_can_do_without() -> None:
     about = context("celestial")
     (x0, path), without, within = trajectories(about), particles(about, integrator=None), particles(about)
     assert without.integrator is None
-    h, more = without.forward_model(x0), within.forward_model(x0)
+    h, more = without.at(x0).h, within.at(x0).h
     assert more.shape[-1] - h.shape[-1] == about.spec.dynamic_channels + within.integrator.fields
-    assert without.emission(x0, h, without.prior(x0, h).sample()).log_prob(about.spec.dynamic(path[:, 0])).isfinite().all()
+    assert without.at(x0).emission(without.at(x0).prior.sample()).log_prob(about.spec.dynamic(path[:, 0])).isfinite().all()

@@ -71,7 +71,7 @@ def test_with_weights_of_zero_the_bodies_drift_on(world):
     """x' = x + v dt where there is a rate, x' = x where there is none, and a noise of about the step scale."""
     about = context(world)
     transition, (x0, _) = start_at_zero(particles(about)), trajectories(about)
-    law = transition.emission(x0, transition.forward_model(x0), latents()[:, 0])
+    law = transition.at(x0).emission(latents()[:, 0])
     spec = about.spec
     for f in spec.dynamic_fields:
         drift = DT * spec.get(x0, "velocity") if f.name == "position" and "velocity" in spec else 0.0
@@ -142,7 +142,7 @@ def test_other_units_move_the_log_density_by_the_jacobian(world, units):
     expected = log_density(here, x0, path, z) - jacobian
     torch.testing.assert_close(log_density(there, convert(x0), convert(path), z), expected, rtol=1e-6, atol=1e-5)
 
-    q, p = (t.posterior(x, t.forward_model(x), y) for t, x, y in ((here, x0, path[:, 0]), (there, convert(x0), convert(path[:, 0]))))
+    q, p = (t.at(x).posterior(y) for t, x, y in ((here, x0, path[:, 0]), (there, convert(x0), convert(path[:, 0]))))
     torch.testing.assert_close(p.base_dist.loc, q.base_dist.loc, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(p.base_dist.scale, q.base_dist.scale, rtol=1e-5, atol=1e-6)
 
@@ -163,15 +163,15 @@ def test_latents_of_the_whole_system():
     """One latent vector, which every body hears and no order of the bodies changes."""
     about = context("celestial")
     transition, (x0, path) = particles(about, latents="shared", linear_path=False), trajectories(about)
-    h = transition.forward_model(x0)
-    prior, posterior = transition.prior(x0, h), transition.posterior(x0, h, path[:, 0])
+    step = transition.at(x0)
+    prior, posterior = step.prior, step.posterior(path[:, 0])
     assert prior.event_shape == posterior.event_shape == (1, LATENT)
     z = prior.sample()
-    moved = (transition.emission(x0, h, z + 1).mean - transition.emission(x0, h, z).mean).abs()
+    moved = (step.emission(z + 1).mean - step.emission(z).mean).abs()
     assert (moved.amax(-1) > 1e-6).all()  # every body
 
     order = torch.tensor([2, 0, 3, 1])
-    turned = transition.posterior(x0[:, order], transition.forward_model(x0[:, order]), path[:, 0][:, order])
+    turned = transition.at(x0[:, order]).posterior(path[:, 0][:, order])
     torch.testing.assert_close(turned.base_dist.loc, posterior.base_dist.loc)
     assert path_bounds(transition, x0, path, num_samples=3).iwae.isfinite().all()
 
@@ -179,11 +179,11 @@ def test_latents_of_the_whole_system():
 def test_latents_per_body_speak_to_their_body_first():
     about = context("celestial")
     transition, (x0, _) = particles(about), trajectories(about)
-    h = transition.forward_model(x0)
-    z = transition.prior(x0, h).sample()
+    step = transition.at(x0)
+    z = step.prior.sample()
     nudged = z.clone()
     nudged[:, 0] += 1
-    moved = (transition.emission(x0, h, nudged).mean - transition.emission(x0, h, z).mean).norm(dim=-1)
+    moved = (step.emission(nudged).mean - step.emission(z).mean).norm(dim=-1)
     assert (moved[:, 0] > moved[:, 1:].amax(-1)).all()
 
 
@@ -192,25 +192,26 @@ def test_the_guide_sees_where_the_bodies_went(world):
     """A published defect: a guide that sees distances only cannot tell a state from its mirror image. Ours can, relative to x."""
     about = context(world)
     transition, (x0, path) = particles(about), trajectories(about)
-    spec, h, x_next = about.spec, transition.forward_model(x0), path[:, 0]
-    q = transition.posterior(x0, h, x_next).base_dist
+    spec, x_next = about.spec, path[:, 0]
+    step = transition.at(x0)
+    q = step.posterior(x_next).base_dist
     for f in spec.dynamic_fields:
-        surprise = spec.get(x_next, f.name) - spec.get(transition_mean(transition, x0, h), f.name)
+        surprise = spec.get(x_next, f.name) - spec.get(transition_mean(transition, x0), f.name)
         mirrored = spec.pack(**{n: spec.get(x_next, n) - (2 * surprise if n == f.name else 0) for n in spec.names})
-        p = transition.posterior(x0, h, mirrored).base_dist
+        p = transition.at(x0).posterior(mirrored).base_dist
         assert (p.loc - q.loc).abs().max() > 1e-3, f.name
 
 
-def transition_mean(transition: ParticleTransition, x: Tensor, h: Tensor) -> Tensor:
+def transition_mean(transition: ParticleTransition, x: Tensor) -> Tensor:
     z = torch.zeros(*x.shape[:-1], LATENT, dtype=x.dtype)
-    return transition.spec.advance(x, transition.emission(x, h, z).mean).detach()
+    return transition.spec.advance(x, transition.at(x).emission(z).mean).detach()
 
 
 def test_outliers_do_not_blow_up_the_guide():
     about = context("celestial")
     transition, (x0, path) = particles(about), trajectories(about)
     far = about.spec.advance(x0, about.spec.dynamic(path[:, 0]) + 1e6)
-    q = transition.posterior(x0, transition.forward_model(x0), far).base_dist
+    q = transition.at(x0).posterior(far).base_dist
     assert q.loc.abs().max() < 100
     assert q.scale.isfinite().all()
 

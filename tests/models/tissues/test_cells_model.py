@@ -101,7 +101,7 @@ def test_values_and_gradients_are_finite_whatever_the_cells_do(name, network):
     x = torch.stack([STATES[name], STATES[name]], -1)[None]  # cell i is of type i
     for other in STATES.values():
         t.zero_grad()
-        step = elbo_step(t, x, torch.stack([other, other], -1)[None])
+        step = elbo_step(t.at(x), torch.stack([other, other], -1)[None])
         assert step.log_likelihood.isfinite().all()
         assert (step.kl >= 0).all()
         (step.log_likelihood - step.kl.sum((-2, -1))).sum().backward()
@@ -124,13 +124,13 @@ def test_absent_cells_have_the_standard_prior_and_no_kl():
     t = transition(spec, (16, 16))
     x = tissues(spec, (16, 16), 2, 2)
     x[x[..., 0] == 4] = 0
-    h = t.forward_model(x[:, 0])
-    prior, posterior = t.prior(x[:, 0], h).base_dist, t.posterior(x[:, 0], h, x[:, 1]).base_dist
+    step = t.at(x[:, 0])
+    prior, posterior = step.prior.base_dist, step.posterior(x[:, 1]).base_dist
     for one in (prior, posterior):
         assert torch.equal(one.loc[:, 3], torch.zeros(2, LATENT, dtype=torch.float64))
         assert torch.equal(one.scale[:, 3], torch.ones(2, LATENT, dtype=torch.float64))
-    assert (elbo_step(t, x[:, 0], x[:, 1]).kl[:, 3] == 0).all()
-    assert (elbo_step(t, x[:, 0], x[:, 1]).kl[:, 0] > 0).all()
+    assert (elbo_step(t.at(x[:, 0]), x[:, 1]).kl[:, 3] == 0).all()
+    assert (elbo_step(t.at(x[:, 0]), x[:, 1]).kl[:, 0] > 0).all()
 
 
 def test_absent_cells_and_batch_mates_do_not_change_a_density():
@@ -159,7 +159,7 @@ def fresh(spec: StateSpec, lattice: tuple[int, int], **settings: object) -> Cell
 def test_before_training_the_posterior_is_the_prior():
     spec = label_spec(CELLS)
     x = tissues(spec, (16, 16), 2, 2)
-    assert (elbo_step(fresh(spec, (16, 16)), x[:, 0], x[:, 1]).kl == 0).all()
+    assert (elbo_step(fresh(spec, (16, 16)).at(x[:, 0]), x[:, 1]).kl == 0).all()
 
 
 def test_the_posterior_sees_where_its_own_cell_went():
@@ -167,12 +167,12 @@ def test_the_posterior_sees_where_its_own_cell_went():
     x = torch.zeros(1, 24, 24, dtype=torch.int64)
     x[0, 4:8, 4:8], x[0, 16:20, 16:20] = 1, 2
     state = lambda labels: torch.stack([labels, labels], -1)  # noqa: E731
-    h = t.forward_model(state(x))
-    still = t.posterior(state(x), h, state(x)).base_dist.loc
-    for step in ((1, 0), (0, -1)):
+    step = t.at(state(x))
+    still = step.posterior(state(x)).base_dist.loc
+    for shift in ((1, 0), (0, -1)):
         moved = x.clone()
-        moved[0, 2:10, 2:10] = x[0, 2:10, 2:10].roll(step, (0, 1))
-        found = t.posterior(state(x), h, state(moved)).base_dist.loc
+        moved[0, 2:10, 2:10] = x[0, 2:10, 2:10].roll(shift, (0, 1))
+        found = step.posterior(state(moved)).base_dist.loc
         assert (found[0, 0] - still[0, 0]).abs().min() > 1e-6
         assert torch.equal(found[0, 1], still[0, 1])
 
@@ -238,7 +238,7 @@ def test_training_raises_the_bound_and_uses_the_latents_of_independent_pixels():
     optimizer = torch.optim.Adam(t.parameters(), 1e-2)
     bounds, kls = [], []
     for _ in range(40):
-        step = elbo_step(t, x[:, 3], x[:, 4])
+        step = elbo_step(t.at(x[:, 3]), x[:, 4])
         bounds.append(float((step.log_likelihood - step.kl.sum((-2, -1))).mean()))
         kls.append(float(step.kl.sum((-2, -1)).mean()))
         optimizer.zero_grad()
@@ -277,7 +277,7 @@ def test_labels_without_types_are_all_of_one():
     x = torch.zeros(1, 8, 8, 1, dtype=torch.int64)
     x[0, 2:5, 2:5] = 1
     assert t.tissue(x).types.tolist() == [[1, 0, 0]]
-    assert elbo_step(t, x, x).log_likelihood.isfinite().all()
+    assert elbo_step(t.at(x), x).log_likelihood.isfinite().all()
 
 
 def test_the_rule_of_an_ensemble_is_said_in_words():
