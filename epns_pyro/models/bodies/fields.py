@@ -11,6 +11,7 @@ from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.normal import masked
 from epns_pyro.models.transition import Observed
+from epns_pyro.presence import presence, presence_dynamic
 from epns_pyro.state import StateSpec
 
 
@@ -58,7 +59,7 @@ class BodyFields:
         """
         if not self.absences:
             return x, None
-        mask = self.spec.dynamic(x).isfinite().all(-1)
+        mask = presence(self.spec, x)
         return torch.where(mask[..., None], x, 0.0), mask
 
     def features(self, x: Tensor, mask: Tensor | None = None) -> Features:
@@ -96,7 +97,7 @@ class BodyFields:
         if following is None:
             return torch.where(mask[..., None], y, torch.nan)
         seen = self.spec.dynamic(following)
-        return torch.where(mask[..., None] & seen.isfinite(), y, seen)
+        return torch.where((mask & presence_dynamic(seen))[..., None], y, seen)
 
     # -- putting together ------------------------------------------------------------------------------------------------
 
