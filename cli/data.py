@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
     from epns_pyro.systems.base import SystemConfig
 
 PATH = click.Path(path_type=Path)
+
+
+class Crop(click.ParamType):
+    """A rectangle of an image: "0:200,50:250" is rows 0 to 199 and columns 50 to 249."""
+
+    name = "Y0:Y1,X0:X1"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[tuple[int, int], tuple[int, int]]:
+        found = re.fullmatch(r"\s*(\d{1,9}):(\d{1,9})\s*,\s*(\d{1,9}):(\d{1,9})\s*", value, re.ASCII)
+        if not found:
+            self.fail(f"expected rows and columns like 0:200,50:250, found {value[:60]!r}", param, ctx)
+        top, bottom, left, right = map(int, found.groups())
+        return (top, bottom), (left, right)
 
 
 @click.group(cls=Group)
@@ -84,13 +98,39 @@ def import_epns(directory: Path, out: Path, every: int | None, frame_dt: float |
 @click.option("--frame-dt", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Time between two frames.")
 @click.option("--time-unit", default="", help="Its unit.")
 @click.option("--segment", type=click.IntRange(min=2), help="Cut every movie into trajectories of so many frames.")
+@click.option("--crop", type=Crop(), help="Keep these rows and columns only, counted from 0, the last not included.")
+@click.option("--downscale", type=click.IntRange(min=1), default=1, help="Make one pixel of so many by so many: the label of most.")
+@click.option("--stack-is-time", is_flag=True, help="The images of a TIFF stack are frames, not slices or channels.")
 @click.option("--periodic", is_flag=True, help="The image wraps around at its edges.")
-def import_labels(path: Path, out: Path, types: Path | None, frame_dt: float, time_unit: str, segment: int | None, periodic: bool) -> None:
+def import_labels(
+    path: Path,
+    out: Path,
+    types: Path | None,
+    frame_dt: float,
+    time_unit: str,
+    segment: int | None,
+    crop: tuple[tuple[int, int], tuple[int, int]] | None,
+    downscale: int,
+    stack_is_time: bool,
+    periodic: bool,
+) -> None:
     """Import label images: a zarr array (time, y, x) or (movie, time, y, x), a TIFF stack, or a folder of TIFFs."""
     from epns_pyro.data.importers.labels import import_labels as run
 
     with progress_bars() as progress:
-        store = run(path, out, types=types, frame_dt=frame_dt, time_unit=time_unit, segment=segment, periodic=periodic, progress=progress)
+        store = run(
+            path,
+            out,
+            types=types,
+            frame_dt=frame_dt,
+            time_unit=time_unit,
+            segment=segment,
+            crop=crop,
+            downscale=downscale,
+            stack_is_time=stack_is_time,
+            periodic=periodic,
+            progress=progress,
+        )
     _summarise(store)
 
 

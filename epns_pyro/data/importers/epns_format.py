@@ -11,6 +11,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
+from epns_pyro.data.importers.npy import load_npy
 from epns_pyro.data.inspection.labels import EmptyFrames
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
@@ -81,18 +82,11 @@ def natural(path: Path) -> list[tuple[int, str]]:
 
 
 def _recognise(path: Path, every: int | None) -> Layout:
-    shape = _load(path).shape
+    shape = load_npy(path).shape
     for layout in (Celestial, Cellular):
         if layout.fits(shape):
             return layout(every or layout.default_every)
     raise DataError(f"{path}: expected celestial data ({Celestial.shape}) or cellular data ({Cellular.shape}), found {shape}")
-
-
-def _load(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as a .npy array: {' '.join(str(error).split())}") from None
 
 
 class Layout(ABC):
@@ -129,7 +123,7 @@ class Layout(ABC):
         """Check every file of a set; return the shape (time, *site) that they share."""
         expected = None
         for path in paths:
-            array = _load(path)
+            array = load_npy(path)
             if not self.fits(array.shape):
                 raise DataError(f"{path}: expected {self.shape}, found {array.shape}")
             frames = self.frames(array)
@@ -171,7 +165,7 @@ class Celestial(Layout):
             raise DataError(f"{path}: has a mass (channel 0) of {mass.min():g}: expected positive masses")
 
     def read(self, path: Path, spec: StateSpec) -> np.ndarray:
-        x = self.frames(_load(path)).astype(np.float64)
+        x = self.frames(load_npy(path)).astype(np.float64)
         return spec.pack(**{name: x[..., channels] for name, channels in self.channels.items()})
 
     def system(self, files: dict[str, list[Path]], shapes: dict[str, tuple[int, ...]], frame_dt: float | None) -> System:
@@ -218,7 +212,7 @@ class Cellular(Layout):
         self._cells, self._types = max(self._cells, int(labels.max())), max(self._types, int(types.max()))
 
     def read(self, path: Path, spec: StateSpec) -> np.ndarray:
-        x = self.frames(_load(path)).astype(np.int32)
+        x = self.frames(load_npy(path)).astype(np.int32)
         return spec.pack(cell=x[..., 0], type=x[..., 1])
 
     def system(self, files: dict[str, list[Path]], shapes: dict[str, tuple[int, ...]], frame_dt: float | None) -> System:
@@ -248,7 +242,7 @@ def _sets(layout: Layout, files: dict[str, list[Path]], shapes: dict[str, tuple[
 
 def _initial_states(layout: Layout, paths: list[Path]) -> int | None:
     """Return how many initial states the files share evenly, one block after the other; None if they do not."""
-    first = np.stack([layout.frames(_load(path))[0] for path in paths])
+    first = np.stack([layout.frames(load_npy(path))[0] for path in paths])
     new = [i for i in range(1, len(paths)) if not np.array_equal(first[i], first[i - 1])]
     runs = np.diff([0, *new, len(paths)])
     return len(runs) if len(runs) < len(paths) and (runs == runs[0]).all() else None

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import collections
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import zarr
 
 from epns_pyro.data.description import Split
-from epns_pyro.data.importers.movies import Movie, Types, find_movies, is_zarr, read_types, table_of_types
-from epns_pyro.data.inspection.labels import EmptyFrames, count_labels
+from epns_pyro.data.importers.cell_types import Types, read_types, table_of_types
+from epns_pyro.data.importers.movies import Movie, View, find_movies, is_zarr
+from epns_pyro.data.inspection.labels import EmptyFrames
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
 from epns_pyro.errors import DataError
 from epns_pyro.state import StateSpec
-from epns_pyro.systems import RecordedCellsConfig
+from epns_pyro.systems import RecordedCellsConfig, System
+from epns_pyro.systems.label_observables import MOST_LABELS
+
+_SMALL = 2**24  # labels below are renumbered by a table, which takes this many bytes
 
 
 def import_labels(
@@ -31,12 +36,15 @@ def import_labels(
     time_unit: str = "",
     periodic: bool = False,
     segment: int | None = None,
+    crop: tuple[tuple[int, int], tuple[int, int]] | None = None,
+    downscale: int = 1,
+    stack_is_time: bool = False,
     split: Split | None = None,
     progress: Progress | None = None,
 ) -> Store:
     """Import films of label images into a store; label 0 is the medium.
 
-    The labels of every trajectory are numbered anew from 1, without holes and in their order.
+    The labels of every trajectory are numbered anew from 1, without holes and in their order. Every film is read once.
 
     Parameters
     ----------
@@ -55,39 +63,55 @@ def import_labels(
         Whether the image wraps around at its edges.
     segment : int, optional
         Cut every film into trajectories of this many frames; what is left over is dropped.
+    crop, downscale : optional
+        What is kept of an image, see `View`: ((first row, one past the last), (the same of columns)), then the whole factor by which the
+        resolution is lowered.
+    stack_is_time : bool
+        Take every image of a TIFF stack for a frame, whatever the file calls the axis of its stack (z slices, channels).
     split : Split, optional
         Shares of the sets.
 
     Raises
     ------
     DataError
-        If a film does not hold labels, has a frame without any cell, differs in size from the others, or a cell has no type.
+        If a file is damaged or a volume, a film does not hold labels, has a frame without any cell, differs in size from the others, or a
+        cell has no type.
     """
-    movies = find_movies(Path(path))
+    if periodic and crop:
+        raise DataError("a part of a periodic image is not periodic: leave out crop, or periodic")
+    movies = find_movies(Path(path), stack_is_time=stack_is_time)
     types_of = read_types(Path(types)) if types else _neighbouring_types(Path(path))
-    survey = _survey(_pieces(movies, types_of, segment))
-    home = {row: name for name, rows in (split or Split()).rows(survey.count).items() for row in rows.tolist()}
-    system = RecordedCellsConfig.parse(survey.settings | {"periodic": periodic, "frame_dt": frame_dt, "time_unit": time_unit}).build()
-    with new_directory(out) as temporary:
-        writer = StoreWriter(temporary, Identity.of(system))
-        sizes = collections.Counter(home.values())
-        outputs = {name: writer.split(name, size, survey.frames, system.config.lattice) for name, size in sorted(sizes.items())}
-        waiting: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
-        for number, piece in enumerate(_pieces(movies, types_of, segment)):
-            name = home[number]
-            waiting[name].append(piece.state(system.spec))
-            if len(waiting[name]) == outputs[name].chunk or outputs[name].complete + len(waiting[name]) == outputs[name].trajectories:
-                outputs[name].append(np.stack(waiting[name]))
-                waiting[name].clear()
+    with new_directory(out) as temporary, tempfile.TemporaryFile(dir=Path(out).parent) as file:
+        pieces = _Pieces(file)
+        for number, movie in enumerate(movies):
+            for piece in _cut(movie, types_of, View(crop, downscale), segment):
+                pieces.append(piece)
             if progress:
-                progress("films", number + 1, survey.count)
-        writer.finish()
+                progress("reading films", number + 1, len(movies))
+        _write(pieces, temporary, pieces.system(periodic, frame_dt, time_unit), split or Split(), progress)
     return open_store(out)
+
+
+def _write(pieces: _Pieces, temporary: Path, system: System, split: Split, progress: Progress | None) -> None:
+    home = {row: name for name, rows in split.rows(pieces.count).items() for row in rows.tolist()}
+    writer = StoreWriter(temporary, Identity.of(system))
+    sizes = collections.Counter(home.values())
+    outputs = {name: writer.split(name, size, pieces.frames, pieces.lattice) for name, size in sorted(sizes.items())}
+    waiting: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
+    for number in range(pieces.count):
+        name = home[number]
+        waiting[name].append(pieces.state(number, system.spec))
+        if len(waiting[name]) == outputs[name].chunk or outputs[name].complete + len(waiting[name]) == outputs[name].trajectories:
+            outputs[name].append(np.stack(waiting[name]))
+            waiting[name].clear()
+        if progress:
+            progress("writing trajectories", number + 1, pieces.count)
+    writer.finish()
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """One trajectory: labels (time, y, x) without holes, and the type of every label (cell,)."""
+    """One trajectory: labels (time, y, x) uint16 without holes, and the type of every label (cell,)."""
 
     movie: Movie
     labels: np.ndarray
@@ -96,26 +120,39 @@ class _Piece:
     @property
     def areas(self) -> np.ndarray:
         """Areas of all cells in all frames, pixels: (time, cell); 0 where a cell has not come or has gone."""
-        flat = self.labels.reshape(1, len(self.labels), -1)
-        return count_labels(flat, flat > 0, len(self.types) + 1)[0, :, 1:]
-
-    def state(self, spec: StateSpec) -> np.ndarray:
-        table = np.concatenate([[0], self.types]).astype(np.int64)
-        return spec.pack(cell=self.labels, type=table[self.labels])
+        count = len(self.types) + 1
+        return np.stack([np.bincount(image.ravel(), minlength=count) for image in self.labels])[:, 1:]
 
 
-def _pieces(movies: list[Movie], types_of: Types | None, segment: int | None) -> Iterator[_Piece]:
-    for movie in movies:
-        frames = movie.labels()
-        length = segment or len(frames)
-        _refuse_empty(movie, frames[: len(frames) // length * length])
-        for start in range(0, len(frames) - length + 1, length):
-            names, labels = np.unique(frames[start : start + length], return_inverse=True)
-            if names[0] != 0:  # no medium anywhere
-                names, labels = np.concatenate([[0], names]), labels + 1
-            names = names[1:]
-            types = types_of(movie, names) if types_of else np.ones(len(names), dtype=np.int64)
-            yield _Piece(movie, labels.reshape(length, *frames.shape[1:]), types)
+def _cut(movie: Movie, types_of: Types | None, view: View, segment: int | None) -> Iterator[_Piece]:
+    """Read a film and cut it into trajectories."""
+    frames = movie.labels(view)
+    length = segment or len(frames)
+    _refuse_empty(movie, frames[: len(frames) // length * length])
+    for start in range(0, len(frames) - length + 1, length):
+        names, labels = _renumbered(movie, frames[start : start + length])
+        types = types_of(movie, names) if types_of else np.ones(len(names), dtype=np.int64)
+        yield _Piece(movie, labels, types)
+
+
+def _renumbered(movie: Movie, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the cells of labels (time, y, x) from 1 without holes: the former names (cell,), sorted, and labels uint16."""
+    largest = int(labels.max())
+    if largest < _SMALL:
+        present = np.zeros(largest + 1, dtype=bool)
+        for image in labels:
+            present[image] = True
+        names = np.flatnonzero(present)
+    else:
+        names = np.unique(np.concatenate([np.unique(image) for image in labels]))
+    names = names[names > 0]
+    if len(names) >= MOST_LABELS:
+        raise DataError(f"{movie.name}: holds {len(names)} labels, at most {MOST_LABELS - 1} fit: cut it (segment), or crop it")
+    if largest < _SMALL:
+        table = np.zeros(largest + 1, dtype=np.uint16)
+        table[names] = np.arange(1, len(names) + 1)
+        return names, table[labels]
+    return names, np.stack([np.searchsorted(names, image) + (image > 0) for image in labels]).astype(np.uint16)
 
 
 def _refuse_empty(movie: Movie, frames: np.ndarray) -> None:
@@ -126,33 +163,58 @@ def _refuse_empty(movie: Movie, frames: np.ndarray) -> None:
         raise DataError(f"{movie.name}: {problem}")
 
 
-@dataclass(frozen=True)
-class _Survey:
-    """What all pieces have in common: how many there are, how many frames each has, and settings of the system that holds them."""
+class _Pieces:
+    """The trajectories of all films, kept in a file, and what they have in common."""
 
-    count: int
-    frames: int
-    settings: dict[str, Any]
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._types: list[np.ndarray] = []
+        self._first, self._shape = "", ()
+        self._areas = (sys.maxsize, 0)
 
-
-def _survey(pieces: Iterator[_Piece]) -> _Survey:
-    cells, types, count, areas = 0, 1, 0, (sys.maxsize, 0)
-    first: _Piece | None = None
-    for piece in pieces:
-        first = first or piece
-        if piece.labels.shape != first.labels.shape:
+    def append(self, piece: _Piece) -> None:
+        """Keep one more piece, which must have the shape of the others."""
+        if not self._types:
+            self._first, self._shape = piece.movie.name, piece.labels.shape
+        if piece.labels.shape != self._shape:
             raise DataError(
-                f"{piece.movie.name}: (time, y, x) is {piece.labels.shape}, that of {first.movie.name} is {first.labels.shape}: "
+                f"{piece.movie.name}: (time, y, x) is {piece.labels.shape}, that of {self._first} is {self._shape}: "
                 "cut films of different length with segment, images of different size beforehand"
             )
-        cells, types, count = max(cells, len(piece.types)), max(types, int(piece.types.max(initial=0))), count + 1
-        areas = min(areas[0], piece.areas.min(initial=sys.maxsize)), max(areas[1], piece.areas.max(initial=0))
-    if first is None:
-        raise DataError("no film has as many frames as a segment: choose a smaller one")
-    frames, *lattice = first.labels.shape
-    if frames < 2:
-        raise DataError(f"{first.movie.name}: has {frames} frame: a step needs at least 2")
-    return _Survey(count, frames, {"lattice": lattice, "cells": cells, "types": types, "area": tuple(map(int, areas))})
+        areas = piece.areas
+        self._areas = min(self._areas[0], areas.min(initial=sys.maxsize)), max(self._areas[1], areas.max(initial=0))
+        self._file.write(piece.labels.tobytes())
+        self._types.append(piece.types)
+
+    @property
+    def count(self) -> int:
+        return len(self._types)
+
+    @property
+    def frames(self) -> int:
+        return self._shape[0]
+
+    @property
+    def lattice(self) -> tuple[int, ...]:
+        return self._shape[1:]
+
+    def system(self, periodic: bool, frame_dt: float, time_unit: str) -> System:
+        """Return the system that holds all pieces."""
+        if not self._types:
+            raise DataError("no film has as many frames as a segment: choose a smaller one")
+        if self.frames < 2:
+            raise DataError(f"{self._first}: has {self.frames} frame: a step needs at least 2")
+        cells, types = max(map(len, self._types)), max(int(t.max(initial=1)) for t in self._types)
+        settings = {"lattice": self.lattice, "cells": cells, "types": types, "area": tuple(map(int, self._areas))}
+        return RecordedCellsConfig.parse(settings | {"periodic": periodic, "frame_dt": frame_dt, "time_unit": time_unit}).build()
+
+    def state(self, number: int, spec: StateSpec) -> np.ndarray:
+        """Return the states (time, y, x, channel) of a piece."""
+        size = 2 * int(np.prod(self._shape))
+        self._file.seek(number * size)
+        labels = np.frombuffer(self._file.read(size), np.uint16).reshape(self._shape)
+        table = np.concatenate([[0], self._types[number]]).astype(np.int16)
+        return spec.pack(cell=labels.astype(np.int16), type=table[labels])
 
 
 def _neighbouring_types(path: Path) -> Types | None:

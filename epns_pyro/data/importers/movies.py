@@ -1,65 +1,135 @@
-"""Finding films of label images in the files of a user, and the types of the cells in them."""
+"""Finding films of label images in the files of a user, and reading them frame by frame."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tifffile
 import zarr
 
 from epns_pyro.data.importers.epns_format import natural
+from epns_pyro.data.importers.tiff import MOST_IMAGE_PIXELS, MOST_PIXELS, SUFFIXES, count_images, open_stack
 from epns_pyro.errors import DataError, nearest
 
-SUFFIXES = (".tif", ".tiff")
+MOST_FILM_PIXELS = 2**31  # of a film, once cropped and downscaled: it has to fit into memory
+_METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json")
+_NUMBERED_FRAME = re.compile(r"(?:t|mask|man_seg|man_track)_?\d{3,}$", re.IGNORECASE)  # one time point in the Cell Tracking Challenge
+
+
+@dataclass(frozen=True)
+class View:
+    """What is kept of an image: a rectangle of it, at a lower resolution.
+
+    Parameters
+    ----------
+    crop : ((int, int), (int, int)), optional
+        First and one past the last row, then column, pixels of the file; None: all.
+    downscale : int
+        Blocks of so many by so many pixels become one pixel, which has the label that most of them have (of several, that of the first
+        such pixel in reading order). Rows and columns that are left over at the end are dropped.
+    """
+
+    crop: tuple[tuple[int, int], tuple[int, int]] | None = None
+    downscale: int = 1
+
+    def of(self, image: np.ndarray, where: str) -> np.ndarray:
+        """Return what is kept of an image (y, x)."""
+        if self.crop:
+            for axis, (start, stop), size in zip("yx", self.crop, image.shape, strict=True):
+                if not 0 <= start < stop <= size:
+                    raise DataError(f"{where}: cannot be cropped to {axis} = {start}:{stop}: expected a range within 0:{size}")
+            (top, bottom), (left, right) = self.crop
+            image = image[top:bottom, left:right]
+        return self._downscaled(image, where) if self.downscale > 1 else image
+
+    def _downscaled(self, image: np.ndarray, where: str) -> np.ndarray:
+        factor, (height, width) = self.downscale, image.shape
+        if min(height, width) < factor:
+            raise DataError(f"{where}: {height} x {width} pixels cannot be downscaled by {factor}")
+        y, x = height // factor, width // factor
+        blocks = image[: y * factor, : x * factor].reshape(y, factor, x, factor).swapaxes(1, 2).reshape(y, x, factor**2)
+        best, votes = blocks[..., 0].copy(), np.zeros((y, x), np.int64)
+        for place in range(factor**2):
+            count = (blocks == blocks[..., place : place + 1]).sum(-1)
+            better = count > votes
+            best[better], votes[better] = blocks[..., place][better], count[better]
+        return best
 
 
 @dataclass(frozen=True)
 class Movie:
-    """One film of label images."""
+    """One film of label images; `frames` gives them (y, x), one after the other."""
 
     name: str
     number: int
-    read: Callable[[], np.ndarray]
+    frames: Callable[[], Iterable[np.ndarray]]
 
-    def labels(self) -> np.ndarray:
+    def labels(self, view: View | None = None) -> np.ndarray:
         """Read the labels (time, y, x): integers, none negative."""
-        frames = self.read()
-        if frames.ndim != 3:
-            raise DataError(f"{self.name}: expected (time, y, x), found {frames.shape}")
-        if frames.dtype.kind == "f" and np.array_equal(frames, np.round(frames)):
-            frames = frames.astype(np.int64)  # whole numbers, saved as float by many segmentation tools
-        if frames.dtype.kind not in "iu":
-            raise DataError(f"{self.name}: a label is a whole number, found {frames.dtype}: is this the raw image, not its segmentation?")
-        if not frames.size:
-            raise DataError(f"{self.name}: holds no images: (time, y, x) is {frames.shape}")
-        if frames.min() < 0:
-            raise DataError(f"{self.name}: holds negative labels (down to {frames.min()}): use 0 for the medium and 1, 2, ... for cells")
+        view, kept, pixels = view or View(), [], 0
+        for frame in self.frames():
+            image = np.ascontiguousarray(view.of(self._whole(frame), self.name))
+            if kept and image.shape != kept[0].shape:
+                first, here = (" x ".join(map(str, i.shape)) for i in (kept[0], image))
+                raise DataError(f"{self.name}: frame {len(kept)} has {here} pixels, frame 0 {first}: expected one size")
+            kept.append(image)
+            pixels += image.size
+            if pixels > MOST_FILM_PIXELS:
+                raise DataError(
+                    f"{self.name}: has more than {MOST_FILM_PIXELS} pixels: crop or downscale it, or cut it into files of fewer frames"
+                )
+        if not pixels:
+            raise DataError(f"{self.name}: holds no images: {len(kept)} frames of {kept[0].shape if kept else 'no'} pixels")
+        frames = np.stack(kept)
         if not frames.any():
             raise DataError(f"{self.name}: holds no labels, all pixels are 0")
         return frames
 
+    def _whole(self, image: np.ndarray) -> np.ndarray:
+        if image.dtype.kind == "b":
+            return image.astype(np.uint8)
+        if image.dtype.kind == "f" and np.array_equal(image, np.round(image)) and np.abs(image).max(initial=0) < 2**53:
+            return image.astype(np.int64)  # whole numbers, saved as float by many segmentation tools
+        if image.dtype.kind not in "iu":
+            raise DataError(f"{self.name}: a label is a whole number, found {image.dtype}: is this the raw image, not its segmentation?")
+        if image.min(initial=0) < 0:
+            raise DataError(f"{self.name}: holds negative labels (down to {image.min()}): use 0 for the medium and 1, 2, ... for cells")
+        return image
 
-Types = Callable[[Movie, np.ndarray], np.ndarray]  # (film, its labels (cell,)) -> types (cell,), 1 or more
 
+def find_movies(path: Path, *, stack_is_time: bool = False) -> list[Movie]:
+    """Return the films that a path holds, in natural order.
 
-def find_movies(path: Path) -> list[Movie]:
-    """Return the films that a path holds, in natural order."""
+    Raises
+    ------
+    DataError
+        If there are none, or if they are volumes; `stack_is_time` says that the images of a TIFF stack are frames whatever it says.
+    """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.is_dir() and is_zarr(path):
         return _zarr_movies(path)
     if path.is_file() and path.suffix.lower() in SUFFIXES:
-        return [Movie(path.name, 0, lambda: _tiff(path))]
+        return [Movie(path.name, 0, lambda: open_stack(path, stack_is_time=stack_is_time).frames())]
     files = sorted((p for p in path.glob("*") if p.suffix.lower() in SUFFIXES), key=natural)
     if not files:
         raise DataError(f"{path}: expected a zarr array, a TIFF stack, or a folder of .tif files, found none of them")
-    if all(_pages(file) == 1 for file in files):
-        return [Movie(path.name, 0, lambda: np.concatenate([_tiff(file) for file in files]))]
-    return [Movie(file.name, number, lambda file=file: _tiff(file)) for number, file in enumerate(files)]
+    counts = [count_images(file) for file in files]
+    if max(counts) == 1 and all(open_stack(file).images == 1 for file in files):
+        return [Movie(path.name, 0, lambda: (frame for file in files for frame in open_stack(file).frames()))]
+    if not stack_is_time and max(counts) > 1 and all(_NUMBERED_FRAME.match(file.stem) for file in files):
+        raise DataError(
+            f"{path}: {files[0].name}, ... are the frames of one film, and each is a stack of {counts[0]} images, so a volume: keep one "
+            "image per frame (a slice or a projection), or say --stack-is-time if every file is a film of its own"
+        )
+    return [
+        Movie(file.name, number, lambda file=file: open_stack(file, stack_is_time=stack_is_time).frames())
+        for number, file in enumerate(files)
+    ]
 
 
 def is_zarr(path: Path) -> bool:
@@ -73,88 +143,36 @@ def _zarr_movies(path: Path) -> list[Movie]:
             raise DataError(f"{path}: has no array 'cell': {nearest('cell', node.array_keys())}")
         node = node["cell"]
     array = node
+    if array.ndim not in (3, 4):
+        raise DataError(f"{path}: 'cell' must be (time, y, x) or (movie, time, y, x), found {array.shape}")
+    _refuse_claims(path, array)
     if array.ndim == 3:
-        return [Movie(path.name, 0, lambda: np.asarray(array[:]))]
-    if array.ndim == 4:
-        return [Movie(f"{path.name}[{i}]", i, lambda i=i: np.asarray(array[i])) for i in range(array.shape[0])]
-    raise DataError(f"{path}: 'cell' must be (time, y, x) or (movie, time, y, x), found {array.shape}")
+        return [Movie(path.name, 0, lambda: _zarr_frames(array))]
+    return [Movie(f"{path.name}[{i}]", i, lambda i=i: _zarr_frames(array, i)) for i in range(array.shape[0])]
 
 
-def _tiff(file: Path) -> np.ndarray:
-    try:
-        with tifffile.TiffFile(file) as tiff:
-            series = tiff.series[0]
-            if "S" in series.axes:
-                raise DataError(f"{file}: is a colour image, expected labels")
-            frames = series.asarray()
-    except (tifffile.TiffFileError, OSError, IndexError) as error:
-        raise DataError(f"{file}: cannot be read as TIFF: {error}") from None
-    return frames[None] if frames.ndim == 2 else frames
+def _refuse_claims(path: Path, array: zarr.Array) -> None:
+    """Raise DataError if an array claims more frames than its chunks can hold: a frame without a chunk would be empty."""
+    if not array.size:
+        axes = "(time, y, x)" if array.ndim == 3 else "(movie, time, y, x)"
+        raise DataError(f"{path}: holds no images: {axes} is {array.shape}")
+    *films, height, width = array.shape
+    stored = array.shards or array.chunks
+    files = sum(1 for file in (path / array.path).rglob("*") if file.is_file() and file.name not in _METADATA)
+    frames, held = math.prod(films), files * math.prod(stored[:-2])
+    if not held:
+        raise DataError(f"{path}: holds no labels, all pixels are 0")
+    if height * width > MOST_IMAGE_PIXELS or frames * height * width > MOST_PIXELS or math.prod(stored) > MOST_FILM_PIXELS:
+        raise DataError(
+            f"{path}: 'cell' declares {frames} frames of {height} x {width} pixels in chunks of {math.prod(stored)}: the limits are "
+            f"{MOST_IMAGE_PIXELS} pixels per frame, {MOST_PIXELS} in all, {MOST_FILM_PIXELS} in a chunk; is it damaged?"
+        )
+    if frames > held:
+        raise DataError(f"{path}: 'cell' declares {frames} frames, its chunks hold {held} at most: is it damaged, or written in part only?")
 
 
-def _pages(file: Path) -> int:
-    try:
-        with tifffile.TiffFile(file) as tiff:
-            return len(tiff.pages)
-    except (tifffile.TiffFileError, OSError) as error:
-        raise DataError(f"{file}: cannot be read as TIFF: {error}") from None
-
-
-# -- types -----------------------------------------------------------------------------------------------------------------
-
-
-def read_types(path: Path) -> Types:
-    """Read types from a CSV file (label, type and, for several films, movie) or a .npy array (cell,) or (movie, cell)."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file of types")
-    if path.suffix == ".npy":
-        try:
-            return table_of_types(np.load(path, allow_pickle=False), str(path))
-        except (ValueError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read as a .npy array: {error}") from None
-    return _csv_types(path)
-
-
-def table_of_types(table: np.ndarray, where: str) -> Types:
-    """Look types up in an array (cell,) or (movie, cell): entry l - 1 belongs to label l."""
-    if table.ndim not in (1, 2) or table.dtype.kind not in "iu":
-        raise DataError(f"{where}: expected whole numbers (cell,) or (movie, cell), found {table.dtype} {table.shape}")
-
-    def look_up(movie: Movie, labels: np.ndarray) -> np.ndarray:
-        if table.ndim == 2 and movie.number >= len(table):
-            raise DataError(f"{where}: has types for {len(table)} films, none for {movie.name}")
-        row = table if table.ndim == 1 else table[movie.number]
-        inside = labels[labels <= len(row)]
-        types = np.zeros(len(labels), dtype=np.int64)
-        types[: len(inside)] = row[inside.astype(np.int64) - 1]
-        return _all_typed(movie, labels, types, where)
-
-    return look_up
-
-
-def _csv_types(path: Path) -> Types:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        for wanted in ("label", "type"):
-            if wanted not in columns:
-                raise DataError(f"{path}: has no column {wanted!r}: {nearest(wanted, columns)}")
-        known: dict[tuple[str, int], int] = {}
-        for row in reader:
-            try:
-                known[row.get("movie") or "", int(row["label"])] = int(row["type"])
-            except (TypeError, ValueError):
-                raise DataError(f"{path}, line {reader.line_num}: label and type must be whole numbers, found {row}") from None
-
-    def look_up(movie: Movie, labels: np.ndarray) -> np.ndarray:
-        keys = (movie.name, Path(movie.name).stem, str(movie.number), "")
-        types = [next((known[key, label] for key in keys if (key, label) in known), 0) for label in labels.tolist()]
-        return _all_typed(movie, labels, np.array(types, dtype=np.int64), str(path))
-
-    return look_up
-
-
-def _all_typed(movie: Movie, labels: np.ndarray, types: np.ndarray, where: str) -> np.ndarray:
-    if len(missing := labels[types < 1]):
-        raise DataError(f"{where}: no type of 1 or more for label {missing[0]} of {movie.name} ({len(missing)} such labels)")
-    return types
+def _zarr_frames(array: zarr.Array, *movie: int) -> Iterator[np.ndarray]:
+    """Read frames (y, x), as many at a time as a chunk holds."""
+    time, step = array.shape[-3], array.chunks[-3]
+    for start in range(0, time, step):
+        yield from np.asarray(array[(*movie, slice(start, start + step))])
