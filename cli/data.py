@@ -33,7 +33,7 @@ class Crop(click.ParamType):
         return (top, bottom), (left, right)
 
 
-@click.group(cls=Group)
+@click.group(cls=Group, lazy={"import-tracks": "epns_pyro.cli.import_tracks:import_tracks"})
 def data() -> None:
     """Make, import and look into trajectory stores."""
 

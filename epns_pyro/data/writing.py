@@ -114,6 +114,10 @@ class StoreWriter:
         time[:] = np.arange(frames) * self.identity.frame_dt
         group.update_attributes(self.identity.attributes() | {"set": name, "complete": 0})
 
+    def annotate(self, attributes: dict[str, Any]) -> None:
+        """Add attributes to the store, beside those of its identity."""
+        self._root.update_attributes(attributes)
+
     def finish(self) -> None:
         """Summarise the metadata of all sets in one file, so that xarray opens the store without a search."""
         with warnings.catch_warnings():  # zarr warns that other readers may not know the summary; they can ignore it
@@ -144,6 +148,13 @@ class SetWriter:
         for name, values in layout.encode(self._spec, x).items():
             self._group[name][start : start + len(x)] = values
         self._group.update_attributes({"complete": start + len(x)})
+
+    def describe(self, name: str, values: np.ndarray, dims: tuple[str, ...], attributes: dict[str, Any]) -> None:
+        """Write a variable that is no field, such as where the trajectories come from."""
+        array = self._group.create_array(
+            name, shape=values.shape, dtype=values.dtype, dimension_names=dims, attributes=attributes, overwrite=True
+        )
+        array[:] = values
 
 
 def chunk_trajectories(spec: StateSpec, frames: int, sites: tuple[int, ...]) -> int:

@@ -1,0 +1,123 @@
+"""Tables of tracks with one row per frame: idtracker's arrays and tables, DeepLabCut's body parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import pandas as pd
+
+from epns_pyro.data.importers import track_tables
+from epns_pyro.data.importers.track_recording import AXES, FRAME, LIKELIHOOD, TRACK, Tracks
+from epns_pyro.data.importers.track_tables import LINE, TextTable, numbers
+from epns_pyro.errors import DataError
+
+
+def is_wide(names: tuple[str, ...]) -> bool:
+    """Whether a header is x1, y1, x2, y2, ..., perhaps behind a time: what idtracker and idtracker.ai write."""
+    lower = [name.lower() for name in names]
+    return {"x1", "y1"} <= set(lower) and all(re.fullmatch(r"[xyz]\d+|probid\d+", name) for name in lower[1:])
+
+
+@final
+class WideTracks(Tracks):
+    """Columns x1, y1, x2, y2, ...: one row per frame."""
+
+    layout = "idtracker"
+
+    def __init__(self, table: TextTable) -> None:
+        self._table = table
+        columns = {name.lower(): name for name in table.names}
+        self._numbers = sorted({int(name[1:]) for name in columns if re.fullmatch(r"x\d+", name)})
+        super().__init__(table.path, (), tuple(axis for axis in AXES if f"{axis}1" in columns))
+        if missing := [f"{a}{n}" for n in self._numbers for a in self.axes if f"{a}{n}" not in columns]:
+            raise DataError(f"{table.path}: has no column {missing[0]!r}: every animal needs {' and '.join(self.axes)}")
+        self._columns = columns
+
+    def chunks(self) -> Iterator[pd.DataFrame]:
+        for chunk in self._table.chunks():
+            frame = chunk[self._columns[FRAME]] if FRAME in self._columns else chunk.index - (self._table.skip + 1)
+            parts = [
+                pd.DataFrame({FRAME: frame, TRACK: n} | {a: numbers(self.path, chunk, self._columns[f"{a}{n}"]) for a in self.axes})
+                for n in self._numbers
+            ]
+            yield _stacked(parts, chunk)
+
+
+@final
+class DeepLabCut(Tracks):
+    """A header of several lines (scorer, individuals, bodyparts, coords) over one row per frame; every body part is a track."""
+
+    layout = "DeepLabCut"
+
+    def __init__(self, table: TextTable) -> None:
+        rows = {row[0].lower(): row[1:] for row in table.head[:4] if not _is_whole(row[0])}
+        if "bodyparts" not in rows or "coords" not in rows:
+            raise DataError(f"{table.path}: a header of DeepLabCut has rows scorer, bodyparts and coords, found {', '.join(rows)}")
+        owners = rows.get("individuals", ("",) * len(rows["coords"]))
+        keys = tuple(zip(owners, rows["bodyparts"], rows["coords"], strict=True))
+        self._table = replace(table, names=(FRAME, *("\t".join(key) for key in keys)), skip=table.skip - 1 + len(rows))
+        self._parts = list(dict.fromkeys(key[:2] for key in keys))
+        axes = tuple(axis for axis in AXES if axis in rows["coords"])
+        several = len({part for _, part in self._parts}) > 1
+        super().__init__(table.path, ("bodypart",) if several else (), axes)
+
+    def chunks(self) -> Iterator[pd.DataFrame]:
+        for chunk in self._table.chunks():
+            frame = numbers(self.path, chunk, FRAME)
+            parts = []
+            for owner, part in self._parts:
+                found = {c: "\t".join((owner, part, c)) for c in (*self.axes, LIKELIHOOD)}
+                values = {c: numbers(self.path, chunk, name) for c, name in found.items() if name in chunk.columns}
+                values |= {TRACK: "/".join(filter(None, (owner, part))), "bodypart": part}
+                parts.append(pd.DataFrame({FRAME: frame} | values, index=chunk.index))
+            yield _stacked(parts, chunk)
+
+
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
+
+
+def _stacked(parts: list[pd.DataFrame], chunk: pd.DataFrame) -> pd.DataFrame:
+    stacked = pd.concat(parts).sort_index(kind="stable")
+    stacked.index.name = LINE
+    stacked.attrs = chunk.attrs
+    return stacked
+
+
+@final
+class ArrayTracks(Tracks):
+    """A .npy array (frame, animal, axis), NaN where an animal was not seen."""
+
+    layout = "idtracker"
+
+    def __init__(self, path: Path) -> None:
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            if "pickle" in str(error).lower() or "object arrays" in str(error).lower():
+                raise DataError(
+                    f"{path}: is a pickled dictionary (idtracker.ai), which can run code when it is read: import trajectories.csv of the "
+                    "same session, or, if you trust the file, save its array: "
+                    f"np.save('positions.npy', np.load('{path.name}', allow_pickle=True).item()['trajectories'])"
+                ) from None
+            raise DataError(f"{path}: cannot be read as a .npy array: {' '.join(str(error).split())}") from None
+        if array.ndim != 3 or array.shape[-1] not in (2, 3) or array.dtype.kind not in "fiu":
+            raise DataError(f"{path}: expected numbers (frame, animal, 2 or 3 axes), found {array.dtype} {array.shape}")
+        self._array = array
+        super().__init__(path, (), AXES[: array.shape[-1]])
+
+    def chunks(self) -> Iterator[pd.DataFrame]:
+        frames, animals, _ = self._array.shape
+        rows = max(1, track_tables.CHUNK_ROWS // max(animals, 1))
+        for start in range(0, frames, rows):
+            block = np.asarray(self._array[start : start + rows], dtype=np.float64)
+            if np.isinf(block).any():
+                raise DataError(f"{self.path}: holds infinite positions: use NaN where an animal was not seen")
+            frame = np.repeat(np.arange(start, start + len(block)), animals)
+            table = pd.DataFrame(block.reshape(-1, block.shape[-1]), columns=list(self.axes), index=pd.Index(frame, name=FRAME))
+            yield table.assign(**{FRAME: frame, TRACK: np.tile(np.arange(1, animals + 1), len(block))})

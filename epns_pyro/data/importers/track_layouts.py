@@ -1,0 +1,73 @@
+"""Finding files of tracks and recognising who wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from epns_pyro.data.importers.epns_format import natural
+from epns_pyro.data.importers.track_frames import ArrayTracks, DeepLabCut, WideTracks, is_wide
+from epns_pyro.data.importers.track_recording import Tracks
+from epns_pyro.data.importers.track_rows import ParquetTracks, TextTracks, assign
+from epns_pyro.data.importers.track_tables import look, parquet_file
+from epns_pyro.errors import ConfigError, DataError
+
+TEXT = (".csv", ".tsv", ".txt", ".dat", ".tab")
+SUFFIXES = (*TEXT, ".parquet", ".npy")
+WAY_OUT = {
+    ".h5": "export the tracks as CSV",
+    ".hdf5": "export the tracks as CSV",
+    ".xml": "in TrackMate, export the spots as CSV",
+    ".xlsx": "save the sheet as CSV",
+    ".xls": "save the sheet as CSV",
+    ".pkl": "a pickle can run code when it is read: save the table as CSV",
+    ".pickle": "a pickle can run code when it is read: save the table as CSV",
+    ".mat": "save the table as CSV",
+    ".gz": "unpack it first",
+    ".zip": "unpack it first",
+}
+
+
+def find_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the files of tracks that paths name, those of a folder in natural order."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+        inside = sorted((p for p in path.iterdir() if p.suffix.lower() in SUFFIXES), key=natural) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"{path}: holds no tables: expected files that end in {', '.join(SUFFIXES)}")
+        found += inside
+    if repeated := [path for i, path in enumerate(found) if path in found[:i]]:
+        raise ConfigError(f"{repeated[0]}: is given twice")
+    return found
+
+
+def open_tracks(path: Path, columns: str | None = None) -> Tracks:
+    """Look at a file and return its tracks.
+
+    Parameters
+    ----------
+    path : Path
+    columns : str, optional
+        What the columns are, as `Columns` reads it; by default the header must be a known one.
+
+    Raises
+    ------
+    DataError
+        If the file is no table of tracks.
+    """
+    suffix = path.suffix.lower()
+    if suffix in WAY_OUT:
+        raise DataError(f"{path}: {suffix} files are not read: {WAY_OUT[suffix]}")
+    if suffix == ".npy":
+        return ArrayTracks(path)
+    if suffix == ".parquet":
+        names = tuple(parquet_file(path).schema_arrow.names)
+        return ParquetTracks(path, assign(path, names, True, columns), bool(columns))
+    table = look(path)
+    if columns is None and table.head[0][0].lower() == "scorer":
+        return DeepLabCut(table)
+    if columns is None and table.has_header and is_wide(table.names):
+        return WideTracks(table)
+    return TextTracks(table, assign(path, table.names, table.has_header, columns), bool(columns))

@@ -1,0 +1,82 @@
+"""What an import of tracks did: what it read, what it left out and why, and what it made. It is kept in the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import zarr
+
+from epns_pyro.errors import DataError
+
+ATTRIBUTE = "import_report"
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """The account of an import: rows read = rows kept + rows dropped.
+
+    Parameters
+    ----------
+    recordings : list of str
+        Names of the files.
+    layouts : list of str
+        Who wrote them.
+    rows, tracks, frames : int
+        Read, of all recordings together; frames are those that are kept and have a body.
+    every : int
+        Every so many frame numbers are kept.
+    kept : int
+        Rows in the store.
+    dropped : dict of str to int
+        Rows by the reason why they were left out.
+    sets : dict of str to int
+        Trajectories of every set.
+    segment, bodies : int
+        Frames of a trajectory, and the most bodies in one.
+    notes : list of str
+        What else was done, in sentences.
+    """
+
+    recordings: list[str]
+    layouts: list[str]
+    rows: int
+    tracks: int
+    frames: int
+    every: int
+    kept: int
+    dropped: dict[str, int]
+    sets: dict[str, int]
+    segment: int
+    bodies: int
+    notes: list[str]
+
+    def lines(self) -> Iterator[str]:
+        """Say it in a few lines."""
+        layouts = ", ".join(dict.fromkeys(self.layouts))
+        files = f"{len(self.recordings)} recording{'s' * (len(self.recordings) != 1)} ({layouts})"
+        yield f"read {files}: {self.rows:,} rows, {self.tracks:,} tracks, {self.frames:,} frames with a body (every {self.every})"
+        for reason, count in self.dropped.items():
+            yield f"dropped {count:,} row{'s' * (count != 1)}: {reason}"
+        trajectories = sum(self.sets.values())
+        yield f"kept {self.kept:,} rows in {trajectories:,} trajectories of {self.segment} frames, up to {self.bodies} bodies in each"
+        yield from self.notes
+
+    def attributes(self) -> dict[str, str]:
+        return {ATTRIBUTE: json.dumps(asdict(self))}
+
+    @classmethod
+    def of(cls, path: Path) -> ImportReport:
+        """Read the report of the store at a path.
+
+        Raises
+        ------
+        DataError
+            If the store was not made by `import_tracks`.
+        """
+        attributes = zarr.open_group(path, mode="r", use_consolidated=False).attrs
+        if ATTRIBUTE not in attributes:
+            raise DataError(f"{path}: holds no report of an import of tracks")
+        return cls(**json.loads(str(attributes[ATTRIBUTE])))

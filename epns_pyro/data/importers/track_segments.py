@@ -1,0 +1,212 @@
+"""Recordings of tracks cut into trajectories: short stretches with a body axis of their own, NaN where a body is not there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from epns_pyro.data.importers.track_fields import POSITION, Quantities
+from epns_pyro.data.importers.track_splits import Stretch
+from epns_pyro.data.importers.track_spool import Groups, Spool
+from epns_pyro.errors import DataError
+from epns_pyro.state import StateSpec
+
+FRAME, TRACK, FIRST_VALUE = 0, 1, 2  # columns of a row; behind them stand the values
+ONE_ROW = "of tracks with one row"
+LEFT_OVER = "left over at the end of a recording, less than a segment"
+REPEATED = "that repeat another one, number by number"
+SECOND = "with the id and frame of an earlier one"
+NOT_KEPT = "of frames between those that are kept"
+NO_STEP = "of segments in which no body is there twice in a row"
+REFUSE, FIRST = "refuse", "first"
+
+
+@dataclass
+class Recording:
+    """The rows of one file on disk.
+
+    Parameters
+    ----------
+    name, path
+    spool : Spool
+        Rows (frame, track, values).
+    tracks : dict of str to int
+        Numbers of the tracks by name.
+    frames : numpy.ndarray
+        Sorted frame numbers that occur.
+    in_order : bool
+        Whether no frame number is followed by a smaller one.
+    """
+
+    name: str
+    path: Path
+    spool: Spool
+    tracks: dict[str, int] = field(default_factory=dict)
+    frames: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    in_order: bool = True
+
+    def add(self, rows: np.ndarray) -> None:
+        """Write rows to disk."""
+        if not len(rows):
+            return
+        frame = rows[:, FRAME].astype(np.int64)
+        self.in_order &= bool((np.diff(frame) >= 0).all()) and (not len(self.frames) or bool(frame[0] >= self.frames[-1]))
+        self.frames = np.union1d(self.frames, frame)
+        self.spool.append(rows)
+
+    def __len__(self) -> int:
+        return self.spool.rows
+
+
+class Cut:
+    """One recording, cut: which rows belong to which stretch.
+
+    Kept frames are numbered 0, 1, 2, ... from the first frame of the recording, every `every` frame numbers. A stretch begins in a frame
+    with a body, so frames without any are skipped between two stretches.
+    """
+
+    def __init__(self, recording: Recording, number: int, every: int, segment: int | None, dropped: Counter[str]) -> None:
+        self.recording, self._every = recording, every
+        self._first = int(recording.frames[0]) if len(recording.frames) else 0
+        counts, unused = np.zeros(len(recording.tracks), dtype=np.int64), 0
+        for rows in recording.spool.blocks():
+            kept = self._kept(rows)
+            unused += int(np.count_nonzero(~kept))
+            counts += np.bincount(rows[kept, TRACK].astype(np.int64), minlength=len(counts))
+        self._lone = counts == 1
+        lone = int(self._lone.sum())
+        dropped[NOT_KEPT] += unused
+        dropped[ONE_ROW] += lone
+        self._unused = unused + lone
+        self.tracks = int((counts > 1).sum())
+        self.frames = self._occupied()
+        self.segment = segment or (int(self.frames[-1] - self.frames[0]) + 1 if len(self.frames) else 0)
+        starts, at = [], 0
+        while at < len(self.frames) and self.frames[at] + self.segment <= self.frames[-1] + 1:
+            starts.append(int(self.frames[at]))
+            at = int(np.searchsorted(self.frames, starts[-1] + self.segment))
+        self._starts = np.array(starts, dtype=np.int64)
+        self.stretches = [Stretch(number, start, start + self.segment) for start in starts]
+
+    def _kept(self, rows: np.ndarray) -> np.ndarray:
+        return (rows[:, FRAME].astype(np.int64) - self._first) % self._every == 0
+
+    def _used(self, rows: np.ndarray) -> np.ndarray:
+        return self._kept(rows) & ~self._lone[rows[:, TRACK].astype(np.int64)]
+
+    def index(self, rows: np.ndarray) -> np.ndarray:
+        """Return the numbers of the frames of rows (row,)."""
+        return (rows[:, FRAME].astype(np.int64) - self._first) // self._every
+
+    def frame(self, index: int) -> int:
+        """Return the frame number in the file of a kept frame."""
+        return self._first + index * self._every
+
+    def _occupied(self) -> np.ndarray:
+        found = np.zeros(0, dtype=np.int64)
+        for rows in self.recording.spool.blocks():
+            found = np.union1d(found, self.index(rows[self._used(rows)]))
+        return found
+
+    def groups(self, path: Path, dropped: Counter[str]) -> Groups:
+        """Sort the rows by stretch into a file at `path`."""
+
+        def group(rows: np.ndarray) -> np.ndarray:
+            index, inside = self.index(rows), self._used(rows)
+            number = np.searchsorted(self._starts, index, side="right") - 1
+            inside &= number >= 0
+            inside[inside] = index[inside] < self._starts[number[inside]] + self.segment
+            return np.where(inside, number, -1)
+
+        groups = self.recording.spool.grouped(path, group, len(self._starts))
+        dropped[LEFT_OVER] += groups.left_out - self._unused
+        return groups
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One stretch of one recording in memory: rows without repetition, with frame (row,) and body (row,) numbered from 0."""
+
+    rows: np.ndarray
+    frame: np.ndarray
+    body: np.ndarray
+    tracks: np.ndarray
+    frames: int
+
+    @property
+    def bodies(self) -> int:
+        return len(self.tracks)
+
+    @property
+    def has_step(self) -> bool:
+        """Whether any body is there in two frames that follow each other."""
+        there = np.zeros((self.frames, self.bodies), dtype=bool)
+        there[self.frame, self.body] = True
+        return bool((there[1:] & there[:-1]).any())
+
+    def states(self, spec: StateSpec, quantities: Quantities, axes: int, bodies: int, where: str) -> np.ndarray:
+        """Return states (time, body, channel) on a body axis of the given size; rows have so many axes, of which the spec keeps the first.
+
+        Absent bodies have NaN in their dynamic fields. Static fields are those of the body wherever it is; on the places that no body
+        takes they are those of the first body, which is there, so that no number is made up.
+        """
+        values = {POSITION: self._dynamic(self.rows[:, FIRST_VALUE : FIRST_VALUE + spec.space], bodies)}
+        start = FIRST_VALUE + axes
+        for quantity in quantities.all:
+            columns = self.rows[:, start : start + len(quantity.columns)]
+            start += len(quantity.columns)
+            if spec[quantity.name].dynamic:
+                dense = self._dynamic(columns, bodies)
+                values[quantity.name] = dense if spec[quantity.name].is_vector else dense[..., 0]
+            else:
+                values[quantity.name] = self._static(columns[:, 0], bodies, f"{where}: {quantity.name}")
+        return spec.pack(**values)
+
+    def _dynamic(self, columns: np.ndarray, bodies: int) -> np.ndarray:
+        dense = np.full((self.frames, bodies, columns.shape[1]), np.nan)
+        dense[self.frame, self.body] = columns
+        return dense
+
+    def _static(self, column: np.ndarray, bodies: int, what: str) -> np.ndarray:
+        first = np.zeros(self.bodies)
+        first[self.body[::-1]] = column[::-1]
+        if (changed := column != first[self.body]).any():
+            row = int(np.argmax(changed))
+            raise DataError(
+                f"{what} of one body is {first[self.body[row]]:g} and {column[row]:g}: a static field does not change, "
+                "--field is for those that do"
+            )
+        return np.concatenate([first, np.full(bodies - self.bodies, first[0])])[None]
+
+
+def read_segment(cut: Cut, groups: Groups, number: int, duplicates: str, dropped: Counter[str]) -> Segment:
+    """Read a stretch, leave out repeated rows and count them.
+
+    Raises
+    ------
+    DataError
+        If an id is in two places in one frame, unless `duplicates` is "first": then the first row of a body in a frame counts.
+    """
+    rows = groups.read(number)
+    frame = cut.index(rows) - cut.stretches[number].start
+    tracks, body = np.unique(rows[:, TRACK].astype(np.int64), return_inverse=True)
+    _, first, owner = np.unique(frame * max(len(tracks), 1) + body, return_index=True, return_inverse=True)
+    if len(first) < len(rows):
+        again = np.ones(len(rows), dtype=bool)
+        again[first] = False
+        other = again & (rows != rows[first[owner]]).any(1)
+        if other.any() and duplicates == REFUSE:
+            row = int(np.argmax(other))
+            name = next(name for name, track in cut.recording.tracks.items() if track == tracks[body[row]])
+            raise DataError(
+                f"{cut.recording.path}: id {name} occurs twice in frame {int(rows[row, FRAME])}, at different places "
+                f"({int(other.sum())} such rows in this segment): an id names one body; --duplicates first keeps the first row"
+            )
+        dropped[SECOND] += int(other.sum())
+        dropped[REPEATED] += int((again & ~other).sum())
+        first = np.sort(first)
+        rows, frame, body = rows[first], frame[first], body[first]
+    return Segment(rows, frame, body, tracks, cut.segment)

@@ -1,0 +1,91 @@
+"""Which stretch of which recording goes to which set: never two sets that share a moment, or lie closer than a margin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from epns_pyro.data.description import Split
+from epns_pyro.errors import ConfigError
+
+BY_TIME, BY_RECORDING = "time", "recording"
+MARGIN = ""  # the "set" of stretches that are left out because they are too close to another set
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Frames of a recording that become one trajectory: kept frames start, ..., stop - 1."""
+
+    recording: int
+    start: int
+    stop: int
+
+
+def assign(stretches: Sequence[Stretch], names: Sequence[str], *, how: str, margin: int, tests: Sequence[int], shares: Split) -> list[str]:
+    """Return the set of every stretch, `MARGIN` for those that are left out.
+
+    Parameters
+    ----------
+    stretches : sequence of Stretch
+        In the order of the recordings and of time.
+    names : sequence of str
+        Of the recordings.
+    how : {"time", "recording"}
+        By time: of every recording the first part is for training, then come validation and test. By recording: whole recordings.
+    margin : int
+        Frames that lie at least between two sets of one recording.
+    tests : sequence of int
+        Recordings that are the test set; the others are split into training and validation.
+    shares : Split
+
+    Raises
+    ------
+    ConfigError
+        If there are too few recordings.
+    """
+    others = [number for number in range(len(names)) if number not in tests]
+    if not others:
+        raise ConfigError(f"all recordings are for the test ({', '.join(names)}): none is left for training")
+    home = [""] * len(stretches)
+    for number, stretch in enumerate(stretches):
+        home[number] = "test" if stretch.recording in tests else ""
+    shares = shares.model_copy(update={"test": 0.0}) if tests else shares
+    if how == BY_RECORDING:
+        needed = 2 if tests else 3
+        if len(others) < needed:
+            what = "training and validation" if tests else "training, validation and test"
+            raise ConfigError(f"--split recording: {what} need {needed} recordings, found {len(others)}: give more files, or --split time")
+        rows = shares.rows(len(others))
+        sets = {others[row]: name for name, part in rows.items() for row in part.tolist()}
+        return [home[i] or sets[s.recording] for i, s in enumerate(stretches)]
+    for number in others:
+        mine = [i for i, stretch in enumerate(stretches) if stretch.recording == number]
+        for i, name in zip(mine, by_time([stretches[i] for i in mine], margin, shares), strict=True):
+            home[i] = name
+    return home
+
+
+def by_time(stretches: Sequence[Stretch], margin: int, shares: Split) -> list[str]:
+    """Return the sets of the stretches of one recording: training, then validation, then test, a margin of frames between them.
+
+    A recording too short to give every set a stretch is for training alone.
+    """
+    total = shares.train + shares.val + shares.test
+    home, end = [MARGIN] * len(stretches), float("inf")
+    for name in ("test", "val"):
+        share = getattr(shares, name)
+        if not share:
+            continue
+        free = [i for i, stretch in enumerate(stretches) if stretch.stop <= end]
+        chosen = free[-max(1, round(len(stretches) * share / total)) :]
+        if not chosen:
+            return ["train"] * len(stretches)
+        for i in chosen:
+            home[i] = name
+        end = stretches[chosen[0]].start - margin
+    free = [i for i, stretch in enumerate(stretches) if stretch.stop <= end]
+    if not free:
+        return ["train"] * len(stretches)
+    for i in free:
+        home[i] = "train"
+    return home
