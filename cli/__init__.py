@@ -20,6 +20,7 @@ COMMANDS = {
     "data": "epns_pyro.cli.data:data",
     "evaluate": "epns_pyro.cli.evaluate:evaluate",
     "report": "epns_pyro.cli.report:report",
+    "settings": "epns_pyro.cli.settings:settings",
     "simulate": "epns_pyro.cli.simulate:simulate",
     "train": "epns_pyro.cli.train:train",
 }

@@ -1,24 +1,32 @@
-"""What all commands share: one line for an error, lazy sub-commands, the console and progress bars."""
+"""What all commands share: one line for an error, lazy sub-commands, the console, progress bars, and options that several have."""
 
 from __future__ import annotations
 
 import importlib
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from epns_pyro.cli._log import write_log
 from epns_pyro.errors import EpnsError
 
 EXIT_USER_ERROR = 2
+EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130
+LARGEST = 10**9  # members, steps, particles: larger numbers are slips of the finger
+SEED = click.IntRange(min=0, max=2**63 - 1)
+IMPORTS = "epns_pyro.imports"
 
 
 class Group(click.Group):
-    """A group that imports its sub-commands when they are asked for, and turns a user's mistake into one line.
+    """A group that imports its sub-commands when they are asked for, and turns every mistake into one line.
 
     Parameters
     ----------
@@ -41,9 +49,15 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # the reader has gone: click leaves quietly
+            with _quiet():
+                return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):  # click knows what to do
             raise
+        except click.ClickException as error:
+            if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+                raise
+            where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ctx.command_path
+            fail(f"{error.format_message().rstrip('.')}: see {where} --help")
         except EpnsError as error:
             fail(str(error))
         except OSError as error:
@@ -52,11 +66,31 @@ class Group(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
+        except Exception as error:  # the last net: readers refuse what is wrong before this, so this is a fault of the program
+            where = write_log(error)
+            what = one_line(f"{type(error).__name__}: {error}".removesuffix(": "))
+            click.echo(f"unexpected error: {what[:300]}: a fault of epns-pyro; please report it with the log {where}", err=True)
+            raise click.exceptions.Exit(EXIT_UNEXPECTED) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Python's warnings off the screen: they speak to programmers. PYTHONWARNINGS and `python -W` bring them back."""
+    if sys.warnoptions:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def fail(message: str) -> None:
     """Say what is wrong, in one line on standard error, and leave with exit code 2."""
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {one_line(message)}", err=True)
     raise click.exceptions.Exit(EXIT_USER_ERROR)
 
 
@@ -96,3 +130,49 @@ def overrides(pairs: tuple[str, ...]) -> dict[str, Any]:
             raise click.BadParameter(f"expected key=value, found {pair!r}", param_hint="--set")
         changes[key] = parse_value(value)
     return changes
+
+
+def trajectory_of(source: str) -> tuple[Path, int | None]:
+    """Read PATH or PATH:INDEX; a path that is there may have colons of its own."""
+    path, colon, index = source.rpartition(":")
+    if not colon or Path(source).exists():
+        return Path(source), None
+    if not (path and index.isascii() and index.isdigit() and len(index) < 10):
+        fail(f"--from {source}: expected PATH or PATH:INDEX with a whole number, found {index!r}, and there is no {source}")
+    return Path(path), int(index)
+
+
+def result_file(ctx: click.Context, param: click.Parameter, out: Path) -> Path:
+    """Check the name of a result: FILE.zarr or FILE.nc that is not there yet."""
+    if out.suffix not in (".zarr", ".nc"):
+        fail(f"{out}: expected a name that ends in .zarr or .nc")
+    if out.exists():
+        fail(f"{out}: exists already: choose another name")
+    return out
+
+
+def with_imports(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option --import, which lets outside code in before the command runs."""
+    return click.option(
+        "--import",
+        "--plugin",
+        "imports",
+        multiple=True,
+        metavar="MODULE|FILE.py",
+        expose_value=False,
+        callback=_load_imports,
+        help="Python code that registers systems, backbones or models of your own; it runs. Repeatable.",
+    )(command)
+
+
+def imported(ctx: click.Context) -> tuple[str, ...]:
+    """What --import was given."""
+    return ctx.meta.get(IMPORTS, ())
+
+
+def _load_imports(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> None:
+    from epns_pyro.extensions import load_extensions
+
+    ctx.meta[IMPORTS] = names
+    if not ctx.resilient_parsing:
+        load_extensions(names)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epns_pyro.cli._common import console, fail, status_console
+from epns_pyro.cli._common import LARGEST, SEED, console, fail, result_file, status_console, trajectory_of, with_imports
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     "--from", "source", metavar="PATH[:INDEX]", help="Store and trajectory of its test set that start as this one; else as in the file."
 )
 @click.option("--smooth", "smoothing", is_flag=True, help="Whole paths given all observations, instead of states given those up to them.")
-@click.option("--particles", type=click.IntRange(min=1), default=500, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="FILE.zarr or FILE.nc; nothing is overwritten.")
+@click.option("--particles", type=click.IntRange(1, LARGEST), default=500, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    callback=result_file,
+    help="FILE.zarr or FILE.nc; nothing is overwritten.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@with_imports
 def condition(
     run: Path,
     observations: Path,
@@ -44,16 +51,13 @@ def condition(
     import epns_pyro
     from epns_pyro.conditioning.observations import read_observations
 
-    if out.suffix not in (".zarr", ".nc"):
-        fail(f"{out}: expected a name that ends in .zarr or .nc")
-    if out.exists():
-        fail(f"{out}: exists already: choose another name")
+    chosen = trajectory_of(source) if source else None
     sim = epns_pyro.load(run, device=device)
     given = read_observations(observations, sim.spec, frame_dt=sim.context.frame_dt, noise=dict(map(_noise, noises)))
-    if source is None and given.initial is None:
+    if chosen is None and given.initial is None:
         names = ", ".join(f.name if not f.dynamic else f"initial_{f.name}" for f in sim.spec.fields)
         fail(f"{observations}: no initial state: add the variables {names}, or name a trajectory that starts there with --from")
-    x0 = _initial(source) if source else given.initial
+    x0 = _initial(*chosen) if chosen else given.initial
     with status_console().status("conditioning"):
         posterior = (sim.smooth if smoothing else sim.filter)(x0, given.observations, particles=particles, seed=seed)
     posterior.attrs |= {"run": str(run), "observations": str(observations), "seed": seed, "particles": particles}
@@ -69,14 +73,11 @@ def _noise(text: str) -> tuple[str, float]:
         raise click.BadParameter(f"expected FIELD=SIGMA with a number, found {text!r}", param_hint="--noise") from None
 
 
-def _initial(source: str) -> np.ndarray:
+def _initial(path: Path, index: int | None) -> np.ndarray:
     from epns_pyro.data import open_store
 
-    path, _, index = source.partition(":")
-    if index and not index.isdigit():
-        fail(f"--from {source}: expected PATH or PATH:INDEX with a whole number, found {index!r}")
     store = open_store(path)
-    return store.read("test" if "test" in store.splits else store.splits[0], int(index or 0), stop=1)[0, 0]
+    return store.read("test" if "test" in store.splits else store.splits[0], index or 0, stop=1)[0, 0]
 
 
 def _write(posterior: xr.Dataset, out: Path) -> None:

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from epns_pyro.cli._common import Group, console, fail, overrides, progress_bars
+from epns_pyro.cli._common import SEED, Group, console, fail, overrides, progress_bars, with_imports
 
 if TYPE_CHECKING:
     from epns_pyro.data.stores import Store
@@ -41,11 +41,12 @@ def data() -> None:
 @data.command()
 @click.argument("system", metavar="SYSTEM")
 @click.option("--out", type=PATH, help="Where to write the store.  [default: data/SYSTEM.zarr]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Every trajectory follows from seed, set and number.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Every trajectory follows from seed, set and number.")
 @click.option("--sets", help="Comma-separated sets to make, all by default; more can be added later.")
 @click.option("--trajectories", type=click.IntRange(min=1), help="At most so many trajectories per set (or per shared initial state).")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting of the system, e.g. --set sigma=0.2.")
 @click.option("--workers", type=click.IntRange(min=1), help="Threads of the simulator.  [default: all cores]")
+@with_imports
 def generate(
     system: str, out: Path | None, seed: int, sets: str | None, trajectories: int | None, changes: tuple[str, ...], workers: int | None
 ) -> None:
@@ -137,6 +138,7 @@ def import_labels(
 @data.command()
 @click.argument("path", type=PATH)
 @click.option("--spec", type=PATH, help="YAML file that describes the fields of PATH.")
+@with_imports
 def info(path: Path, spec: Path | None) -> None:
     """Say what is in the store PATH, and what is wrong with it; exit code 2 if that keeps it from being used."""
     from epns_pyro.data.inspection.check import check

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from epns_pyro.cli._common import console, overrides, progress_bars
+from epns_pyro.cli._common import console, overrides, progress_bars, with_imports
 
 
 @click.command()
@@ -16,6 +16,7 @@ from epns_pyro.cli._common import console, overrides, progress_bars
 @click.option("--members", type=click.IntRange(min=2), help="Members per ensemble: short for --set members=N.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting of the evaluation; repeatable.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@with_imports
 def evaluate(run: Path, data: Path | None, members: int | None, changes: tuple[str, ...], device: str) -> None:
     """Judge the simulator in RUN on held-out data; writes RUN/evaluation/."""
     settings = overrides(changes) | ({"members": members} if members else {})

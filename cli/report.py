@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epns_pyro.cli._common import console
+from epns_pyro.cli._common import console, with_imports
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@with_imports
 def report(run: Path) -> None:
     """Write RUN/report.html, one self-contained page, from the evaluation of RUN."""
     from epns_pyro.report import write_report
@@ -29,6 +30,7 @@ def report(run: Path) -> None:
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("compare.html"), show_default=True)
+@with_imports
 def compare(runs: tuple[Path, ...], out: Path) -> None:
     """Print one table for several evaluated runs, and write it as a page."""
     from epns_pyro.report import write_comparison

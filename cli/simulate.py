@@ -7,40 +7,46 @@ import shutil
 from pathlib import Path
 
 import click
+from rich.filesize import decimal
 
-from epns_pyro.cli._common import console, fail, progress_bars
+from epns_pyro.cli._common import LARGEST, SEED, console, fail, progress_bars, result_file, trajectory_of, with_imports
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--members", type=click.IntRange(min=1), default=100, show_default=True, help="Samples per initial state.")
-@click.option("--steps", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--members", type=click.IntRange(1, LARGEST), default=100, show_default=True, help="Samples per initial state.")
+@click.option("--steps", type=click.IntRange(1, LARGEST), default=100, show_default=True)
 @click.option(
     "--from", "source", metavar="PATH[:INDEX]", help="Store with the initial states, and a trajectory of its test set (default: all)."
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="FILE.zarr or FILE.nc; nothing is overwritten.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    callback=result_file,
+    help="FILE.zarr or FILE.nc; nothing is overwritten.",
+)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
     "--mean-feedback", is_flag=True, help="Feed back the emission mean, as published: then the ensemble is no sample of the model."
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@with_imports
 def simulate(run: Path, members: int, steps: int, source: str | None, out: Path, seed: int, mean_feedback: bool, device: str) -> None:
     """Sample futures of recorded initial states with the simulator in RUN."""
     import epns_pyro
     from epns_pyro.data import open_store, to_dataset
     from epns_pyro.models import Feedback
 
-    if out.suffix not in (".zarr", ".nc"):
-        fail(f"{out}: expected a name that ends in .zarr or .nc")
-    if out.exists():
-        fail(f"{out}: exists already: choose another name")
+    chosen = trajectory_of(source) if source else None
     sim = epns_pyro.load(run, device=device)
-    path, _, index = (source or sim.store).partition(":")
-    if index and not index.isdigit():
-        fail(f"--from {source}: expected PATH or PATH:INDEX with a whole number, found {index!r}")
+    path, index = chosen or (Path(sim.store), None)
+    if not chosen and not path.exists():
+        fail(f"{path}: the data that {run} was trained on are not there: --from says which initial states to take")
     store = open_store(path)
     group = "test" if "test" in store.splits else store.splits[0]
-    x0 = store.read(group, int(index) if index else None, stop=1)[:, 0]
+    x0 = store.read(group, index, stop=1)[:, 0]
+    _require_room(out, members * (steps + 1) * x0.size * 4, labels=x0.dtype.kind != "f")
 
     dims = ("sample", "trajectory", "time")
     blocks = sim.rollout_blocks(
@@ -63,6 +69,17 @@ def simulate(run: Path, members: int, steps: int, source: str | None, out: Path,
             show("sampling", block.samples.stop, members)
     _finish(temporary, out)
     console().print(f"{members} futures of {len(x0)} initial states, {steps} steps each: {out}", soft_wrap=True)
+
+
+def _require_room(out: Path, size: int, *, labels: bool) -> None:
+    """Refuse what cannot fit on the disk: `size` bytes before compression, of which label images keep about a fiftieth."""
+    home = out.resolve().parent
+    if not home.is_dir():
+        fail(f"{out}: there is no folder {home}")
+    free = shutil.disk_usage(home).free
+    needed = size // 50 if labels else size
+    if needed > free:
+        fail(f"{out}: would take about {decimal(needed)}, and {decimal(free)} are free there: ask for fewer --members or --steps")
 
 
 def _finish(temporary: Path, out: Path) -> None:

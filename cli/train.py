@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epns_pyro.cli._common import console, fail, overrides, progress_bars, status_console
+from epns_pyro.cli._common import SEED, console, fail, imported, overrides, progress_bars, status_console, with_imports
 
 if TYPE_CHECKING:
     from epns_pyro.data import Store
@@ -16,21 +16,24 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("system", metavar="nbody|cells")
+@click.argument("family", metavar="nbody|particles|cells")
 @click.option("--data", "data", type=click.Path(path_type=Path), help="Store to train on; by default one is simulated once, in data/.")
 @click.option("--preset", default="quick", show_default=True, metavar="quick|paper", help="What to start from.")
 @click.option("--config", "file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A config.yaml instead of a preset.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting, e.g. training.batch=128; repeatable.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps: short for --set training.steps=N.")
-@click.option("--seed", type=int, help="Of everything random; 0 by default.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the run; by default runs/SYSTEM.")
+@click.option("--seed", type=SEED, help="Of everything random; 0 by default.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the run; by default runs/nbody, ...")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out from its last checkpoint.")
 @click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Processes per node, one device each.")
 @click.option("--num-nodes", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--evaluate/--no-evaluate", default=True, show_default=True, help="Evaluate the trained simulator at the end.")
+@with_imports
+@click.pass_context
 def train(
-    system: str,
+    ctx: click.Context,
+    family: str,
     data: Path | None,
     preset: str,
     file: Path | None,
@@ -44,7 +47,7 @@ def train(
     num_nodes: int,
     evaluate: bool,
 ) -> None:
-    """Train a simulator of a system from recorded trajectories.
+    """Train a simulator from recorded trajectories: of bodies (nbody, particles) or of label images (cells).
 
     With nothing else given, `epns-pyro train nbody` simulates the default data set once, trains the quick preset on it, evaluates the
     result, and says which commands come next.
@@ -52,11 +55,12 @@ def train(
     from epns_pyro.training.run import RunFolder
     from epns_pyro.training.trainer import Hardware, Trainer
 
-    folder = RunFolder(out or Path("runs") / system)
+    folder = RunFolder(out or Path("runs") / family)
     hardware = Hardware(accelerator, devices, num_nodes)
     settings = overrides(changes)
     settings |= {key: value for key, value in (("training.steps", steps), ("seed", seed)) if value is not None}
-    store, config = _prepare(system, data, preset, file, settings, folder, resume)
+    settings |= {"imports": imported(ctx)} if imported(ctx) else {}
+    store, config = _prepare(family, data, preset, file, settings, folder, resume)
     if not resume and hardware.is_main:
         folder.create(config)
     trainer = Trainer(config, store, folder, hardware)
@@ -64,7 +68,7 @@ def train(
         _fit(trainer, resume=resume)
     except KeyboardInterrupt:
         if hardware.is_main:
-            again = ["epns-pyro", "train", system, "--out", str(folder.path), "--data", str(store.path), "--resume"]
+            again = ["epns-pyro", "train", family, "--out", str(folder.path), "--data", str(store.path), "--resume"]
             console().print(f"interrupted: saved in {folder.last}. Go on with:\n  {shlex.join(again)}", soft_wrap=True)
         raise
     if not hardware.is_main:
@@ -82,7 +86,7 @@ def train(
 
 
 def _prepare(
-    system: str, data: Path | None, preset: str, file: Path | None, settings: dict, folder: RunFolder, resume: bool
+    family: str, data: Path | None, preset: str, file: Path | None, settings: dict, folder: RunFolder, resume: bool
 ) -> tuple[Store, RunConfig]:
     """Find out what to train, and open or make the data for it."""
     from epns_pyro.data import open_store
@@ -91,23 +95,30 @@ def _prepare(
     from epns_pyro.training.checkpoint import read_checkpoint
     from epns_pyro.training.run import RunConfig
 
+    presets.get_preset(family, preset)
     if resume:
-        if file or settings:
+        if file or settings.keys() - {"imports"}:
             fail(f"--resume goes on with the settings of {folder.config}; leave out --config, --set, --steps and --seed")
+        if folder.config.exists() and not folder.last.exists():
+            fail(f"{folder.path}: stopped before its first checkpoint: start again without --resume")
         content = read_checkpoint(folder.last)
-        config = RunConfig.parse(content["config"])
+        config = RunConfig.parse(content["config"], where=str(folder.last))
         path = data or Path(content["store"])
         if not path.exists():
             raise CheckpointError(f"{folder.last}: its data {path} are not there: --data says where they are now")
-        return open_store(path), config
+        store = open_store(path)
+        presets.check_family(family, store.spec, where=str(path))
+        return store, config
+    store = open_store(data) if data else None
+    if store:
+        presets.check_family(family, store.spec, where=str(data))
     if file:
         config = RunConfig.from_yaml(file)
-    elif data:
-        config = presets.preset(system, preset, open_store(data).system.config)
+        presets.check_family(family, config.system.build().spec, where=str(file))
     else:
-        config = presets.preset(system, preset)
+        config = presets.preset(family, preset, store.system.config if store else None)
     config = config.override(settings)
-    return (open_store(data) if data else _default_store(config, presets.default_data(system, preset))), config
+    return store or _default_store(config, presets.default_data(family, preset)), config
 
 
 def _default_store(config: RunConfig, path: Path) -> Store:

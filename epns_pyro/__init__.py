@@ -1,4 +1,10 @@
-"""Equivariant probabilistic neural simulation as a Pyro program."""
+"""Equivariant probabilistic neural simulation as a Pyro program.
+
+load(run) -> Simulator                   a trained simulator, to sample, score and condition with
+train(config, store, out) -> Simulator   train one; `config` is a preset, changed or not, or its name
+preset(family) -> RunConfig              settings to start from
+Observations                             measurements to condition on
+"""
 
 from __future__ import annotations
 
@@ -8,14 +14,27 @@ from typing import TYPE_CHECKING, Any
 from epns_pyro._version import __version__
 
 if TYPE_CHECKING:
-    from epns_pyro.simulator import Simulator, load
-__all__ = ["Simulator", "__version__", "load"]
+    from epns_pyro.conditioning.observations import Observations
+    from epns_pyro.simulator import Simulator, load, train
+    from epns_pyro.training.presets import preset
 
-_LAZY = {"Simulator": "epns_pyro.simulator", "load": "epns_pyro.simulator"}
+__all__ = ["Observations", "Simulator", "__version__", "load", "preset", "train"]
+
+_HOMES = {
+    "Observations": "epns_pyro.conditioning.observations",
+    "Simulator": "epns_pyro.simulator",
+    "load": "epns_pyro.simulator",
+    "preset": "epns_pyro.training.presets",
+    "train": "epns_pyro.simulator",
+}
 
 
 def __getattr__(name: str) -> Any:
     # torch and Pyro are imported only when they are needed, so that the command line answers at once.
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,9 +6,11 @@ dictates (shapes, scales, dt) travels separately.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import typing
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import pydantic
 from pydantic_core import core_schema
@@ -137,9 +139,10 @@ def _is_exponent(text: str) -> bool:
 
 
 class Registry:
-    """Names for config classes of one kind, with an error that offers the nearest name.
+    """Names for things of one kind, with an error that offers the nearest name.
 
-    A registered class is a `Config` with a field ``name`` whose default is the name it is registered under, and a method ``build``.
+    What a config may choose from are `Config` classes with a field ``name`` whose default is the name they are registered under, and a
+    method ``build``.
     """
 
     def __init__(self, kind: str) -> None:
@@ -157,7 +160,7 @@ class Registry:
 
     def __getitem__(self, name: str) -> Any:
         if not isinstance(name, str) or name not in self._entries:
-            raise ConfigError(f"unknown {self.kind} {shown(name)}: {nearest(name, self._entries)}")
+            raise ConfigError(f"unknown {self.kind} {shown(name)}: {nearest(name, self._entries)}; your own come in with --import FILE.py")
         return self._entries[name]
 
     @property
@@ -189,3 +192,62 @@ class one_of:
             core_schema.is_instance_schema(source),
             serialization=core_schema.simple_ser_schema("any"),  # all that the chosen class has, not what its base has
         )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a config.
+
+    Parameters
+    ----------
+    key : str
+        Dotted, as `--set KEY=VALUE` takes it.
+    value : object
+        What it is now: plain data; the name where it is a choice; {} for an empty section.
+    description : str
+        "" where its class says nothing.
+    choices : tuple of str
+        Names of a registry or words that it may be; () for anything else.
+    """
+
+    key: str
+    value: Any
+    description: str = ""
+    choices: tuple[str, ...] = ()
+
+
+def list_settings(config: Config, prefix: str = "") -> Iterator[Setting]:
+    """List all settings of a config, those of its sections by dotted keys."""
+    documented = _documented(type(config))
+    for name, field in type(config).model_fields.items():
+        if name == "name" and prefix:
+            continue  # it is the value of the choice, one level up
+        key, value = f"{prefix}{name}", getattr(config, name)
+        about = field.description or documented.get(name, "")
+        registry = next((mark.registry for mark in field.metadata if isinstance(mark, one_of)), None)
+        if registry is not None:
+            yield Setting(key, value.name, about, registry.names)
+        elif isinstance(value, Config):
+            summary = inspect.getdoc(type(value)) or ""
+            yield Setting(key, {}, about or summary.partition("\n")[0])
+        else:
+            words = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is Literal else ()
+            plain = config.model_dump(mode="json", include={name})[name]
+            yield Setting(key, plain, about, tuple(map(str, words)))
+        if isinstance(value, Config):
+            yield from list_settings(value, f"{key}.")
+
+
+def _documented(cls: type[Config]) -> dict[str, str]:
+    """Read what the section "Parameters" of a class and its bases says about each parameter."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        lines = inspect.cleandoc(base.__doc__ or "").splitlines() if issubclass(base, Config) else []
+        names: list[str] = []
+        for line in lines[lines.index("Parameters") + 2 :] if "Parameters" in lines else []:
+            if line and not line.startswith(" "):
+                names = [name.strip() for name in line.partition(" : ")[0].split(",")] if " : " in line else []
+                found |= dict.fromkeys(names, "")
+            elif line.strip():
+                found |= {name: f"{found[name]} {line.strip()}".strip() for name in names}
+    return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ from epns_pyro.conditioning import filtering
 from epns_pyro.conditioning.observations import Observations
 from epns_pyro.conditioning.problem import Proposal, Start
 from epns_pyro.context import DataContext
-from epns_pyro.data import to_dataset
+from epns_pyro.data import Store, open_store, to_dataset
 from epns_pyro.errors import CheckpointError, ConfigError, ShapeError, nearest
+from epns_pyro.extensions import load_extensions
 from epns_pyro.inference import elbo, events
 from epns_pyro.inference.rollout import Block, rollout_blocks
+from epns_pyro.machine import find_device, require_memory
 from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
 from epns_pyro.presence import allows_absence, presence
 from epns_pyro.state import StateSpec
-from epns_pyro.systems import SYSTEMS, System
-from epns_pyro.training.checkpoint import context_from_plain, read_checkpoint
+from epns_pyro.systems import System
+from epns_pyro.training.checkpoint import build_transition, read_checkpoint
+from epns_pyro.training.presets import preset
 from epns_pyro.training.run import RunConfig, RunFolder
+from epns_pyro.training.trainer import Hardware, Progress, Trainer
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,14 @@ class Simulator:
     def spec(self) -> StateSpec:
         return self.context.spec
 
-    @property
+    @cached_property
     def model(self) -> EPNSModel:
+        """The Pyro model; always the same one, so that what a script sets on it stays."""
         return EPNSModel(self.transition)
 
-    @property
+    @cached_property
     def guide(self) -> EPNSGuide:
+        """The Pyro guide; always the same one."""
         return EPNSGuide(self.transition)
 
     @property
@@ -113,6 +120,9 @@ class Simulator:
             One variable per field, dims (sample, trajectory, time, *site[, space]); `alive` (sample, trajectory, time) is False from
             the first implausible frame on. The initial state is time 0; time is in physical units.
         """
+        start = self._states(x0)
+        size = 2 * members * (steps + 1) * start.numel() * start.element_size()
+        require_memory(size, f"{members} futures of {len(x0)} states over {steps} steps", "ask for fewer, or use rollout_blocks")
         paths, alive = None, None
         for block in self.rollout_blocks(x0, steps=steps, members=members, seed=seed, feedback=feedback, chunk=chunk):
             if paths is None:
@@ -139,6 +149,8 @@ class Simulator:
         if seed < 0 or (chunk is not None and chunk < 1):
             raise ConfigError(f"a rollout needs a seed of at least 0 and a chunk of at least 1, found seed {seed}, chunk {chunk}")
         start = self._states(x0)
+        held = min(chunk or self.transition.chunk, members * len(start)) * start[0].numel() * start.element_size()
+        require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller chunk")
         blocks = rollout_blocks(self.transition, start, steps=steps, members=members, seed=seed, feedback=feedback, chunk=chunk)
         return (block._replace(states=self.context.to_global(block.states)) for block in blocks)
 
@@ -199,6 +211,7 @@ class Simulator:
             states of time t, so weighted, are a sample of p(x_t | y_{0:t}). Rows are not trajectories: `smooth` gives those. `ess` (time)
             is the smallest effective sample size on the way to a frame, `log_evidence` (time) is log p(y_{0:t}) in nats.
         """
+        self._require_particles(particles)
         return filtering.filter_states(self.transition, self.context, x0, observations, particles=particles, seed=seed, proposal=proposal)
 
     def smooth(
@@ -233,6 +246,7 @@ class Simulator:
             a sample of p(x_{0:T} | y_{0:T}). `ess` (time), `log_evidence` (), and `distinct` (time): how many different states the paths
             hold; where that is small, use more particles.
         """
+        self._require_particles(particles)
         return filtering.smooth_paths(
             self.transition, self.context, x0, observations, end=end, steps=steps, particles=particles, seed=seed, sweeps=sweeps
         )
@@ -264,6 +278,10 @@ class Simulator:
             implausible += int((~self.system.alive(states)[:, -1]).sum())
         return events.Probability(hits, members, implausible)
 
+    def _require_particles(self, particles: int) -> None:
+        state = int(np.prod(self.context.sites)) * self.spec.channels
+        require_memory(8 * particles * state, f"{particles} particles", "use fewer")
+
     def _pair(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
         x0, path = self._states(x0), self._states(path, "the path", ("batch", "time"))
         if path[:, 0].shape != x0.shape:
@@ -292,7 +310,7 @@ class Simulator:
         return x.to(self.device, self.dtype if x.dtype.is_floating_point else torch.int64)
 
 
-def load(run: str | Path, *, which: str = "best", device: str | torch.device = "cpu") -> Simulator:
+def load(run: str | Path, *, which: str = "best", device: str | torch.device = "cpu", imports: Iterable[str] = ()) -> Simulator:
     """Load the trained simulator of a run.
 
     Parameters
@@ -302,36 +320,89 @@ def load(run: str | Path, *, which: str = "best", device: str | torch.device = "
     which : {"best", "last"}
         The state with the best validation ELBO, or the newest.
     device : str or torch.device
+    imports : iterable of str
+        Modules or files of Python that register what the run needs beyond what is here: they are run. Nothing in a run does that.
 
     Raises
     ------
     CheckpointError
         If there is no readable checkpoint.
     ConfigError
-        If `which` is neither.
+        If `which` is neither, if the device is not there, or if the run needs a name that nothing has registered.
     """
+    load_extensions(imports)
     folder = RunFolder(Path(run))
     if not folder.path.is_dir():
         raise CheckpointError(f"{run}: no such run: epns-pyro train --out {run} makes one")
     paths = {"best": folder.best, "last": folder.last}
     if which not in paths:
         raise ConfigError(f"which: found {which!r}: {nearest(which, paths)}")
-    path = paths[which]
+    path, place = paths[which], find_device(device)
     if which == "best" and folder.last.is_file() and not path.exists():
         raise CheckpointError(f'{path}: not there yet, for nothing was validated: load(run, which="last"), or train on with --resume')
     content = read_checkpoint(path)
-    config, context = RunConfig.parse(content["config"], where=str(path)), context_from_plain(content["context"])
-    transition = config.model.build(context)
-    try:
-        transition.load_state_dict(content["weights"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: the weights do not fit the model of its config ({str(error).splitlines()[0]})") from None
+    config = RunConfig.parse(content["config"], where=str(path))
+    system = RunConfig.parse(content["config"] | {"system": content["system"]}, where=str(path)).system
     return Simulator(
-        transition=transition.to(device).eval(),
-        system=SYSTEMS.parse(content["system"]).build(),
-        context=context,
+        transition=build_transition(path, config, content["context"], content["weights"]).to(place).eval(),
+        system=system.build(),
+        context=content["context"],
         config=config,
-        step=content["counters"]["step"],
+        step=content["counters"].step,
         store=content["store"],
         versions=content["versions"],
     )
+
+
+def train(
+    config: RunConfig | str,
+    store: Store | str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    hardware: Hardware | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    imports: Iterable[str] = (),
+) -> Simulator:
+    """Train a simulator on a store, and load it from the folder that holds the run.
+
+    Parameters
+    ----------
+    config : RunConfig or str
+        `epns_pyro.preset("nbody").override({"training.steps": 500})`, or the name of a family of models, "nbody" (the same as
+        "particles") or "cells", for its quick preset.
+    store : Store or path
+        Trajectories to train on, with the sets `train` and `val`.
+    out : path
+        Folder of the run; one that holds a run is refused unless `resume` is set.
+    resume : bool
+        Go on from the last checkpoint in `out`.
+    hardware : Hardware, optional
+        By default one process on the CPU.
+    on_progress : callable, optional
+        Called with a `Progress` whenever training logs.
+    imports : iterable of str
+        Modules or files of Python that register what the config needs beyond what is here.
+
+    Returns
+    -------
+    Simulator
+        With the weights of the best validation ELBO.
+
+    Raises
+    ------
+    ConfigError, DataError, CheckpointError, TrainingError
+        If settings and data do not fit, if `out` holds a run already or none to resume, if the loss stays non-finite.
+    """
+    load_extensions(imports)
+    store = store if isinstance(store, Store) else open_store(store)
+    if isinstance(config, str):
+        config = preset(config, data=store.system.config)
+    folder, names = RunFolder(Path(out)), tuple(imports)
+    if names:
+        config = config.override({"imports": names})
+    hardware = hardware or Hardware("cpu")
+    if not resume and hardware.is_main:
+        folder.create(config)
+    Trainer(config, store, folder, hardware).fit(resume=resume, on_progress=on_progress)
+    return load(folder.path)

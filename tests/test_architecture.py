@@ -15,7 +15,7 @@ WRITTEN = sorted(p for folder in ("epns_pyro", "cli", "tests", "examples", "benc
 MAXIMUM_LINES = 400
 
 # What each part may import of the others. Its own part goes without saying.
-_GROUND = {"_version", "_moved", "errors", "plain", "config", "state", "presence", "symmetry", "context"}
+_GROUND = {"_version", "_moved", "errors", "plain", "machine", "config", "state", "presence", "symmetry", "context"}
 _MODELS = _GROUND | {"systems", "data", "backbones"}
 LAYERS = {
     "_version": set(),
@@ -24,6 +24,8 @@ LAYERS = {
     "plain": {"errors"},
     "config": {"errors", "plain"},
     "state": {"errors", "plain"},
+    "extensions": {"errors"},
+    "machine": {"errors"},
     "presence": {"state"},
     "symmetry": {"errors", "state"},
     "context": {"errors", "state"},
@@ -34,11 +36,12 @@ LAYERS = {
     "inference": _MODELS | {"models"},
     "training": _MODELS | {"models", "inference"},
     "conditioning": _MODELS | {"models", "inference"},
-    "simulator": _MODELS | {"models", "inference", "training", "conditioning"},
+    "simulator": _MODELS | {"extensions", "models", "inference", "training", "conditioning"},
     "calibration": {"errors", "state"},
     "evaluation": _MODELS | {"models", "inference", "training", "simulator", "calibration"},
     "report": {"errors", "plain", "state", "calibration", "evaluation"},
-    "cli": _MODELS | {"models", "inference", "training", "conditioning", "simulator", "calibration", "evaluation", "report", "epns_pyro"},
+    "cli": _MODELS
+    | {"models", "inference", "training", "conditioning", "simulator", "calibration", "evaluation", "report", "epns_pyro", "extensions"},
     "epns_pyro": {"_version", "simulator"},
 }
 # Libraries that only the named parts or modules may import.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import weakref
 from abc import abstractmethod
+from typing import Any
 
+import numpy as np
 import pyro
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
@@ -30,6 +33,15 @@ class PathProgram(PyroModule):
     @abstractmethod
     def spec(self) -> StateSpec:
         """Of the states that it is about."""
+
+    def __call__(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray | None = None, *, horizon: int | None = None) -> Any:
+        """Run the program on tensors or arrays, moved and cast to where its parameters are."""
+        return super().__call__(self._tensor(x0), None if path is None else self._tensor(path), horizon=horizon)
+
+    def _tensor(self, x: Tensor | np.ndarray) -> Tensor:
+        x = torch.as_tensor(x)
+        like = next(self.parameters(), x)
+        return x.to(like.device, like.dtype if x.is_floating_point() else torch.int64)
 
     def _start(self, x0: Tensor, path: Tensor | None, horizon: int | None) -> int:
         """Check the arguments; return the number of steps."""

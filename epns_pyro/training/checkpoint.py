@@ -5,25 +5,34 @@ Loading never runs code from the file: `torch.load(weights_only=True)` admits te
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import reprlib
 import warnings
 import zipfile
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import pydantic
 import pyro
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from epns_pyro._version import __version__
 from epns_pyro.context import DataContext
-from epns_pyro.errors import CheckpointError
+from epns_pyro.errors import CheckpointError, ConfigError, EpnsError
+from epns_pyro.models import Transition
 from epns_pyro.state import StateSpec
+from epns_pyro.training.run import RunConfig, migrate_config
+from epns_pyro.training.validation import Validation
 
 FORMAT = "epns-pyro checkpoint"
-VERSION = 1
+OLDEST, VERSION = 1, 2
 CONTENT = frozenset({"config", "system", "context", "store", "weights", "optimizer", "noise", "windows", "counters", "versions"})
 
 
@@ -49,12 +58,17 @@ def write_checkpoint(path: Path, **content: Any) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU, and bring an older one up to date.
+
+    Returns
+    -------
+    dict
+        By the names of `CONTENT`: `context` a DataContext, `counters` Counters, the rest plain data and tensors.
 
     Raises
     ------
     CheckpointError
-        If there is none, if it is truncated, or if it is not one of ours or of another version.
+        If there is none, if it is truncated, if it is not one of ours or of another version, or if a part of it is not what it should be.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint: epns-pyro train makes one")
@@ -68,14 +82,120 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a readable checkpoint (truncated, damaged or foreign: {type(error).__name__})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: a file of PyTorch, but not a checkpoint of epns-pyro")
-    if content.get("version") != VERSION:
+    version = content.get("version")
+    if not isinstance(version, int) or not OLDEST <= version <= VERSION:
         raise CheckpointError(
-            f"{path}: a checkpoint of version {content.get('version')}, while this epns-pyro {__version__} reads version {VERSION}: "
+            f"{path}: a checkpoint of version {version}, while this epns-pyro {__version__} reads versions {OLDEST} to {VERSION}: "
             "use the epns-pyro that wrote it, or train anew"
         )
     if missing := sorted(CONTENT - content.keys()):
         raise CheckpointError(f"{path}: an incomplete checkpoint, without {', '.join(missing)}: train anew")
-    return content
+    for old in range(version, VERSION):
+        content = MIGRATIONS[old](content)
+    return _validated(path, content)
+
+
+def _validated(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Check the plain parts of a checkpoint and the kind of its tensors; return them as they are meant."""
+    try:
+        parts = _Content.model_validate({name: content[name] for name in CONTENT})
+        context = context_from_plain(content["context"])
+    except pydantic.ValidationError as error:
+        item = error.errors()[0]
+        place = ".".join(str(part) for part in item["loc"])
+        found = reprlib.repr(item.get("input"))
+        raise CheckpointError(_changed(path, f"{place}: {item['msg'][:1].lower()}{item['msg'][1:]}, found {found}")) from None
+    except ConfigError as error:
+        raise CheckpointError(_changed(path, f"context: {error}")) from None
+    for name, weight in parts.weights.items():
+        if weight.layout is not torch.strided or weight.is_quantized or weight.is_complex() or not weight.isfinite().all():
+            raise CheckpointError(_changed(path, f"weights.{name}: not finite real numbers"))
+    return {name: getattr(parts, name) for name in CONTENT} | {"context": context}
+
+
+def _changed(path: Path, what: str) -> str:
+    return f"{path}: damaged or changed by hand: {what}: take another checkpoint of the run, or train anew"
+
+
+def build_transition(path: Path, config: RunConfig, context: DataContext, weights: dict[str, torch.Tensor]) -> Transition:
+    """Build the transition of a checkpoint, which may not have more weights than the checkpoint holds."""
+    left = sum(weight.numel() for weight in weights.values())
+
+    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        nonlocal left
+        left -= parameter.numel() if parameter is not None else 0
+        if left < 0:  # seen before the memory is filled
+            raise CheckpointError(f"{path}: the weights do not fit the model of its config, which has more of them")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        transition = config.model.build(context)
+        transition.load_state_dict(weights)
+    except EpnsError as error:
+        raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: the weights do not fit the model of its config ({str(error).splitlines()[0]})") from error
+    finally:
+        hook.remove()
+    return transition
+
+
+# -- what the parts are ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Counters:
+    """Plain numbers of a run that travel with its checkpoint."""
+
+    __pydantic_config__: ClassVar = pydantic.ConfigDict(extra="forbid")
+
+    step: Annotated[int, pydantic.Field(ge=0, le=10**15)] = 0
+    skipped: pydantic.NonNegativeInt = 0
+    skipped_in_a_row: pydantic.NonNegativeInt = 0
+    best: float = -math.inf
+    seconds: pydantic.NonNegativeFloat = 0.0
+    validation: Validation | None = None
+    run: dict[str, float] = field(default_factory=dict)  # sums since the last log
+
+    def count(self, **values: float) -> None:
+        """Add the numbers of a good step."""
+        self.skipped_in_a_row = 0
+        for name, value in (values | {"count": 1.0}).items():
+            self.run[name] = self.run.get(name, 0.0) + value
+
+    def take_means(self) -> dict[str, float]:
+        """Return the means over the good steps since the last call, NaN where there was none, and begin anew."""
+        sums, self.run = defaultdict(lambda: math.nan, self.run), {}
+        return {name: sums[name] / sums["count"] for name in ("log_likelihood", "kl", "gradient_norm")}
+
+
+class _Windows(pydantic.BaseModel):
+    """State of `data.windows.Windows`; the trainer hands it back as a mapping."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    set: tuple[str, int, int, int, int]
+    rng: dict[str, Any]
+    length: pydantic.PositiveInt
+    queue: list[pydantic.NonNegativeInt]
+    resident: list[pydantic.NonNegativeInt]
+    oldest: pydantic.NonNegativeInt
+    drawn: pydantic.NonNegativeInt
+
+
+class _Content(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, strict=False)
+
+    config: dict[str, Any]
+    system: dict[str, Any]
+    context: dict[str, Any]
+    store: str
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    noise: torch.Tensor
+    windows: Annotated[dict[str, Any], pydantic.BeforeValidator(lambda raw: _Windows.model_validate(raw).model_dump())]
+    counters: Counters
+    versions: dict[str, str]
 
 
 def context_to_plain(context: DataContext) -> dict[str, Any]:
@@ -84,5 +204,32 @@ def context_to_plain(context: DataContext) -> dict[str, Any]:
 
 
 def context_from_plain(raw: dict[str, Any]) -> DataContext:
-    tuples = {key: tuple(raw.get(key, ())) for key in ("sites", "origin")}  # there was no origin before 0.2
-    return DataContext(**(raw | tuples | {"spec": StateSpec.from_json(raw["spec"])}))
+    unknown = raw.keys() - {field.name for field in fields(DataContext)}
+    if unknown or not isinstance(raw.get("spec"), str):
+        raise ConfigError(f"expected the entries of a DataContext with spec as JSON, found {', '.join(map(str, raw)) or 'none'}")
+    try:
+        spec = StateSpec.from_json(raw["spec"])
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"spec: {error}") from None
+    context = pydantic.TypeAdapter(DataContext).validate_python(raw | {"spec": spec})
+    if not (0 < context.frame_dt < math.inf and all(size > 0 for size in context.sites) and len(context.sites) == len(spec.sites)):
+        raise ConfigError(f"expected a positive frame_dt and a positive size of every site axis, found {context.frame_dt}, {context.sites}")
+    real = [f.name for f in spec.dynamic_fields if f.kind == "real"]
+    if sorted(context.step_scales) != sorted(real) or not all(0 < scale < math.inf for scale in context.step_scales.values()):
+        raise ConfigError(f"step_scales: expected positive numbers for {', '.join(real) or 'no field'}, found {context.step_scales}")
+    return context
+
+
+# -- older versions ----------------------------------------------------------------------------------------------------------
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Give the names that 0.2 changed: of two weights and of one setting."""
+    names = {"load": "latents_to_mean", "unload": "innovation_to_latents"}
+    weights = content["weights"]
+    if isinstance(weights, dict):
+        weights = {names.get(name, name): weight for name, weight in weights.items()}
+    return content | {"weights": weights, "config": migrate_config(content["config"])}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}

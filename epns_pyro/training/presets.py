@@ -1,13 +1,16 @@
-"""Named sets of choices: what `epns-pyro train SYSTEM --preset NAME` starts from. Every value can be changed with --set."""
+"""Families of models and their presets: what `epns-pyro train FAMILY --preset NAME` starts from. --set changes every value."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from epns_pyro.config import Registry
 from epns_pyro.errors import ConfigError, nearest
 from epns_pyro.models.bodies.particles import ParticlesConfig
 from epns_pyro.models.tissues.cells import CellsModelConfig
+from epns_pyro.state import StateSpec
 from epns_pyro.systems import CellsConfig, NBodyConfig, SystemConfig
 from epns_pyro.training.run import EvaluationConfig, RunConfig, TrainingConfig
 from epns_pyro.training.schedules import KLSchedule, RateSchedule
@@ -85,48 +88,121 @@ def cells_default(system: SystemConfig) -> RunConfig:
     return quick.override(changes | {"training.validate_every": 1000, "training.checkpoint_every": 1000})
 
 
-PRESETS: dict[str, dict[str, Callable[[SystemConfig], RunConfig]]] = {
-    "cells": {"quick": cells_quick, "paper": cells_default},
-    "nbody": {"quick": nbody_quick, "paper": nbody_paper},
-}
-SYSTEM_OF_PRESET: dict[tuple[str, str], Callable[[], SystemConfig]] = {
-    ("cells", "quick"): CellsConfig.small,
-    ("cells", "paper"): CellsConfig,
-    ("nbody", "quick"): NBodyConfig,
-    ("nbody", "paper"): NBodyConfig,
-}
-DATA_OF_PRESET: dict[tuple[str, str], str] = {
-    ("cells", "quick"): "cells16",
-    ("cells", "paper"): "cells64",
-    ("nbody", "quick"): "nbody",
-    ("nbody", "paper"): "nbody",
-}
-
-
-def default_data(system: str, name: str) -> Path:
-    """Return where `epns-pyro train SYSTEM --preset NAME` keeps the data that it simulates."""
-    return Path("data") / f"{DATA_OF_PRESET[system, name]}.zarr"
-
-
-def preset(system: str, name: str, data: SystemConfig | None = None) -> RunConfig:
-    """Return the run config of a preset.
+@dataclass(frozen=True)
+class Preset:
+    """A named set of choices.
 
     Parameters
     ----------
-    system : str
-        "nbody", "cells": which family of models.
-    name : str
-        "quick", "paper".
-    data : SystemConfig, optional
-        System of the data at hand; by default the one that the preset generates.
+    config : callable
+        System of the data -> config of the run.
+    system : callable
+        Returns the system that is simulated where no data are given.
+    store : str
+        Name of the store in data/ that it is simulated into.
+    """
+
+    config: Callable[[SystemConfig], RunConfig]
+    system: Callable[[], SystemConfig]
+    store: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models for one kind of data, by the word that `epns-pyro train` takes.
+
+    Parameters
+    ----------
+    data : str
+        The kind of data, in words.
+    suits : callable
+        Whether states of a spec are of this kind.
+    presets : dict of str to Preset
+    """
+
+    data: str
+    suits: Callable[[StateSpec], bool]
+    presets: dict[str, Preset]
+
+
+FAMILIES = Registry("family of models")
+
+
+def has_bodies(spec: StateSpec) -> bool:
+    """Whether a state is a set of bodies: one axis of sites, and nothing on it is the name of an entity."""
+    return len(spec.sites) == 1 and all(field.kind != "label" for field in spec.fields)
+
+
+def has_labels(spec: StateSpec) -> bool:
+    """Whether a state is an image of labels: two axes of sites, and a field that says whose a site is."""
+    return len(spec.sites) == 2 and any(field.kind == "label" for field in spec.fields)
+
+
+_BODIES = Family(
+    "bodies",
+    has_bodies,
+    {"quick": Preset(nbody_quick, NBodyConfig, "nbody"), "paper": Preset(nbody_paper, NBodyConfig, "nbody")},
+)
+FAMILIES.register("nbody")(_BODIES)
+FAMILIES.register("particles")(_BODIES)  # the word that a person with tracks would look for
+FAMILIES.register("cells")(
+    Family(
+        "label images",
+        has_labels,
+        {"quick": Preset(cells_quick, CellsConfig.small, "cells16"), "paper": Preset(cells_default, CellsConfig, "cells64")},
+    )
+)
+
+
+def get_preset(family: str, name: str) -> Preset:
+    """Return a preset of a family.
 
     Raises
     ------
     ConfigError
-        If there is no such preset.
+        If there is no such family, or no such preset of it.
     """
-    if system not in PRESETS:
-        raise ConfigError(f"unknown system {system!r}: {nearest(system, PRESETS)}")
-    if name not in PRESETS[system]:
-        raise ConfigError(f"unknown preset {name!r} of system {system!r}: {nearest(name, PRESETS[system])}")
-    return PRESETS[system][name](data or SYSTEM_OF_PRESET[system, name]())
+    presets = FAMILIES[family].presets
+    if name not in presets:
+        raise ConfigError(f"unknown preset {name!r} of family {family!r}: {nearest(name, presets)}")
+    return presets[name]
+
+
+def check_family(family: str, spec: StateSpec, *, where: str) -> None:
+    """Raise ConfigError unless states of a spec are what a family of models is for; `where` names the data."""
+    if FAMILIES[family].suits(spec):
+        return
+    others = [name for name in FAMILIES.names if FAMILIES[name].suits(spec)]
+    way_out = " or ".join(f"epns-pyro train {name}" for name in others) or "no family of models is for them"
+    raise ConfigError(
+        f"{where}: `train {family}` is for {FAMILIES[family].data}, found the fields {', '.join(spec.names)} on the axes "
+        f"({', '.join(spec.sites)}): {way_out}"
+    )
+
+
+def default_data(family: str, name: str) -> Path:
+    """Return where `epns-pyro train FAMILY --preset NAME` keeps the data that it simulates."""
+    return Path("data") / f"{get_preset(family, name).store}.zarr"
+
+
+def preset(family: str, name: str = "quick", data: SystemConfig | None = None) -> RunConfig:
+    """Return the run config of a preset.
+
+    Parameters
+    ----------
+    family : str
+        "nbody" or "particles" for sets of bodies, "cells" for label images.
+    name : str
+        "quick" (minutes on two CPU cores) or "paper" (the published sizes).
+    data : SystemConfig, optional
+        System of the data at hand, `store.system.config`; by default the one that the preset simulates.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such family or preset, or if the family is not for such data.
+    """
+    chosen = get_preset(family, name)
+    if data is not None:
+        check_family(family, data.build().spec, where=f"data of the system {data.name!r}")
+    return chosen.config(data or chosen.system())

@@ -13,19 +13,22 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import yaml
 
 from epns_pyro.config import Config, one_of
-from epns_pyro.errors import CheckpointError
+from epns_pyro.errors import CheckpointError, ConfigError
 from epns_pyro.models import TRANSITIONS, Feedback, TransitionConfig
 from epns_pyro.plain import read_yaml
 from epns_pyro.systems import SYSTEMS, SystemConfig
 from epns_pyro.training.schedules import HorizonSchedule, KLSchedule, RateSchedule
 
-Positive = pydantic.PositiveInt
+Positive = Annotated[int, pydantic.Field(gt=0, le=10**15)]
+Size = Annotated[int, pydantic.Field(gt=0, le=10**7)]
+Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
 
 
 class TrainingConfig(Config):
@@ -33,16 +36,24 @@ class TrainingConfig(Config):
 
     Parameters
     ----------
-    steps, batch : int
-        Optimiser steps, and windows per step over all processes.
-    learning_rate, weight_decay, betas : float
-        Of AdamW; the rate is the peak of `rate`.
-    rate, kl, horizon : schedules
-        Learning rate, weight of the KL term, length of the training windows.
+    steps : int
+        Optimiser steps.
+    batch : int
+        Windows per step, over all processes.
+    learning_rate : float
+        Of AdamW: the peak of `rate`.
+    weight_decay, betas : float
+        Of AdamW.
+    rate : schedule
+        Learning rate as a factor of its peak.
+    kl : schedule
+        Weight of the KL term.
+    horizon : schedule
+        Length of the training windows, in steps.
     free_bits : float
         Nats per latent dimension and entity below which a KL has no gradient.
     feedback : {"pushforward", "teacher"}
-        What windows longer than one step feed back.
+        What windows longer than one step feed back: the mean of the emission, or the observed state.
     clip_norm : float
         Gradients are shortened to this norm.
     log_every, validate_every, checkpoint_every : int
@@ -56,10 +67,10 @@ class TrainingConfig(Config):
     """
 
     steps: Positive = 2000
-    batch: Positive = 64
+    batch: Size = 64
     learning_rate: pydantic.PositiveFloat = 3e-3
     weight_decay: pydantic.NonNegativeFloat = 1e-4
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
     rate: RateSchedule = RateSchedule()
     kl: KLSchedule = KLSchedule()
     horizon: HorizonSchedule = HorizonSchedule()
@@ -102,29 +113,50 @@ class EvaluationConfig(Config):
     recalibrate : bool
         Whether to forecast the validation set as well, to learn recalibrated intervals from it.
     seed : int
+        Of everything random.
     """
 
-    members: Positive = 39
-    trajectories: Positive = 100
-    initial_members: Positive = 200
-    importance_samples: Positive = 64
-    likelihood_transitions: Positive = 2000
-    guide_transitions: Positive = 200
-    guide_draws: Positive = 99
-    long_trajectories: Positive = 20
-    piece: Positive = 20
+    members: Size = 39
+    trajectories: Size = 100
+    initial_members: Size = 200
+    importance_samples: Size = 64
+    likelihood_transitions: Size = 2000
+    guide_transitions: Size = 200
+    guide_draws: Size = 99
+    long_trajectories: Size = 20
+    piece: Size = 20
     recalibrate: bool = True
-    seed: pydantic.NonNegativeInt = 0
+    seed: Seed = 0
 
 
 class RunConfig(Config):
-    """Everything that a user chooses about a run."""
+    """Everything that a user chooses about a run.
+
+    Parameters
+    ----------
+    seed : int
+        Of everything random.
+    imports : tuple of str
+        What `--import` brought in when the run was made: a hint for people, which nothing follows by itself.
+    """
 
     system: Annotated[SystemConfig, one_of(SYSTEMS)]
     model: Annotated[TransitionConfig, one_of(TRANSITIONS)]
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    seed: pydantic.NonNegativeInt = 0
+    seed: Seed = 0
+    imports: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, raw: dict[str, Any], *, where: str = "config") -> Self:
+        """Validate plain data, and say what the run was made with where a name in it is unknown."""
+        try:
+            return super().parse(migrate_config(raw), where=where)
+        except ConfigError as error:
+            hint = raw.get("imports") if isinstance(raw, dict) else None
+            if "--import" not in str(error) or not hint or not isinstance(hint, (list, tuple)):
+                raise
+            raise ConfigError(f"{error} (this run was made with {' '.join(f'--import {name}' for name in hint)})") from None
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -182,6 +214,15 @@ class RunFolder:
         if not os.access(self.path, os.W_OK):
             raise PermissionError(13, "not writable", str(self.path))
         self.config.write_text(config.to_yaml())
+
+
+def migrate_config(raw: Any) -> Any:
+    """Return the plain data of a config of version 0.1 in today's words; anything else as it is."""
+    model = raw.get("model") if isinstance(raw, dict) else None
+    if not isinstance(model, dict) or model.get("name") != "cells" or "sight" not in model:
+        return raw
+    renamed = {"neighbourhood" if key == "sight" else key: value for key, value in model.items()}
+    return raw | {"model": renamed}
 
 
 def plain(config: Config) -> dict[str, Any]:

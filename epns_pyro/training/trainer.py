@@ -11,10 +11,9 @@ import math
 import os
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyro
@@ -26,7 +25,7 @@ from torch import Tensor
 from epns_pyro.data import Store, Windows
 from epns_pyro.errors import CheckpointError, TrainingError
 from epns_pyro.inference.elbo import Objective
-from epns_pyro.training.checkpoint import context_from_plain, context_to_plain, read_checkpoint, write_checkpoint
+from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
 from epns_pyro.training.metrics import MetricsLog
 from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig, plain
 from epns_pyro.training.validation import Validation, Validator
@@ -67,30 +66,6 @@ class Progress:
     skipped: int
 
 
-@dataclass
-class _Counters:
-    """Plain numbers of a run that travel with its checkpoint."""
-
-    step: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    best: float = -math.inf
-    seconds: float = 0.0
-    validation: dict[str, Any] | None = None
-    run: dict[str, float] = field(default_factory=dict)  # sums since the last log
-
-    def count(self, **values: float) -> None:
-        """Add the numbers of a good step."""
-        self.skipped_in_a_row = 0
-        for name, value in (values | {"count": 1.0}).items():
-            self.run[name] = self.run.get(name, 0.0) + value
-
-    def take_means(self) -> dict[str, float]:
-        """Return the means over the good steps since the last call, NaN where there was none, and begin anew."""
-        sums, self.run = defaultdict(lambda: math.nan, self.run), {}
-        return {name: sums[name] / sums["count"] for name in ("log_likelihood", "kl", "gradient_norm")}
-
-
 class Trainer:
     """Trains the transition of a run on a store.
 
@@ -119,7 +94,7 @@ class Trainer:
         self._windows = self._open_windows(training)
         self._noise = torch.Generator(device=self.fabric.device).manual_seed(config.seed)
         self._validator = Validator(store, self.context, self.transition, training.validation_transitions, device=self.fabric.device)
-        self._counters = _Counters()
+        self._counters = Counters()
         self._interrupted = False
 
     # -- the loop --------------------------------------------------------------------------------------------------------
@@ -139,6 +114,7 @@ class Trainer:
         training, counters = self.config.training, self._counters
         if resume:
             self._restore(read_checkpoint(self.folder.last))
+            counters = self._counters
         elif counters.step == 0 and self.folder.last.exists():
             raise CheckpointError(f"{self.folder.last}: is there already; resume=True goes on from it")
         log = MetricsLog(self.folder, start=counters.step, enabled=self.fabric.is_global_zero)
@@ -159,7 +135,7 @@ class Trainer:
                     self._save(self.folder.last)
                 if stop:
                     raise KeyboardInterrupt
-        return Validation(**counters.validation)
+        return counters.validation
 
     def _step(self, fraction: float) -> None:
         training = self.config.training
@@ -226,13 +202,14 @@ class Trainer:
             skipped=counters.skipped,
         )
         if on_progress and self.fabric.is_global_zero:
-            validation = Validation(**counters.validation) if counters.validation else None
-            on_progress(Progress(counters.step, training.steps, means["log_likelihood"], means["kl"], validation, counters.skipped))
+            on_progress(
+                Progress(counters.step, training.steps, means["log_likelihood"], means["kl"], counters.validation, counters.skipped)
+            )
 
     def _validate(self, log: MetricsLog) -> None:
         # One process says what was found: several could differ in the last digit, and then in what they do next.
         validation = self.fabric.broadcast(self._validator.evaluate() if self.fabric.is_global_zero else None)
-        self._counters.validation = validation.__dict__
+        self._counters.validation = validation
         log.write(self._counters.step, **{f"val_{name}": value for name, value in validation.__dict__.items()})
         if validation.elbo > self._counters.best:
             self._counters.best = validation.elbo
@@ -252,7 +229,7 @@ class Trainer:
                 optimizer=self._optimizer.state_dict(),
                 noise=self._noise.get_state(),
                 windows=self._windows.state_dict(),
-                counters=dict(self._counters.__dict__),
+                counters=asdict(self._counters),
             )
         self.fabric.barrier()
 
@@ -260,13 +237,41 @@ class Trainer:
         found = RunConfig.parse(content["config"], where=str(self.folder.last))
         if found != self.config:
             raise CheckpointError(f"{self.folder.last}: {differences(self.config, found)}: start anew in another folder with --out")
-        if context_from_plain(content["context"]) != self.context:
+        if content["context"] != self.context:
             raise CheckpointError(f"{self.folder.last}: was trained on other data than {self.store.path}")
-        self.transition.load_state_dict(content["weights"])
-        self._optimizer.load_state_dict(content["optimizer"])
-        self._noise.set_state(content["noise"])
-        self._windows.load_state_dict(content["windows"])
-        self._counters.__dict__.update(content["counters"])
+        restore = {
+            "weights": self.transition.load_state_dict,
+            "optimizer": self._restore_optimizer,
+            "noise": self._noise.set_state,
+            "windows": self._windows.load_state_dict,
+        }
+        for part, read in restore.items():
+            try:
+                read(content[part])
+            except CheckpointError as error:
+                raise CheckpointError(f"{self.folder.last}: {error}") from None
+            except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:  # each part raises its own
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise CheckpointError(f"{self.folder.last}: its {part} do not fit this run ({reason}): train anew") from None
+        self._counters = content["counters"]
+
+    def _restore_optimizer(self, saved: dict[str, Any]) -> None:
+        """Take the moments; settings come from the config. PyTorch does not look at shapes before its fused kernels read them."""
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        state = saved["state"]
+        if not isinstance(state, dict) or not state.keys() <= set(range(len(parameters))):
+            raise ValueError(f"expected moments of {len(parameters)} parameters")
+        for number, moments in state.items():
+            if moments.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+                raise ValueError(f"parameter {number}: expected step, exp_avg and exp_avg_sq")
+            for name, value in moments.items():
+                shape = () if name == "step" else parameters[number].shape
+                right = isinstance(value, Tensor) and value.layout is torch.strided and value.shape == shape
+                if not right or value.dtype != (torch.float32 if name == "step" else parameters[number].dtype):
+                    raise ValueError(f"parameter {number}: {name} is not of the shape and type of the parameter")
+                if not value.isfinite().all() or (name != "exp_avg" and (value < 0).any()):
+                    raise ValueError(f"parameter {number}: {name} holds impossible numbers")
+        self._optimizer.load_state_dict({"state": state, "param_groups": self._optimizer.state_dict()["param_groups"]})
 
     def _open_windows(self, training: TrainingConfig) -> Windows:
         longest = max(training.horizon.start, training.horizon.end)

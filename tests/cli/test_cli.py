@@ -115,7 +115,7 @@ def test_help_does_not_import_torch() -> None:
 
 
 def test_unknown_system_and_preset_offer_the_nearest() -> None:
-    refused(run("train", "nbodi"), "unknown system 'nbodi'", "did you mean 'nbody'")
+    refused(run("train", "nbodi"), "unknown family of models 'nbodi'", "did you mean 'nbody'")
     refused(run("train", "nbody", "--preset", "papr"), "unknown preset 'papr'", "did you mean 'paper'")
 
 

@@ -1,0 +1,39 @@
+"""What this computer has: devices and memory, so that what it cannot do is refused before it is begun."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from epns_pyro.errors import ConfigError
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """Return a device that is there.
+
+    Raises
+    ------
+    ConfigError
+        If the name means nothing to PyTorch, or if this computer or this build of PyTorch has no such device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device {name!r}: expected cpu, cuda, cuda:1 or another device of PyTorch") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        why = "this PyTorch is built without CUDA" if not torch.backends.cuda.is_built() else "PyTorch finds no CUDA device"
+        raise ConfigError(f"device {str(device)!r}: {why}: use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {str(device)!r}: this computer has cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    try:
+        torch.zeros((), device=device) + 1
+    except (RuntimeError, AssertionError, NotImplementedError):  # each kind of device that is absent says so in its own way
+        raise ConfigError(f"device {str(device)!r}: PyTorch cannot compute there: use cpu") from None
+    return device
+
+
+def require_memory(size: int, what: str, way_out: str) -> None:
+    """Raise ConfigError if `size` bytes are more than this computer's memory; `what` needs them, `way_out` needs fewer."""
+    total = psutil.virtual_memory().total
+    if size > total:
+        raise ConfigError(f"{what} would take {size / 2**30:,.0f} GiB of memory, this computer has {total / 2**30:.0f} GiB: {way_out}")
