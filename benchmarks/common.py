@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from epns_pyro.data import Store
-from epns_pyro.simulator import Simulator, load
+from epns_pyro.runs import load
+from epns_pyro.simulator import Simulator
 from epns_pyro.training.run import RunConfig, RunFolder
 from epns_pyro.training.trainer import Hardware, Trainer
 

@@ -15,7 +15,8 @@ from epns_pyro._version import __version__
 
 if TYPE_CHECKING:
     from epns_pyro.conditioning.observations import Observations
-    from epns_pyro.simulator import Simulator, load, train
+    from epns_pyro.runs import load, train
+    from epns_pyro.simulator import Simulator
     from epns_pyro.training.presets import preset
 
 __all__ = ["Observations", "Simulator", "__version__", "load", "preset", "train"]
@@ -23,9 +24,9 @@ __all__ = ["Observations", "Simulator", "__version__", "load", "preset", "train"
 _HOMES = {
     "Observations": "epns_pyro.conditioning.observations",
     "Simulator": "epns_pyro.simulator",
-    "load": "epns_pyro.simulator",
+    "load": "epns_pyro.runs",
     "preset": "epns_pyro.training.presets",
-    "train": "epns_pyro.simulator",
+    "train": "epns_pyro.runs",
 }
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,20 +16,16 @@ from epns_pyro.conditioning import filtering
 from epns_pyro.conditioning.observations import Observations
 from epns_pyro.conditioning.problem import Proposal, Start
 from epns_pyro.context import DataContext
-from epns_pyro.data import Store, open_store, to_dataset
-from epns_pyro.errors import CheckpointError, ConfigError, ShapeError, nearest
-from epns_pyro.extensions import load_extensions
+from epns_pyro.data import to_dataset
+from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.inference import elbo, events
 from epns_pyro.inference.rollout import Block, rollout_blocks
-from epns_pyro.machine import find_device, require_memory
+from epns_pyro.machine import require_memory
 from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
 from epns_pyro.presence import allows_absence, presence
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import System
-from epns_pyro.training.checkpoint import build_transition, read_checkpoint
-from epns_pyro.training.presets import preset
-from epns_pyro.training.run import RunConfig, RunFolder
-from epns_pyro.training.trainer import Hardware, Progress, Trainer
+from epns_pyro.training.run import RunConfig
 
 
 @dataclass(frozen=True)
@@ -308,101 +303,3 @@ class Simulator:
         """Bring full states (*batch, *site, channel) to what the networks read: from the origin of the context, in their precision."""
         x = self.context.to_local(torch.as_tensor(x))
         return x.to(self.device, self.dtype if x.dtype.is_floating_point else torch.int64)
-
-
-def load(run: str | Path, *, which: str = "best", device: str | torch.device = "cpu", imports: Iterable[str] = ()) -> Simulator:
-    """Load the trained simulator of a run.
-
-    Parameters
-    ----------
-    run : str or Path
-        Folder that `epns-pyro train` wrote.
-    which : {"best", "last"}
-        The state with the best validation ELBO, or the newest.
-    device : str or torch.device
-    imports : iterable of str
-        Modules or files of Python that register what the run needs beyond what is here: they are run. Nothing in a run does that.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no readable checkpoint.
-    ConfigError
-        If `which` is neither, if the device is not there, or if the run needs a name that nothing has registered.
-    """
-    load_extensions(imports)
-    folder = RunFolder(Path(run))
-    if not folder.path.is_dir():
-        raise CheckpointError(f"{run}: no such run: epns-pyro train --out {run} makes one")
-    paths = {"best": folder.best, "last": folder.last}
-    if which not in paths:
-        raise ConfigError(f"which: found {which!r}: {nearest(which, paths)}")
-    path, place = paths[which], find_device(device)
-    if which == "best" and folder.last.is_file() and not path.exists():
-        raise CheckpointError(f'{path}: not there yet, for nothing was validated: load(run, which="last"), or train on with --resume')
-    content = read_checkpoint(path)
-    config = RunConfig.parse(content["config"], where=str(path))
-    system = RunConfig.parse(content["config"] | {"system": content["system"]}, where=str(path)).system
-    return Simulator(
-        transition=build_transition(path, config, content["context"], content["weights"]).to(place).eval(),
-        system=system.build(),
-        context=content["context"],
-        config=config,
-        step=content["counters"].step,
-        store=content["store"],
-        versions=content["versions"],
-    )
-
-
-def train(
-    config: RunConfig | str,
-    store: Store | str | Path,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    hardware: Hardware | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    imports: Iterable[str] = (),
-) -> Simulator:
-    """Train a simulator on a store, and load it from the folder that holds the run.
-
-    Parameters
-    ----------
-    config : RunConfig or str
-        `epns_pyro.preset("nbody").override({"training.steps": 500})`, or the name of a family of models, "nbody" (the same as
-        "particles") or "cells", for its quick preset.
-    store : Store or path
-        Trajectories to train on, with the sets `train` and `val`.
-    out : path
-        Folder of the run; one that holds a run is refused unless `resume` is set.
-    resume : bool
-        Go on from the last checkpoint in `out`.
-    hardware : Hardware, optional
-        By default one process on the CPU.
-    on_progress : callable, optional
-        Called with a `Progress` whenever training logs.
-    imports : iterable of str
-        Modules or files of Python that register what the config needs beyond what is here.
-
-    Returns
-    -------
-    Simulator
-        With the weights of the best validation ELBO.
-
-    Raises
-    ------
-    ConfigError, DataError, CheckpointError, TrainingError
-        If settings and data do not fit, if `out` holds a run already or none to resume, if the loss stays non-finite.
-    """
-    load_extensions(imports)
-    store = store if isinstance(store, Store) else open_store(store)
-    if isinstance(config, str):
-        config = preset(config, data=store.system.config)
-    folder, names = RunFolder(Path(out)), tuple(imports)
-    if names:
-        config = config.override({"imports": names})
-    hardware = hardware or Hardware("cpu")
-    if not resume and hardware.is_main:
-        folder.create(config)
-    Trainer(config, store, folder, hardware).fit(resume=resume, on_progress=on_progress)
-    return load(folder.path)

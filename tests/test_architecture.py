@@ -36,13 +36,14 @@ LAYERS = {
     "inference": _MODELS | {"models"},
     "training": _MODELS | {"models", "inference"},
     "conditioning": _MODELS | {"models", "inference"},
-    "simulator": _MODELS | {"extensions", "models", "inference", "training", "conditioning"},
+    "simulator": _MODELS | {"models", "inference", "training", "conditioning"},
+    "runs": _MODELS | {"extensions", "models", "training", "simulator"},
     "calibration": {"errors", "state"},
     "evaluation": _MODELS | {"models", "inference", "training", "simulator", "calibration"},
     "report": {"errors", "plain", "state", "calibration", "evaluation"},
     "cli": _MODELS
     | {"models", "inference", "training", "conditioning", "simulator", "calibration", "evaluation", "report", "epns_pyro", "extensions"},
-    "epns_pyro": {"_version", "simulator"},
+    "epns_pyro": {"_version", "conditioning", "simulator", "runs", "training"},
 }
 # Libraries that only the named parts or modules may import.
 ONLY_IN = {

@@ -14,7 +14,8 @@ from small import MODEL, ONE_PROCESS
 from epns_pyro.conditioning.observations import InitialNormal, Observations
 from epns_pyro.context import DataContext
 from epns_pyro.data import open_store
-from epns_pyro.simulator import Simulator, load
+from epns_pyro.runs import load
+from epns_pyro.simulator import Simulator
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.training.checkpoint import context_from_plain, context_to_plain
 from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig

@@ -18,7 +18,7 @@ __getattr__ = moved(
         "Simulator": "epns_pyro.simulator",
         "TrainingConfig": "epns_pyro.training.run",
         "Validation": "epns_pyro.training.validation",
-        "load": "epns_pyro.simulator",
+        "load": "epns_pyro.runs",
         "preset": "epns_pyro.training.presets",
         "read_observations": "epns_pyro.conditioning.observations",
         "unweighted": "epns_pyro.conditioning.filtering",

@@ -10,7 +10,8 @@ from small import config, trainer
 from epns_pyro.data import Store
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.inference.events import Exceeds, Probability
-from epns_pyro.simulator import Simulator, load
+from epns_pyro.runs import load
+from epns_pyro.simulator import Simulator
 
 
 @pytest.fixture(scope="module")
