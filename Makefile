@@ -26,6 +26,7 @@ fuzz: .venv/ready
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # torch first and alone: its pinned version decides which build of it the other packages find satisfied.
 .venv/ready: setup.cfg constraints.txt

@@ -219,9 +219,9 @@ class StateSpec:
         if missing := [n for n in wanted if n not in values]:
             raise ShapeError(f"missing field{'s' * (len(missing) > 1)} {', '.join(missing)} (needed: {', '.join(wanted)})")
         is_torch = any(isinstance(v, torch.Tensor) for v in values.values())
-        parts = []
+        parts: list[Any] = []  # all of torch or all of NumPy
         for field in fields:
-            value = torch.as_tensor(values[field.name]) if is_torch else np.asarray(values[field.name])
+            value: Any = torch.as_tensor(values[field.name]) if is_torch else np.asarray(values[field.name])
             if not (value.dtype.is_floating_point if is_torch else np.issubdtype(value.dtype, np.floating)) and field.kind == "real":
                 value = value.to(torch.get_default_dtype()) if is_torch else value.astype(np.float64)
             if field.is_vector:
@@ -361,7 +361,7 @@ class StateSpec:
             for key in entry:
                 if key not in known:
                     raise ConfigError(f"state specification: field {shown(entry['name'])}: unknown key {shown(key)}: {nearest(key, known)}")
-                _check_type(f"field {shown(entry['name'])}: {key}", entry[key], Field.__dataclass_fields__[key].type)
+                _check_type(f"field {shown(entry['name'])}: {key}", entry[key], str(Field.__dataclass_fields__[key].type))
             fields.append(Field(**entry))
         rest = {k: raw[k] for k in ("sites", "space", "periodic") if k in raw}
         for key, value in rest.items():

@@ -182,7 +182,7 @@ class RelabellingElement(GroupElement):
         if isinstance(x, torch.Tensor):
             x = x.roll(self.shift, (-3, -2)).flip(mirrored)
             return x.transpose(-3, -2) if self.transposed else x
-        x = np.flip(np.roll(x, self.shift, (-3, -2)), mirrored)
+        x = np.flip(np.roll(x, self.shift, (-3, -2)), tuple(mirrored))
         return np.swapaxes(x, -3, -2) if self.transposed else x
 
 

@@ -109,7 +109,7 @@ class RankLaw:
         return np.clip(inside @ arrivals[-1][self.n - before] / _poisson(self.n, self.n), 0, 1)
 
 
-def _poisson(count: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def _poisson(count: np.ndarray | int, mean: np.ndarray | int) -> np.ndarray:
     return np.exp(xlogy(count, mean) - mean - gammaln(np.asarray(count) + 1.0))
 
 
@@ -160,7 +160,9 @@ def spread_that_covers(coverage: float, nominal: float = 0.9) -> float:
     return float(ndtri((1 + coverage) / 2) / ndtri((1 + nominal) / 2))
 
 
-def proportion_interval(successes: np.ndarray, n: np.ndarray, prob: float = 0.95, method: str = "wilson") -> tuple[np.ndarray, np.ndarray]:
+def proportion_interval(
+    successes: np.ndarray | float, n: np.ndarray | float, prob: float = 0.95, method: str = "wilson"
+) -> tuple[np.ndarray, np.ndarray]:
     """Interval of a proportion from independent trials: "wilson" (right on average) or "clopper-pearson" (never below its level).
 
     successes, n broadcast to (*batch); both ends (*batch), NaN where n is 0.

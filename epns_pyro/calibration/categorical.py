@@ -122,7 +122,10 @@ def label_diagnostics(values: xr.Dataset, *, prob: float = 0.95) -> xr.Dataset:
         skill = scores.skill_score(brier[:, None], values["brier_reference"].transpose("trajectory", "reference", "lead_time").values)
         out["skill"], out["skill_error"] = (("reference", "lead_time"), skill.value), (("reference", "lead_time"), skill.error)
         out = out.assign_coords(reference=values["reference"])
-    out["trajectories"] = ("lead_time", np.isfinite(values["joint_pit"].isel(pre_rank=0)).sum("trajectory").values)
+    out["trajectories"] = (
+        "lead_time",
+        np.isfinite(values["joint_pit"].isel(pre_rank=0).transpose("trajectory", "lead_time").values).sum(0),
+    )
     out["alive"] = ("lead_time", values["alive"].mean("trajectory").values / members)
     edges = np.asarray(values.attrs["bin_edges"])
     return out.assign_coords(bin=(edges[1:] + edges[:-1]) / 2)
@@ -138,7 +141,13 @@ def _image_values(images: np.ndarray, y: np.ndarray, uniform: float, references:
     """Measure one image: members and references images (sample, site), truth y (site,)."""
     m = len(images)
     size = int(max(x.max(initial=0) for x in (images, y, *references))) + 1
-    out = {"alive": m, "joint_pit": np.full(1, np.nan), "brier": np.nan, "log_score": np.nan, **{name: np.zeros(BINS) for name in _BINNED}}
+    out: dict[str, np.ndarray | float] = {
+        "alive": m,
+        "joint_pit": np.full(1, np.nan),
+        "brier": np.nan,
+        "log_score": np.nan,
+        **{name: np.zeros(BINS) for name in _BINNED},
+    }
     if m >= 2:
         counts = label_counts(images, size)
         out |= {

@@ -207,7 +207,7 @@ def _members(values: xr.Dataset) -> int:
 
 def _joint(values: xr.Dataset, members: int, prob: float) -> dict:
     joint = values["joint_pit"].transpose(..., "pre_rank", "lead_time", "trajectory")
-    dims, pit = joint.dims[:-1], joint.values
+    dims, pit = tuple(map(str, joint.dims[:-1])), joint.values
     found = {**_ecdf(pit, members, prob, dims), **_effects(pit[..., None], members, dims)}
     found |= {name: (dims[:-1], p) for name, p in pooled_tests(pit[..., None], members).items()}
     return {f"joint_{name}": value for name, value in found.items()}
@@ -329,7 +329,7 @@ def _dataset(variables: dict, values: xr.Dataset, members: int, prob: float, lev
         "nominal": ("level", [central_interval(members, level).nominal for level in levels]),
     }
     kept = {name: coord for name, coord in values.coords.items() if not {"trajectory", "component"} & set(coord.dims)}
-    attrs = {"members": members, "prob": prob}
+    attrs: dict[str, int | float | str] = {"members": members, "prob": prob}
     if "lead_time" in values.coords:
         attrs["time_unit"] = str(values["lead_time"].attrs.get("units", ""))
     return xr.Dataset(variables, coords={**kept, **coords}, attrs=attrs)

@@ -74,7 +74,7 @@ def as_paths(data: xr.Dataset, lead_times: Sequence[float] | None = None) -> xr.
     return paths
 
 
-def choose_lead_times(data: xr.Dataset, lead_times: Sequence[float] | None = None) -> np.ndarray:
+def choose_lead_times(data: xr.Dataset, lead_times: Sequence[float] | np.ndarray | None = None) -> np.ndarray:
     """Return lead times that `data` has.
 
     Those asked for, matched to rounding, or about ten evenly spaced ones that end at the last.

@@ -164,7 +164,7 @@ def sentences(comparison: xr.Dataset, *, level: float = 0.9) -> dict[str, str]:
     out = {}
     for name in comparison["observable"].values:
         one = at_level.sel(observable=name)
-        off = np.abs(one["coverage"] - level)
+        off = abs(one["coverage"] - level)
         mean, distance = (100 * x.mean("lead_time").sel(stage=["before", "after"]).values for x in (one["coverage"], off))
         i = int(np.nan_to_num(off.sel(stage="after").values, nan=-1).argmax())
         worst = one.sel(stage="after").isel(lead_time=i)

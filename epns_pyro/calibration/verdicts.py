@@ -191,7 +191,7 @@ def judge_fields(diagnostics: xr.Dataset) -> list[Verdict]:
     share = 1 / (1 + diagnostics.sizes["pre_rank"])
     for name in diagnostics["field"].values:
         one = diagnostics.sel(field=name)
-        either = 2 * np.minimum(one["p_location"], one["p_dispersion"]).values
+        either = 2 * np.minimum(one["p_location"].values, one["p_dispersion"].values)
         margins = family(either, _pooled(one), share=share)
         joint = {str(rank): _joint_family(one.sel(pre_rank=rank), share) for rank in one["pre_rank"].values}
         worst = min(joint, key=lambda rank: joint[rank].smallest)

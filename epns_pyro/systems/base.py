@@ -65,10 +65,10 @@ class System(ABC):
 
     name: ClassVar[str]
     can_simulate: ClassVar[bool] = False
-    has_oracle: ClassVar[bool] = False
     report_frames: ClassVar[tuple[int, ...]] = ()  # lead times, in frames, at which distributions are compared; () for four even ones
     key_observables: ClassVar[tuple[str, ...]] = ()  # those that are compared; () for all
 
+    has_oracle: bool = False
     config: SystemConfig
     spec: StateSpec
     symmetry: Group

@@ -5,7 +5,7 @@ Units are natural: lengths L, times T and masses M such that G has the value giv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Self, final
 
 import numpy as np
@@ -116,6 +116,7 @@ class NBody(System):
     """
 
     name = "nbody"
+    config: NBodyConfig
     can_simulate = True
     has_oracle = True
     time_unit = "T"
@@ -263,8 +264,8 @@ class NBody(System):
         for piece in _pieces(len(before), size=max(1, 10**7 // (6 * x.shape[-2]) ** 2)):
             mean, covariance = self.transition_law(before[piece])
             scores.append(log_prob(after[piece] - mean, covariance))
-        scores = np.concatenate(scores)
-        return scores.reshape(batch + scores.shape[1:])
+        joined = np.concatenate(scores)
+        return joined.reshape(batch + joined.shape[1:])
 
     def _require_oracle(self) -> None:
         if not self.has_oracle:
@@ -320,7 +321,7 @@ class NBody(System):
         return mass, position, velocity
 
 
-def _between(bounds: tuple[float, float], u: np.ndarray, curve: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray:
+def _between(bounds: Sequence[float] | np.ndarray, u: np.ndarray, curve: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray:
     """Map u in [0, 1) linearly to the bounds, and on through a curve."""
     return curve(bounds[0] + (bounds[1] - bounds[0]) * u)
 

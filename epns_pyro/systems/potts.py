@@ -165,6 +165,7 @@ class Cells(System):
     """
 
     name = "cells"
+    config: CellsConfig
     can_simulate = True
     time_unit = "MCS"
     report_frames = (15, 30, 45)

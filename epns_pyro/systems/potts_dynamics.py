@@ -20,7 +20,7 @@ from epns_pyro.systems.lattice import Lattice
 from epns_pyro.systems.rng import below, seeded, uniform
 
 # The inner loop: inlined, and without reference counting of arrays, which would cost more than the physics. The caller owns the arrays.
-hot = njit(cache=True, error_model="numpy", forceinline=True, _nrt=False)
+hot = njit(cache=True, error_model="numpy", forceinline=True, _nrt=False)  # type: ignore[call-overload]
 
 
 class Potts(NamedTuple):
@@ -120,7 +120,7 @@ def attempt_copy(tissue: Tissue, lattice: Lattice, potts: Potts, rng: np.ndarray
     return True
 
 
-@njit(cache=True, error_model="numpy", _nrt=False)
+@njit(cache=True, error_model="numpy", _nrt=False)  # type: ignore[call-overload]
 def run(tissue: Tissue, lattice: Lattice, potts: Potts, attempts: int, rng: np.ndarray) -> int:
     """Make `attempts` copy attempts, one after the other; return how many copies were made."""
     copies = 0

@@ -77,6 +77,7 @@ class Recorded(System):
     """Particles in Euclidean space, known from data only: no simulator, no oracle."""
 
     name = "recorded"
+    config: RecordedConfig
 
     def __init__(self, config: RecordedConfig) -> None:
         self.config = config

@@ -62,6 +62,7 @@ class RecordedCells(System):
     """
 
     name = "recorded_cells"
+    config: RecordedCellsConfig
 
     def __init__(self, config: RecordedCellsConfig) -> None:
         self.config = config

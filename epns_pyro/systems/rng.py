@@ -65,7 +65,7 @@ def below(rng: np.ndarray, n: int) -> int:
     """Uniform integer in 0 .. n - 1, for 0 < n < 2^32: floor(n bits / 2^64), whose bias is below n / 2^64."""
     bits, count = bits64(rng), np.uint64(n)
     carry = ((bits & _LOW_HALF) * count) >> np.uint64(32)
-    return np.int64(((bits >> np.uint64(32)) * count + carry) >> np.uint64(32))
+    return np.int64(((bits >> np.uint64(32)) * count + carry) >> np.uint64(32))  # type: ignore[return-value]
 
 
 @njit(cache=True)

@@ -20,7 +20,7 @@ def limited(workers: int | None) -> Iterator[None]:
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1, found {workers} (leave it out to use every core)")
     of_torch, before = torch.get_num_threads(), numba.get_num_threads()  # in this order: the second starts numba's threads
-    numba.set_num_threads(min(workers or before, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(workers or before, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     try:
         yield
     finally:

@@ -44,7 +44,8 @@ def fit(
     TrainingError
         If more than a tenth of the steps had a loss or gradient that was not finite.
     """
-    objective, rate, recent, skipped = TraceMeanField_ELBO()(model, guide), RateSchedule(), [], 0
+    objective, rate, skipped = TraceMeanField_ELBO()(model, guide), RateSchedule(), 0
+    recent: list[float] = []
     with pyro.validation_enabled(False):
         windows.length = horizon.at(0.0)
         objective(*windows.draw())  # makes the parameters known to the objective

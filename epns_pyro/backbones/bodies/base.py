@@ -112,15 +112,13 @@ class BackboneConfig(Config, ABC):
 
 def perceptron(*widths: int, small_output: bool = False) -> nn.Sequential:
     """Return a multilayer perceptron with SiLU between its layers; `small_output` makes it start near zero."""
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out), nn.SiLU()]
-    layers.pop()
+    linear = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths)]
     if small_output:
         with torch.no_grad():
-            layers[-1].weight.mul_(0.1)
-            layers[-1].bias.zero_()
-    return nn.Sequential(*layers)
+            linear[-1].weight.mul_(0.1)
+            linear[-1].bias.zero_()
+    layers = [layer for each in linear for layer in (each, nn.SiLU())]
+    return nn.Sequential(*layers[:-1])
 
 
 def centroid(values: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -76,6 +76,7 @@ class FrameAveraged(Backbone):
     """mean over the 2^d frames F of F . network(F^T x), all frames in one batch."""
 
     equivariant: ClassVar[bool] = True
+    signs: Tensor
 
     def __init__(self, signature: Signature, network: Backbone) -> None:
         super().__init__(signature)

@@ -115,7 +115,7 @@ class GraphConfig(Config):
             if mask is not None:
                 there = mask.reshape(-1, bodies)
                 distance.masked_fill_(~(there[:, :, None] & there[:, None, :]), torch.inf)
-            if self.kind == "nearest":
+            if self.neighbours is not None:
                 near = distance.topk(min(self.neighbours, bodies - 1), largest=False).indices  # (graph, receiver, neighbour)
                 graph, receiver = torch.meshgrid(
                     torch.arange(len(flat), device=flat.device), torch.arange(bodies, device=flat.device), indexing="ij"
@@ -126,7 +126,7 @@ class GraphConfig(Config):
                 if mask is not None:  # there may be fewer bodies than neighbours asked for
                     edges = edges[:, distance.gather(-1, near).isfinite().reshape(-1)]
             else:
-                reach = distance < (self.radius if self.kind == "radius" else torch.inf)
+                reach = distance < (torch.inf if self.radius is None else self.radius)
                 graph, receiver, sender = reach.nonzero(as_tuple=True)
                 edges = torch.stack([graph * bodies + sender, graph * bodies + receiver])
         return SparseGraph(edges, shape)

@@ -91,7 +91,7 @@ class Mix(nn.Module):
         self.maps = nn.ModuleDict({ir: nn.Linear(before[ir], count, bias=False) for ir, count in after.items() if ir in before})
 
     def forward(self, tensors: Tensors) -> Tensors:
-        return {irrep: linear.weight @ tensors[irrep] for irrep, linear in self.maps.items()}
+        return {irrep: linear.get_parameter("weight") @ tensors[irrep] for irrep, linear in self.maps.items()}
 
 
 class TensorProduct(nn.Module):
@@ -100,6 +100,8 @@ class TensorProduct(nn.Module):
     The products with Y of all paths from one irrep are columns of one matrix, so that they cost one batched matrix product.
     Components are normalised: for Normal x, uniform directions and unit weights every component of a result has variance one.
     """
+
+    _table: Tensor
 
     def __init__(self, before: Irreps, after: Iterable[str], lmax: int) -> None:
         super().__init__()

@@ -74,6 +74,8 @@ class LocalBasis(nn.Module):
     Zero beyond (nodes + 1) / 2 * spacing pixels, so that what a cell reads does not depend on the size of its window.
     """
 
+    ticks: Tensor
+
     def __init__(self, nodes: int, spacing: float) -> None:
         super().__init__()
         self.nodes, self.spacing = nodes, spacing

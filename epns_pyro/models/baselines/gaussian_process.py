@@ -29,6 +29,9 @@ class SparseGP(nn.Module):
         Random Fourier features of a prior draw.
     """
 
+    frequencies: Tensor
+    phases: Tensor
+
     def __init__(self, inputs: int, outputs: int, inducing: int, features: int) -> None:
         super().__init__()
         self.outputs, self.features = outputs, features

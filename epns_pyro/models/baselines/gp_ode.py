@@ -9,12 +9,14 @@ are observed: the start is x_0 itself. Invariant under translations and relabell
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, cast
 
 import pydantic
 import pyro
 import torch
 from pyro.distributions import Normal
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from epns_pyro.config import Config
@@ -26,6 +28,8 @@ from epns_pyro.models.program import observed, trajectory_plate
 
 class InteractionField(nn.Module):
     """The two Gaussian processes and the equation of motion that draws of them make."""
+
+    scales: Tensor
 
     def __init__(self, config: GPODEConfig, context: DataContext) -> None:
         super().__init__()
@@ -45,11 +49,15 @@ class InteractionField(nn.Module):
         self.log_noise = nn.Parameter(torch.full((len(spec.dynamic_fields),), config.noise).log())
         self.register_buffer("scales", scales, persistent=False)
 
+    def named_processes(self) -> Iterator[tuple[str, SparseGP]]:
+        for name, process in self.processes.items():
+            yield name, cast(SparseGP, process)
+
     def place(self, x: Tensor, generator: torch.Generator) -> None:
         """Put the inducing inputs where given states (batch, body, channel) need them."""
-        for name, inputs in self.inputs(*self.split(x)).items():
-            rows = inputs.flatten(0, -2)
-            process = self.processes[name]
+        inputs = self.inputs(*self.split(x))
+        for name, process in self.named_processes():
+            rows = inputs[name].flatten(0, -2)
             chosen = torch.randperm(len(rows), generator=generator)[: len(process.inducing)]
             with torch.no_grad():
                 process.inducing[: len(chosen)] = rows[chosen]
@@ -88,7 +96,7 @@ class InteractionField(nn.Module):
         """One frame further."""
         return rk4(lambda state: self.derivative(state, traits, functions), moving, self.frame_dt, self.config.substeps)
 
-    def observation(self, moving: Tensor) -> pyro.distributions.Distribution:
+    def observation(self, moving: Tensor) -> TorchDistribution:
         """Normal(moving, s) over the dynamic channels, event (body, dynamic channel)."""
         spec = self.spec
         loc = spec.pack_dynamic(**{self.position: moving[..., 0, :], self.velocity: moving[..., 1, :]})
@@ -119,7 +127,7 @@ class GPODEModel(GlobalDrawProgram):
         steps = self._start(x0, path, horizon)
         functions = {}
         with self._of_all(path):
-            for name, process in field.processes.items():
+            for name, process in field.named_processes():
                 u = pyro.sample(f"{name}_u", white(process.inducing, len(process.inducing), process.outputs))
                 w = pyro.sample(f"{name}_w", white(process.inducing, process.features, process.outputs))
                 functions[name] = process.draw(u, w)
@@ -137,19 +145,19 @@ class GPODEGuide(GlobalDrawProgram):
     def __init__(self, field: InteractionField, *, transitions: int) -> None:
         super().__init__(field.spec, transitions)
         self.field = field
-        shapes = {name: (len(process.inducing), process.outputs) for name, process in field.processes.items()}
+        shapes = {name: (len(process.inducing), process.outputs) for name, process in field.named_processes()}
         self.loc = nn.ParameterDict({name: torch.zeros(shape) for name, shape in shapes.items()})
         self.log_scale = nn.ParameterDict({name: torch.full(shape, -2.0) for name, shape in shapes.items()})
 
     def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> None:
         self._start(x0, path, horizon)
         with self._of_all(path):
-            for name, process in self.field.processes.items():
+            for name, process in self.field.named_processes():
                 pyro.sample(f"{name}_u", Normal(self.loc[name], self.log_scale[name].exp()).to_event(2))
                 pyro.sample(f"{name}_w", white(process.inducing, process.features, process.outputs))
 
 
-def white(like: Tensor, *shape: int) -> pyro.distributions.Distribution:
+def white(like: Tensor, *shape: int) -> TorchDistribution:
     """Normal(0, 1), one event of the given shape."""
     return Normal(like.new_zeros(shape), like.new_ones(shape)).to_event(len(shape))
 

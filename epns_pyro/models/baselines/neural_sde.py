@@ -40,6 +40,9 @@ class NeuralSDE(Transition):
 
     hidden_event_dim = 2
     chunk = 1024
+    unit: Tensor
+    log_diffusion: Tensor
+    basis: Tensor
 
     def __init__(self, config: NeuralSDEConfig, context: DataContext) -> None:
         super().__init__()

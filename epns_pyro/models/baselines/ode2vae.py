@@ -17,6 +17,7 @@ import pydantic
 import pyro
 import torch
 from pyro.distributions import Normal
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from epns_pyro.backbones.bodies.base import perceptron
@@ -33,6 +34,8 @@ SPREAD = -3.0  # log of the standard deviation of q(W), before training
 
 class LatentODE(nn.Module):
     """Encoder, equation of motion and decoder; `latent` is the size of s and of v."""
+
+    scales: Tensor
 
     def __init__(self, config: ODE2VAEConfig, context: DataContext) -> None:
         super().__init__()
@@ -90,7 +93,7 @@ class LatentODE(nn.Module):
 
         return rk4(derivative, z, 1.0, self.config.substeps)
 
-    def observation(self, x0: Tensor, z: Tensor, z0: Tensor) -> pyro.distributions.Distribution:
+    def observation(self, x0: Tensor, z: Tensor, z0: Tensor) -> TorchDistribution:
         """Normal(x_0 + D(z) - D(z_0), sigma) over the dynamic channels, event (body, dynamic channel)."""
         change = (self.decoder(z) - self.decoder(z0)).unflatten(-1, (-1, self.spec.dynamic_channels))
         loc = self.spec.dynamic(x0) + self.scales * change
