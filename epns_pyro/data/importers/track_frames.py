@@ -99,7 +99,7 @@ class ArrayTracks(Tracks):
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
-            if "pickle" in str(error).lower() or "object arrays" in str(error).lower():
+            if "Object arrays" in str(error) or "Python objects" in str(error):
                 raise DataError(
                     f"{path}: is a pickled dictionary (idtracker.ai), which can run code when it is read: import trajectories.csv of the "
                     "same session, or, if you trust the file, save its array: "

@@ -201,9 +201,10 @@ def read_segment(cut: Cut, groups: Groups, number: int, duplicates: str, dropped
         if other.any() and duplicates == REFUSE:
             row = int(np.argmax(other))
             name = next(name for name, track in cut.recording.tracks.items() if track == tracks[body[row]])
+            count = int(other.sum())
             raise DataError(
                 f"{cut.recording.path}: id {name} occurs twice in frame {int(rows[row, FRAME])}, at different places "
-                f"({int(other.sum())} such rows in this segment): an id names one body; --duplicates first keeps the first row"
+                f"({count} such row{'s' * (count > 1)} in this segment): an id names one body; --duplicates first keeps the first row"
             )
         dropped[SECOND] += int(other.sum())
         dropped[REPEATED] += int((again & ~other).sum())

@@ -120,7 +120,8 @@ def look(path: Path) -> TextTable:
         raise DataError(f"{path}: holds nothing but comments: expected a table with one row per detection")
     separator, decimal = _separator(path, body)
     rows = tuple(tuple(split(line, separator)) for line in body)
-    has_header = any(_number(field, decimal) is None for field in rows[0])
+    first = [_number(field, decimal) for field in rows[0]]
+    has_header = None in first and all(number is None or np.isnan(number) for number in first)  # a row of data has a number somewhere
     names: tuple[str, ...] = tuple(str(i + 1) for i in range(len(rows[0])))
     if has_header:
         names = tuple(name.strip() or names[i] for i, name in enumerate(rows[0]))

@@ -1,0 +1,278 @@
+"""Tables of tracks as other programs write them: the same walk comes in from each."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_tracks import detections, walkers
+
+from epns_pyro.data import Split
+from epns_pyro.data.importers.track_fields import Column, Quantities
+from epns_pyro.data.importers.track_report import ImportReport
+from epns_pyro.data.importers.tracks import Options, import_tracks
+from epns_pyro.errors import ConfigError, DataError
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def imported(path, **options):
+    store = import_tracks([path], path.parent / "store.zarr", Options(shares=Split(val=0, test=0), **options))
+    found = ImportReport.of(store.path)
+    assert found.rows == found.kept + sum(found.dropped.values())
+    return store, found
+
+
+def same(store, table):
+    found, expected = detections(store), table.sort_values(["frame", "id"], ignore_index=True)
+    np.testing.assert_array_equal(found.to_numpy(), expected[list(found)].to_numpy())
+
+
+def csv(path, table, **settings):
+    table.to_csv(path, index=False, **settings)
+    return path
+
+
+# -- one row per detection -------------------------------------------------------------------------------------------------
+
+
+def trackpy(folder, table):
+    table = table.assign(mass=1.0).rename(columns={"id": "particle"})
+    return csv(folder / "trackpy.csv", table[["y", "x", "mass", "frame", "particle"]])
+
+
+def trackmate(folder, table):
+    columns = ["LABEL", "ID", "TRACK_ID", "QUALITY", "POSITION_X", "POSITION_Y", "POSITION_Z", "POSITION_T", "FRAME", "RADIUS"]
+    rows = [
+        columns,
+        ["Label", "Spot ID", "Track ID", "Quality", "X", "Y", "Z", "T", "Frame", "Radius"],
+        ["Label", "Spot ID", "Track ID", "Quality", "X", "Y", "Z", "T", "Frame", "R"],
+        ["", "", "", "(quality)", "(micron)", "(micron)", "(micron)", "(sec)", "", "(micron)"],
+    ]
+    for number, row in enumerate(table.itertuples()):
+        rows.append([f"ID{number}", number, int(row.id), 1.5, row.x, row.y, 0.0, 0.5 * row.frame, int(row.frame), 2.5])
+    path = folder / "spots.csv"
+    path.write_text("\n".join(",".join(map(str, row)) for row in rows))
+    return path
+
+
+def napari(folder, table):
+    return csv(folder / "tracks.csv", table.rename(columns={"id": "ID", "frame": "T", "x": "X", "y": "Y"})[["ID", "T", "Y", "X"]])
+
+
+def btrack(folder, table):
+    table = table.rename(columns={"frame": "t"}).assign(z=0.0, parent=table.id, root=table.id)
+    return csv(folder / "btrack.csv", table[["id", "t", "x", "y", "z", "parent", "root"]], sep=" ")
+
+
+def parquet(folder, table):
+    table.rename(columns={"id": "particle"}).to_parquet(folder / "walk.parquet")
+    return folder / "walk.parquet"
+
+
+# -- one row per frame -----------------------------------------------------------------------------------------------------
+
+
+def dense(table):
+    """(frame, animal, xy) from frame 0 on, NaN where an animal was not seen."""
+    array = np.full((int(table.frame.max()) + 1, int(table.id.max()), 2), np.nan)
+    array[table.frame, table.id - 1] = table[["x", "y"]]
+    return array
+
+
+def idtracker_csv(folder, table):
+    array = dense(table)
+    names = [f"{axis}{animal + 1}" for animal in range(array.shape[1]) for axis in "xy"]
+    wide = pd.DataFrame(array.reshape(len(array), -1), columns=names)
+    wide.insert(0, "time", np.arange(len(array)) / 30)
+    return csv(folder / "trajectories.csv", wide, na_rep="nan")
+
+
+def idtracker_text(folder, table):
+    array = dense(table)
+    names = [f"{name}{animal + 1}" for animal in range(array.shape[1]) for name in ("X", "Y", "ProbId")]
+    wide = np.concatenate([array, np.ones((*array.shape[:2], 1))], axis=-1).reshape(len(array), -1)
+    return csv(folder / "trajectories.txt", pd.DataFrame(wide, columns=names), sep="\t", na_rep="NaN")
+
+
+def idtracker_array(folder, table):
+    np.save(folder / "positions.npy", dense(table))
+    return folder / "positions.npy"
+
+
+@pytest.mark.parametrize("write", [trackpy, trackmate, napari, btrack, parquet, idtracker_csv, idtracker_text, idtracker_array])
+def test_the_same_walk_from_every_program(tmp_path, write):
+    table = walkers()
+    store, found = imported(write(tmp_path, table))
+    same(store, table)
+    assert store.spec.space == 2
+    expected = {"trackpy": "trackpy", "trackmate": "TrackMate", "napari": "napari", "btrack": "napari", "parquet": "trackpy"}
+    assert found.layouts == [expected.get(write.__name__, "idtracker")]
+    if write is trackmate:
+        assert store.spec["position"].unit == "micron"
+    if write in (trackmate, btrack):
+        assert "z is 0 everywhere: space has 2 dimensions" in found.notes
+
+
+def test_a_z_that_varies_is_an_axis(tmp_path):
+    table = walkers().rename(columns={"id": "particle"})
+    table["z"] = np.arange(len(table)) / 8
+    store, _ = imported(csv(tmp_path / "a.csv", table))
+    assert store.spec.space == 3
+    np.testing.assert_array_equal(detections(store).z, table.z)
+
+
+def test_spots_of_no_track_are_left_out(tmp_path):
+    path = trackmate(tmp_path, walkers())
+    lines = path.read_text().splitlines()
+    lines[6:8] = [",".join(["" if i == 2 else field for i, field in enumerate(line.split(","))]) for line in lines[6:8]]
+    path.write_text("\n".join(lines))
+    _, found = imported(path, quantities=Quantities(statics=(Column.parse("radius=RADIUS:um"),)))
+    assert found.dropped == {"without a track": 2}
+
+
+# -- DeepLabCut ------------------------------------------------------------------------------------------------------------
+
+
+def deeplabcut(individuals):
+    """30 frames of two body parts of every individual; the likelihood falls below 0.5 in five frames of one of them."""
+    rng = np.random.default_rng(0)
+    keys = [("net", *owner, part, c) for owner in individuals for part in ("nose", "tail") for c in ("x", "y", "likelihood")]
+    levels = ["scorer", *(["individuals"] if individuals[0] else []), "bodyparts", "coords"]
+    values = rng.normal(size=(30, len(keys))).cumsum(0).round(4)
+    values[:, 2::3] = 0.95
+    values[4:9, 2] = 0.4
+    return pd.DataFrame(values, columns=pd.MultiIndex.from_tuples(keys, names=levels))
+
+
+@pytest.mark.parametrize("individuals", [[()], [("mouse1",), ("mouse2",)]])
+def test_deeplabcut(tmp_path, individuals):
+    table = deeplabcut(individuals)
+    table.to_csv(tmp_path / "mouse.csv")
+    store, found = imported(tmp_path / "mouse.csv", likelihood=0.9)
+    assert found.layouts == ["DeepLabCut"]
+    assert found.dropped == {"less likely than 0.9": 5}
+    x = store.read("train")[0]
+    names = store.dataset("train")["body_id"].attrs["names"]
+    order = store.dataset("train")["body_id"].values[0]
+    assert [names[i] for i in order] == ["/".join((*owner, part)) for owner in individuals for part in ("nose", "tail")]
+    position = store.spec.get(x, "position")
+    values = table.to_numpy().reshape(30, -1, 3)
+    np.testing.assert_array_equal(np.isnan(position[:, 0, 0]), np.isin(np.arange(30), np.arange(4, 9)))
+    np.testing.assert_array_equal(position[:, 1:], values[:, 1:, :2])
+    assert not found.notes
+    unfiltered = import_tracks([tmp_path / "mouse.csv"], tmp_path / "all.zarr")
+    (note,) = ImportReport.of(unfiltered.path).notes
+    assert "no detection was dropped for it: --likelihood 0.9" in note
+
+
+def test_body_parts_can_be_a_category(tmp_path):
+    deeplabcut([("mouse1",), ("mouse2",)]).to_csv(tmp_path / "mice.csv")
+    store, found = imported(tmp_path / "mice.csv", quantities=Quantities(categories=(Column.parse("bodypart"),)))
+    assert "category bodypart: 0 is nose, 1 is tail" in found.notes
+    np.testing.assert_array_equal(store.spec.get(store.read("train")[0, 0], "bodypart"), [0, 1, 0, 1])
+
+
+# -- text as people and spreadsheets write it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", " ", "   ", ", "])
+@pytest.mark.parametrize("header", [True, False])
+def test_separators_are_found(tmp_path, separator, header):
+    table = walkers()
+    lines = [separator.join(map(str, row)) for row in [table.columns] * header + table.astype(object).to_numpy().tolist()]
+    (tmp_path / "walk.txt").write_text("\n".join(lines) + "\n\n")
+    store, _ = imported(tmp_path / "walk.txt", columns="" if header else "frame,id,x,y")
+    same(store, table)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "  "])
+def test_decimal_commas(tmp_path, separator):
+    table = walkers()
+    rows = [separator.join(str(value).replace(".", ",") for value in row) for row in table.astype(object).to_numpy().tolist()]
+    (tmp_path / "walk.txt").write_text(separator.join(table.columns) + "\n" + "\n".join(rows))
+    store, _ = imported(tmp_path / "walk.txt")
+    same(store, table)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1", "utf-8"])
+def test_encodings(tmp_path, encoding):
+    table = walkers()
+    named = table.assign(id="Käfer " + table.id.astype(str), größe=1.5)
+    csv(tmp_path / "walk.csv", named, encoding=encoding, lineterminator="\r\n")
+    store, _ = imported(tmp_path / "walk.csv", quantities=Quantities(statics=(Column.parse("size=Größe"),)))
+    names = store.dataset("train")["body_id"].attrs["names"]
+    assert set(names) == set(named.id)
+    found = detections(store)
+    found["id"] = [int(names[i].split()[1]) for i in found.id]
+    np.testing.assert_array_equal(found.sort_values(["frame", "id"]), table)
+
+
+def test_a_header_behind_a_hash(tmp_path):
+    table = walkers()
+    np.savetxt(tmp_path / "walk.txt", table[["id", "frame", "x", "y"]], header="id frame x y", fmt="%.3f")
+    store, _ = imported(tmp_path / "walk.txt")
+    same(store, table)
+
+
+@pytest.mark.parametrize(
+    ("columns", "order"),
+    [
+        ("frame,id,x,y", "frame,id,x,y"),
+        ("id,frame,x,y", "frame,id,x,y"),
+        ("-,y,frame,x,id", "junk,y,frame,x,id"),
+        ("frame=2,id=4,x=WALK_X,y=walk_y", "junk,t,WALK_X,who,WALK_Y"),
+        ("frame,id,x,y", "t,who,WALK_X,WALK_Y"),
+    ],
+)
+def test_columns_by_name_and_by_place(tmp_path, columns, order):
+    table = walkers().assign(junk="a")
+    names = {"t": "frame", "who": "id", "WALK_X": "x", "WALK_Y": "y"}
+    shuffled = table[[names.get(name, name) for name in order.split(",")]].set_axis(order.split(","), axis=1)
+    header = columns != "-,y,frame,x,id"
+    store, _ = imported(csv(tmp_path / "walk.csv", shuffled, header=header), columns=columns)
+    same(store, table)
+
+
+def test_times_in_place_of_frames_and_one_body_without_id(tmp_path):
+    """A bead in a trap: times and places."""
+    table = walkers(tracks=1, length=30)
+    table = pd.DataFrame({"t (s)": 0.04 * table.frame, "x": table.x, "y": table.y, "id": 1, "frame": table.frame})
+    csv(tmp_path / "bead.csv", table[["t (s)", "x", "y"]])
+    store, _ = imported(tmp_path / "bead.csv", columns="time=1,x=x,y=y", frame_dt=0.04)
+    same(store, table)
+    assert store.frame_dt == 0.04
+    (tmp_path / "store.zarr").rename(tmp_path / "done.zarr")
+    with pytest.raises(ConfigError, match="needs --frame-dt"):
+        imported(tmp_path / "bead.csv", columns="time=1,x=x,y=y")
+    with pytest.raises(DataError, match=r"bead.csv, line 2: time is [\d.]+, expected a whole multiple of --frame-dt 0.07"):
+        imported(tmp_path / "bead.csv", columns="time=1,x=x,y=y", frame_dt=0.07)
+
+
+def test_a_folder_of_files_in_natural_order(tmp_path):
+    (tmp_path / "scenes").mkdir()
+    for number in (10, 2, 1):
+        csv(tmp_path / "scenes" / f"scene_{number}.csv", walkers(seed=number))
+    (tmp_path / "scenes" / "README.md").write_text("no table")
+    store = import_tracks([tmp_path / "scenes"], tmp_path / "store.zarr", Options(segment=5))
+    assert ImportReport.of(store.path).recordings == ["scene_1.csv", "scene_2.csv", "scene_10.csv"]
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    path = parquet(tmp_path, walkers())
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"walk.parquet: reading Parquet needs pyarrow: pip install 'epns-pyro\[parquet\]'"):
+        imported(path)
+
+
+def test_a_table_read_from_a_pipe_has_no_surprise(tmp_path):
+    """The table of the pedestrian recordings: numbers with and without a point, tabs, no header, frames that step by 10."""
+    table = walkers(every=10)
+    text = io.StringIO()
+    table.assign(frame=table.frame.astype(float), id=table.id.astype(float)).to_csv(text, sep="\t", header=False, index=False)
+    (tmp_path / "walk.txt").write_text(text.getvalue())
+    store, found = imported(tmp_path / "walk.txt", columns="frame,id,x,y", frame_dt=0.04, every=10)
+    assert (store.frame_dt, found.rows, found.kept) == (0.4, len(table), len(table))
+    assert set(store.dataset("train")["body_id"].values[0]) == set(table.id)
