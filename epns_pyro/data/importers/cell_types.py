@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from epns_pyro.data.importers.epns_format import MOST_TYPES
 from epns_pyro.data.importers.movies import Movie
 from epns_pyro.data.importers.npy import load_npy
 from epns_pyro.errors import DataError, nearest
@@ -18,7 +19,6 @@ from epns_pyro.errors import DataError, nearest
 Types = Callable[[Movie, np.ndarray], np.ndarray]  # (film, its labels (cell,)) -> types (cell,), 1 or more
 
 MOST_BYTES = 2**26  # of a table: 64 MiB are millions of lines
-MOST_TYPES = 254
 _SEPARATORS = (",", ";", "\t", "|")
 _WHOLE = r"\s*\+?\d{1,18}(?:\.0*)?\s*"  # 18 digits fit into 64 bits
 

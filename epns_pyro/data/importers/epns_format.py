@@ -11,6 +11,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
+from epns_pyro.data.importers.label_names import names_of, numbered
 from epns_pyro.data.importers.npy import load_npy
 from epns_pyro.data.inspection.labels import EmptyFrames
 from epns_pyro.data.stores import Store, open_store
@@ -18,8 +19,10 @@ from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_director
 from epns_pyro.errors import DataError
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import SYSTEMS, SetConfig, System
+from epns_pyro.systems.label_observables import MOST_LABELS
 
 FOLDERS = {"train": "train", "val": "val", "test": "test", "same_init": "test_same_init", "long": "test_long_simulation"}
+MOST_TYPES = 254
 PUBLISHED_DT = 0.01  # time between two published frames of celestial data
 
 
@@ -29,7 +32,8 @@ def import_epns(
     """Import a folder with train/, val/, test/, test_same_init/ and test_long_simulation/ into a store.
 
     Celestial files are (bodies, 7, time) with channels mass, x, y, z, vx, vy, vz; cellular files (time, height, width, 2) with
-    channels cell and type. Which of the two it is shows in the first training file. Folders other than train/ may be missing.
+    channels cell and type. Which of the two it is shows in the first training file. Folders other than train/ may be missing. Labels with
+    holes are numbered anew from 1, file by file.
 
     Parameters
     ----------
@@ -186,7 +190,8 @@ class Cellular(Layout):
 
     def __init__(self, every: int) -> None:
         super().__init__(every)
-        self._cells = self._types = 0  # the largest seen
+        self._names = np.empty(0, np.int64)  # all labels seen
+        self._cells = self._types = 0  # most cells of a file, largest type
 
     @staticmethod
     def fits(shape: tuple[int, ...]) -> bool:
@@ -196,32 +201,48 @@ class Cellular(Layout):
         return array[:: self.every]
 
     def check(self, path: Path, frames: np.ndarray) -> None:
-        if not (frames == np.round(frames)).all() or frames.min() < 0:
-            raise DataError(f"{path}: holds labels or types that are negative or not whole numbers")
+        if not (frames == np.round(frames)).all() or frames.min() < 0 or frames.max() >= 2**53:
+            raise DataError(f"{path}: holds labels or types that are negative or not whole numbers below 2**53")
         labels, types = np.moveaxis(frames.astype(np.int64), -1, 0)
         empty = EmptyFrames(("frame",))
         empty.see(labels)
         if problem := empty.problem():
             raise DataError(f"{path}: of the frames kept, {problem}")
-        table = np.zeros(labels.max() + 1, dtype=np.int64)
+        if types.max() > MOST_TYPES:
+            raise DataError(
+                f"{path}: type {types.max()} is more than {MOST_TYPES}, which is the largest: are its channels cell and type?"
+            )
+        names = names_of(labels)
+        if len(names) >= MOST_LABELS:
+            raise DataError(f"{path}: holds {len(names)} labels, at most {MOST_LABELS - 1} fit: are its channels cell and type?")
+        labels = numbered(labels, names)
+        table = np.zeros(len(names) + 1, dtype=np.int64)
         table[labels] = types
         if table[0] or not np.array_equal(table[labels], types):
             raise DataError(f"{path}: a cell has two types, or the medium (label 0) has one: are its channels cell and type?")
-        if len(untyped := np.setdiff1d(labels[types == 0], [0])):
-            raise DataError(f"{path}: cell {untyped[0]} has type 0, which is that of the medium")
-        self._cells, self._types = max(self._cells, int(labels.max())), max(self._types, int(types.max()))
+        if len(untyped := np.flatnonzero(table[1:] == 0)):
+            raise DataError(f"{path}: cell {names[untyped[0]]} has type 0, which is that of the medium")
+        self._names = np.union1d(self._names, names)
+        self._cells, self._types = max(self._cells, len(names)), max(self._types, int(types.max()))
+
+    @property
+    def _holes(self) -> bool:
+        """Whether the labels of all files together are other than 1 .. n: those of every file are then numbered anew, in their order."""
+        return len(self._names) != self._names.max()
 
     def read(self, path: Path, spec: StateSpec) -> np.ndarray:
-        x = self.frames(load_npy(path)).astype(np.int32)
-        return spec.pack(cell=x[..., 0], type=x[..., 1])
+        labels, types = np.moveaxis(self.frames(load_npy(path)).astype(np.int64), -1, 0)
+        labels = numbered(labels, names_of(labels)) if self._holes else labels
+        return spec.pack(cell=labels.astype(np.int32), type=types.astype(np.int32))
 
     def system(self, files: dict[str, list[Path]], shapes: dict[str, tuple[int, ...]], frame_dt: float | None) -> System:
         lattice = shapes["train"][1:]
         for name, shape in shapes.items():
             if shape[1:] != lattice:
                 raise DataError(f"{files[name][0]}: has images of {shape[1:]} pixels, those in train/ {lattice}")
-        rows = math.isqrt(self._cells)
-        blocks = (rows, -(-self._cells // rows))
+        cells = self._cells if self._holes else len(self._names)
+        rows = min(max(math.isqrt(cells), -(-cells // lattice[1])), lattice[0])
+        blocks = (rows, -(-cells // rows))
         default = SYSTEMS["cells"]()
         settings = {
             "lattice": lattice,

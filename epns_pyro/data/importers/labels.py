@@ -15,6 +15,7 @@ import zarr
 
 from epns_pyro.data.description import Split
 from epns_pyro.data.importers.cell_types import Types, read_types, table_of_types
+from epns_pyro.data.importers.label_names import names_of, numbered
 from epns_pyro.data.importers.movies import Movie, View, find_movies, is_zarr
 from epns_pyro.data.inspection.labels import EmptyFrames
 from epns_pyro.data.stores import Store, open_store
@@ -23,8 +24,6 @@ from epns_pyro.errors import DataError
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import RecordedCellsConfig, System
 from epns_pyro.systems.label_observables import MOST_LABELS
-
-_SMALL = 2**24  # labels below are renumbered by a table, which takes this many bytes
 
 
 def import_labels(
@@ -130,29 +129,12 @@ def _cut(movie: Movie, types_of: Types | None, view: View, segment: int | None) 
     length = segment or len(frames)
     _refuse_empty(movie, frames[: len(frames) // length * length])
     for start in range(0, len(frames) - length + 1, length):
-        names, labels = _renumbered(movie, frames[start : start + length])
+        piece = frames[start : start + length]
+        names = names_of(piece)
+        if len(names) >= MOST_LABELS:
+            raise DataError(f"{movie.name}: holds {len(names)} labels, at most {MOST_LABELS - 1} fit: cut it (segment), or crop it")
         types = types_of(movie, names) if types_of else np.ones(len(names), dtype=np.int64)
-        yield _Piece(movie, labels, types)
-
-
-def _renumbered(movie: Movie, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the cells of labels (time, y, x) from 1 without holes: the former names (cell,), sorted, and labels uint16."""
-    largest = int(labels.max())
-    if largest < _SMALL:
-        present = np.zeros(largest + 1, dtype=bool)
-        for image in labels:
-            present[image] = True
-        names = np.flatnonzero(present)
-    else:
-        names = np.unique(np.concatenate([np.unique(image) for image in labels]))
-    names = names[names > 0]
-    if len(names) >= MOST_LABELS:
-        raise DataError(f"{movie.name}: holds {len(names)} labels, at most {MOST_LABELS - 1} fit: cut it (segment), or crop it")
-    if largest < _SMALL:
-        table = np.zeros(largest + 1, dtype=np.uint16)
-        table[names] = np.arange(1, len(names) + 1)
-        return names, table[labels]
-    return names, np.stack([np.searchsorted(names, image) + (image > 0) for image in labels]).astype(np.uint16)
+        yield _Piece(movie, numbered(piece, names), types)
 
 
 def _refuse_empty(movie: Movie, frames: np.ndarray) -> None:

@@ -101,6 +101,18 @@ def test_cellular_data(tissue, tmp_path):
     store.system.observables(store.read("test"))
 
 
+@pytest.mark.parametrize("number", [lambda k: k + 1200, lambda k: 3 * k, lambda k: k + 2**40])
+def test_labels_that_do_not_count_from_one_are_numbered_anew(tissue, tmp_path, number):
+    directory, arrays = tissue
+    for file in sorted(directory.rglob("*.npy")):
+        x = np.load(file).astype(np.int64)
+        x[..., 0] = np.where(x[..., 0] > 0, number(x[..., 0]), 0)
+        np.save(file, x)
+    store = import_epns(directory, tmp_path / "store.zarr")
+    np.testing.assert_array_equal(store.read("train"), np.stack(arrays[:3]))
+    assert store.system.config.cells == 4
+
+
 def test_folders_other_than_train_may_be_missing(planets, tmp_path):
     for folder in ("val", "test", "test_same_init", "test_long_simulation"):
         for file in (planets[0] / folder).iterdir():
