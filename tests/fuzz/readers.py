@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 import yaml
 from harness import Reader
+from importers import IMPORTERS
 from zarr.codecs import BloscCodec, GzipCodec
 
 from epns_pyro.conditioning.observations import read_observations
@@ -167,4 +168,5 @@ READERS = (
     Reader("description", _described, read_yaml, (*mutators.BYTES, mutators.change_yaml, mutators.nest)),
     Reader("observations-netcdf", seen_netcdf, read_seen, ANYTHING),
     Reader("observations-zarr", seen_zarr, read_seen, (*ANYTHING, mutators.change_json, mutators.nest)),
+    *IMPORTERS,
 )

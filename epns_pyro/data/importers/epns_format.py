@@ -209,9 +209,7 @@ class Cellular(Layout):
         if problem := empty.problem():
             raise DataError(f"{path}: of the frames kept, {problem}")
         if types.max() > MOST_TYPES:
-            raise DataError(
-                f"{path}: type {types.max()} is more than {MOST_TYPES}, which is the largest: are its channels cell and type?"
-            )
+            raise DataError(f"{path}: type {types.max()} is more than {MOST_TYPES}, which is the largest: are its channels cell and type?")
         names = names_of(labels)
         if len(names) >= MOST_LABELS:
             raise DataError(f"{path}: holds {len(names)} labels, at most {MOST_LABELS - 1} fit: are its channels cell and type?")
