@@ -142,12 +142,15 @@ def import_labels(
 def info(path: Path, spec: Path | None) -> None:
     """Say what is in the store PATH, and what is wrong with it; exit code 2 if that keeps it from being used."""
     from epns_pyro.data.inspection.check import check
-    from epns_pyro.data.inspection.findings import ERROR
+    from epns_pyro.data.inspection.findings import ERROR, Finding
     from epns_pyro.data.stores import open_store
+    from epns_pyro.training.trainable import find_refusal
 
     store = open_store(path, spec=spec)
     with progress_bars() as progress:
         findings = check(store, progress=progress)
+    if all(finding.level != ERROR for finding in findings) and (refusal := find_refusal(store)):
+        findings = [Finding(ERROR, "", refusal), *findings]
     _summarise(store)
     _fields(store)
     for finding in findings:

@@ -53,6 +53,7 @@ def train(
     result, and says which commands come next.
     """
     from epns_pyro.training.run import RunFolder
+    from epns_pyro.training.trainable import check_trainable
     from epns_pyro.training.trainer import Hardware, Trainer
 
     folder = RunFolder(out or Path("runs") / family)
@@ -61,6 +62,7 @@ def train(
     settings |= {key: value for key, value in (("training.steps", steps), ("seed", seed)) if value is not None}
     settings |= {"imports": imported(ctx)} if imported(ctx) else {}
     store, config = _prepare(family, data, preset, file, settings, folder, resume)
+    check_trainable(store, config)
     if not resume and hardware.is_main:
         folder.create(config)
     trainer = Trainer(config, store, folder, hardware)
@@ -94,6 +96,7 @@ def _prepare(
     from epns_pyro.training import presets
     from epns_pyro.training.checkpoint import read_checkpoint
     from epns_pyro.training.run import RunConfig
+    from epns_pyro.training.trainable import check_data
 
     presets.get_preset(family, preset)
     if resume:
@@ -111,6 +114,7 @@ def _prepare(
         return store, config
     store = open_store(data) if data else None
     if store:
+        check_data(store)
         presets.check_family(family, store.spec, where=str(data))
     if file:
         config = RunConfig.from_yaml(file)

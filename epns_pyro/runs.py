@@ -15,6 +15,7 @@ from epns_pyro.simulator import Simulator
 from epns_pyro.training.checkpoint import build_transition, read_checkpoint
 from epns_pyro.training.presets import preset
 from epns_pyro.training.run import RunConfig, RunFolder
+from epns_pyro.training.trainable import check_trainable
 from epns_pyro.training.trainer import Hardware, Progress, Trainer
 
 
@@ -109,6 +110,7 @@ def train(
     folder, names = RunFolder(Path(out)), tuple(imports)
     if names:
         config = config.override({"imports": names})
+    check_trainable(store, config)
     hardware = hardware or Hardware("cpu")
     if not resume and hardware.is_main:
         folder.create(config)

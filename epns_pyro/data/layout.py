@@ -129,8 +129,14 @@ def _in_memory(field: Field, array: np.ndarray) -> np.ndarray:
     if field.kind == "real":
         return array
     if array.size and (array.min() < 0 or array.max() >= field.size):
-        raise DataError(f"field {field.name!r}: expected values 0 to {field.size - 1}, found {array.min()} to {array.max()}")
+        found = array.min() if array.min() < 0 else array.max()
+        raise DataError(f"field {field.name!r}: {undeclared(field, int(found))}")
     return array.astype(np.int16 if field.size <= 2**15 else np.int32)  # signed, which torch is at home with
+
+
+def undeclared(field: Field, value: int) -> str:
+    """Say that a value of a label or category is none that the field declares."""
+    return f"{field.kind} {value} is outside of the declared 0 to {field.size - 1}"
 
 
 def _look_up(variable: Variable, table: np.ndarray, labels: np.ndarray) -> np.ndarray:

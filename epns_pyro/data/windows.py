@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
@@ -115,12 +116,7 @@ class Windows:
 
     @length.setter
     def length(self, length: int) -> None:
-        longest = self._frames - 1 - self.first_frame
-        if not 1 <= length <= longest:
-            raise ConfigError(
-                f"window length: set {self.split!r} has {self._frames} frames and windows start at frame {self.first_frame} or later, "
-                f"so a length is 1 to {longest}; found {length}"
-            )
+        check_window(self._store, self.split, length, self.first_frame)
         self._length = length
 
     @property
@@ -137,15 +133,7 @@ class Windows:
 
     def _allocate(self, memory: int, device: torch.device) -> torch.Tensor:
         """Make the pool (slot, trajectory, time, *site, channel)."""
-        shape = (max(map(len, self._blocks)), self._frames, *self._store.sites(self.split), self._store.spec.channels)
-        slot = int(np.prod(shape)) * self._held.itemsize
-        slots = min(memory // slot, len(self._blocks))
-        if slots < 1:
-            raise DataError(
-                f"{self._store.path}: {shape[0]} trajectories of set {self.split!r} are read at a time and take {slot / 2**20:.3g} MiB, "
-                f"more than the memory of {memory / 2**20:.3g} MiB for windows: allow more, or write the store in smaller chunks"
-            )
-        return torch.zeros((slots, *shape), dtype=self._held, device=device)
+        return torch.zeros(pool_shape(self._store, self.split, memory, self._held), dtype=self._held, device=device)
 
     def _next_block(self) -> int:
         if not self._queue:
@@ -207,6 +195,37 @@ class Windows:
         self._queue = list(state["queue"])
         self._fill(list(state["resident"]))
         return self
+
+
+def check_window(store: Store, split: str, length: int, first_frame: int) -> None:
+    """Raise ConfigError unless the trajectories of a set hold a window of so many steps from `first_frame` on."""
+    frames = store.steps(split) + 1
+    longest = frames - 1 - first_frame
+    if not 1 <= length <= longest:
+        raise ConfigError(
+            f"window length: set {split!r} has {frames} frames and windows start at frame {first_frame} or later, "
+            f"so a length is 1 to {longest}; found {length}"
+        )
+
+
+def pool_shape(store: Store, split: str, memory: int, dtype: torch.dtype = torch.float32) -> tuple[int, ...]:
+    """Return the shape (slot, trajectory, time, *site, channel) of the pool of a set in `memory` bytes.
+
+    Raises
+    ------
+    DataError
+        If not even one block fits.
+    """
+    blocks = store.blocks(split)
+    shape = (max(map(len, blocks)), store.steps(split) + 1, *store.sites(split), store.spec.channels)
+    slot = math.prod(shape) * dtype.itemsize
+    slots = min(memory // slot, len(blocks))
+    if slots < 1:
+        raise DataError(
+            f"{store.path}: {shape[0]} trajectories of set {split!r} are read at a time and take {slot / 2**20:.3g} MiB, "
+            f"more than the memory of {memory / 2**20:.3g} MiB for windows: allow more, or write the store in smaller chunks"
+        )
+    return (slots, *shape)
 
 
 def _dtypes(store: Store, split: str, real: torch.dtype) -> tuple[torch.dtype, torch.dtype]:

@@ -16,6 +16,11 @@ from epns_pyro.training.run import EvaluationConfig, RunConfig, TrainingConfig
 from epns_pyro.training.schedules import KLSchedule, RateSchedule
 
 
+def _emission(system: SystemConfig) -> str:
+    """Return the richest emission that can describe the fields of a system."""
+    return "coupled" if all(field.is_vector for field in system.build().spec.dynamic_fields) else "diagonal"
+
+
 def nbody_quick(system: SystemConfig) -> RunConfig:
     """Minutes on two CPU cores.
 
@@ -24,7 +29,7 @@ def nbody_quick(system: SystemConfig) -> RunConfig:
     """
     return RunConfig(
         system=system,
-        model=ParticlesConfig(),
+        model=ParticlesConfig.parse({"emission": _emission(system)}),
         training=TrainingConfig(steps=2000, batch=64, learning_rate=3e-3),
     )
 

@@ -115,6 +115,7 @@ def test_info_of_broken_data_names_the_fault_and_fails(walkers, tmp_path):
     position = data.position.values.copy()
     position[4, 2, 0, 1] = np.nan
     data.assign(position=(data.position.dims, position)).to_zarr(tmp_path / "a.zarr", group="train", consolidated=False)
+    walkers.dataset("val").load().to_zarr(tmp_path / "a.zarr", group="val", mode="a", consolidated=False)
     result = run("data", "info", tmp_path / "a.zarr")
     one_line_error(result, "1 thing must be put right before it can be used")
     assert "error: set 'train': field 'position': 1 values are NaN or infinite, the first in trajectory 4, frame 2, body 0" in result.stdout

@@ -269,7 +269,7 @@ def test_labels_outside_of_what_is_declared(stripes, tmp_path):
     cell[3, 2, 0, 0] = 9
     bad = data.assign({"cell": (data["cell"].dims, cell)})
     write(bad, tmp_path / "a.zarr", group="train")
-    with pytest.raises(DataError, match="set 'train': field 'cell': expected values 0 to 3, found 0 to 9"):
+    with pytest.raises(DataError, match="set 'train': field 'cell': label 9 is outside of the declared 0 to 3"):
         open_store(tmp_path / "a.zarr").read("train")
     write(data.assign({"cell": data["cell"].astype("float32")}), tmp_path / "b.zarr", group="train")
     with pytest.raises(DataError, match="field 'cell': a label is a whole number, found dtype float32"):

@@ -112,7 +112,7 @@ class BackboneConfig(Config, ABC):
 
 def perceptron(*widths: int, small_output: bool = False) -> nn.Sequential:
     """Return a multilayer perceptron with SiLU between its layers; `small_output` makes it start near zero."""
-    linear = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths)]
+    linear = [_Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths)]
     if small_output:
         with torch.no_grad():
             linear[-1].weight.mul_(0.1)
@@ -127,6 +127,16 @@ def centroid(values: Tensor, mask: Tensor | None = None) -> Tensor:
         return values.mean(-2, keepdim=True)
     weight = mask.to(values.dtype)[..., None]
     return (values * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp_min(1)
+
+
+class _Linear(nn.Linear):
+    """A linear map that may have no input or no output: PyTorch would warn that there is nothing to initialise."""
+
+    def reset_parameters(self) -> None:
+        if self.weight.numel():
+            super().reset_parameters()
+        else:
+            nn.init.zeros_(self.bias)
 
 
 def safe_norm(vectors: Tensor, floor: float = 1e-12) -> Tensor:

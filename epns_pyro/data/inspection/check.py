@@ -18,14 +18,24 @@ from epns_pyro.state import StateSpec
 
 def check(store: Store, *, progress: Progress | None = None) -> list[Finding]:
     """Read a whole store, a few chunks at a time, and say what is wrong with it; errors first."""
-    found = [Finding(WARNING, "", f"there is no set {name!r}: {use}") for name, use in _USES.items() if name not in store.splits]
+    found = missing_sets(store)
     for split in store.splits:
         found += _structure(store, split)
         found += _values(store, split, progress)
     return sorted(found, key=lambda finding: finding.level != ERROR)
 
 
-_USES = {"train": "a model cannot be trained", "val": "training cannot be watched", "test": "a model cannot be judged"}
+def missing_sets(store: Store) -> list[Finding]:
+    """Say which sets there are not: without two of them nothing can be trained."""
+    return [Finding(level, "", f"there is no set {name!r}: {use}") for name, (level, use) in _USES.items() if name not in store.splits]
+
+
+_CUT = ": cut a single recording along time into trajectories"
+_USES = {
+    "train": (ERROR, "a model cannot be trained" + _CUT),
+    "val": (ERROR, "training cannot be watched" + _CUT),
+    "test": (WARNING, "a model cannot be judged"),
+}
 
 
 def _structure(store: Store, split: str) -> list[Finding]:

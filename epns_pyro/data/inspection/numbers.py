@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from epns_pyro.data.inspection.findings import ERROR, WARNING, Inspector, Tally
+from epns_pyro.data.layout import undeclared
 from epns_pyro.data.presence import ABSENT_MEANS, allows_absence, presence_by_field
 from epns_pyro.state import Field, StateSpec
 
@@ -74,7 +75,7 @@ class OutOfRange(Inspector):
             field = self._field
             yield (
                 ERROR,
-                f"field {field.name!r}: category {self._example} (in {self._tally.where}) is outside of the declared 0 to {field.size - 1}",
+                f"field {field.name!r}: {undeclared(field, self._example)}, {self._tally.count} times, the first in {self._tally.where}",
             )
 
 

@@ -22,7 +22,7 @@ class BodyFields:
     ----------
     position : str
         The one field that translates.
-    vectors, scalars : tuple of str
+    vectors, scalars, categories : tuple of str
         All other fields that a network reads.
     dynamic_vectors, dynamic_scalars : tuple of Field
         Dynamic vectors and dynamic scalars: what a network predicts.
@@ -35,7 +35,8 @@ class BodyFields:
         self.frame_dt, self.absences = context.frame_dt, context.absences
         self.position = position_field(spec)
         self.vectors = tuple(f.name for f in spec.fields if f.is_vector and f.name != self.position)
-        self.scalars = tuple(f.name for f in spec.fields if not f.is_vector)
+        self.scalars = tuple(f.name for f in spec.fields if not f.is_vector and f.kind == "real")
+        self.categories = tuple(f.name for f in spec.fields if f.kind == "category")
         self.dynamic_vectors = tuple(f for f in spec.dynamic_fields if f.is_vector)
         self.dynamic_scalars = tuple(f for f in spec.dynamic_fields if not f.is_vector)
         self.rates = {f.rate_of: f.name for f in spec.fields if f.rate_of}
@@ -46,7 +47,7 @@ class BodyFields:
     @property
     def feature_counts(self) -> tuple[int, int]:
         """Scalars and vectors per body that `features` returns."""
-        return 2 * len(self.scalars), len(self.vectors)
+        return 2 * len(self.scalars) + sum(self.spec[name].size for name in self.categories), len(self.vectors)
 
     def positions(self, x: Tensor) -> Tensor:
         """Positions in units of their scale, (*batch, body, space)."""
@@ -63,12 +64,20 @@ class BodyFields:
         return torch.where(mask[..., None], x, 0.0), mask
 
     def features(self, x: Tensor, mask: Tensor | None = None) -> Features:
-        """All other fields in units of their scales; scalars twice, the second time bent so that small ones are told apart."""
+        """All other fields in units of their scales; scalars twice, the second time bent so that small ones are told apart.
+
+        A category is one scalar per class, 1 for the class of the body and 0 for all others: numbers of classes are names.
+        """
         spec = self.spec
         scalars = torch.stack([spec.get(x, name) / spec[name].scale for name in self.scalars], -1) if self.scalars else x[..., :0]
         vectors = [spec.get(x, name) / spec[name].scale for name in self.vectors]
         stacked = torch.stack(vectors, -2) if vectors else x.new_zeros(*x.shape[:-1], 0, spec.space)
-        return Features(torch.cat([scalars, torch.asinh(10 * scalars)], -1), stacked, mask)
+        classes = [self._one_hot(spec.get(x, name), spec[name].size) for name in self.categories]
+        return Features(torch.cat([scalars, torch.asinh(10 * scalars), *classes], -1), stacked, mask)
+
+    @staticmethod
+    def _one_hot(classes: Tensor, size: int) -> Tensor:
+        return (classes[..., None] == torch.arange(size, device=classes.device)).to(classes.dtype)
 
     def split(self, y: Tensor) -> Features:
         """Take dynamic channels (..., dynamic channel) apart: scalars (..., field) and vectors (..., field, space)."""

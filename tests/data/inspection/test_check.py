@@ -174,7 +174,7 @@ LABEL_CASES = {
     ),
     "unknown type": (
         lambda d: edit(d, "cell_type", (5, 1), 7),
-        "error: set 'train': field 'type': category 7 (in trajectory 5) is outside of the declared 0 to 2",
+        "error: set 'train': field 'type': category 7 is outside of the declared 0 to 2, 1 times, the first in trajectory 5",
     ),
     "no types": (lambda d: d.drop_vars("cell_type"), "error: set 'train': field 'cell_type' is missing: "),
 }
@@ -220,8 +220,8 @@ def test_missing_and_unfinished_sets(tmp_path):
     writer.split("train", 10, FRAMES, image.shape[2:]).append(x)
     found = [str(finding) for finding in check(open_store(tmp_path / "a.zarr"))]
     assert found == [
+        "error: there is no set 'val': training cannot be watched: cut a single recording along time into trajectories",
         "error: set 'train': is incomplete, 6 of 10 trajectories: run the command that made the store again to finish it",
-        "warning: there is no set 'val': training cannot be watched",
         "warning: there is no set 'test': a model cannot be judged",
     ]
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from pyro import poutine
 from torch import Tensor
-from worlds import DT, STEP_SCALES, WORLDS, context, particles, trajectories
+from worlds import DT, POSITION, STEP_SCALES, WORLDS, context, particles, trajectories
 
 from epns_pyro.backbones import BACKBONES
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.inference.elbo import Objective, log_density, path_bounds
 from epns_pyro.models import EPNSModel
+from epns_pyro.models.bodies.fields import BodyFields
 from epns_pyro.models.bodies.particles import ParticlesConfig, ParticleTransition
 from epns_pyro.state import Field, StateSpec
 
@@ -32,6 +33,42 @@ def start_at_zero(transition: ParticleTransition) -> ParticleTransition:
         for parameter in transition.parameters():
             parameter.zero_()
     return transition
+
+
+# -- what networks read ----------------------------------------------------------------------------------------------------
+
+SPECIES = StateSpec((Field("species", kind="category", size=5, dynamic=False), Field("charge", dynamic=False), POSITION), space=2)
+
+
+def with_species(names: tuple[int, ...], seed: int = 0) -> tuple[DataContext, Tensor]:
+    """States of four bodies whose three species have these numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(BATCH, 4, 4, dtype=torch.float64, generator=generator)
+    species = torch.tensor(names, dtype=torch.float64)[torch.randint(3, (BATCH, 4), generator=generator)]
+    x = SPECIES.pack(species=species, charge=SPECIES.get(x, "charge"), position=SPECIES.get(x, "position"))
+    return DataContext(SPECIES, DT, {"position": 1.0}, (4,)), x
+
+
+def test_categories_are_read_one_by_one():
+    about, x = with_species((0, 4, 2))
+    features = BodyFields(about).features(x).scalars
+    assert features.shape[-1] == BodyFields(about).feature_counts[0] == 2 + 5
+    classes = features[..., 2:]
+    assert set(classes.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(classes.sum(-1), torch.ones(BATCH, 4, dtype=x.dtype))
+    assert torch.equal(classes.argmax(-1).to(x.dtype), SPECIES.get(x, "species"))
+
+
+def test_renaming_classes_permutes_features_and_nothing_else():
+    """So a network whose input weights are permuted alike says the same: no number of a class is reckoned with."""
+    names, renamed = (0, 1, 2), (4, 0, 3)
+    (about, x), (_, y) = with_species(names), with_species(renamed)
+    before, after = (BodyFields(about).features(states).scalars for states in (x, y))
+    where = list(range(7))
+    for old, new in zip(names, renamed, strict=True):
+        where[2 + new] = 2 + old
+    used = [0, 1, *(2 + new for new in renamed)]
+    assert torch.equal(after[..., used], before[..., where][..., used])
 
 
 # -- every make of world ---------------------------------------------------------------------------------------------------

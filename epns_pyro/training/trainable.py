@@ -1,0 +1,83 @@
+"""Whether a store can be trained on: what `epns-pyro train` refuses, `epns-pyro data info` refuses first, in the same words."""
+
+from __future__ import annotations
+
+from epns_pyro.data import Store
+from epns_pyro.data.inspection.check import missing_sets
+from epns_pyro.data.inspection.findings import ERROR
+from epns_pyro.data.windows import check_window, pool_shape
+from epns_pyro.errors import DataError, EpnsError
+from epns_pyro.state import StateSpec
+from epns_pyro.training.presets import preset
+from epns_pyro.training.run import RunConfig
+
+FAMILIES = {"nbody": "nbody", "recorded": "nbody", "cells": "cells", "recorded_cells": "cells"}  # by the name of the system
+
+
+def find_refusal(store: Store) -> str:
+    """Say why the preset for such data could not be trained on a store; "" if it could.
+
+    A system from outside of the package has a model of its own that is not known here: only its sets are judged.
+    """
+    try:
+        check_data(store)
+        if family := FAMILIES.get(store.config.get("name", "")):
+            check_trainable(store, preset(family, "quick", store.system.config))
+    except EpnsError as error:
+        return str(error)
+    return ""
+
+
+def check_data(store: Store) -> None:
+    """Raise what keeps every model from a store, whatever its settings.
+
+    Raises
+    ------
+    DataError
+        If a set that training needs is missing or incomplete, or if no model can read such fields.
+    """
+    if store.config.get("name") in ("recorded", "recorded_cells") and (problem := _unreadable(store.spec)):
+        raise DataError(f"{store.path}: {problem}")
+    for finding in missing_sets(store):
+        if finding.level == ERROR:
+            raise DataError(f"{store.path}: {finding.message}")
+    for split in ("train", "val"):
+        store.require(split)
+
+
+def check_trainable(store: Store, config: RunConfig) -> None:
+    """Raise what keeps the model of a config from being trained on a store, before anything is made for it.
+
+    Raises
+    ------
+    ConfigError
+        If the model does not suit the fields, or if trajectories are too short for the windows.
+    DataError
+        If the data cannot be read.
+    """
+    check_data(store)
+    first, horizon = store.system.first_frame, config.training.horizon
+    check_window(store, "train", max(horizon.start, horizon.end), first)
+    check_window(store, "val", 1, first)
+    pool_shape(store, "train", config.training.memory)
+    config.model.build(store.context())
+
+
+def _unreadable(spec: StateSpec) -> str:
+    """Say why no model can read recordings of a spec; "" if one can."""
+    labels = [field.name for field in spec.fields if field.kind == "label"]
+    sites = ", ".join(spec.sites)
+    if labels and len(spec.sites) == 1:
+        return f"field {labels[0]!r} names bodies, and numbers of bodies mean nothing to a model: leave it out, or declare it a category"
+    if labels and len(spec.sites) != 2:
+        return f"label images have the two axes (y, x), found ({sites}): train on slices or projections"
+    if len(spec.sites) == 2 and not (spec.names == ("cell", "type") and spec["cell"].kind == "label" and spec["type"].of == "cell"):
+        return (
+            f"label images need the two fields 'cell' (kind: label) and 'type' (kind: category, of: cell), found {', '.join(spec.names)}: "
+            "add the variable cell_type (trajectory, cell), all 1 where there is one type"
+        )
+    if len(spec.sites) != 1 and not labels:
+        return f"fields on the axes ({sites}): recordings are particles on one axis (body), or label images (y, x)"
+    if spec.periodic and not labels:
+        return "periodic: true is for label images; for particles leave it out, and undo the jumps at the sides of the box"
+    return ""
