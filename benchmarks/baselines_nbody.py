@@ -22,7 +22,8 @@ import torch
 from common import ALONE, train, write_table
 
 from epns_pyro.data import Store, Windows, generate, open_store
-from epns_pyro.evaluation import checks, initial_state
+from epns_pyro.evaluation import initial_state
+from epns_pyro.evaluation.checks.stability import stability
 from epns_pyro.evaluation.forecasters import Forecaster, Model, Persistence, Programs, Truth
 from epns_pyro.models.baselines.gp_ode import GPODEConfig
 from epns_pyro.models.baselines.ode2vae import ODE2VAEConfig
@@ -118,14 +119,14 @@ def judge(name: str, trained: Trained, store: Store, settings: EvaluationConfig)
     torch.manual_seed(0)
     nats = {n: trained.score(x[:, 0], x[:, 1 : n + 1]).mean() / n for n in LENGTHS}
     compared = initial_state.compare(trained.forecaster, store, settings, {})
-    distances = {(r["observable"], r["frame"]): r for r in compared[0]} if compared else {}
-    alive, _ = checks.stability(trained.forecaster, store, settings)
+    distances = {(r.observable, r.frame): r for r in compared[0]} if compared else {}
+    alive, _ = stability(trained.forecaster, store, settings)
     row: dict[str, Any] = {"model": name, "steps": trained.steps}
     row |= {f"nats_{n}": f"{float(value):.1f}" for n, value in nats.items()}
     for observable, frame in (("total_energy", 25), ("total_energy", 50), ("total_energy", 100), ("furthest_body", 100)):
         found = distances.get((observable, frame))
-        row[f"ks_{observable}_{frame}"] = f"{found['ks']:.2f}" if found else ""
-    row["plausible_after_1000"] = f"{alive['final_alive_model']:.2f}"
+        row[f"ks_{observable}_{frame}"] = f"{found.ks:.2f}" if found else ""
+    row["plausible_after_1000"] = f"{alive.final_alive_model:.2f}"
     return row | {"parameters": trained.parameters, "train_seconds": f"{trained.seconds:.0f}"}
 
 

@@ -42,10 +42,9 @@ def evaluate_run(run: Path, data: Path | None = None, settings: dict | None = No
     with progress_bars() as show:
         found = judge(simulator, open_store(path), RunFolder(run), config, progress=show)
     out = console()
-    out.print(verdict(found.metrics), soft_wrap=True)
-    rows = found.metrics["headline"]
-    width = max(len(row["label"]) for row in rows)
-    for row in rows:
-        out.print(f"{row['label']:<{width}}  {row['value']}  ({row['note']})", soft_wrap=True)
+    out.print(verdict(found.record), soft_wrap=True)
+    width = max(len(line.label) for line in found.record.headline)
+    for line in found.record.headline:
+        out.print(f"{line.label:<{width}}  {line.value}  ({line.note})", soft_wrap=True)
     for group in found.verdicts.values():
         out.print(table(group), soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +11,8 @@ from epns_pyro.cli._common import console, with_imports
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from epns_pyro.evaluation.summary import ComparisonRow
 
 
 @click.command()
@@ -37,7 +39,7 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
 
     rows = write_comparison({name: run / "evaluation" for name, run in zip(_names(runs), runs, strict=True)}, out)
     console().print(_table(rows))
-    if len({row["data"] for row in rows}) > 1:
+    if len({row.data for row in rows}) > 1:
         console().print("these runs were evaluated on different data: only those with the same letter can be compared line by line")
     console().print(f"page: {out}", soft_wrap=True)
 
@@ -48,24 +50,16 @@ def _names(runs: tuple[Path, ...]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(rows: list[ComparisonRow]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")
     for head in ("ELBO", "IWAE", "gap", "KL", "active", "calibrated", "D_KS", "plausible", "data"):
         table.add_column(head, justify="right")
-    forms = {
-        "elbo": ".2f",
-        "iwae": ".2f",
-        "gap": ".2f",
-        "kl": ".2f",
-        "active": "",
-        "calibrated": "",
-        "ks": ".3f",
-        "alive": ".0%",
-        "data": "",
-    }
     for row in rows:
-        table.add_row(row["name"], *("–" if row[key] is None else format(row[key], form) for key, form in forms.items()))
+        nats = f".{row.decimals}f"
+        numbers = [(value, nats) for value in (row.elbo, row.iwae, row.gap, row.kl)]
+        numbers += [(row.active, ""), (row.calibrated, ""), (row.ks, ".3f"), (row.alive, ".0%"), (row.data, "")]
+        table.add_row(row.name, *("–" if value is None else format(value, form) for value, form in numbers))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 
@@ -18,9 +19,26 @@ def number(value: float | None, form: str = ".2f") -> str:
     return format(value, form).replace("-", "−") if "e" not in form else format(value, form)
 
 
+def precision(error: float | None, *, most: int = 6) -> int:
+    """Return how many decimals show a number whose standard error is known: two digits of the error, so that 1.644 is not 1.647.
+
+    Two decimals where no error is known.
+    """
+    if error is None or not math.isfinite(error) or error <= 0:
+        return 2
+    return min(max(1 - math.floor(math.log10(error)), 0), most)
+
+
+def measured(value: float, error: float | None = None, *, sign: bool = False) -> str:
+    """Write a number with its standard error, in the decimals of `precision`: "1.644 ± 0.024"."""
+    form = f".{precision(error)}f"
+    known = error is not None and math.isfinite(error)
+    return number(value, f"+{form}" if sign else form) + (f" ± {number(error, form)}" if known else "")
+
+
 def p_value(p: float | None) -> str:
     """Write a p-value, with digits enough to be multiplied by a number of tests."""
-    return "–" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
+    return "–" if p is None or p != p else "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
 
 
 def listing(words: Iterable[str], most: int = 4) -> str:

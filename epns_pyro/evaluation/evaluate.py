@@ -1,6 +1,6 @@
 """Judging a trained simulator: runs every check and writes RUN/evaluation/, which the report reads.
 
-metrics.json        headline, likelihood table, latents, symmetry, verdicts, distances, stability, and how to reproduce them
+metrics.json        the records of all checks, the headline, and how to reproduce them: see `epns_pyro.evaluation.record`
 diagnostics.nc      groups observables, fields, labels: see `epns_pyro.calibration.diagnostics`
 fans.nc             quantiles of observables over time from one initial state (source, initial_state, observable, time, quantile)
 stability.nc        share of plausible runs over time (source, time)
@@ -11,9 +11,7 @@ inference_data.nc   ArviZ InferenceData
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import shlex
 import shutil
 import time
@@ -26,15 +24,18 @@ from typing import Any
 
 import numpy as np
 
-from epns_pyro.calibration import verdicts
 from epns_pyro.calibration.idata import inference_data, write_inference_data
+from epns_pyro.calibration.verdicts import Verdict
 from epns_pyro.data import Store
 from epns_pyro.errors import DataError
-from epns_pyro.evaluation import checks, heldout, initial_state, likelihood
+from epns_pyro.evaluation import heldout, likelihood
+from epns_pyro.evaluation.check import Inputs
+from epns_pyro.evaluation.checks import CHECKS
 from epns_pyro.evaluation.ensembles import as_fields
-from epns_pyro.evaluation.forecasters import Forecaster, Model
-from epns_pyro.evaluation.headline import headline
+from epns_pyro.evaluation.forecasters import Forecaster
+from epns_pyro.evaluation.record import EvaluationRecord, Run, SetSize
 from epns_pyro.evaluation.references import references
+from epns_pyro.evaluation.summary import headline
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.checkpoint import versions
 from epns_pyro.training.run import EvaluationConfig, RunFolder
@@ -46,10 +47,10 @@ EXAMPLES, EXAMPLE_MEMBERS = 3, 3
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found: the content of metrics.json, and the verdicts."""
+    """What `evaluate` found: the record that metrics.json holds, and the verdicts."""
 
-    metrics: dict[str, Any]
-    verdicts: dict[str, list[verdicts.Verdict]]
+    record: EvaluationRecord
+    verdicts: dict[str, list[Verdict]]
 
 
 def evaluate(
@@ -75,60 +76,22 @@ def evaluate(
     settings = settings or simulator.config.evaluation
     if simulator.spec.names != store.spec.names:
         raise DataError(f"{store.path}: has the fields {', '.join(store.spec.names)}, the model has {', '.join(simulator.spec.names)}")
-    started, model, others = time.perf_counter(), Model(simulator), references(simulator, store)
+    started = time.perf_counter()
     with _written_together(folder.evaluation) as out:
-        with _stage("likelihood", progress):
-            scored = likelihood.score(simulator, store, settings, others)
-            latent = likelihood.latents(simulator, store, settings)
-        with _stage("symmetry", progress):
-            equivariance = checks.equivariance(simulator, store, settings)
-        with _stage("held-out forecasts", progress) as advance:
-            judged = heldout.measure(model, store, "test", settings, references=others, progress=advance)
-            for name, data in judged.diagnostics.items():
-                data.to_netcdf(out / "diagnostics.nc", group=name, mode="a", engine="h5netcdf")
-        recalibrated = {}
-        if settings.recalibrate and "val" in store.splits:
-            with _stage("recalibration", progress) as advance:
-                recalibrated = _recalibrate(model, store, settings, judged, out, advance)
-        with _stage("one initial state", progress):
-            compared = initial_state.compare(model, store, settings, others)
-            if compared is not None:
-                compared[2].to_netcdf(out / "fans.nc", engine="h5netcdf")
-        with _stage("long horizon", progress):
-            stable, alive = checks.stability(model, store, settings)
-            alive.to_netcdf(out / "stability.nc", engine="h5netcdf")
+        inputs = Inputs(simulator, store, settings, references(simulator, store), out)
+        sections: dict[str, Any] = {}
+        for check in CHECKS:
+            with _stage(check.title, progress) as inputs.progress:
+                if (found := check.measure(inputs)) is not None:
+                    sections[check.key] = found
         with _stage("examples", progress):
-            _write_examples(model, store, settings, out)
-            _write_inference_data(store, judged, scored, settings, out)
-        metrics = {
-            "format": "epns-pyro evaluation",
-            "version": 1,
-            "run": _about(simulator, store, folder, settings, time.perf_counter() - started),
-            "likelihood": scored.table,
-            "latents": latent,
-            "equivariance": equivariance,
-            "verdicts": verdicts.as_json(judged.verdicts),
-            "same_init": compared[0] if compared else [],
-            "two_sample": compared[1] if compared else [],
-            "stability": stable,
-            "recalibration": recalibrated,
-        }
-        metrics["headline"] = headline(metrics)
-        (out / "metrics.json").write_text(json.dumps(_finite(metrics), indent=1, ensure_ascii=False), encoding="utf-8")
-    return Evaluation(metrics, judged.verdicts)
-
-
-def _recalibrate(
-    model: Forecaster, store: Store, settings: EvaluationConfig, judged: heldout.HeldOut, out: Path, advance: Callable[[int, int], None]
-) -> dict[str, str]:
-    fitted = heldout.measure(model, store, "val", settings, references={}, progress=advance)
-    try:
-        learnt, sentences = heldout.recalibrate(fitted, judged)
-    except DataError as error:
-        logger.info("no recalibration: %s", error)
-        return {}
-    learnt.to_netcdf(out / "recalibration.nc", engine="h5netcdf")
-    return sentences
+            _write_examples(inputs.model, store, settings, out)
+            _write_inference_data(store, inputs.forecasts("test"), inputs.scored, settings, out)
+        run = _about(simulator, store, folder, settings, time.perf_counter() - started)
+        record = EvaluationRecord(run=run, **sections)
+        record = record.model_copy(update={"headline": headline(record)})
+        record.write(out)
+    return Evaluation(record, inputs.forecasts("test").verdicts)
 
 
 def _write_examples(model: Forecaster, store: Store, settings: EvaluationConfig, out: Path) -> None:
@@ -150,31 +113,31 @@ def _write_inference_data(store: Store, judged: heldout.HeldOut, scored: likelih
     write_inference_data(data, out / "inference_data.nc")
 
 
-def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: EvaluationConfig, seconds: float) -> dict[str, Any]:
+def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: EvaluationConfig, seconds: float) -> Run:
     config = simulator.config
-    return {
-        "name": folder.path.name,
-        "system": store.system.name,
-        "group": store.system.symmetry.description,
-        "frame_dt": store.frame_dt,
-        "time_unit": store.time_unit,
-        "seed": config.seed,
-        "step": simulator.step,
-        "parameters": sum(p.numel() for p in simulator.transition.parameters()),
-        "model": config.model.model_dump(mode="json"),
-        "training": config.training.model_dump(mode="json"),
-        "config_yaml": config.to_yaml(),
-        "evaluation": settings.model_dump(mode="json"),
-        "versions": versions(),
-        "command": shlex.join(
+    return Run(
+        name=folder.path.name,
+        system=store.system.name,
+        group=store.system.symmetry.description,
+        frame_dt=store.frame_dt,
+        time_unit=store.time_unit,
+        seed=config.seed,
+        step=simulator.step,
+        parameters=sum(p.numel() for p in simulator.transition.parameters()),
+        model=config.model.model_dump(mode="json"),
+        training=config.training.model_dump(mode="json"),
+        config_yaml=config.to_yaml(),
+        evaluation=settings.model_dump(mode="json"),
+        versions=versions(),
+        command=shlex.join(
             ["epns-pyro", "train", store.system.name, "--config", str(folder.config), "--data", str(store.path), "--out", "NEW_FOLDER"]
         ),
-        "store": str(store.path),
-        "sets": {name: {"trajectories": store.size(name), "steps": store.steps(name)} for name in store.splits},
-        "sampling_rule": simulator.transition.sampling_rule,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "evaluate_seconds": round(seconds, 1),
-    }
+        store=str(store.path),
+        sets={name: SetSize(trajectories=store.size(name), steps=store.steps(name)) for name in store.splits},
+        sampling_rule=simulator.transition.sampling_rule,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        evaluate_seconds=round(seconds, 1),
+    )
 
 
 @contextmanager
@@ -209,12 +172,3 @@ def _written_together(path: Path) -> Iterator[Path]:
         path.rename(old)
     partial.rename(path)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _finite(data: Any) -> Any:
-    """JSON knows no NaN: replace them by null."""
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data

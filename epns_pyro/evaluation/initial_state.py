@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ from epns_pyro.calibration.two_sample import classifier_test, energy_test, ks_te
 from epns_pyro.data import Store
 from epns_pyro.evaluation import ensembles
 from epns_pyro.evaluation.forecasters import Forecaster
+from epns_pyro.evaluation.record import Distance, JointTest
 from epns_pyro.training.run import EvaluationConfig
 
 logger = logging.getLogger(__name__)
@@ -24,9 +25,24 @@ LEFT = 10  # of them that must still be finite at the last report frame
 SECOND = "truth (second ensemble)"
 
 
-def compare(
-    forecaster: Forecaster, store: Store, settings: EvaluationConfig, references: dict[str, Forecaster]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], xr.Dataset] | None:
+class Compared(NamedTuple):
+    """Runs from one initial state, model against truth.
+
+    Parameters
+    ----------
+    distances : tuple of Distance
+        One per observable and frame, averaged over initial states; p-values are corrected for the number of these.
+    tests : tuple of JointTest
+        One per initial state: the observables together at the last report frame; p-values are not corrected.
+    fans : Dataset, (source, initial_state, observable, time, quantile)
+    """
+
+    distances: tuple[Distance, ...]
+    tests: tuple[JointTest, ...]
+    fans: xr.Dataset
+
+
+def compare(forecaster: Forecaster, store: Store, settings: EvaluationConfig, references: dict[str, Forecaster]) -> Compared | None:
     """Compare distributions of observables at the report frames, for every initial state of the set `same_init`.
 
     Runs that are no longer finite are left out and counted; an initial state from which fewer than LEFT runs of the model are left at
@@ -34,13 +50,8 @@ def compare(
 
     Returns
     -------
-    ks : list of dict
-        One per observable and frame, averaged over initial states: D_KS, its floor, the difference of means, the share of runs left.
-    tests : list of dict
-        One per initial state: energy and classifier test of the observables together, at the last report frame. Their p-values are not
-        corrected for the number of tests, those of `ks` are for the initial states.
-    fans : Dataset, (source, initial_state, observable, time, quantile)
-    None where the store has no such set, or too few runs from every initial state.
+    Compared
+        Or None where the store has no such set, or too few runs from every initial state.
     """
     if GROUP not in store.splits or not (starts := _starts(store)):
         return None
@@ -61,7 +72,8 @@ def compare(
         records.append(_distances(values, rng) | {"runs_left": np.full((len(names), len(frames)), left)})
         tests.append(_together(values, frames[-1] * system.frame_dt, number, rng, relabellings_for(2 * len(starts))))
     about = sources["truth"]
-    return _table(records, names, frames, about, system.frame_dt) if records else [], tests, _finish(fans, names, about)
+    distances = _table(records, names, frames, about, system.frame_dt) if records else ()
+    return Compared(distances, tuple(tests), _finish(fans, names, about))
 
 
 def _sources(
@@ -122,7 +134,7 @@ def _distances(values: dict[str, np.ndarray], rng: np.random.Generator) -> dict[
     }
 
 
-def _table(records: list[dict], names: list[str], frames: list[int], about: xr.Dataset, frame_dt: float) -> list[dict[str, Any]]:
+def _table(records: list[dict], names: list[str], frames: list[int], about: xr.Dataset, frame_dt: float) -> tuple[Distance, ...]:
     states = len(records)
     mean = {key: np.mean([r[key] for r in records], 0) for key in records[0]}
     mean["error"] = np.sqrt(np.sum([r["error"] ** 2 for r in records], 0)) / states
@@ -136,29 +148,26 @@ def _table(records: list[dict], names: list[str], frames: list[int], about: xr.D
             sentence = f"D_KS {at['ks']:.2f} (two true ensembles: {at['typical']:.2f}); means differ by {z:+.1f} standard errors"
             if at["runs_left"] < 1:
                 sentence += f"; {1 - at['runs_left']:.0%} of the runs of the model had diverged and are left out"
-            if not np.isfinite(at["persistence_ks"]):
-                del at["persistence_ks"]
             label = str(about[name].attrs.get("label", name))
-            rows.append(
-                {"observable": name, "label": label, "unit": unit, "frame": frame, "time": frame * frame_dt, **at, "sentence": sentence}
-            )
-    return rows
+            place = {"observable": name, "label": label, "unit": unit, "frame": frame, "time": frame * frame_dt}
+            rows.append(Distance.model_validate(place | at | {"sentence": sentence}))
+    return tuple(rows)
 
 
-def _together(values: dict[str, np.ndarray], time: float, number: int, rng: np.random.Generator, relabellings: int) -> dict[str, Any]:
+def _together(values: dict[str, np.ndarray], time: float, number: int, rng: np.random.Generator, relabellings: int) -> JointTest:
     model, truth = values["model"][:, :, -1], values["truth"][:, :, -1]
     energy, classifier = (test(model, truth, rng=rng, relabellings=relabellings) for test in (energy_test, classifier_test))
-    return {
-        "initial_state": number,
-        "time": time,
-        "energy_p": float(energy.p_value),
-        "classifier_p": float(classifier.p_value),
-        "classifier_accuracy": float(classifier.statistic),
-        "lower": classifier.lower,
-        "upper": classifier.upper,
-        "floor": float(classifier.floor),
-        "sentence": energy.sentence() + "; " + classifier.sentence(),
-    }
+    return JointTest(
+        initial_state=number,
+        time=time,
+        energy_p=float(energy.p_value),
+        classifier_p=float(classifier.p_value),
+        classifier_accuracy=float(classifier.statistic),
+        lower=classifier.lower,
+        upper=classifier.upper,
+        floor=float(classifier.floor),
+        sentence=energy.sentence() + "; " + classifier.sentence(),
+    )
 
 
 def _quantiles(data: xr.Dataset, names: list[str]) -> xr.DataArray:

@@ -14,10 +14,9 @@ from epns_pyro.calibration.scores import mean_estimate
 from epns_pyro.data import Store
 from epns_pyro.evaluation.ensembles import lead_frames, pieces
 from epns_pyro.evaluation.forecasters import Forecaster
-from epns_pyro.models.normal import unmasked
+from epns_pyro.evaluation.record import Likelihood, LikelihoodRow
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.run import EvaluationConfig
-from epns_pyro.training.validation import draw_transitions
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,12 @@ class Scored:
     `log_likelihood` (trajectory, time): one-step log-likelihoods, nats, by key; `time` is that of the state that was scored.
     """
 
-    table: dict[str, Any]
+    table: Likelihood
     log_likelihood: xr.Dataset
 
 
 def score(simulator: Simulator, store: Store, settings: EvaluationConfig, references: dict[str, Forecaster]) -> Scored:
-    """Score test transitions: rows of name, key, value, error (from the scatter between trajectories) and note.
+    """Score test transitions under the model and its references, with errors from the scatter between trajectories.
 
     The transitions are those that end at the lead times of the forecasts, and more of the same trajectories, evenly spread over time, up to
     `settings.likelihood_transitions`.
@@ -43,7 +42,7 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         bounds = simulator.bounds(x, x_next[:, None], num_samples=samples)
-    rows: list[dict[str, Any]] = []
+    rows: list[LikelihoodRow] = []
     scores: dict[str, np.ndarray] = {}
 
     def by_trajectory(values: Any) -> np.ndarray:
@@ -52,7 +51,7 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
     def add(key: str, name: str, values: Any, note: str = "") -> None:
         scores[key] = by_trajectory(values)
         estimate = mean_estimate(scores[key].mean(1))
-        rows.append({"key": key, "name": name, "value": float(estimate.value), "error": float(estimate.error), "note": note})
+        rows.append(LikelihoodRow(key=key, name=name, value=float(estimate.value), error=float(estimate.error), note=note))
 
     add("elbo", "model, ELBO", bounds.elbo.cpu(), "reconstruction minus KL, never annealed")
     add("iwae", f"model, IWAE bound (K = {samples})", bounds.iwae.cpu(), "tighter: closer to the log-likelihood of the model")
@@ -64,15 +63,14 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
         add("diagonal", "best diagonal Normal", diagonal, "no emission of independent channels passes this without latents")
     if system.has_oracle:
         add("oracle", "oracle", system.transition_log_prob(x, x_next), "the true transition density: nothing can do better")
-    table = {
-        "unit": "nats per transition",
-        "transitions": len(x),
-        "trajectories": trajectories,
-        "rows": rows,
-        "reconstruction": float(bounds.log_likelihood.mean()),
-        "kl": float(bounds.kl.mean()),
-        "gap_sentence": sbc.bound_gap(scores["elbo"].mean(1), scores["iwae"].mean(1), transitions=1, samples=samples).sentence(),
-    }
+    table = Likelihood(
+        transitions=len(x),
+        trajectories=trajectories,
+        rows=tuple(rows),
+        reconstruction=float(bounds.log_likelihood.mean()),
+        kl=float(bounds.kl.mean()),
+        gap_sentence=sbc.bound_gap(scores["elbo"].mean(1), scores["iwae"].mean(1), transitions=1, samples=samples).sentence(),
+    )
     time = ("time", system.frame_dt * frames, {"units": system.time_unit})
     return Scored(table, xr.Dataset({key: (("trajectory", "time"), value) for key, value in scores.items()}, {"time": time}))
 
@@ -89,31 +87,3 @@ def _transitions(store: Store, settings: EvaluationConfig) -> tuple[np.ndarray, 
         chosen.append((states[:, frames - 1], states[:, frames]))
     before, after = (np.concatenate(part) for part in zip(*chosen, strict=True))
     return frames, before.reshape(-1, *before.shape[2:]), after.reshape(-1, *after.shape[2:])
-
-
-def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> dict[str, Any]:
-    """Say which latents are used, and whether the guide is honest about them."""
-    transition = simulator.transition
-    x, x_next = draw_transitions(store, "test", settings.guide_transitions)
-    x, x_next = simulator.local(x), simulator.local(x_next)
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(settings.seed + 1)
-        step = transition.at(x)
-        prior, posterior = step.prior, step.posterior(x_next)
-        kl = torch.distributions.kl_divergence(posterior.base_dist, prior.base_dist)
-        usage = sbc.latent_usage(*(v.cpu().numpy() for v in (kl, unmasked(posterior).loc, unmasked(prior).loc, unmasked(prior).scale)))
-        # The guide against the model's own draws: z ~ p(z | h), x' ~ p(x' | h, z), then z ~ q(z | h, x').
-        z = prior.sample()
-        imagined = step.advance(step.emission(z).sample()).x
-        draws = step.posterior(imagined).sample((settings.guide_draws,))
-    rng = np.random.default_rng((settings.seed, 2))
-    verdict = sbc.judge_guide(sbc.sbc_diagnostics(draws.cpu().numpy(), z.cpu().numpy(), rng=rng))
-    return {
-        "kl_total": float(kl.sum((-2, -1)).mean()),
-        "active": int(usage.active.sum()),
-        "latent": len(usage.active),
-        "entities": int(kl.shape[-2]),
-        "kl_by_dimension": usage.kl.tolist(),
-        "sentence": usage.sentence(),
-        "guide": verdict.as_dict(),
-    }

@@ -1,10 +1,11 @@
 """The report of a run and the comparison of runs: self-contained HTML pages made from the folders RUN/evaluation/.
 
-evaluated           reads a folder, whatever of it is there
-sections, ...       what the page shows, as plain records (parts)
-figures_...         panels, drawn by matplotlib into SVG in the colours of the page (svg)
-viewers             numbers for the players of the page
-pages               templates and writing
+What a page says comes from `epns_pyro.evaluation`: every check makes its own sections, as plain records.
+
+pages      templates and writing
+svg        panels of figures, drawn by matplotlib in the colours of the page
+training   the section about the training
+viewers    numbers for the players of the page
 """
 
 from epns_pyro.report.pages import write_comparison, write_report

@@ -1,7 +1,7 @@
-"""Panels: small matplotlib axes that become SVG in the colours and the font of the page.
+"""Panels of figures become SVG in the colours and the font of the page, drawn by matplotlib.
 
 A panel is drawn in stand-in colours, one per role, which are replaced by variables of the style sheet: the same SVG is readable on light
-and on dark paper. Roles are fixed throughout: truth is the ink of the page, the model the accent, references a quiet grey.
+and on dark paper.
 """
 
 from __future__ import annotations
@@ -10,19 +10,16 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import matplotlib
-import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-INK, MODEL, GREY, LINE, BAD, MUTED = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+from epns_pyro.evaluation.figures.style import BAD, GREY, INK, LINE, MODEL, MUTED, TINY, tick
+from epns_pyro.evaluation.parts import Panel, Size
+
 _ROLES = {INK: "--ink", MODEL: "--model", GREY: "--grey", LINE: "--axis", BAD: "--bad", MUTED: "--muted"}
-MAX_POINTS = 120  # of a line: more would not be seen
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "epns-pyro",
@@ -56,39 +53,9 @@ _STYLE = {
 }
 
 
-@dataclass(frozen=True)
-class Size:
-    """Width and height of a panel and the margins around its axes, in pixels of the page."""
-
-    width: int
-    height: int
-    left: int = 40
-    right: int = 12
-    top: int = 22
-    bottom: int = 34
-
-
-TINY = Size(160, 112, left=30, right=6, top=20, bottom=16)
-SMALL = Size(300, 196)
-LABELLED = Size(300, 196, right=34)  # room for labels at the ends of lines
-WIDE = Size(720, 210)
-
-
-def panel(size: Size, draw: Callable[[Axes], None], *, title: str = "", x: str = "", colour: str = INK) -> Markup:
-    """Draw one panel.
-
-    Parameters
-    ----------
-    size : Size
-    draw : callable
-        Draws into the axes.
-    title : str
-        Stands above, flush left: the name of the y axis, or what tells the panel from its neighbours.
-    x : str
-        Name of the x axis.
-    colour : str
-        Of the title.
-    """
+def draw(panel: Panel) -> Markup:
+    """Draw one panel as an element of the page."""
+    size = panel.size
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has more fonts than we do
         figure = Figure(figsize=(size.width / 96, size.height / 96), facecolor="none")
@@ -98,59 +65,15 @@ def panel(size: Size, draw: Callable[[Axes], None], *, title: str = "", x: str =
         axes.yaxis.set_major_locator(MaxNLocator(3 if size is TINY else 4, steps=[1, 2, 5, 10]))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(tick))
-        draw(axes)
-        if title:
-            figure.text(2 / size.width if size.left > 20 else 0, 1 - 4 / size.height, title, va="top", fontsize=8.5, color=colour)
-        if x:
-            axes.set_xlabel(x, loc="right", labelpad=1)
+        panel.draw(axes)
+        if panel.title:
+            left = 2 / size.width if size.left > 20 else 0
+            figure.text(left, 1 - 4 / size.height, panel.title, va="top", fontsize=8.5, color=panel.colour)
+        if panel.x:
+            axes.set_xlabel(panel.x, loc="right", labelpad=1)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="none")
     return Markup(_clean(buffer.getvalue(), size))  # matplotlib has escaped every text
-
-
-def tick(value: float, _: int | None = None) -> str:
-    """Write the number at a tick as short as can be."""
-    return f"{value:.4g}".replace("-", "−") if abs(value) < 1e4 else f"{value:.3g}".replace("e+0", "e")
-
-
-def decades(axes: Axes) -> None:
-    """Make y logarithmic, with few ticks at round numbers."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    steps = (1, 2, 5) if high / low < 100 else (1,)
-    ticks = np.outer(powers, steps).ravel() if high / low > 4 else MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
-    ticks = ticks[(low <= ticks) & (ticks <= high)]
-    axes.set_yticks(ticks[:: max(1, -(-len(ticks) // 6))])
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(tick))
-    axes.set_ylim(low, high)
-
-
-def label_ends(axes: Axes, entries: Sequence[tuple[float, str, str]], *, gap: float = 0.085) -> None:
-    """Write labels at the right ends of lines, moved apart where they would overlap: entries of (y, text, colour)."""
-    to_axes = axes.transData + axes.transAxes.inverted()
-    right = axes.get_xlim()[1]
-    placed = sorted((float(to_axes.transform((right, y))[1]), text, colour) for y, text, colour in entries if np.isfinite(y))
-    last = -np.inf
-    heights = []
-    for height, _, _ in placed:
-        last = max(min(max(height, 0), 1), last + gap)
-        heights.append(last)
-    over = max(0.0, heights[-1] - 1) if heights else 0.0
-    for height, (_, text, colour) in zip(heights, placed, strict=True):
-        axes.text(1.015, height - over, text, transform=axes.transAxes, color=colour, fontsize=7.5, va="center", clip_on=False)
-
-
-def largest(*arrays: np.ndarray, default: float) -> float:
-    """Return the largest finite number in some arrays, but not less than `default`."""
-    values = np.concatenate([np.ravel(np.asarray(a, float)) for a in arrays])
-    return float(max([default, *values[np.isfinite(values)]]))
-
-
-def thinned(n: int, most: int = MAX_POINTS) -> np.ndarray:
-    """Indices of at most `most` of n points, evenly spread, first and last among them."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
 
 
 def _clean(text: str, size: Size) -> str:

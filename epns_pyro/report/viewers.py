@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from epns_pyro.report.evaluated import Evaluated
-from epns_pyro.report.svg import thinned
+from epns_pyro.evaluation.evaluated import Evaluated
+from epns_pyro.evaluation.figures.style import thinned
 
 MAX_FRAMES = 120
 MAX_CHARACTERS = 3_000_000  # of packed values: every second frame goes until they fit

@@ -10,7 +10,9 @@ import xarray as xr
 
 from epns_pyro.calibration.idata import inference_data
 from epns_pyro.data import Store, generate
-from epns_pyro.evaluation import checks, ensembles, initial_state, likelihood
+from epns_pyro.evaluation import ensembles, initial_state, likelihood
+from epns_pyro.evaluation.checks.stability import stability
+from epns_pyro.evaluation.checks.symmetry import equivariance
 from epns_pyro.evaluation.evaluate import _about, _written_together
 from epns_pyro.evaluation.forecasters import Forecaster, Persistence, Truth
 from epns_pyro.evaluation.heldout import measure
@@ -118,10 +120,10 @@ def test_every_lead_time_of_every_trajectory_has_a_likelihood(untrained: Simulat
 def test_errors_of_the_likelihood_come_from_trajectories(untrained: Simulator, nbody: Store) -> None:
     settings = EvaluationConfig(trajectories=8, importance_samples=2, likelihood_transitions=96)
     scored = likelihood.score(untrained, nbody, settings, {})
-    oracle = next(row for row in scored.table["rows"] if row["key"] == "oracle")
+    oracle = scored.table.row("oracle")
     by_trajectory = scored.log_likelihood["oracle"].mean("time").values
-    assert oracle["value"] == pytest.approx(by_trajectory.mean())
-    assert oracle["error"] == pytest.approx(by_trajectory.std(ddof=1) / np.sqrt(8))
+    assert oracle.value == pytest.approx(by_trajectory.mean())
+    assert oracle.error == pytest.approx(by_trajectory.std(ddof=1) / np.sqrt(8))
 
 
 def test_large_translations_are_among_the_group_elements(untrained: Simulator, nbody: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,9 +131,9 @@ def test_large_translations_are_among_the_group_elements(untrained: Simulator, n
     group = type(nbody.system.symmetry)
     plain = group.random
     monkeypatch.setattr(group, "random", lambda self, x, rng: seen.append(found := plain(self, x, rng)) or found)
-    found = checks.equivariance(untrained, nbody, EvaluationConfig())
-    assert found["samples"] == 10
-    assert found["maximum"] <= 1e-9
+    found = equivariance(untrained, nbody, EvaluationConfig())
+    assert found.samples == 10
+    assert found.maximum <= 1e-9
     assert max(np.abs(g.translation).max() for g in seen) > 500
     assert untrained.dtype.itemsize == 4, "the simulator itself must stay as it was"
 
@@ -152,11 +154,11 @@ class Diverging(Counting):
 def test_runs_that_diverge_are_counted_and_do_not_end_the_evaluation(nbody: Store) -> None:
     settings = EvaluationConfig(initial_members=50)
     rows, tests, _ = initial_state.compare(Diverging(20), nbody, settings, {})
-    assert {row["runs_left"] for row in rows} == {0.4}
-    assert "60% of the runs of the model had diverged" in rows[0]["sentence"]
+    assert {row.runs_left for row in rows} == {0.4}
+    assert "60% of the runs of the model had diverged" in rows[0].sentence
     assert len(tests) == 1
     rows, tests, fans = initial_state.compare(Diverging(3), nbody, settings, {})
-    assert rows == tests == []
+    assert rows == tests == ()
     assert fans["value"].sel(source="truth").notnull().all()
 
 
@@ -180,8 +182,8 @@ def test_after_a_burn_in_every_forecast_starts_where_its_true_run_is(cells: Stor
 
 
 def test_without_long_runs_model_and_truth_are_simulated_on(nbody: Store, tmp_path: Path) -> None:
-    about, data = checks.stability(Counting(), nbody, EvaluationConfig(long_trajectories=3))
-    assert about["steps"] == 10 * 12
+    about, data = stability(Counting(), nbody, EvaluationConfig(long_trajectories=3))
+    assert about.steps == 10 * 12
     assert data["alive"].dims == ("source", "time")
     assert data.sizes["time"] == 121
     assert data["alive"].sel(source="truth").notnull().all()
@@ -190,13 +192,13 @@ def test_without_long_runs_model_and_truth_are_simulated_on(nbody: Store, tmp_pa
 def test_the_steps_of_long_runs_are_scored_by_the_true_density(nbody: Store) -> None:
     """The oracle's own density has the same law in every state, so the true process used as a model is seen to be right: 20 runs."""
     settings = EvaluationConfig(long_trajectories=20)
-    right, _ = checks.stability(Truth(nbody.system), nbody, settings)
-    wrong, _ = checks.stability(Persistence(nbody.context()), nbody, settings)
-    model, truth = right["step_nats"]["model"], right["step_nats"]["truth"]
-    assert model["median"] == pytest.approx(truth["median"], abs=1.0)
-    assert model["first_percentile"] == pytest.approx(truth["first_percentile"], abs=3.0)
-    assert wrong["step_nats"]["model"]["median"] < truth["first_percentile"] - 5
-    assert "under the true transition density" in right["steps_sentence"]
+    right, _ = stability(Truth(nbody.system), nbody, settings)
+    wrong, _ = stability(Persistence(nbody.context()), nbody, settings)
+    model, truth = right.step_nats["model"], right.step_nats["truth"]
+    assert model.median == pytest.approx(truth.median, abs=1.0)
+    assert model.first_percentile == pytest.approx(truth.first_percentile, abs=3.0)
+    assert wrong.step_nats["model"].median < truth.first_percentile - 5
+    assert "under the true transition density" in right.steps_sentence
 
 
 def test_the_true_tissue_used_as_a_model_is_found_calibrated(cells: Store) -> None:
@@ -211,7 +213,7 @@ def test_the_true_tissue_used_as_a_model_is_found_calibrated(cells: Store) -> No
 def test_the_command_names_the_system(untrained: Simulator, nbody: Store, cells: Store, tmp_path: Path) -> None:
     for store in (nbody, cells):
         about = _about(untrained, store, RunFolder(tmp_path / "a run"), EvaluationConfig(), 1.0)
-        assert about["command"].startswith(f"epns-pyro train {store.system.name} --config '")
+        assert about.command.startswith(f"epns-pyro train {store.system.name} --config '")
 
 
 def test_a_failed_evaluation_leaves_the_old_one(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from epns_pyro.data import Store, generate
 from epns_pyro.evaluation.forecasters import Forecaster, Persistence, Truth
 from epns_pyro.evaluation.heldout import measure
 from epns_pyro.evaluation.label_forecasters import LabelPersistence, border_distance
-from epns_pyro.evaluation.summary import distributions_that_differ, verdict
+from epns_pyro.evaluation.record import EvaluationRecord
+from epns_pyro.evaluation.summary import verdict
 from epns_pyro.report import write_report
 from epns_pyro.systems import CellsConfig, NBodyConfig, SystemConfig
 from epns_pyro.training.run import EvaluationConfig
@@ -75,7 +76,7 @@ def evaluated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     small = [f"--set={s}" for s in (*MODELS[system], "training.batch=4", "training.validation_transitions=12")]
     call("train", system, "--data", folder / "data.zarr", "--out", folder / "run", "--steps", 4, "--no-evaluate", *small)
     output = call("evaluate", folder / "run", *TINY)
-    assert verdict(metrics(folder / "run")) in output
+    assert verdict(EvaluationRecord.read(folder / "run" / "evaluation")) in output
     assert "log-likelihood (ELBO)" in output
     assert "epns-pyro report" in output
     return folder / "run"
@@ -327,12 +328,6 @@ def test_distance_to_the_border_counts_pixels() -> None:
     assert distance[1, 1] == 0
     assert distance[2, 2] == 1
     assert distance[4, 4] == 3
-
-
-def test_differences_are_named_only_beyond_chance() -> None:
-    rows = [{"p_value": p} for p in (0.5, 0.02, 0.001)]
-    assert distributions_that_differ(rows) == [{"p_value": 0.001}]
-    assert distributions_that_differ([]) == []
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from scipy import stats
 
 from epns_pyro.data import Store, generate
 from epns_pyro.evaluation import initial_state
+from epns_pyro.evaluation.checks.initial_states import distributions_that_differ, initial_states_told_apart
 from epns_pyro.evaluation.forecasters import Forecaster, Truth
-from epns_pyro.evaluation.summary import distributions_that_differ, initial_states_told_apart
 from epns_pyro.systems import NBodyConfig
 from epns_pyro.training.run import EvaluationConfig
 
@@ -44,7 +44,7 @@ def test_a_planted_difference_is_flagged_whatever_the_number_of_tests(nbody: Sto
     rows, tests, _ = initial_state.compare(Narrower(Truth(nbody.system), 0.4), nbody, settings, {})
     assert (len(rows), len(tests)) == (LINES, STATES)
     assert len(distributions_that_differ(rows)) > LINES / 2
-    assert initial_states_told_apart(tests) == tests
+    assert initial_states_told_apart(tests) == list(tests)
 
 
 def test_the_true_process_is_not_flagged(nbody: Store) -> None:
@@ -68,7 +68,7 @@ def test_false_alarms_are_as_rare_as_promised() -> None:
         states = [initial_state._distances({"model": draw(), "truth": draw()}, rng) | {"runs_left": np.ones((4, 3))} for _ in range(STATES)]
         rows = initial_state._table(states, names, frames, about, 1.0)
         smallest = np.min([state["p_value"] for state in states], 0).ravel()
-        np.testing.assert_allclose([row["p_value"] for row in rows], np.minimum(1, STATES * smallest))
+        np.testing.assert_allclose([row.p_value for row in rows], np.minimum(1, STATES * smallest))
         alarms += bool(distributions_that_differ(rows))
     assert alarms <= stats.binom.isf(1e-6, repetitions, 0.05)
 

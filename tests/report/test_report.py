@@ -21,9 +21,11 @@ from small_evaluations import TRAINING, Texts, write_evaluation
 
 from epns_pyro.cli import main
 from epns_pyro.errors import DataError
-from epns_pyro.report import write_comparison, write_report
-from epns_pyro.report.evaluated import Evaluated
-from epns_pyro.report.svg import SMALL, panel, thinned
+from epns_pyro.evaluation.evaluated import Evaluated
+from epns_pyro.evaluation.figures.style import SMALL, thinned
+from epns_pyro.evaluation.parts import Panel
+from epns_pyro.evaluation.record import EvaluationRecord
+from epns_pyro.report import svg, write_comparison, write_report
 from epns_pyro.report.viewers import MAX_CHARACTERS, pack, viewer
 
 COMMON = ["verdicts", "look", "likelihood", "fans", "distances", "two-sample", "pit", "coverage", "spread", "skill", "ranks"]
@@ -209,7 +211,7 @@ def test_long_films_are_thinned_until_they_fit() -> None:
     data = xr.Dataset(
         {"cell": (("source", "trajectory", "time", "y", "x"), cell)}, coords={"source": list("abcd"), "time": np.arange(61.0)}
     )
-    show = viewer(Evaluated({}, {}, {"examples": data}))
+    show = viewer(Evaluated(EvaluationRecord(), files={"examples": data}))
     assert len(show.data["values"]) <= MAX_CHARACTERS
     assert show.data["shape"][2] == len(show.data["time"]) < 61
     assert show.data["time"][0] == 0
@@ -222,18 +224,18 @@ def test_orbits_are_drawn_whatever_the_axis_of_the_bodies_is_called(name: str) -
         {"position": (("source", "trajectory", "time", name, "space"), position), "mass": (("trajectory", name), np.ones((3, 6)))},
         coords={"source": ["truth", "member 1"], "time": np.arange(5.0)},
     )
-    show = viewer(Evaluated({}, {}, {"examples": data}))
+    show = viewer(Evaluated(EvaluationRecord(), files={"examples": data}))
     assert show.data["shape"] == [2, 3, 5, 6, 3]
     unpacked = np.frombuffer(zlib.decompress(base64.b64decode(show.data["values"])), "<f4").reshape(2, 3, 5, 6, 3)
     np.testing.assert_array_equal(unpacked[..., :2], position)
 
 
 def test_a_panel_has_the_colours_of_the_page_and_no_markup_from_labels() -> None:
-    svg = panel(SMALL, lambda axes: axes.plot([0, 1], label="x"), title="a<b>$x$ & c", x="</svg>")
-    assert "var(--axis)" in svg
-    assert "#0" not in re.sub(r"#f[0-9a-f]{8}-", "", svg)
-    assert "a&lt;b&gt;$x$ &amp; c" in svg
-    assert svg.count("</svg>") == 1
+    drawn = svg.draw(Panel(SMALL, lambda axes: axes.plot([0, 1], label="x"), title="a<b>$x$ & c", x="</svg>"))
+    assert "var(--axis)" in drawn
+    assert "#0" not in re.sub(r"#f[0-9a-f]{8}-", "", drawn)
+    assert "a&lt;b&gt;$x$ &amp; c" in drawn
+    assert drawn.count("</svg>") == 1
 
 
 def test_thinning_keeps_both_ends() -> None:
@@ -247,10 +249,10 @@ def test_thinning_keeps_both_ends() -> None:
 def test_compare_tells_runs_of_different_data_apart(evaluations: dict[str, Path], tmp_path: Path) -> None:
     runs = {name: tmp_path / name for name in ("one", "two", "three")}
     folders = {name: copied(evaluations["particles"], run) for name, run in runs.items()}
-    about = Evaluated.read(folders["three"]).run
+    about = json.loads((folders["three"] / "metrics.json").read_text())["run"]
     change(folders["three"], run=about | {"store": "elsewhere"})
     rows = write_comparison(folders, tmp_path / "compare.html")
-    assert [row["data"] for row in rows] == ["A", "A", "B"]
+    assert [row.data for row in rows] == ["A", "A", "B"]
     page = (tmp_path / "compare.html").read_text()
     assert "3 runs compared" in page
     assert "different data" in page
@@ -269,7 +271,7 @@ def test_a_comparison_lives_with_what_a_run_lacks(evaluations: dict[str, Path], 
     folder = copied(evaluations["particles"], tmp_path)
     (folder / "metrics.json").write_text(json.dumps({"format": "epns-pyro evaluation", "version": 1}))
     (row,) = write_comparison({HOSTILE: folder}, tmp_path / "compare.html")
-    assert row["elbo"] is None
+    assert row.elbo is None
     assert "<img" not in (tmp_path / "compare.html").read_text()
     with pytest.raises(DataError, match="no such run"):
         write_comparison({"x": tmp_path / "none" / "evaluation"}, tmp_path / "compare.html")

@@ -6,24 +6,30 @@ import re
 from pathlib import Path
 
 import pytest
+from scipy import stats
 from small_evaluations import write_evaluation
 
-from epns_pyro.evaluation.headline import headline
-from epns_pyro.evaluation.summary import distributions_that_differ, initial_states_told_apart, lines, verdict
+from epns_pyro.evaluation.checks.calibration import pit, ranks, skill
+from epns_pyro.evaluation.checks.initial_states import JointCheck, distributions_that_differ, initial_states_told_apart
+from epns_pyro.evaluation.checks.stability import runs_die
+from epns_pyro.evaluation.evaluated import Evaluated
+from epns_pyro.evaluation.lines import lines
+from epns_pyro.evaluation.parts import Text
+from epns_pyro.evaluation.record import Distance, EvaluationRecord, JointTest, Stability
+from epns_pyro.evaluation.summary import headline, verdict
 from epns_pyro.report import write_report
-from epns_pyro.report.evaluated import Evaluated
-from epns_pyro.report.parts import Text
-from epns_pyro.report.sections import pit, ranks, skill, two_sample
 
+GUIDE = {"subject": "guide", "word": "calibrated", "sentence": "calibrated"}
 HEADLINE = {
     "likelihood": {"rows": [{"key": "elbo", "value": 1.0}], "kl": 1.0},
-    "verdicts": {},
-    "same_init": [],
-    "two_sample": [],
-    "latents": {"active": 1, "latent": 2, "guide": {"word": "calibrated"}},
+    "latents": {"active": 1, "latent": 2, "guide": GUIDE},
     "stability": {"steps": 9, "runs": 20, "final_alive_model": 1.0, "final_alive_truth": 1.0},
     "equivariance": {"maximum": 1e-15, "group": "S_2"},
 }
+
+
+def record(**sections: object) -> EvaluationRecord:
+    return EvaluationRecord.model_validate(sections)
 
 
 def judged(*words: str) -> dict:
@@ -31,9 +37,18 @@ def judged(*words: str) -> dict:
     return {"verdicts": {"observables": verdicts}}
 
 
-DYING = {"stability": {"final_alive_model": 0.15, "final_alive_truth": 1.0, "runs": 20}}
-APART = {"two_sample": [{"energy_p": 0.001}, {"energy_p": 0.5}]}
-DIFFERENT = {"same_init": [{"p_value": 0.001, "label": "E"}, {"p_value": 0.9, "label": "L"}]}
+def distance(p_value: float | None, label: str = "E") -> dict:
+    return {"observable": label, "label": label, "time": 1.0, "ks": 0.2, "typical": 0.1, "p_value": p_value}
+
+
+def joint(**p_values: float) -> dict:
+    return {"initial_state": 0, "time": 1.0, **p_values}
+
+
+DYING = {"stability": {"final_alive_model": 0.15, "final_alive_truth": 1.0, "runs": 20, "steps": 9}}
+APART = {"two_sample": [joint(energy_p=0.001), joint(energy_p=0.5)]}
+DIFFERENT = {"same_init": [distance(0.001), distance(0.9, "L")]}
+NO_BETTER = {"likelihood": {"kl": 1.0, "rows": [{"key": "elbo", "value": 1}, {"key": "persistence", "name": "p", "value": 2}]}}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +66,7 @@ DIFFERENT = {"same_init": [{"p_value": 0.001, "label": "E"}, {"p_value": 0.9, "l
         ),
         (
             judged("calibrated") | APART,
-            "Use with care: from one initial state all observables together (for 1 of 2 initial states) differ from the truth. No test",
+            "Use with care: for 1 of 2 initial states all observables together differ from the truth. No test",
         ),
         (
             judged("calibrated") | DYING,
@@ -65,24 +80,24 @@ DIFFERENT = {"same_init": [{"p_value": 0.001, "label": "E"}, {"p_value": 0.9, "l
         (
             judged("biased") | DYING | DIFFERENT | APART,
             "Use with care: only 15% of 20 long runs stay plausible (100% of the true process); q0 is biased; from one initial state "
-            "1 of 2 distributions (E) and all observables together (for 1 of 2 initial states) differ from the truth.",
+            "1 of 2 distributions (E) differ from the truth; for 1 of 2 initial states all observables together differ from the truth.",
         ),
         (judged("calibrated") | {"equivariance": {"maximum": 1e-3}}, "Use with care: the symmetry is broken (error 1e-03)."),
         (
-            judged("calibrated") | {"likelihood": {"rows": [{"key": "elbo", "value": 1}, {"key": "persistence", "value": 2}]}},
+            judged("calibrated") | NO_BETTER,
             "Use with care: one step is predicted worse than by persistence.",
         ),
     ],
 )
 def test_the_first_sentence_says_what_was_found(metrics: dict, words: str) -> None:
-    assert words in verdict(metrics)
+    assert words in verdict(record(**metrics))
 
 
 def test_the_first_sentence_has_the_strongest_evidence_first() -> None:
     metrics = judged("wrong in shape", "biased", "biased")
     for found, p in zip(metrics["verdicts"]["observables"], (0.03, 0.02, 1e-9), strict=True):
         found["p_value"] = p
-    assert verdict(metrics) == "Use with care: q2 and q1 are biased; q0 is wrong in shape."
+    assert verdict(record(**metrics)) == "Use with care: q2 and q1 are biased; q0 is wrong in shape."
 
 
 @pytest.mark.parametrize(
@@ -92,28 +107,23 @@ def test_the_first_sentence_has_the_strongest_evidence_first() -> None:
         (APART, "all observables together"),
         (DIFFERENT, "distributions from one initial state"),
         ({"equivariance": {"maximum": 1e-3, "group": "S_2"}}, "symmetry error"),
-        (
-            {"likelihood": {"kl": 1.0, "rows": [{"key": "elbo", "value": 1.0}, {"key": "persistence", "name": "p", "value": 2.0}]}},
-            "log-likelihood (ELBO)",
-        ),
+        (NO_BETTER, "log-likelihood (ELBO)"),
     ],
 )
 def test_what_the_first_sentence_blames_the_headline_marks(changed: dict, label: str) -> None:
-    metrics = HEADLINE | {key: HEADLINE[key] | value if isinstance(value, dict) else value for key, value in changed.items()}
-    rows = [{"ks": 0.2, "typical": 0.1, "time": 1.0} | row for row in metrics["same_init"]]
-    marked = [line["label"] for line in headline(metrics | {"same_init": rows}) if line["good"] is False]
-    assert marked == [label]
-    assert verdict(metrics).startswith("Use with care: ")
-    assert verdict(HEADLINE) == "Nothing was judged on held-out data."
+    found = record(**HEADLINE | changed)
+    assert [line.label for line in headline(found) if line.good is False] == [label]
+    assert verdict(found).startswith("Use with care: ")
+    assert verdict(record(**HEADLINE)) == "Nothing was judged on held-out data."
 
 
 def test_a_line_says_nothing_twice() -> None:
-    (line,) = lines(judged("calibrated"))
+    (line,) = lines(record(**judged("calibrated")).verdicts)
     assert (line.seen, line.state, line.power) == ("seen", "good", "90%")
 
 
 def test_the_page_says_that_the_power_of_a_vector_is_not_against_wrong_dependence(tmp_path: Path) -> None:
-    vector = {line.subject: line for line in lines(Evaluated.read(write_evaluation(tmp_path)).metrics)}["vector"]
+    vector = {line.subject: line for line in lines(Evaluated.read(write_evaluation(tmp_path)).record.verdicts)}["vector"]
     assert vector.state == "good"
     assert vector.seen.endswith("; the power against wrong dependence is not known")
     assert "would be found" not in vector.seen
@@ -132,7 +142,7 @@ def test_scores_are_shown_with_their_skill_where_there_is_one(tmp_path: Path) ->
     }
     assert f"vector against persistence: {skills['variogram_skill']}".replace("-", "−") in shown["Skill, Variogram score"].alt
     assert skills["skill"] != skills["variogram_skill"]
-    of_old = Evaluated(found.metrics, {"fields": found.groups["fields"].drop_vars(["variogram_skill", "variogram_skill_error"])}, {})
+    of_old = Evaluated(found.record, {"fields": found.groups["fields"].drop_vars(["variogram_skill", "variogram_skill_error"])}, {})
     assert [item.title for item in skill(of_old).items] == ["Energy score", "Skill, Energy score", "Variogram score"]
 
 
@@ -142,7 +152,7 @@ def test_a_label_image_has_one_name_in_verdicts_and_figures(tmp_path: Path, name
     path = folder / "metrics.json"
     path.write_text(path.read_text().replace('"subject": "cell image"', f'"subject": "{name}"'))
     found = Evaluated.read(folder)
-    assert [line.subject for line in lines(found.metrics)][-1] == name
+    assert [line.subject for line in lines(found.record.verdicts)][-1] == name
     assert [subject.label for subject in found.subjects("labels")] == [name]
     assert [item.title for item in ranks(found).items] == [f"{name}, by agreement"]
 
@@ -158,40 +168,60 @@ def test_the_column_of_coverage_is_headed_by_the_level_that_it_shows(tmp_path: P
 
 
 def test_distributions_differ_beyond_chance_over_all_of_them() -> None:
-    rows = [{"p_value": p} for p in (0.004, 0.006, None, *[0.5] * 7)]
+    rows = [Distance.model_validate(distance(p)) for p in (0.004, 0.006, None, *[0.5] * 7)]
     assert distributions_that_differ(rows) == [rows[0]]
+    assert distributions_that_differ([]) == []
 
 
 def test_initial_states_are_told_apart_beyond_chance_over_all_tests() -> None:
-    tests = [{"energy_p": 0.004, "classifier_p": 0.9}, {"energy_p": 0.006, "classifier_p": 0.5}, {"energy_p": 0.5, "classifier_p": 0.001}]
-    many = [*tests, *[{"energy_p": 0.5, "classifier_p": 0.5}] * 2]
+    of_old = JointTest(**joint(energy_p=0.02))
+    tests = [JointTest(**joint(energy_p=e, classifier_p=c)) for e, c in ((0.004, 0.9), (0.006, 0.5), (0.5, 0.001))]
+    many = [*tests, *[JointTest(**joint(energy_p=0.5, classifier_p=0.5))] * 2]
     assert initial_states_told_apart(many) == [tests[0], tests[2]]
     assert initial_states_told_apart(tests) == tests
-    assert initial_states_told_apart([{"energy_p": 0.02}] * 2) == [{"energy_p": 0.02}] * 2  # an evaluation of old
-    assert initial_states_told_apart([{}]) == initial_states_told_apart([]) == []
+    assert initial_states_told_apart([of_old] * 2) == [of_old] * 2
+    assert initial_states_told_apart([JointTest(**joint())]) == initial_states_told_apart([]) == []
 
 
 def test_the_joint_tests_are_corrected_in_words_and_in_the_headline() -> None:
     """With p = 0.001 from two of five initial states nothing may be marked as good."""
     p_values = (0.001, 0.28, 0.017, 0.48, 0.001)
-    tests = [
-        {"initial_state": i, "time": 1.0, "energy_p": p, "classifier_p": 0.3, "classifier_accuracy": 0.5, "lower": 0.4, "upper": 0.6}
-        for i, p in enumerate(p_values)
-    ]
-    section = two_sample(Evaluated({"two_sample": tests}, {}, {}))
+    about = {"time": 1.0, "classifier_p": 0.3, "classifier_accuracy": 0.5, "lower": 0.4, "upper": 0.6}
+    tests = tuple(JointTest(initial_state=i, energy_p=p, **about) for i, p in enumerate(p_values))
+    check = JointCheck()
+    (section,) = check.sections(tests, Evaluated(EvaluationRecord()))
     assert "Corrected for all 10 tests (p times 10 below 5%), model and truth are told apart from initial states 1 and 5." in [
         item.words for item in section.items if isinstance(item, Text)
     ]
-    (line,) = (line for line in headline(HEADLINE | {"two_sample": tests}) if line["label"] == "all observables together")
-    assert line["good"] is False
-    assert line["value"] == "2 of 5 initial states differ"
-    assert line["note"].endswith("5% over 10 tests; smallest p times 10: 0.01")
-    (line,) = (line for line in headline(HEADLINE | {"two_sample": tests[1:4]}) if line["label"] == "all observables together")
-    assert line["good"] is True
+    (line,) = check.headline(tests)
+    assert line.good is False
+    assert line.value == "2 of 5 initial states differ"
+    assert line.note.endswith("5% over 10 tests; smallest p times 10: 0.01")
+    (line,) = check.headline(tests[1:4])
+    assert line.good is True
+
+
+@pytest.mark.parametrize(
+    ("left", "runs", "fault"),
+    [(4, 5, False), (3, 5, False), (2, 5, True), (16, 20, False), (15, 20, True), (90, 100, False), (0, 0, False)],
+)
+def test_runs_die_only_beyond_chance(left: int, runs: int, fault: bool) -> None:
+    found = Stability(final_alive_model=left / max(runs, 1), final_alive_truth=1.0, steps=9, runs=runs)
+    assert runs_die(found) is fault
+
+
+def test_a_model_as_mortal_as_the_truth_is_blamed_in_at_most_5_percent() -> None:
+    """Whatever the true share and the number of runs, with nine tenths of the true share kept."""
+    for runs in (5, 20, 100):
+        for truth in (0.5, 0.9, 1.0):
+            kept = stats.binom(runs, 0.9 * truth)
+            of = {"final_alive_truth": truth, "steps": 9, "runs": runs}
+            blamed = [k for k in range(runs + 1) if runs_die(Stability(final_alive_model=k / runs, **of))]
+            assert kept.pmf(blamed).sum() < 0.05
 
 
 def test_a_forecaster_with_a_defect_is_called_by_its_name(tmp_path: Path) -> None:
     found = Evaluated.read(write_evaluation(tmp_path, forecaster="under-dispersed"))
-    dying = "only 80% of 20 long runs stay plausible (100% of the true process)"
-    assert verdict(found.metrics) == f"Use with care: {dying}; vector, level and count are over-confident."
+    dying = "only 60% of 20 long runs stay plausible (100% of the true process)"
+    assert verdict(found.record) == f"Use with care: {dying}; vector, level and count are over-confident."
     assert "outside the band" in pit(found).items[0].alt

@@ -134,7 +134,7 @@ def metrics(rng: np.random.Generator, texts: Texts, judged: dict[str, Any], said
             }
             for i in range(2)
         ],
-        "stability": {"sentence": texts.label, "final_alive_model": 0.8, "final_alive_truth": 1.0, "steps": 50, "runs": 20},
+        "stability": {"sentence": texts.label, "final_alive_model": 0.6, "final_alive_truth": 1.0, "steps": 50, "runs": 20},
         "recalibration": said,
     }  # fmt: skip
 

@@ -1,18 +1,17 @@
-"""Figures of calibration over lead time. Every function returns panels, as SVG."""
+"""Figures of calibration over lead time. Every function returns panels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from markupsafe import Markup
-from matplotlib.axes import Axes
 
 from epns_pyro.calibration.wording import brief
-from epns_pyro.report.evaluated import Subject
-from epns_pyro.report.figures_distribution import with_unit
-from epns_pyro.report.svg import (
+from epns_pyro.evaluation.evaluated import Subject
+from epns_pyro.evaluation.figures.distribution import with_unit
+from epns_pyro.evaluation.figures.style import (
     BAD,
     GREY,
     INK,
@@ -25,15 +24,18 @@ from epns_pyro.report.svg import (
     decades,
     label_ends,
     largest,
-    panel,
     thinned,
 )
+from epns_pyro.evaluation.parts import Panel, Size
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 GRID_TIMES = 6  # lead times of a grid of panels
 TRUE_PROCESS = "true process"
 
 
-def ecdf_differences(one: xr.Dataset, prefix: str = "") -> list[Markup]:
+def ecdf_differences(one: xr.Dataset, prefix: str = "") -> list[Panel]:
     """Rank ECDF minus its expectation with the simultaneous band, a tiny panel per lead time; `prefix` as in the names of variables."""
     names = (f"{prefix}ecdf_difference", f"{prefix}band_lower", f"{prefix}band_upper")
     point = one["point"].values
@@ -51,7 +53,7 @@ def ecdf_differences(one: xr.Dataset, prefix: str = "") -> list[Markup]:
     for k in grid_times(one):
         outside = leaves(*(one[name].isel(lead_time=k).values for name in names))
         title = brief(f"{float(one['lead_time'][k]):.4g} {one.attrs.get('time_unit', '')}", 14) + (" · outside" if outside else "")
-        panels.append(panel(TINY, lambda axes, k=k: draw(axes, k), title=title, colour=BAD if outside else INK))
+        panels.append(Panel(TINY, lambda axes, k=k: draw(axes, k), title=title, colour=BAD if outside else INK))
     return panels
 
 
@@ -65,7 +67,7 @@ def leaves(difference: np.ndarray, low: np.ndarray, high: np.ndarray) -> bool:
     return bool(((difference < low - 1e-9) | (difference > high + 1e-9)).any())
 
 
-def coverage(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
+def coverage(subjects: Sequence[Subject], time_unit: str) -> list[Panel]:
     """Coverage of central intervals against lead time with 95% intervals, a panel per subject."""
 
     def draw(axes: Axes, one: xr.Dataset) -> None:
@@ -96,7 +98,7 @@ def coverage(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
     return [_panel(s, draw, LABELLED, brief(s.label), time_unit) for s in subjects]
 
 
-def ratios(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
+def ratios(subjects: Sequence[Subject], time_unit: str) -> list[Panel]:
     """Spread over error of the ensemble mean, with its interval: 1 if honest; a panel per subject."""
     top = min(3.0, largest(*(s.data["spread_skill_upper"].values for s in subjects), default=1.6))
 
@@ -110,7 +112,7 @@ def ratios(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
     return [_panel(s, draw, SMALL, brief(s.label), time_unit) for s in subjects]
 
 
-def shifts(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
+def shifts(subjects: Sequence[Subject], time_unit: str) -> list[Panel]:
     """How far the truth lies off the centre of its ensemble, in ensemble spreads; a panel per subject."""
     ends = [np.abs(s.data["shift"].values) + 2 * s.data["shift_error"].values for s in subjects]
     top = 1.1 * largest(*ends, default=0.4)
@@ -125,7 +127,7 @@ def shifts(subjects: Sequence[Subject], time_unit: str) -> list[Markup]:
     return [_panel(s, draw, SMALL, brief(s.label), time_unit) for s in subjects]
 
 
-def scores(subjects: Sequence[Subject], score: str, skill: str, time_unit: str) -> list[Markup]:
+def scores(subjects: Sequence[Subject], score: str, skill: str, time_unit: str) -> list[Panel]:
     """A score over lead time, model and, where there is a skill, references, on a logarithmic scale; a panel per subject.
 
     The score of a reference is that of the model over 1 minus the skill, which is how the skill was made.
@@ -149,7 +151,7 @@ def scores(subjects: Sequence[Subject], score: str, skill: str, time_unit: str) 
     return [_panel(s, draw, NAMED, with_unit(brief(s.label, 34), s.unit), time_unit) for s in subjects]
 
 
-def skills(subjects: Sequence[Subject], skill: str, time_unit: str) -> list[Markup]:
+def skills(subjects: Sequence[Subject], skill: str, time_unit: str) -> list[Panel]:
     """Share of the score of each reference that the model saves; a panel per subject."""
 
     def draw(axes: Axes, one: xr.Dataset) -> None:
@@ -178,7 +180,7 @@ def short(name: str) -> str:
     return brief({TRUE_PROCESS: "truth", "persistence": "persist."}.get(name, name), 11)
 
 
-def reliability(subject: Subject) -> list[Markup]:
+def reliability(subject: Subject) -> list[Panel]:
     """How often a label was there against how often the ensemble said so, beside a perfect ensemble of this size; three lead times."""
     data = subject.data
 
@@ -193,7 +195,7 @@ def reliability(subject: Subject) -> list[Markup]:
 
     unit = str(data.attrs.get("time_unit", ""))
     return [
-        panel(
+        Panel(
             SMALL,
             lambda axes, k=k: draw(axes, data.isel(lead_time=k)),
             title=f"frequency, at {float(data['lead_time'][k]):.4g} {brief(unit, 12)}".rstrip(),
@@ -203,8 +205,8 @@ def reliability(subject: Subject) -> list[Markup]:
     ]
 
 
-NAMED = LABELLED.__class__(LABELLED.width, LABELLED.height, left=LABELLED.left, right=58)  # room for names of references
+NAMED = Size(LABELLED.width, LABELLED.height, left=LABELLED.left, right=58)  # room for names of references
 
 
-def _panel(subject: Subject, draw, size, title: str, time_unit: str) -> Markup:
-    return panel(size, lambda axes: draw(axes, subject.data), title=title, x=with_unit("lead time", time_unit))
+def _panel(subject: Subject, draw, size, title: str, time_unit: str) -> Panel:
+    return Panel(size, lambda axes: draw(axes, subject.data), title=title, x=with_unit("lead time", time_unit))

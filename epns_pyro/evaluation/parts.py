@@ -1,12 +1,49 @@
-"""What a page is made of: sections of figures, tables and sentences. Plain records; the templates turn them into HTML."""
+"""What a page is made of: sections of figures, tables and sentences. Plain records, which the report turns into HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from markupsafe import Markup
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width and height of a panel and the margins around its axes, in pixels of the page."""
+
+    width: int
+    height: int
+    left: int = 40
+    right: int = 12
+    top: int = 22
+    bottom: int = 34
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes, not drawn yet.
+
+    Parameters
+    ----------
+    size : Size
+    draw : callable
+        Draws into the axes of matplotlib that it is given, in the colours of `figures.style`.
+    title : str
+        Stands above, flush left: the name of the y axis, or what tells the panel from its neighbours.
+    x : str
+        Name of the x axis.
+    colour : str
+        Of the title; by default that of the page's ink.
+    """
+
+    size: Size
+    draw: Callable[[Axes], None]
+    title: str = ""
+    x: str = ""
+    colour: str = "#010101"
 
 
 @dataclass(frozen=True)
@@ -23,8 +60,8 @@ class Figure:
 
     Parameters
     ----------
-    panels : sequence of Markup
-        SVG, from `svg.panel`; the page lays them out, as many to a row as fit.
+    panels : sequence of Panel
+        The page lays them out, as many to a row as fit.
     alt : str
         What the figure shows, for those who cannot see it.
     caption : str
@@ -36,7 +73,7 @@ class Figure:
     """
 
     kind: ClassVar[str] = "figure"
-    panels: Sequence[Markup]
+    panels: Sequence[Panel]
     alt: str
     caption: str
     title: str = ""

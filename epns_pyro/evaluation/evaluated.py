@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from epns_pyro.errors import DataError
-from epns_pyro.plain import read_json
+from epns_pyro.evaluation.record import EvaluationRecord
 
-FORMAT, VERSION = "epns-pyro evaluation", 1
 GROUPS = {"observables": "observable", "fields": "field", "labels": ""}  # of diagnostics.nc, with the dim that lists their subjects
-FILES = ("fans", "stability", "examples", "recalibration")
+NOT_SHOWN = {"diagnostics", "inference_data"}  # the first is read by group, the second is for ArviZ
 
 
 @dataclass(frozen=True)
@@ -43,11 +40,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The files of an evaluation: metrics.json, the groups of diagnostics.nc, and other files by name; any of them may lack."""
+    """The files of an evaluation: its record, the groups of diagnostics.nc, and other files by name; any of them may lack."""
 
-    metrics: dict[str, Any]
-    groups: dict[str, xr.Dataset]
-    files: dict[str, xr.Dataset]
+    record: EvaluationRecord
+    groups: dict[str, xr.Dataset] = field(default_factory=dict)
+    files: dict[str, xr.Dataset] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Evaluated:
@@ -58,28 +55,14 @@ class Evaluated:
         DataError
             If there is no evaluation, or not one that this version reads.
         """
-        path, again = folder / "metrics.json", f"epns-pyro evaluate {shlex.quote(str(folder.parent))} makes it"
-        if not folder.parent.is_dir():
-            raise DataError(f"{folder.parent}: no such run: epns-pyro train --out {shlex.quote(str(folder.parent))} makes one")
-        if not path.is_file():
-            raise DataError(f"{folder}: no evaluation there: {again}")
-        try:
-            metrics = read_json(path)
-        except DataError as error:
-            raise DataError(f"{error}: {again} anew") from None
-        if not isinstance(metrics, dict) or metrics.get("format") != FORMAT or metrics.get("version") != VERSION:
-            raise DataError(f"{path}: expected {FORMAT!r} of version {VERSION}, which this version reads: {again} anew")
+        record = EvaluationRecord.read(folder)
         groups = {name: data for name in GROUPS if (data := _load(folder / "diagnostics.nc", name)) is not None}
-        files = {name: data for name in FILES if (data := _load(folder / f"{name}.nc")) is not None}
-        return cls(metrics, groups, files)
-
-    @property
-    def run(self) -> dict[str, Any]:
-        return self.metrics.get("run") or {}
+        others = sorted(path for path in folder.glob("*.nc") if path.stem not in NOT_SHOWN)
+        return cls(record, groups, {path.stem: data for path in others if (data := _load(path)) is not None})
 
     @property
     def time_unit(self) -> str:
-        return str(self.run.get("time_unit") or "")
+        return self.record.run.time_unit
 
     @property
     def level(self) -> float | None:
@@ -94,8 +77,8 @@ class Evaluated:
                 continue
             data = self.groups[group]
             if not dim:
-                judged = (self.metrics.get("verdicts") or {}).get(group) or [{}]  # figures call it what its verdict does
-                yield Subject(group, group, str(judged[0].get("subject", "label image")), "", data)
+                judged = self.record.verdicts.get(group)  # figures call it what its verdict does
+                yield Subject(group, group, judged[0].subject if judged else "label image", "", data)
                 continue
             for name in data[dim].values:
                 one = data.sel({dim: name})
@@ -108,8 +91,9 @@ def _load(path: Path, group: str | None = None) -> xr.Dataset | None:
     if not path.is_file():
         return None
     try:
-        return xr.load_dataset(path, group=group, engine="h5netcdf")
-    except (OSError, KeyError) as error:
+        return xr.load_dataset(path, group=group, engine="h5netcdf", decode_times=False)  # a unit such as "days" is but a word here
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:  # what HDF5 and xarray say to damaged bytes
         if group is not None and "group not found" in str(error):
             return None
-        raise DataError(f"{path}: not a netCDF file that can be read ({error}): epns-pyro evaluate makes it anew") from None
+        words = " ".join(str(error).split())
+        raise DataError(f"{path}: not a netCDF file that can be read ({words}): epns-pyro evaluate makes it anew") from None

@@ -1,27 +1,29 @@
-"""Figures of the model itself: latents, symmetry, long rollouts, recalibration, training. Every function returns panels, as SVG."""
+"""Figures of the model itself: latents, symmetry, long rollouts, recalibration, training. Every function returns panels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from markupsafe import Markup
-from matplotlib.axes import Axes
 
 from epns_pyro.calibration.sbc import ACTIVE_NATS
 from epns_pyro.calibration.wording import brief
-from epns_pyro.evaluation.summary import SYMMETRY_ERROR
-from epns_pyro.report.figures_distribution import with_unit
-from epns_pyro.report.svg import GREY, INK, LABELLED, LINE, MODEL, MUTED, WIDE, Size, label_ends, largest, panel, thinned
+from epns_pyro.evaluation.figures.distribution import with_unit
+from epns_pyro.evaluation.figures.style import GREY, INK, LABELLED, LINE, MODEL, MUTED, WIDE, label_ends, largest, thinned
+from epns_pyro.evaluation.parts import Panel, Size
+from epns_pyro.evaluation.record import Symmetry
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ROUNDING = 2.2e-16  # what float64 can resolve
 
 
-def latent_bars(kl: Sequence[float | None]) -> list[Markup]:
+def latent_bars(kl: Sequence[float]) -> list[Panel]:
     """KL of every latent dimension, most used first."""
-    ordered = np.sort(np.array([0 if v is None else v for v in kl], float))[::-1]
+    ordered = np.sort(np.nan_to_num(kl))[::-1]
 
     def draw(axes: Axes) -> None:
         axes.bar(np.arange(1, len(ordered) + 1), ordered, width=0.7, color=[MODEL if v >= ACTIVE_NATS else GREY for v in ordered])
@@ -30,17 +32,17 @@ def latent_bars(kl: Sequence[float | None]) -> list[Markup]:
                       textcoords="offset points", ha="right", color=MUTED, fontsize=7.5)  # fmt: skip
         axes.set(xlim=(0.3, len(ordered) + 0.7), ylim=(0, 1.1 * max(ordered.max(), 3 * ACTIVE_NATS)))
 
-    return [panel(WIDE, draw, title="KL per dimension, nats per entity", x="latent dimension, most used first")]
+    return [Panel(WIDE, draw, title="KL per dimension, nats per entity", x="latent dimension, most used first")]
 
 
-def symmetry(found: dict[str, Any]) -> list[Markup]:
-    """The symmetry error on a scale from rounding to what would be noticed."""
+def symmetry(found: Symmetry, allowed: float) -> list[Panel]:
+    """The symmetry error on a scale from rounding to what would be noticed; more than `allowed` is a fault."""
 
     def draw(axes: Axes) -> None:
-        axes.axvspan(SYMMETRY_ERROR, 1, color=GREY, alpha=0.3, linewidth=0)
-        for name, colour, up in (("median", MUTED, -13), ("maximum", MODEL, 8)):
-            if found.get(name) is not None:
-                at = max(found[name], 1e-18)
+        axes.axvspan(allowed, 1, color=GREY, alpha=0.3, linewidth=0)
+        for name, value, colour, up in (("median", found.median, MUTED, -13), ("maximum", found.maximum, MODEL, 8)):
+            if np.isfinite(value):
+                at = max(value, 1e-18)
                 axes.plot(at, 0, "o", color=colour, markersize=6)
                 axes.annotate(name, (at, 0), (-3, up), textcoords="offset points", ha="left", color=colour)
         axes.annotate("not allowed", (1e-5, 0), (0, -3), textcoords="offset points", color=MUTED, ha="center")
@@ -53,10 +55,10 @@ def symmetry(found: dict[str, Any]) -> list[Markup]:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
 
-    return [panel(Size(720, 110, left=6, right=20), draw, title="relative change of the log density", x="")]
+    return [Panel(Size(720, 110, left=6, right=20), draw, title="relative change of the log density", x="")]
 
 
-def stability(data: xr.Dataset, time_unit: str) -> list[Markup]:
+def stability(data: xr.Dataset, time_unit: str) -> list[Panel]:
     """Share of runs that are still plausible."""
     data = data.isel(time=thinned(data.sizes["time"], 400))
 
@@ -72,10 +74,10 @@ def stability(data: xr.Dataset, time_unit: str) -> list[Markup]:
         label_ends(axes, ends)
 
     size = Size(WIDE.width, WIDE.height, right=40)
-    return [panel(size, draw, title="runs that are still plausible", x=with_unit("time", time_unit))]
+    return [Panel(size, draw, title="runs that are still plausible", x=with_unit("time", time_unit))]
 
 
-def widening(learnt: xr.Dataset, labels: dict[str, str], time_unit: str) -> list[Markup]:
+def widening(learnt: xr.Dataset, labels: dict[str, str], time_unit: str) -> list[Panel]:
     """Width of recalibrated intervals relative to those of the ensemble, a panel per observable."""
     factor = 1 + learnt["widen_low"] + learnt["widen_high"]
     top = min(4.0, 1.1 * largest(factor.values, default=1.4))
@@ -92,7 +94,7 @@ def widening(learnt: xr.Dataset, labels: dict[str, str], time_unit: str) -> list
         label_ends(axes, ends)
 
     return [
-        panel(
+        Panel(
             LABELLED,
             lambda axes, name=name: draw(axes, factor.sel(observable=name)),
             title=brief(labels.get(name, name)),
@@ -102,7 +104,7 @@ def widening(learnt: xr.Dataset, labels: dict[str, str], time_unit: str) -> list
     ]
 
 
-def training(rows: Sequence[tuple[int, str, float]]) -> list[Markup]:
+def training(rows: Sequence[tuple[int, str, float]]) -> list[Panel]:
     """ELBO on training batches and on held-out transitions over optimiser steps; empty if nothing was logged."""
     series = {name: _series(rows, name) for name in ("train_log_likelihood", "train_kl", "val_elbo", "val_oracle")}
     step, likelihood = series["train_log_likelihood"]
@@ -127,7 +129,7 @@ def training(rows: Sequence[tuple[int, str, float]]) -> list[Markup]:
         axes.set_ylim(low - 0.35 * (top - low) - 1, top + 0.08 * (top - low) + 0.5)
         label_ends(axes, ends)
 
-    return [panel(Size(WIDE.width, 240, right=56), draw, title="ELBO, nats per transition", x="optimiser step")]
+    return [Panel(Size(WIDE.width, 240, right=56), draw, title="ELBO, nats per transition", x="optimiser step")]
 
 
 def _series(rows: Sequence[tuple[int, str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +137,7 @@ def _series(rows: Sequence[tuple[int, str, float]], name: str) -> tuple[np.ndarr
     return np.array([p[0] for p in points]), np.array([p[1] for p in points])
 
 
-def sparkline(data: xr.Dataset, level: float = 0.9) -> Markup:
+def sparkline(data: xr.Dataset, level: float = 0.9) -> Panel:
     """Coverage at one level over lead time, small enough for a line of a table."""
     at = data.sel(level=level, method="nearest")
     nominal = float(at["nominal"])
@@ -149,4 +151,4 @@ def sparkline(data: xr.Dataset, level: float = 0.9) -> Markup:
         axes.set(ylim=(nominal - 0.35, 1.0), xlim=(-0.2, max(len(x) - 0.8, 0.2)))
         axes.set_axis_off()
 
-    return panel(Size(104, 22, left=1, right=1, top=1, bottom=1), draw)
+    return Panel(Size(104, 22, left=1, right=1, top=1, bottom=1), draw)

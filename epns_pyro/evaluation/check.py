@@ -1,0 +1,148 @@
+"""What a check is: it measures one thing about a trained simulator, and says what was found.
+
+To add one, write one file like those in `epns_pyro.evaluation.checks`: a class derived from `Check`, and a record of what it measures.
+Put an instance into the list CHECKS there; code from outside calls `add_check`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import xarray as xr
+
+from epns_pyro.data import Store
+from epns_pyro.evaluation import heldout, initial_state, likelihood
+from epns_pyro.evaluation.evaluated import Evaluated
+from epns_pyro.evaluation.forecasters import Forecaster, Model
+from epns_pyro.evaluation.parts import Section
+from epns_pyro.evaluation.record import EvaluationRecord, HeadlineLine, parse
+from epns_pyro.simulator import Simulator
+from epns_pyro.training.run import EvaluationConfig
+
+R = TypeVar("R")
+
+
+@dataclass
+class Inputs:
+    """What a check may look at, and where it leaves its files.
+
+    What several checks need (forecasts of a set, one-step scores, runs from one initial state) is made when it is first asked for.
+
+    Parameters
+    ----------
+    simulator : Simulator
+    store : Store
+    settings : EvaluationConfig
+    references : mapping of Forecaster
+        By name: naive forecasters, and the true process where it can be simulated.
+    folder : Path
+        RUN/evaluation/ while it is written.
+    progress : callable
+        Called as ``progress(done, total)`` by checks that take long.
+    """
+
+    simulator: Simulator
+    store: Store
+    settings: EvaluationConfig
+    references: Mapping[str, Forecaster]
+    folder: Path
+    progress: Callable[[int, int], None] = lambda done, total: None
+    _forecasts: dict[str, heldout.HeldOut] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def model(self) -> Forecaster:
+        """The simulator as a forecaster."""
+        return Model(self.simulator)
+
+    @cached_property
+    def scored(self) -> likelihood.Scored:
+        """One-step scores of test transitions."""
+        return likelihood.score(self.simulator, self.store, self.settings, dict(self.references))
+
+    @cached_property
+    def compared(self) -> initial_state.Compared | None:
+        """Runs from one initial state, model against truth; None where the store has too few."""
+        return initial_state.compare(self.model, self.store, self.settings, dict(self.references))
+
+    def forecasts(self, split: str) -> heldout.HeldOut:
+        """Forecasts of held-out trajectories of a set, diagnosed; those of the set `test` beside the references."""
+        if split not in self._forecasts:
+            others = self.references if split == "test" else {}
+            self._forecasts[split] = heldout.measure(
+                self.model, self.store, split, self.settings, references=others, progress=self.progress
+            )
+        return self._forecasts[split]
+
+    def save(self, name: str, data: xr.Dataset, *, group: str | None = None) -> None:
+        """Write a file NAME.nc of the evaluation, or a group of it; `Evaluated.files` has it under its name."""
+        data.to_netcdf(self.folder / f"{name}.nc", group=group, mode="a" if group else "w", engine="h5netcdf")
+
+
+class Severity(IntEnum):
+    """How much a fault matters: the first sentence of a page has the worst first."""
+
+    BROKEN = 0  # a promise of the construction does not hold
+    USELESS = 1  # no better than what needs no learning
+    UNSTABLE = 2
+    MISCALIBRATED = 3
+    DIFFERENT = 4  # from the truth, where that is known in many runs
+    INCOMPLETE = 5  # the model or the state lacks something
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong, in words that go on after "Use with care: "."""
+
+    severity: Severity
+    words: str
+
+
+class Check(ABC, Generic[R]):
+    """Measures one thing about a trained simulator; its record R goes into metrics.json and is all that the page needs.
+
+    Attributes
+    ----------
+    key : str
+        Name of its section of metrics.json.
+    title : str
+        What a progress bar calls it.
+    record : type
+        R: a `Record`, or a tuple or mapping of records.
+    """
+
+    key: ClassVar[str]
+    title: ClassVar[str]
+    record: ClassVar[Any]
+
+    @abstractmethod
+    def measure(self, inputs: Inputs) -> R | None:
+        """Measure; None where there is nothing to measure it on."""
+
+    def sections(self, record: R | None, found: Evaluated) -> Iterator[Section]:
+        """Yield what the page shows; sections without items are left out. The record is None where an evaluation has none."""
+        yield from ()
+
+    def headline(self, record: R) -> Iterator[HeadlineLine]:
+        """Yield lines of the summary."""
+        yield from ()
+
+    def faults(self, record: R) -> Iterator[Fault]:
+        """Yield what is wrong."""
+        yield from ()
+
+    def read(self, record: EvaluationRecord) -> R | None:
+        """Return what this check found; None where an evaluation has nothing of it.
+
+        Raises
+        ------
+        DataError
+            If it is not the record of such a check.
+        """
+        raw = getattr(record, self.key, None)
+        return parse(self.record, raw, where=f"{record.where}: {self.key}") if raw else None

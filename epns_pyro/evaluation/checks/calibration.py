@@ -1,0 +1,237 @@
+"""Check: are the ensembles calibrated on held-out trajectories?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import xarray as xr
+
+from epns_pyro.calibration.verdicts import Word
+from epns_pyro.calibration.wording import listing, number
+from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
+from epns_pyro.evaluation.evaluated import Evaluated, Subject
+from epns_pyro.evaluation.figures import calibration
+from epns_pyro.evaluation.figures.style import largest
+from epns_pyro.evaluation.lines import lines
+from epns_pyro.evaluation.parts import Figure, Key, Section
+from epns_pyro.evaluation.record import HeadlineLine, VerdictRecord
+
+NAMED = 3  # faults in a line of the summary; the table of verdicts has all
+Verdicts = dict[str, tuple[VerdictRecord, ...]]
+
+
+class CalibrationCheck(Check[Verdicts]):
+    """Its record has the verdicts of every group: observables, fields, labels."""
+
+    key, title, record = "verdicts", "held-out forecasts", Verdicts
+
+    def measure(self, inputs: Inputs) -> Verdicts:
+        judged = inputs.forecasts("test")
+        for name, data in judged.diagnostics.items():
+            inputs.save("diagnostics", data, group=name)
+        return {group: tuple(VerdictRecord.model_validate(v) for v in verdicts) for group, verdicts in judged.verdicts.items()}
+
+    def sections(self, record: Verdicts | None, found: Evaluated) -> Iterator[Section]:
+        for make in (pit, coverage, spread, skill, ranks, reliability):  # in the order of the page
+            yield make(found)
+
+    def headline(self, record: Verdicts) -> Iterator[HeadlineLine]:
+        judged = [v for group in record.values() for v in group if v.word != Word.TOO_FEW_DATA]
+        good = [v for v in judged if v.word == Word.CALIBRATED]
+        faults = [f"{v.subject} {v.word}" for v in judged if v.word != Word.CALIBRATED]
+        more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+        yield HeadlineLine(
+            label="calibrated on held-out data",
+            value=f"{len(good)} of {len(judged)} quantities",
+            note=", ".join(faults[:NAMED]) + more or "no test fails",
+            good=len(good) == len(judged) if judged else None,
+        )
+
+    def faults(self, record: Verdicts) -> Iterator[Fault]:
+        at_fault = sorted((line for line in lines(record) if line.state == "fault"), key=lambda line: line.p_value)
+        for word in dict.fromkeys(line.word for line in at_fault):
+            subjects = [line.subject for line in at_fault if line.word == word]
+            yield Fault(Severity.MISCALIBRATED, f"{listing(subjects)} {'is' if len(subjects) == 1 else 'are'} {word}")
+
+
+def pit(found: Evaluated) -> Section:
+    section = Section(
+        "pit",
+        "PIT-ECDF by lead time",
+        "Where the truth falls among its ensemble members, as a distribution function minus what it should be. The grey band "
+        "holds the whole "
+        "line of a calibrated ensemble 95 times in 100, at each lead time by itself: of 20 panels about one leaves it by chance, which the "
+        "verdicts allow for. A line that falls and then rises through 0 means an ensemble too wide, one that rises and then falls one too "
+        "narrow, a bow to one side a bias.",
+    )
+    for subject in found.subjects("observables"):
+        if "ecdf_difference" in subject.data:
+            section.items.append(_ecdf(subject.data, subject.label))
+    return section
+
+
+def ranks(found: Evaluated) -> Section:
+    section = Section(
+        "ranks",
+        "Multivariate ranks",
+        "Whether components go together as they should. Each state, truth or member, is boiled down to one number (the pre-rank), and the "
+        "truth must rank among the members like any of them. An ensemble can be right in every component and fail here.",
+    )
+    for subject in found.subjects("fields", "labels"):
+        for rank in map(str, subject.data["pre_rank"].values if "joint_ecdf_difference" in subject.data else ()):
+            section.items.append(_ecdf(subject.data.sel(pre_rank=rank), f"{subject.label}, by {rank}", "joint_"))
+    return section
+
+
+def _ecdf(one: xr.Dataset, title: str, prefix: str = "") -> Figure:
+    names = (f"{prefix}ecdf_difference", f"{prefix}band_lower", f"{prefix}band_upper")
+    shown = calibration.grid_times(one)
+    outside = [k for k in shown if calibration.leaves(*(one[name].isel(lead_time=k).values for name in names))]
+    times = ", ".join(f"{float(one['lead_time'][k]):.4g}" for k in outside)
+    seen = f"outside the band at lead time {times}" if outside else "inside the band at every lead time shown"
+    return Figure(
+        calibration.ecdf_differences(one, prefix),
+        alt=f"Rank ECDF minus its expectation for {title}, by lead time: {seen}.",
+        caption=f"{seen.capitalize()}.",
+        title=title,
+        size="tiny",
+    )
+
+
+def coverage(found: Evaluated) -> Section:
+    section = Section(
+        "coverage",
+        "Coverage of intervals",
+        "How often the truth falls into central intervals of the ensemble. Lines across: what was promised. Whiskers: 95% intervals; of 20 "
+        "dots about one misses its line by chance.",
+    )
+    subjects = [s for s in found.subjects("observables", "fields") if "coverage" in s.data]
+    if subjects:
+        last = "; ".join(f"{s.label} {float(s.data['coverage'].sel(level=0.9, method='nearest')[-1]):.0%}" for s in subjects)
+        section.items.append(
+            Figure(
+                calibration.coverage(subjects, found.time_unit),
+                alt=f"Coverage of central intervals over lead time. {found.level:.0%} intervals at the last lead time cover: {last}.",
+                caption="If the model is honest, dots lie on their lines: below, intervals are too narrow; above, too wide.",
+                key=(Key("model", "coverage"), Key("bad", "its interval misses the line")),
+            )
+        )
+    return section
+
+
+def spread(found: Evaluated) -> Section:
+    section = Section(
+        "spread",
+        "Spread and bias",
+        "An honest ensemble is as wide as its mean is wrong, and centred on the truth. Bands: 95%, over trajectories, unbiased for finite "
+        "ensembles.",
+    )
+    subjects = list(found.subjects("observables", "fields"))
+    with_ratio = [s for s in subjects if "spread_skill" in s.data]
+    if with_ratio:
+        ends = ", ".join(f"{s.label} {float(s.data['spread_skill'][-1]):.2f}" for s in with_ratio)
+        section.items.append(
+            Figure(
+                calibration.ratios(with_ratio, found.time_unit),
+                alt=f"Spread-skill ratio over lead time; at the last: {ends}.",
+                caption="Ensemble spread over error of the ensemble mean: 1 is honest, below 1 over-confident, above 1 under-confident.",
+                title="Spread-skill ratio",
+                key=(Key("model", "model"), Key("truth", "honest")),
+            )
+        )
+    with_shift = [s for s in subjects if "shift" in s.data]
+    if with_shift:
+        ends = ", ".join(f"{s.label} {number(float(s.data['shift'][-1]), '+.2f')}" for s in with_shift)
+        section.items.append(
+            Figure(
+                calibration.shifts(with_shift, found.time_unit),
+                alt=f"Bias over lead time in ensemble spreads; at the last: {ends}.",
+                caption="How far the truth lies above (+) or below (−) the centre of its ensemble, in ensemble spreads: 0 is honest.",
+                title="Bias",
+                key=(Key("model", "model"), Key("truth", "honest")),
+            )
+        )
+    return section
+
+
+_SCORES = (
+    ("observables", "crps", "skill", "CRPS"),
+    ("fields", "energy_score", "skill", "Energy score"),
+    ("fields", "variogram_score", "variogram_skill", "Variogram score"),
+    ("labels", "brier", "skill", "Brier score"),
+    ("labels", "log_score", "", "Log score"),
+)
+
+
+def skill(found: Evaluated) -> Section:
+    section = Section(
+        "skill",
+        "Scores and skill",
+        "Proper scores reward an ensemble for being sharp and right; lower is better. The true process is another ensemble of the truth, "
+        "which nothing can beat; persistence needs no learning. The variogram score of a vector looks at pairs of components: it sees how "
+        "they go together, where the energy score sees mostly the components.",
+    )
+    for group, score, saved, name in _SCORES:
+        subjects = [s for s in found.subjects(group) if score in s.data]
+        if not subjects:
+            continue
+        skilled = [s for s in subjects if saved in s.data]
+        ends = ", ".join(f"{s.label} {float(s.data[score][-1]):.3g}" for s in subjects)
+        section.items.append(
+            Figure(
+                calibration.scores(subjects, score, saved, found.time_unit),
+                alt=f"{name} over lead time, logarithmic scale, model and references; model at the last: {ends}.",
+                caption="Logarithmic scale. "
+                + (
+                    "An honest and sharp model lies on the line of the true process, far below naive references."
+                    if skilled
+                    else "Lower is better."
+                ),
+                title=name,
+                key=(Key("model", "model"), Key("truth", "true process"), Key("reference", "naive references")) if skilled else (),
+            )
+        )
+        if skilled:
+            section.items.append(
+                Figure(
+                    calibration.skills(skilled, saved, found.time_unit),
+                    alt=f"Skill of the {name} over lead time against each reference. " + _skills_in_words(skilled, saved),
+                    caption="Share of the score of a reference that the model saves, with 95% intervals: near 1 against a naive "
+                    "reference is good, "
+                    "0 against the true process is the best there is.",
+                    title=f"Skill, {name}",
+                    key=(Key("truth", "against the true process"), Key("reference", "against naive references")),
+                )
+            )
+    return section
+
+
+def _skills_in_words(subjects: list[Subject], skill: str) -> str:
+    said = []
+    for s in subjects:
+        last = s.data[skill].isel(lead_time=-1)
+        said += [f"{s.label} against {name}: {number(float(last.sel(reference=name)))}" for name in last["reference"].values]
+    return "At the last lead time: " + "; ".join(said) + "."
+
+
+def reliability(found: Evaluated) -> Section:
+    section = Section(
+        "reliability",
+        "Reliability of labels",
+        "When a share p of the members show a label at a site, how often is it there? A perfect ensemble of this size does not lie on the "
+        "diagonal, because shares of few members are noisy: compare with the dashed line.",
+    )
+    for subject in found.subjects("labels"):
+        if "frequency" in subject.data:
+            off = largest(np.abs(subject.data["frequency"] - subject.data["expected_frequency"]).values, default=0.0)
+            section.items.append(
+                Figure(
+                    calibration.reliability(subject),
+                    alt=f"Reliability diagrams at three lead times; the largest distance from a perfect ensemble is {off:.2f}.",
+                    caption="If the model is honest, dots lie on the dashed line; a flatter run of dots is over-confident. "
+                    "Whiskers: 95%, over trajectories.",
+                    key=(Key("model", "model"), Key("dashed", "a perfect ensemble of this size")),
+                )
+            )
+    return section

@@ -1,0 +1,90 @@
+"""Check: which latents are used, and is the guide honest about them?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from epns_pyro.calibration import sbc
+from epns_pyro.calibration.wording import number, sentence
+from epns_pyro.data import Store
+from epns_pyro.evaluation.check import Check, Inputs
+from epns_pyro.evaluation.evaluated import Evaluated
+from epns_pyro.evaluation.figures import model as figures
+from epns_pyro.evaluation.lines import after_word
+from epns_pyro.evaluation.parts import Figure, Judged, Key, Section
+from epns_pyro.evaluation.record import HeadlineLine, Latents, VerdictRecord
+from epns_pyro.models.normal import unmasked
+from epns_pyro.simulator import Simulator
+from epns_pyro.training.run import EvaluationConfig
+from epns_pyro.training.validation import draw_transitions
+
+
+class LatentsCheck(Check[Latents]):
+    key, title, record = "latents", "latents", Latents
+
+    def measure(self, inputs: Inputs) -> Latents:
+        return latents(inputs.simulator, inputs.store, inputs.settings)
+
+    def sections(self, record: Latents | None, found: Evaluated) -> Iterator[Section]:
+        if record is None:
+            return
+        section = Section(
+            "latents",
+            "Latents",
+            "How much each latent dimension tells the emission, and whether the guide is honest about it: ranks of latents drawn from "
+            "the model among draws of the guide must be uniform. Idle latents are shown, not hidden.",
+        )
+        if record.kl_by_dimension:
+            together = "" if record.entities is None else f" Of {record.entities} entities together: {number(record.kl_total)} nats."
+            section.items.append(
+                Figure(
+                    figures.latent_bars(record.kl_by_dimension),
+                    alt=f"KL per latent dimension: {record.sentence}.",
+                    caption=sentence(record.sentence or "KL per latent dimension") + (together if math.isfinite(record.kl_total) else ""),
+                    key=(Key("model", "in use"), Key("floor", "idle")),
+                    size="wide",
+                )
+            )
+        if guide := record.guide:
+            section.items.append(Judged("The guide is", guide.word, sentence(after_word(guide.sentence, guide.word))))
+        yield section
+
+    def headline(self, record: Latents) -> Iterator[HeadlineLine]:
+        yield HeadlineLine(
+            label="latents in use",
+            value=f"{record.active} of {record.latent} dimensions, KL {number(record.kl_total)} nats",
+            note="per transition" + (f"; guide {record.guide.word}" if record.guide else ""),
+            good=None if record.active else False,
+        )
+
+
+def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Latents:
+    """Say which latents are used, and whether the guide is honest about them."""
+    transition = simulator.transition
+    x, x_next = draw_transitions(store, "test", settings.guide_transitions)
+    x, x_next = simulator.local(x), simulator.local(x_next)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(settings.seed + 1)
+        step = transition.at(x)
+        prior, posterior = step.prior, step.posterior(x_next)
+        kl = torch.distributions.kl_divergence(posterior.base_dist, prior.base_dist)
+        usage = sbc.latent_usage(*(v.cpu().numpy() for v in (kl, unmasked(posterior).loc, unmasked(prior).loc, unmasked(prior).scale)))
+        # The guide against the model's own draws: z ~ p(z | h), x' ~ p(x' | h, z), then z ~ q(z | h, x').
+        z = prior.sample()
+        imagined = step.advance(step.emission(z).sample()).x
+        draws = step.posterior(imagined).sample((settings.guide_draws,))
+    rng = np.random.default_rng((settings.seed, 2))
+    verdict = sbc.judge_guide(sbc.sbc_diagnostics(draws.cpu().numpy(), z.cpu().numpy(), rng=rng))
+    return Latents(
+        kl_total=float(kl.sum((-2, -1)).mean()),
+        active=int(usage.active.sum()),
+        latent=len(usage.active),
+        entities=int(kl.shape[-2]),
+        kl_by_dimension=tuple(usage.kl.tolist()),
+        sentence=usage.sentence(),
+        guide=VerdictRecord.model_validate(verdict),
+    )

@@ -1,0 +1,96 @@
+"""Check: how probable are held-out transitions under the model?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from epns_pyro.calibration.wording import measured, number, precision, sentence
+from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
+from epns_pyro.evaluation.evaluated import Evaluated
+from epns_pyro.evaluation.figures import distribution as figures
+from epns_pyro.evaluation.parts import Figure, Key, Section, Table, Text
+from epns_pyro.evaluation.record import HeadlineLine, Likelihood, LikelihoodRow
+
+GOOD_GAP = 5  # nats below the oracle
+
+
+class LikelihoodCheck(Check[Likelihood]):
+    key, title, record = "likelihood", "likelihood", Likelihood
+
+    def measure(self, inputs: Inputs) -> Likelihood:
+        return inputs.scored.table
+
+    def sections(self, record: Likelihood | None, found: Evaluated) -> Iterator[Section]:
+        if record is None:
+            return
+        rows, elbo, oracle = record.known, record.row("elbo"), record.row("oracle")
+        lead = "How probable held-out transitions are under the model, in nats per transition of the whole system: higher is better."
+        caption = "A model that has learned anything stands above the references that need no learning."
+        if oracle:
+            lead += " The oracle is the true transition density, so the distance to it says how good the model is in absolute terms."
+            caption = "An honest model stands between the references that need no learning and the oracle, never above it."
+            if elbo:
+                gap = number(oracle.value - elbo.value)
+                caption = f"The model (ELBO) is {gap} nats per transition below the oracle. {caption}"
+        section = Section("likelihood", "Likelihood", lead)
+        if rows:
+            section.items.extend(
+                [
+                    Figure(
+                        figures.ladder(rows),
+                        alt="Scores in nats per transition: " + ", ".join(f"{row.name} {_value(row)}" for row in rows) + ".",
+                        caption=f"{caption} Whiskers: one standard error over trajectories.",
+                        key=(Key("model", "model"), Key("truth", "oracle"), Key("reference", "references")) if oracle else (),
+                        size="medium",
+                    ),
+                    _table(record),
+                ]
+            )
+            if record.fields:
+                fields = [(row.name, _value(row), _error(row)) for row in record.fields]
+                section.items.append(Table(("field", "nats", "error"), fields, frozenset({"nats", "error"})))
+            if math.isfinite(record.reconstruction + record.kl):
+                words = f"The ELBO is reconstruction, {number(record.reconstruction)}, minus KL, {number(record.kl)} nats."
+                section.items.append(Text(words))
+            if record.gap_sentence:
+                section.items.append(Text(sentence(record.gap_sentence)))
+        yield section
+
+    def headline(self, record: Likelihood) -> Iterator[HeadlineLine]:
+        elbo, naive, oracle = (record.row(key) for key in ("elbo", "persistence", "oracle"))
+        if elbo is None:
+            return
+        yield HeadlineLine(
+            label="log-likelihood (ELBO)",
+            value=f"{measured(elbo.value, elbo.error)} nats",
+            note="per transition" + (f"; {naive.name}: {measured(naive.value, naive.error)}" if naive else ""),
+            good=None if naive is None else not loses_to_persistence(record),
+        )
+        if oracle:
+            gap = oracle.value - elbo.value
+            note = f"the true transition density scores {_value(oracle)}"
+            yield HeadlineLine(label="gap to the oracle", value=f"{gap:.2f} nats", note=note, good=gap < GOOD_GAP)
+
+    def faults(self, record: Likelihood) -> Iterator[Fault]:
+        if loses_to_persistence(record):
+            yield Fault(Severity.USELESS, "one step is predicted worse than by persistence")
+
+
+def loses_to_persistence(record: Likelihood) -> bool:
+    """Say whether held-out transitions are less probable than under persistence."""
+    elbo, naive = record.row("elbo"), record.row("persistence")
+    return elbo is not None and naive is not None and elbo.value <= naive.value
+
+
+def _table(record: Likelihood) -> Table:
+    head = ("law", record.unit, "error", "what it is")
+    return Table(head, [(row.name, _value(row), _error(row), row.note) for row in record.known], frozenset({record.unit, "error"}))
+
+
+def _value(row: LikelihoodRow) -> str:
+    return number(row.value, f".{precision(row.error)}f")
+
+
+def _error(row: LikelihoodRow) -> str:
+    return number(row.error, f".{precision(row.error)}f")

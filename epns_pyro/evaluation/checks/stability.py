@@ -1,0 +1,149 @@
+"""Check: do runs far beyond the length of training stay plausible?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from epns_pyro.calibration.verdicts import FALSE_ALARM
+from epns_pyro.calibration.wording import sentence
+from epns_pyro.data import Store
+from epns_pyro.evaluation import ensembles
+from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
+from epns_pyro.evaluation.evaluated import Evaluated
+from epns_pyro.evaluation.figures import model as figures
+from epns_pyro.evaluation.forecasters import Forecaster, Truth
+from epns_pyro.evaluation.parts import Figure, Key, Section
+from epns_pyro.evaluation.record import HeadlineLine, Stability, StepNats
+from epns_pyro.systems import System
+from epns_pyro.training.run import EvaluationConfig
+
+HORIZON = 10  # lengths of training
+STEPS_SCORED = 100  # per long run, by the true transition density
+LEAST_ALIVE = 0.9  # share of plausible runs, of the true share, that is good enough
+
+
+class StabilityCheck(Check[Stability]):
+    key, title, record = "stability", "long horizon", Stability
+
+    def measure(self, inputs: Inputs) -> Stability:
+        found, alive = stability(inputs.model, inputs.store, inputs.settings)
+        inputs.save("stability", alive)
+        return found
+
+    def sections(self, record: Stability | None, found: Evaluated) -> Iterator[Section]:
+        if record is None:
+            return
+        section = Section(
+            "stability",
+            "Stability of long rollouts",
+            "Runs far beyond the length of training trajectories, one per initial state: how many are still physically plausible?",
+        )
+        if (data := found.files.get("stability")) is not None:
+            words = sentence(record.sentence or "share of runs that are still plausible")
+            steps = f" {sentence(record.steps_sentence)}" if record.steps_sentence else ""
+            section.items.append(
+                Figure(
+                    figures.stability(data, found.time_unit),
+                    alt=f"Share of runs that are still plausible over time, model and truth. {words}",
+                    caption=f"{words} An honest model falls no faster than the truth. {_rule(record)}{steps}",
+                    key=(Key("model", "model"), Key("truth", "truth")),
+                    size="wide",
+                )
+            )
+        yield section
+
+    def headline(self, record: Stability) -> Iterator[HeadlineLine]:
+        yield HeadlineLine(
+            label=f"plausible after {record.steps} steps",
+            value=f"{record.final_alive_model:.0%}",
+            note=f"true process {record.final_alive_truth:.0%}, {record.runs} runs",
+            good=not runs_die(record),
+        )
+
+    def faults(self, record: Stability) -> Iterator[Fault]:
+        if runs_die(record):
+            alive, true = record.final_alive_model, record.final_alive_truth
+            yield Fault(Severity.UNSTABLE, f"only {alive:.0%} of {record.runs} long runs stay plausible ({true:.0%} of the true process)")
+
+
+def runs_die(record: Stability) -> bool:
+    """Say whether fewer than LEAST_ALIVE times the true share of long runs stay plausible: exact binomial test, 5% false alarms."""
+    least = LEAST_ALIVE * record.final_alive_truth
+    if not (record.runs and np.isfinite(least) and np.isfinite(record.final_alive_model)):
+        return False
+    return bool(stats.binom.cdf(round(record.final_alive_model * record.runs), record.runs, least) < FALSE_ALARM)
+
+
+def _rule(record: Stability) -> str:
+    return (
+        f"It counts as a fault when a model that keeps {LEAST_ALIVE:.0%} of the true share would end with so few runs in less than "
+        f"{FALSE_ALARM:.0%} of cases (exact binomial test, {record.runs} runs)."
+    )
+
+
+def stability(forecaster: Forecaster, store: Store, settings: EvaluationConfig) -> tuple[Stability, xr.Dataset]:
+    """Follow one run per initial state far beyond the length of training, and say how many stay plausible.
+
+    Where the true transition density is known, say also how likely their steps are under it.
+
+    The initial states and the true runs are those of the set `long`. Without one they are those of the set `test`: where the true process
+    can be simulated both go on for HORIZON times the length of training, otherwise they stop where the recorded runs do.
+    """
+    system, first = store.system, store.system.first_frame
+    group = "long" if "long" in store.splits else "test"
+    count, seed = min(settings.long_trajectories, store.size(group)), settings.seed + 3
+    x0 = store.read(group, slice(0, count), start=first, stop=first + 1)[:, 0]
+
+    def follow(one: Forecaster, steps: int, seed: int) -> xr.Dataset:
+        return ensembles.forecast(one, x0, steps, 1, seed, lambda x: {"": _long(system, x)})[""]
+
+    if group == "test" and system.can_simulate:
+        steps = HORIZON * (store.steps("train") - first)
+        truth = follow(Truth(system), steps, seed + 1)
+    else:
+        steps = store.steps(group) - first
+        truth = ensembles.recorded(store, group, np.arange(count), lambda x: {"": _long(system, x[None])})[""]
+    runs = {"model": follow(forecaster, steps, seed), "truth": truth}
+    data = xr.Dataset(
+        {"alive": (("source", "time"), np.stack([one["alive"].values.mean((0, 1)) for one in runs.values()]))},
+        coords={"source": list(runs), "time": ("time", system.frame_dt * np.arange(steps + 1), {"units": system.time_unit})},
+        attrs={"runs": count},
+    )
+    model, true = (float(x[-1]) for x in data["alive"].values)
+    words = f"{model:.0%} of {count} runs of the model are still plausible after {steps} steps ({true:.0%} of the true process)"
+    scored = {source: one["nats"].values[one["nats"].notnull()] for source, one in runs.items() if "nats" in one}
+    nats, steps_sentence = {}, ""
+    if scored and all(one.size for one in scored.values()):
+        nats = {source: StepNats(median=np.median(one), first_percentile=np.quantile(one, 0.01)) for source, one in scored.items()}
+        steps_sentence = (
+            f"under the true transition density their steps have {nats['model'].median:.1f} nats in the median and "
+            f"{nats['model'].first_percentile:.1f} at the 1st percentile "
+            f"({nats['truth'].median:.1f} and {nats['truth'].first_percentile:.1f} those of the true process)"
+        )
+    found = Stability(
+        final_alive_model=model,
+        final_alive_truth=true,
+        steps=steps,
+        runs=count,
+        sentence=words,
+        step_nats=nats,
+        steps_sentence=steps_sentence,
+    )
+    return found, data
+
+
+def _long(system: System, x: np.ndarray) -> xr.Dataset:
+    """What is kept of long runs (sample, trajectory, time, *site, channel): `alive`, and `nats`, the true log density of about STEPS_SCORED
+    steps of each, as far as it is alive."""
+    alive = system.alive(x)
+    kept = xr.Dataset({"alive": (ensembles.ENSEMBLE, alive)})
+    if system.has_oracle:
+        steps = np.arange(0, x.shape[2] - 1, max(1, x.shape[2] // STEPS_SCORED))
+        nats, scored = np.full((*x.shape[:2], len(steps)), np.nan), alive[:, :, steps + 1]
+        nats[scored] = system.transition_log_prob(x[:, :, steps][scored], x[:, :, steps + 1][scored])
+        kept["nats"] = (("sample", "trajectory", "step"), nats)
+    return kept

@@ -1,0 +1,116 @@
+"""Check: is the density of the trained model the same for moved, turned or relabelled futures?"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from epns_pyro.calibration.wording import number, sentence
+from epns_pyro.data import Store
+from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
+from epns_pyro.evaluation.evaluated import Evaluated
+from epns_pyro.evaluation.figures import model as figures
+from epns_pyro.evaluation.parts import Figure, Section, Table
+from epns_pyro.evaluation.record import HeadlineLine, Symmetry
+from epns_pyro.inference.elbo import log_density
+from epns_pyro.simulator import Simulator
+from epns_pyro.symmetry import density_invariance_error
+from epns_pyro.training.run import EvaluationConfig
+
+STEPS = 5  # of the paths whose density is moved by random group elements
+ELEMENTS, FAR = 5, 100  # random elements of either kind; factor by which translations of the second kind are larger
+ALLOWED = 1e-9  # relative change of the log density
+
+
+class SymmetryCheck(Check[Symmetry]):
+    key, title, record = "equivariance", "symmetry", Symmetry
+
+    def measure(self, inputs: Inputs) -> Symmetry:
+        return equivariance(inputs.simulator, inputs.store, inputs.settings)
+
+    def sections(self, record: Symmetry | None, found: Evaluated) -> Iterator[Section]:
+        if record is None:
+            return
+        section = Section(
+            "equivariance",
+            "Symmetry",
+            "A symmetric simulator gives a rotated (or relabelled, ...) future exactly the probability of the original. Measured on "
+            "the trained weights, from raw states.",
+        )
+        section.items.append(
+            Figure(
+                figures.symmetry(record, ALLOWED),
+                alt=f"Symmetry error on a logarithmic scale: maximum {record.maximum:.1e}, up to 1e-9 is allowed.",
+                caption=sentence(record.sentence or f"the log density changes by at most {record.maximum:.1e} of its size")
+                + " A symmetric model shows nothing but rounding.",
+                size="wide",
+            )
+        )
+        rows = (
+            ("group", record.group),
+            ("maximum", number(record.maximum, ".1e")),
+            ("median", number(record.median, ".1e")),
+            ("group elements tried", "" if record.samples is None else str(record.samples)),
+            ("arithmetic", record.dtype),
+        )
+        section.items.append(Table((), [row for row in rows if row[1] not in ("", "–")]))
+        yield section
+
+    def headline(self, record: Symmetry) -> Iterator[HeadlineLine]:
+        yield HeadlineLine(label="symmetry error", value=f"{record.maximum:.0e}", note=record.group, good=not breaks(record))
+
+    def faults(self, record: Symmetry) -> Iterator[Fault]:
+        if breaks(record):
+            yield Fault(Severity.BROKEN, f"the symmetry is broken (error {record.maximum:.0e})")
+
+
+def breaks(record: Symmetry) -> bool:
+    """Say whether the log density changes by more than rounding under elements of the group."""
+    return record.maximum > ALLOWED
+
+
+def equivariance(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Symmetry:
+    """Measure |log p(g x, g z | g x_0) - log p(x, z | x_0)| / |log p| of the trained weights in float64, from raw states."""
+    transition = copy.deepcopy(simulator.transition).cpu().double()
+    x = torch.as_tensor(simulator.context.to_local(store.read("test", slice(0, 4), start=store.system.first_frame)))[:, : STEPS + 1]
+    x = x.double() if x.dtype.is_floating_point else x.long()
+    with torch.no_grad():
+        prior = transition.at(x[:, 0]).prior
+    generator = torch.Generator().manual_seed(settings.seed)
+    z = torch.randn(len(x), x.shape[1] - 1, *prior.event_shape, generator=generator, dtype=torch.float64)
+
+    def density(x0: torch.Tensor, path: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return log_density(transition, x0, path, z)
+
+    group = store.system.symmetry
+    groups = [group]
+    if getattr(group, "translation_scale", 0):  # half of the elements move far
+        groups.append(dataclasses.replace(group, translation_scale=FAR * group.translation_scale))
+    found = [
+        density_invariance_error(
+            density,
+            simulator.spec,
+            x[:, 0],
+            x[:, 1:],
+            z,
+            g,
+            latent_fields=transition.latent_fields,
+            samples=ELEMENTS,
+            seed=settings.seed,
+        )
+        for g in groups
+    ]
+    maximum, samples = max(one.maximum for one in found), sum(one.samples for one in found)
+    return Symmetry(
+        maximum=maximum,
+        median=float(np.mean([one.median for one in found])),
+        samples=samples,
+        dtype="float64",
+        group=group.description,
+        sentence=f"the log density of the trained model changes by at most {maximum:.1e} of its size under "
+        f"{samples} random elements of {group.description}",
+    )

@@ -1,0 +1,72 @@
+"""What the figures share: colours by role, sizes of panels, and labels that do not overlap.
+
+Colours are stand-ins, one per role, for which a page puts its own. Roles are fixed throughout: truth is the ink of the page, the model
+the accent, references a quiet grey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from epns_pyro.evaluation.parts import Size
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, MODEL, GREY, LINE, BAD, MUTED = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+MAX_POINTS = 120  # of a line: more would not be seen
+
+TINY = Size(160, 112, left=30, right=6, top=20, bottom=16)
+SMALL = Size(300, 196)
+LABELLED = Size(300, 196, right=34)  # room for labels at the ends of lines
+WIDE = Size(720, 210)
+
+
+def tick(value: float, _: int | None = None) -> str:
+    """Write the number at a tick as short as can be."""
+    return f"{value:.4g}".replace("-", "−") if abs(value) < 1e4 else f"{value:.3g}".replace("e+0", "e")
+
+
+def decades(axes: Axes) -> None:
+    """Make y logarithmic, with few ticks at round numbers."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    steps = (1, 2, 5) if high / low < 100 else (1,)
+    ticks = np.outer(powers, steps).ravel() if high / low > 4 else MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
+    ticks = ticks[(low <= ticks) & (ticks <= high)]
+    axes.set_yticks(ticks[:: max(1, -(-len(ticks) // 6))])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(tick))
+    axes.set_ylim(low, high)
+
+
+def label_ends(axes: Axes, entries: Sequence[tuple[float, str, str]], *, gap: float = 0.085) -> None:
+    """Write labels at the right ends of lines, moved apart where they would overlap: entries of (y, text, colour)."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    right = axes.get_xlim()[1]
+    placed = sorted((float(to_axes.transform((right, y))[1]), text, colour) for y, text, colour in entries if np.isfinite(y))
+    last = -np.inf
+    heights = []
+    for height, _, _ in placed:
+        last = max(min(max(height, 0), 1), last + gap)
+        heights.append(last)
+    over = max(0.0, heights[-1] - 1) if heights else 0.0
+    for height, (_, text, colour) in zip(heights, placed, strict=True):
+        axes.text(1.015, height - over, text, transform=axes.transAxes, color=colour, fontsize=7.5, va="center", clip_on=False)
+
+
+def largest(*arrays: np.ndarray, default: float) -> float:
+    """Return the largest finite number in some arrays, but not less than `default`."""
+    values = np.concatenate([np.ravel(np.asarray(a, float)) for a in arrays])
+    return float(max([default, *values[np.isfinite(values)]]))
+
+
+def thinned(n: int, most: int = MAX_POINTS) -> np.ndarray:
+    """Indices of at most `most` of n points, evenly spread, first and last among them."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))

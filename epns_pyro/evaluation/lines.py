@@ -1,0 +1,55 @@
+"""Verdicts as a page or a table shows them: one line per quantity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from epns_pyro.calibration.verdicts import Word, percent
+from epns_pyro.evaluation.record import VerdictRecord
+
+GROUPS = {"observables": "observables", "fields": "fields", "labels": "label images"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A verdict as the page shows it: `state` is "good", "fault" or "silent"; `seen` is the sentence without its first word."""
+
+    group: str
+    subject: str
+    word: str
+    state: str
+    seen: str
+    power: str
+    rule: str
+    p_value: float
+
+
+def lines(verdicts: Mapping[str, Sequence[VerdictRecord]]) -> list[Line]:
+    """Return one line per verdict."""
+    return [_line(group, v) for group, some in verdicts.items() for v in some]
+
+
+def state(word: str) -> str:
+    """Say whether a word is good news, a fault, or silence."""
+    return "good" if word == Word.CALIBRATED else "silent" if word == Word.TOO_FEW_DATA else "fault"
+
+
+def after_word(sentence: str, word: str) -> str:
+    """Drop the word of a verdict from the front of its sentence, where a badge says it already."""
+    return sentence.removeprefix(word).lstrip(": ")
+
+
+def _line(group: str, v: VerdictRecord) -> Line:
+    parts = after_word(v.sentence, v.word).split("; ")
+    return Line(
+        group=GROUPS.get(group, group),
+        subject=v.subject,
+        word=v.word,
+        state=state(v.word),
+        seen="; ".join(part for i, part in enumerate(parts) if i == 0 or "would be found" not in part),  # "power" says it already
+        power=percent(v.power) if math.isfinite(v.power) else "–",
+        rule=v.rule,
+        p_value=v.p_value if math.isfinite(v.p_value) else 1.0,
+    )

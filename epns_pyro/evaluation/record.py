@@ -1,0 +1,302 @@
+"""The record of an evaluation: what metrics.json holds, typed, between the checks that write it and the pages that read it.
+
+A number that is not known is NaN in memory and null in the file. Entries that this version does not know are ignored; sections that are
+not in the file are None or empty, so evaluations of older versions can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import pydantic
+
+from epns_pyro.errors import DataError
+from epns_pyro.plain import read_json
+
+FORMAT, VERSION = "epns-pyro evaluation", 1
+NAN = math.nan
+T = TypeVar("T")
+
+
+def _known(value: Any) -> Any:
+    """Read null, NaN and infinities as NaN, and no number from text."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return NAN
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value) if abs(value) < 1e300 else NAN
+    if not isinstance(value, float):
+        raise ValueError("expected a number")
+    return value
+
+
+Real = Annotated[float, pydantic.BeforeValidator(_known), pydantic.PlainSerializer(lambda v: v if math.isfinite(v) else None)]
+Share = Annotated[Real, pydantic.AfterValidator(lambda v: v if not (v < 0 or v > 1) else _raise("expected a share between 0 and 1"))]
+Count = Annotated[int, pydantic.Field(ge=0, le=2**63, strict=True)]
+
+
+def _raise(words: str) -> None:
+    raise ValueError(words)
+
+
+class Record(pydantic.BaseModel):
+    """Base of all records: frozen; what it does not know is ignored."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore", from_attributes=True)
+
+
+class SetSize(Record):
+    """Size of one set of a store."""
+
+    trajectories: Count
+    steps: Count
+
+
+class Run(Record):
+    """What was evaluated, on what, and how to repeat it."""
+
+    name: str | None = None
+    system: str | None = None
+    system_label: str | None = None
+    group: str | None = None
+    frame_dt: float | None = None
+    time_unit: str = ""
+    seed: int | None = None
+    step: Count | None = None
+    parameters: Count | None = None
+    train_seconds: float | None = None
+    model: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    config_yaml: str | None = None
+    evaluation: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    command: str | None = None
+    store: str | None = None
+    sets: dict[str, SetSize] = {}
+    sampling_rule: str | None = None
+    created: str | None = None
+    evaluate_seconds: float | None = None
+
+
+class HeadlineLine(Record):
+    """One line of the summary; `good` is None where it is a matter of taste."""
+
+    label: str
+    value: str
+    note: str = ""
+    good: bool | None = None
+
+
+class LikelihoodRow(Record):
+    """Score of one law: mean and standard error over trajectories, nats per transition.
+
+    `difference` is the score of the model minus that of this law, paired by trajectory; NaN where it was not measured.
+    """
+
+    key: str
+    name: str = ""
+    value: Real = NAN
+    error: Real = NAN
+    note: str = ""
+    difference: Real = NAN
+    difference_error: Real = NAN
+
+
+class Likelihood(Record):
+    """Scores of held-out transitions under the model and under the laws that it is compared with."""
+
+    unit: str = "nats per transition"
+    transitions: Count | None = None
+    trajectories: Count | None = None
+    rows: tuple[LikelihoodRow, ...] = ()
+    fields: tuple[LikelihoodRow, ...] = ()
+    reconstruction: Real = NAN
+    kl: Real = NAN
+    gap_sentence: str = ""
+
+    @property
+    def known(self) -> tuple[LikelihoodRow, ...]:
+        """Rows that have a value."""
+        return tuple(row for row in self.rows if math.isfinite(row.value))
+
+    def row(self, key: str) -> LikelihoodRow | None:
+        """Return the row of one law, if it has a value."""
+        return next((row for row in self.known if row.key == key), None)
+
+
+class VerdictRecord(Record):
+    """A verdict: see `epns_pyro.calibration.verdicts.Verdict`."""
+
+    subject: str
+    word: str
+    sentence: str
+    rule: str = ""
+    lead_times: tuple[float, ...] = ()
+    p_value: Real = NAN
+    trajectories: Count | None = None
+    power: Real = NAN
+
+
+class Latents(Record):
+    """Which latents are used: KL in nats per entity and dimension; and whether the guide is honest about them."""
+
+    active: Count
+    latent: Count
+    entities: Count | None = None
+    kl_total: Real = NAN
+    kl_by_dimension: tuple[Real, ...] = ()
+    sentence: str = ""
+    guide: VerdictRecord | None = None
+
+
+class Symmetry(Record):
+    """Relative change of the log density under random elements of the group."""
+
+    maximum: Real
+    median: Real = NAN
+    samples: Count | None = None
+    dtype: str = ""
+    group: str = ""
+    sentence: str = ""
+
+
+class StepNats(Record):
+    """Log density of steps of long runs under the true process."""
+
+    median: Real
+    first_percentile: Real
+
+
+class Stability(Record):
+    """Shares of long runs of model and truth that are plausible at their end."""
+
+    final_alive_model: Share
+    final_alive_truth: Share
+    steps: Count
+    runs: Count
+    sentence: str = ""
+    step_nats: dict[str, StepNats] = {}
+    steps_sentence: str = ""
+
+
+class Distance(Record):
+    """Distance of the distributions of one observable at one time, averaged over initial states."""
+
+    observable: str
+    label: str
+    unit: str = ""
+    frame: Count = 0
+    time: Real
+    ks: Real
+    typical: Real = NAN
+    floor: Real = NAN
+    p_value: Real = NAN
+    model_mean: Real = NAN
+    truth_mean: Real = NAN
+    difference: Real = NAN
+    error: Real = NAN
+    runs_left: Real = NAN
+    persistence_ks: Real = NAN
+    sentence: str = ""
+
+
+class JointTest(Record):
+    """Tests of all observables together from one initial state; p-values of each test by itself."""
+
+    initial_state: Count
+    time: Real
+    energy_p: Real = NAN
+    classifier_p: Real = NAN
+    classifier_accuracy: Real = NAN
+    lower: Real = NAN
+    upper: Real = NAN
+    floor: Real = NAN
+    sentence: str = ""
+
+    @property
+    def p_values(self) -> list[float]:
+        """The p-values that are known."""
+        return [p for p in (self.energy_p, self.classifier_p) if math.isfinite(p)]
+
+
+class EvaluationRecord(Record):
+    """All that an evaluation says in numbers and words. Sections that are no fields here belong to further checks: `Check.read`."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="allow", from_attributes=True)
+
+    format: Literal["epns-pyro evaluation"] = FORMAT
+    version: Literal[1] = VERSION
+    run: Run = Run()
+    headline: tuple[HeadlineLine, ...] = ()
+    likelihood: Likelihood | None = None
+    latents: Latents | None = None
+    equivariance: Symmetry | None = None
+    verdicts: dict[str, tuple[VerdictRecord, ...]] = {}
+    same_init: tuple[Distance, ...] = ()
+    two_sample: tuple[JointTest, ...] = ()
+    stability: Stability | None = None
+    recalibration: dict[str, str] = {}
+    _where: str = pydantic.PrivateAttr("metrics.json")
+
+    @property
+    def where(self) -> str:
+        """The file that it was read from."""
+        return self._where
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, raw: Any) -> Any:
+        return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else raw
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read metrics.json in a folder RUN/evaluation/.
+
+        Raises
+        ------
+        DataError
+            In one line: if there is no evaluation, or not one that this version reads.
+        """
+        path, run = folder / "metrics.json", shlex.quote(str(folder.parent))
+        if not folder.parent.is_dir():
+            raise DataError(f"{folder.parent}: no such run: epns-pyro train --out {run} makes one")
+        if not path.is_file():
+            raise DataError(f"{folder}: no evaluation there: epns-pyro evaluate {run} makes it")
+        again = f"epns-pyro evaluate {run} makes it anew"
+        try:
+            raw = read_json(path)
+        except DataError as error:
+            raise DataError(f"{error}: {again}") from None
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("version") != VERSION:
+            raise DataError(f"{path}: expected {FORMAT!r} of version {VERSION}, which this version reads: {again}")
+        record = parse(cls, raw, where=str(path), advice=again)
+        record._where = str(path)
+        return record
+
+    def write(self, folder: Path) -> None:
+        """Write metrics.json into a folder."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+        (folder / "metrics.json").write_text(text, encoding="utf-8")
+
+
+def parse(kind: type[T], raw: Any, *, where: str, advice: str = "epns-pyro evaluate makes it anew") -> T:
+    """Read plain data as a record, or as tuples or mappings of records.
+
+    Raises
+    ------
+    DataError
+        In one line: the first entry that does not fit, what was expected and what was found.
+    """
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(raw)
+    except pydantic.ValidationError as error:
+        first, *more = error.errors()
+    at = ".".join(map(str, first["loc"])) or "the whole"
+    found = " ".join(repr(first["input"]).split())
+    found = found if len(found) <= 60 else f"{found[:60]} ..."
+    words = str(first.get("ctx", {}).get("error") or first["msg"])
+    others = f" (and {len(more)} more entries like it)" if more else ""
+    raise DataError(f"{where}: {at}: {words[:1].lower()}{words[1:]}, found {found}{others}: {advice}")
