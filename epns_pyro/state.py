@@ -52,6 +52,10 @@ class Field:
         Name of the field whose rate of change this is: a velocity is the rate of a position. "" for none.
     of : str
         Name of the label field whose entities this belongs to: a cell's type travels with its label. "" for a property of the site.
+    differences : bool
+        Whether this rate is not recorded but is the backward difference of what it is the rate of; see `epns_pyro.derived`.
+    lag_of : str
+        Name of the field whose value one frame earlier this is. "" for none.
     """
 
     name: str
@@ -64,6 +68,8 @@ class Field:
     size: int = 0
     rate_of: str = ""
     of: str = ""
+    differences: bool = False
+    lag_of: str = ""
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -82,6 +88,8 @@ class Field:
             raise ConfigError(
                 f"field {self.name!r}: a property of the entities of {self.of!r} travels with them, so it must have dynamic = false"
             )
+        if self.differences and not self.rate_of:
+            raise ConfigError(f"field {self.name!r}: differences are of the field that it is the rate of: name that field with rate_of")
         if not (np.isfinite(self.scale) and self.scale > 0):
             raise ConfigError(f"field {self.name!r}: scale must be positive and finite, found {self.scale}")
 
@@ -129,7 +137,7 @@ class StateSpec:
         if self.space not in (1, 2, 3):
             raise ConfigError(f"space must be 1, 2 or 3 dimensions, found {self.space}")
         for f in self.fields:
-            for role, other in (("rate_of", f.rate_of), ("of", f.of)):
+            for role, other in (("rate_of", f.rate_of), ("of", f.of), ("lag_of", f.lag_of)):
                 if other and other not in names:
                     raise ConfigError(f"field {f.name!r}: {role} names no field: {nearest(other, names)}")
             if f.rate_of and self[f.rate_of].irreps != f.irreps:

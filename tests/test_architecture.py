@@ -15,7 +15,7 @@ WRITTEN = sorted(p for folder in ("epns_pyro", "cli", "tests", "examples", "benc
 MAXIMUM_LINES = 400
 
 # What each part may import of the others. Its own part goes without saying.
-_GROUND = {"_version", "_moved", "errors", "plain", "machine", "config", "state", "presence", "symmetry", "context"}
+_GROUND = {"_version", "_moved", "errors", "plain", "machine", "config", "state", "presence", "derived", "symmetry", "context"}
 _MODELS = _GROUND | {"systems", "data", "backbones"}
 LAYERS = {
     "_version": set(),
@@ -27,6 +27,7 @@ LAYERS = {
     "extensions": {"errors"},
     "machine": {"errors"},
     "presence": {"state"},
+    "derived": {"errors", "state", "presence"},
     "symmetry": {"errors", "state"},
     "context": {"errors", "state"},
     "systems": _GROUND,

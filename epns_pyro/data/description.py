@@ -9,6 +9,7 @@ import numpy as np
 import pydantic
 
 from epns_pyro.config import Config
+from epns_pyro.derived import with_history
 from epns_pyro.errors import ConfigError
 from epns_pyro.plain import read_yaml
 from epns_pyro.state import StateSpec
@@ -51,6 +52,9 @@ class Description(Config):
     sites: tuple[str, ...] = ("body",)
     space: int = 3
     periodic: bool = False
+    history: int | None = pydantic.Field(
+        None, ge=1, le=64, description="velocities of so many steps as part of the state; the last one is derived where it is not recorded"
+    )
     frame_dt: float | None = pydantic.Field(None, gt=0)
     time_unit: str = ""
     split: Split = Split()
@@ -58,7 +62,8 @@ class Description(Config):
     @property
     def spec(self) -> StateSpec:
         raw = self.model_dump(include={"fields", "sites", "space", "periodic"})
-        return StateSpec.from_dict(raw)
+        spec = StateSpec.from_dict(raw)
+        return with_history(spec, self.history) if self.history else spec
 
 
 def read_description(path: str | Path) -> Description:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from epns_pyro.derived import derive, lead_frames, recorded_fields
 from epns_pyro.errors import DataError, nearest
 from epns_pyro.state import Field, StateSpec
 
@@ -33,8 +34,8 @@ class Variable:
 
 
 def variables(spec: StateSpec) -> tuple[Variable, ...]:
-    """Return the variables of a spec, in the order of its fields."""
-    return tuple(_variable(spec, field) for field in spec.fields)
+    """Return the variables that hold the recorded fields of a spec, in the order of its fields."""
+    return tuple(_variable(spec, field) for field in recorded_fields(spec))
 
 
 def _variable(spec: StateSpec, field: Field) -> Variable:
@@ -90,7 +91,7 @@ def to_dataset(spec: StateSpec, x: np.ndarray, dims: tuple[str, ...], *, frame_d
     """
     first = x[(0,) * (len(dims) - 2)]  # (trajectory, time, *site, channel)
     data = {}
-    for variable in variables(spec):
+    for variable in (_variable(spec, field) for field in spec.fields if not field.lag_of):
         if variable.field.dynamic:
             axes, values = (*dims, *variable.dims[2:]), spec.get(x, variable.field.name)
         else:
@@ -102,8 +103,15 @@ def to_dataset(spec: StateSpec, x: np.ndarray, dims: tuple[str, ...], *, frame_d
 # -- variables to states ---------------------------------------------------------------------------------------------------
 
 
-def decode(spec: StateSpec, dataset: xr.Dataset) -> np.ndarray:
+def decode(spec: StateSpec, dataset: xr.Dataset, frame_dt: float, *, skip: int = 0) -> np.ndarray:
     """Build full states (trajectory, time, *site, channel) from a dataset, which is read only here.
+
+    Parameters
+    ----------
+    frame_dt : float
+        Time between two frames, for velocities that are differences; these take away the first frame.
+    skip : int
+        States at the start to leave out: their frames were read for the sake of later ones.
 
     Raises
     ------
@@ -114,7 +122,7 @@ def decode(spec: StateSpec, dataset: xr.Dataset) -> np.ndarray:
     for variable in sorted(variables(spec), key=lambda v: bool(v.field.of)):  # properties come after the labels they belong to
         array = _in_memory(variable.field, load(dataset, variable))
         values[variable.field.name] = _look_up(variable, array, values[variable.field.of]) if variable.field.of else array
-    return spec.pack(**values)
+    return derive(spec, values, frame_dt, skip=skip)
 
 
 def load(dataset: xr.Dataset, variable: Variable) -> np.ndarray:
@@ -155,8 +163,9 @@ def _rows(labels: np.ndarray) -> np.ndarray:
 def problems(spec: StateSpec, dataset: xr.Dataset) -> list[str]:
     """Say in one sentence each why a dataset cannot hold states of this spec, judging by names, dimensions and dtypes alone."""
     found = [p for v in variables(spec) for p in variable_problems(spec, v, dataset)]
-    if not found and dataset.sizes[TIME] < 2:
-        found.append(f"has {dataset.sizes[TIME]} frame: a step needs at least 2")
+    needed = 2 + lead_frames(spec)
+    if not found and dataset.sizes[TIME] < needed:
+        found.append(f"has {dataset.sizes[TIME]} frame{'s' * (dataset.sizes[TIME] != 1)}: a step needs at least {needed}")
     return found
 
 

@@ -20,6 +20,7 @@ from epns_pyro.data.description import Description, Split, read_description
 from epns_pyro.data.presence import check_presence
 from epns_pyro.data.scales import compute_context
 from epns_pyro.data.writing import chunk_trajectories
+from epns_pyro.derived import lead_frames, memory_frames
 from epns_pyro.errors import DataError, nearest
 from epns_pyro.plain import parse_json
 from epns_pyro.state import StateSpec
@@ -83,8 +84,8 @@ class Store:
         return self.dataset(split).sizes.get(layout.TRAJECTORY, 1) if rows is None else len(rows)
 
     def steps(self, split: str) -> int:
-        """Number of steps of a trajectory: frames after the initial state."""
-        return self.dataset(split).sizes.get(layout.TIME, 1) - 1
+        """Number of steps of a trajectory: frames after the initial state, which is the second frame where velocities are differences."""
+        return self.dataset(split).sizes.get(layout.TIME, 1) - 1 - lead_frames(self.spec)
 
     def sites(self, split: str) -> tuple[int, ...]:
         """Sizes of the site axes."""
@@ -140,9 +141,12 @@ class Store:
         rows = self.rows(split, indices)
         if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
             rows = slice(int(rows[0]), int(rows[0]) + len(rows))
-        piece = self.dataset(split).isel({layout.TRAJECTORY: rows}, missing_dims="ignore").isel({layout.TIME: slice(start, stop)})
+        start, stop, _ = slice(start, stop).indices(self.steps(split) + 1)
+        lead = lead_frames(self.spec)
+        first = max(0, start - (memory_frames(self.spec) - lead))
+        piece = self.dataset(split).isel({layout.TRAJECTORY: rows}, missing_dims="ignore").isel({layout.TIME: slice(first, stop + lead)})
         try:
-            x = layout.decode(self.spec, piece)
+            x = layout.decode(self.spec, piece, self.frame_dt, skip=start - first)
             check_presence(self.spec, x)
         except DataError as error:
             raise DataError(f"{self.path}: set {split!r}: {error}") from None

@@ -13,6 +13,7 @@ import xarray as xr
 
 from epns_pyro.calibration.measurements import choose_lead_times, observable_dataset
 from epns_pyro.data import Store, to_dataset
+from epns_pyro.derived import judged_fields
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.systems import System
 
@@ -75,7 +76,7 @@ def observables(system: System) -> Keep:
 
 def at_frames(system: System, frames: np.ndarray) -> Keep:
     """Keep observables and dynamic fields at some frames, with `alive`: evaluated along whole paths, for they may depend on the past."""
-    axis, dynamic = -2 - len(system.spec.sites), [f.name for f in system.spec.dynamic_fields]
+    axis, dynamic = -2 - len(system.spec.sites), [f.name for f in judged_fields(system.spec)]
 
     def keep(x: np.ndarray) -> Kept:
         seen = observe(system, x).isel(time=frames)

@@ -14,6 +14,7 @@ from epns_pyro.calibration.diagnostics import field_diagnostics, observable_diag
 from epns_pyro.calibration.measurements import field_values, observable_values
 from epns_pyro.calibration.verdicts import Verdict, judge_fields, judge_labels, judge_observables
 from epns_pyro.data import Store
+from epns_pyro.derived import judged_fields
 from epns_pyro.evaluation import ensembles
 from epns_pyro.evaluation.ensembles import Kept
 from epns_pyro.evaluation.forecasters import Forecaster
@@ -93,7 +94,7 @@ def _measure(
         "truth": truth["observables"],
     }
     fields, true_fields = seen["fields"], truth["fields"]
-    if real := [f.name for f in spec.dynamic_fields if f.kind == "real"]:
+    if real := [f.name for f in judged_fields(spec) if f.kind == "real"]:
         naive = {name: other["fields"][[*real, "alive"]] for name, other in others.items()}
         out["fields"] = field_values(
             fields[[*real, "alive"]], true_fields[real], rng=rng, scales=scales, lead_times=lead_times, references=naive

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, final
 import numpy as np
 import pydantic
 
+from epns_pyro.derived import judged_fields
 from epns_pyro.presence import presence
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean
@@ -98,7 +99,7 @@ class Recorded(System):
         """
         found = self._of_position(x, self._position) if self._position else {}
         found |= self._of_velocity(x, self._velocity) if self._velocity else {}
-        for field in self.spec.dynamic_fields:
+        for field in judged_fields(self.spec):
             if field not in (self._position, self._velocity):
                 found[f"rms_{field.name}"] = Observable(f"root mean square {field.name}", field.unit, _rms(_vectors(self.spec, field, x)))
         return found

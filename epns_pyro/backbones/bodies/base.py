@@ -96,6 +96,20 @@ class Backbone(nn.Module, ABC):
             raise ShapeError(f"{type(self).__name__} declares (scalars, vectors, space) = {want}, found {have}")
         return self.evaluate(positions, features)
 
+    @property
+    def last_layers(self) -> tuple[nn.Linear, ...]:
+        """The linear layers that the output is read from: scaling all of them scales the output."""
+        return ()
+
+    @torch.no_grad()
+    def scale_output(self, factor: float) -> Backbone:
+        """Scale the weights that the output is read from, and return the network; a small factor makes it start near zero."""
+        for layer in self.last_layers:
+            layer.weight.mul_(factor)
+            if layer.bias is not None:
+                layer.bias.mul_(factor)
+        return self
+
     @abstractmethod
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         """Do the work of `forward`, for arguments whose shapes are right."""

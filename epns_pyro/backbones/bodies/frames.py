@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, centroid
 from epns_pyro.backbones.bodies.graphs import GraphConfig
@@ -83,6 +83,10 @@ class FrameAveraged(Backbone):
         self.network = network
         signs = torch.tensor(list(itertools.product([1.0, -1.0], repeat=signature.space)))
         self.register_buffer("signs", signs[:, None, :], persistent=False)  # (frame, 1, space)
+
+    @property
+    def last_layers(self) -> tuple[nn.Linear, ...]:
+        return self.network.last_layers
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         mask = features.mask

@@ -52,6 +52,10 @@ class MessagePassing(Backbone):
         self.layers = nn.ModuleList(MessageLayer(config.width, edge_channels) for _ in range(config.layers))
         self.read_out = perceptron(config.width, config.width, s.out_scalars + s.out_vectors * s.space)
 
+    @property
+    def last_layers(self) -> tuple[nn.Linear, ...]:
+        return (self.read_out[-1],)
+
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         graph = self.graph.connect(positions, features.mask)
         nodes = self.embed(torch.cat([features.scalars, positions, features.vectors.flatten(-2)], -1))

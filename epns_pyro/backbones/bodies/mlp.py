@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import pydantic
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
 
@@ -22,6 +22,10 @@ class MultilayerPerceptron(Backbone):
         fan_in = s.bodies * (s.in_scalars + s.space * (1 + s.in_vectors))
         fan_out = s.bodies * (s.out_scalars + s.space * s.out_vectors)
         self.network = perceptron(fan_in, *[config.width] * config.layers, fan_out)
+
+    @property
+    def last_layers(self) -> tuple[nn.Linear, ...]:
+        return (self.network[-1],)
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         s = self.signature

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import pydantic
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
 from epns_pyro.backbones.bodies.edges import DISTANCE_CHANNELS, Edges, bounded, gram
@@ -35,6 +35,10 @@ class PairwiseNetwork(Backbone):
         # per body: scalars, and what becomes of its own vectors
         seen, made = s.in_scalars + s.in_vectors * (s.in_vectors + 1) // 2, s.out_scalars + s.out_vectors * s.in_vectors
         self.alone = perceptron(seen, config.width, made, small_output=True) if seen and made else None
+
+    @property
+    def last_layers(self) -> tuple[nn.Linear, ...]:
+        return (self.pair[-1], *(() if self.alone is None else (self.alone[-1],)))
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         s, graph = self.signature, self.graph.connect(positions, features.mask)

@@ -222,6 +222,10 @@ class TensorProductNetwork(Backbone):
         if s.out_vectors:
             self.out_vectors = nn.Linear(hidden["1o"], s.out_vectors, bias=False)
 
+    @property
+    def last_layers(self) -> tuple[nn.Linear, ...]:
+        return (self.out_scalars[-1], *((self.out_vectors,) if self.signature.out_vectors else ()))
+
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         graph = self.graph.connect(positions, features.mask)
         edges = Edges.between(positions, graph)

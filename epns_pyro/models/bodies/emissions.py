@@ -14,6 +14,7 @@ from torch.distributions import constraints
 
 from epns_pyro.config import Config, Registry
 from epns_pyro.errors import ConfigError
+from epns_pyro.models.bodies.fields import BodyFields
 from epns_pyro.models.normal import Normal, unmasked
 from epns_pyro.state import StateSpec
 
@@ -72,6 +73,52 @@ class CoupledNormal(TorchDistribution):
 
     def _by_field(self, value: Tensor) -> Tensor:
         return value.unflatten(-1, (self.factor.shape[-1], -1))
+
+
+class Completed(TorchDistribution):
+    """The law of all dynamic channels of a body, of which some follow from those that are predicted (see `epns_pyro.derived`).
+
+    Its density is that of the predicted channels: in them, and per their units.
+
+    Parameters
+    ----------
+    base : TorchDistribution
+        Of the predicted channels, batch (*batch, body), event (free channel,).
+    bodies : BodyFields
+    x : Tensor, (*batch, body, channel)
+        The present state.
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+    support = constraints.independent(constraints.real, 1)
+    has_rsample = True
+
+    def __init__(self, base: TorchDistribution, bodies: BodyFields, x: Tensor) -> None:
+        self.base, self._bodies, self._x = base, bodies, x
+        super().__init__(base.batch_shape, torch.Size([bodies.spec.dynamic_channels]), validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._bodies.complete(self._x, self.base.mean)
+
+    def expand(self, batch_shape: torch.Size, _instance: Completed | None = None) -> Completed:
+        return Completed(self.base.expand(batch_shape), self._bodies, self._x)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
+        return self._bodies.complete(self._x, self.base.rsample(sample_shape))
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        return self._bodies.complete(self._x, self.base.sample(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.base.log_prob(self._bodies.to_free(value))
+
+
+def completed(law: Independent, bodies: BodyFields, x: Tensor) -> Independent:
+    """Return the law of all dynamic channels, given that of the predicted ones; x (*batch, body, channel) is the present state."""
+    if bodies.free.channels == bodies.spec.dynamic_channels:
+        return law
+    return Completed(law.base_dist.to_event(law.reinterpreted_batch_ndims - 1), bodies, x).to_event(1)
 
 
 class EmissionConfig(Config, ABC):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from pyro.distributions import Independent
 from torch import Tensor
 
 from epns_pyro.backbones import Features
 from epns_pyro.context import DataContext
+from epns_pyro.derived import complete, free_fields
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.normal import masked
 from epns_pyro.models.transition import Observed
@@ -24,8 +27,10 @@ class BodyFields:
         The one field that translates.
     vectors, scalars, categories : tuple of str
         All other fields that a network reads.
+    free : StateSpec
+        The fields that a network predicts, as a spec of their own; all other dynamic fields follow from them (see `epns_pyro.derived`).
     dynamic_vectors, dynamic_scalars : tuple of Field
-        Dynamic vectors and dynamic scalars: what a network predicts.
+        Vectors and scalars among them.
     rates : dict of str to str
         The rate of every field that has one.
     """
@@ -37,10 +42,14 @@ class BodyFields:
         self.vectors = tuple(f.name for f in spec.fields if f.is_vector and f.name != self.position)
         self.scalars = tuple(f.name for f in spec.fields if not f.is_vector and f.kind == "real")
         self.categories = tuple(f.name for f in spec.fields if f.kind == "category")
-        self.dynamic_vectors = tuple(f for f in spec.dynamic_fields if f.is_vector)
-        self.dynamic_scalars = tuple(f for f in spec.dynamic_fields if not f.is_vector)
+        self.free = StateSpec(tuple(replace(f, rate_of="", differences=False) for f in free_fields(spec)), space=spec.space)
+        self.dynamic_vectors = tuple(f for f in free_fields(spec) if f.is_vector)
+        self.dynamic_scalars = tuple(f for f in free_fields(spec) if not f.is_vector)
         self.rates = {f.rate_of: f.name for f in spec.fields if f.rate_of}
-        self._widths = torch.tensor([spec.width(f) for f in spec.dynamic_fields])
+        self.differences = {f.name: f.rate_of for f in spec.fields if f.differences}
+        self._lags = {f.name: f.lag_of for f in spec.fields if f.lag_of}
+        self._changes = {name: context.step_scales[name] for name in self._lags}
+        self._widths = torch.tensor([spec.width(f) for f in self.free.fields])
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 
@@ -70,7 +79,7 @@ class BodyFields:
         """
         spec = self.spec
         scalars = torch.stack([spec.get(x, name) / spec[name].scale for name in self.scalars], -1) if self.scalars else x[..., :0]
-        vectors = [spec.get(x, name) / spec[name].scale for name in self.vectors]
+        vectors = [self._vector(x, name) for name in self.vectors]
         stacked = torch.stack(vectors, -2) if vectors else x.new_zeros(*x.shape[:-1], 0, spec.space)
         classes = [self._one_hot(spec.get(x, name), spec[name].size) for name in self.categories]
         return Features(torch.cat([scalars, torch.asinh(10 * scalars), *classes], -1), stacked, mask)
@@ -79,12 +88,30 @@ class BodyFields:
     def _one_hot(classes: Tensor, size: int) -> Tensor:
         return (classes[..., None] == torch.arange(size, device=classes.device)).to(classes.dtype)
 
+    def _vector(self, x: Tensor, name: str) -> Tensor:
+        """A vector field in units of its scale; an earlier value as the change since, in units of a typical change."""
+        if name in self._lags:
+            return (self.spec.get(x, self._lags[name]) - self.spec.get(x, name)) / self._changes[name]
+        return self.spec.get(x, name) / self.spec[name].scale
+
+    def to_free(self, y: Tensor) -> Tensor:
+        """Take the predicted channels (..., free channel) out of dynamic channels (..., dynamic channel)."""
+        if self.free.channels == self.spec.dynamic_channels:
+            return y
+        return torch.cat([y[..., self.spec.slice(f.name, among_dynamic=True)] for f in self.free.fields], -1)
+
+    def complete(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the dynamic channels (*batch, body, dynamic channel) that follow from predicted ones y (*batch, body, free channel)."""
+        if self.free.channels == self.spec.dynamic_channels:
+            return y
+        return complete(self.spec, x, {f.name: self.free.get(y, f.name) for f in self.free.fields}, self.frame_dt)
+
     def split(self, y: Tensor) -> Features:
-        """Take dynamic channels (..., dynamic channel) apart: scalars (..., field) and vectors (..., field, space)."""
-        scalars = [self.spec.get_dynamic(y, f.name) for f in self.dynamic_scalars]
+        """Take predicted channels (..., free channel) apart: scalars (..., field) and vectors (..., field, space)."""
+        scalars = [self.free.get(y, f.name) for f in self.dynamic_scalars]
         return Features(
             torch.stack(scalars, -1) if scalars else y[..., :0],
-            torch.stack([self.spec.get_dynamic(y, f.name) for f in self.dynamic_vectors], -2),
+            torch.stack([self.free.get(y, f.name) for f in self.dynamic_vectors], -2),
         )
 
     # -- absence ---------------------------------------------------------------------------------------------------------
@@ -111,14 +138,30 @@ class BodyFields:
     # -- putting together ------------------------------------------------------------------------------------------------
 
     def join(self, vectors: Tensor, scalars: Tensor) -> Tensor:
-        """Put dynamic vectors (..., field, space) and scalars (..., field) in the order of the spec: (..., dynamic channel)."""
+        """Put predicted vectors (..., field, space) and scalars (..., field) in the order of the spec: (..., free channel)."""
         parts = {f.name: vectors[..., i, :] for i, f in enumerate(self.dynamic_vectors)}
         parts |= {f.name: scalars[..., i : i + 1] for i, f in enumerate(self.dynamic_scalars)}
-        return torch.cat([parts[f.name] for f in self.spec.dynamic_fields], -1)
+        return torch.cat([parts[f.name] for f in self.free.fields], -1)
+
+    def as_differences(self, change: Tensor, x: Tensor, end: Tensor) -> Tensor:
+        """Replace in a change of predicted channels (..., free channel) that of velocities which are differences of positions.
+
+        Parameters
+        ----------
+        x, end : Tensor, (*batch, body, channel)
+            States at the start and at the end of a frame: the way between them is what the next difference will be.
+        """
+        if not self.differences:
+            return change
+        parts = {f.name: change[..., self.free.slice(f.name)] for f in self.free.fields}
+        for name, position in self.differences.items():
+            way = self.spec.get(end, position) - self.spec.get(x, position)
+            parts[name] = way / self.frame_dt - self.spec.get(x, name)
+        return torch.cat(list(parts.values()), -1)
 
     def per_channel(self, per_field: Tensor) -> Tensor:
-        """Repeat a number per dynamic field (..., field) for each of its channels: (..., dynamic channel)."""
-        return per_field.repeat_interleave(self._widths.to(per_field.device), -1, output_size=self.spec.dynamic_channels)
+        """Repeat a number per predicted field (..., field) for each of its channels: (..., free channel)."""
+        return per_field.repeat_interleave(self._widths.to(per_field.device), -1, output_size=self.free.channels)
 
     def persistence(self, x: Tensor, dt: float | None = None) -> Tensor:
         """x + v dt for fields with a rate, x for the others, after one frame or dt: (*batch, body, dynamic channel)."""

@@ -21,6 +21,8 @@ from epns_pyro.config import Config, one_of
 from epns_pyro.context import DataContext
 from epns_pyro.models.bodies.fields import BodyFields
 
+START = 0.1  # the output of the network before training: a small force, so that a model starts from persistence
+
 
 class Motion(NamedTuple):
     """What a learned equation of motion says about a frame.
@@ -51,7 +53,7 @@ class Integrator(nn.Module):
             for fields in (bodies.dynamic_vectors, bodies.dynamic_scalars)
         )
         signature = Signature(*bodies.feature_counts, len(self.scalars), len(self.vectors), context.spec.space, context.sites[0])
-        self.network = config.network.build(signature)
+        self.network = config.network.build(signature).scale_output(START)
 
     @property
     def fields(self) -> int:
@@ -60,23 +62,30 @@ class Integrator(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Motion:
         """Follow x (*batch, body, channel) through a frame; bodies that are False in a mask (*batch, body) act on no other."""
-        spec, step = self.bodies.spec, self.bodies.frame_dt / self.steps
-        end, strengths = self._drift(x, step / 2), []
+        bodies, step = self.bodies, self.bodies.frame_dt / self.steps
+        start, strengths = x, []
+        if bodies.differences:  # a backward difference is the velocity of half a frame ago
+            start = self._kicked(x, self._ask(x, mask), self.steps / 2)
+        end = self._drift(start, step / 2)
         for left in reversed(range(self.steps)):
-            out = self.network(self.bodies.positions(end), self.bodies.features(end, mask))
-            end = self._drift(self._kicked(end, out), step if left else step / 2)
+            out = self._ask(end, mask)
+            end = self._drift(self._kicked(end, out, 1.0), step if left else step / 2)
             strengths.append(torch.cat([out.vectors.square().sum(-1), out.scalars.square()], -1))
-        return Motion(spec.dynamic(end) - self.bodies.persistence(x), (1 + torch.stack(strengths).amax(0)).log() / 2)
+        change = bodies.to_free(bodies.spec.dynamic(end)) - bodies.to_free(bodies.persistence(x))
+        return Motion(bodies.as_differences(change, x, end), (1 + torch.stack(strengths).amax(0)).log() / 2)
+
+    def _ask(self, x: Tensor, mask: Tensor | None) -> Features:
+        return self.network(self.bodies.positions(x), self.bodies.features(x, mask))
 
     def _drift(self, x: Tensor, dt: float) -> Tensor:
         return self.bodies.spec.advance(x, self.bodies.persistence(x, dt))
 
-    def _kicked(self, x: Tensor, out: Features) -> Tensor:
-        """Change every field that no rate carries, in units of its typical change from frame to frame."""
+    def _kicked(self, x: Tensor, out: Features, kicks: float) -> Tensor:
+        """Change every field that no rate carries, in units of its typical change from frame to frame; `kicks` times what a step does."""
         spec, units = self.bodies.spec, self.vectors | self.scalars
         changes = [*out.vectors.unbind(-2), *out.scalars.unbind(-1)]
-        kicks = {name: unit / self.steps * change for (name, unit), change in zip(units.items(), changes, strict=True)}
-        return spec.advance(x, spec.pack_dynamic(**{f.name: spec.get(x, f.name) + kicks.get(f.name, 0) for f in spec.dynamic_fields}))
+        change = {name: kicks * unit / self.steps * c for (name, unit), c in zip(units.items(), changes, strict=True)}
+        return spec.advance(x, spec.pack_dynamic(**{f.name: spec.get(x, f.name) + change.get(f.name, 0) for f in spec.dynamic_fields}))
 
 
 class IntegratorConfig(Config):

@@ -7,6 +7,7 @@ first guess follows a learned equation of motion (`integrator`) and adds what a 
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -19,12 +20,14 @@ from epns_pyro.backbones import BACKBONES, Backbone, BackboneConfig, Features, S
 from epns_pyro.backbones.bodies.base import centroid, perceptron, safe_norm
 from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
-from epns_pyro.models.bodies.emissions import EMISSIONS, EmissionConfig, innovation
+from epns_pyro.models.bodies.emissions import EMISSIONS, EmissionConfig, completed, innovation
 from epns_pyro.models.bodies.fields import BodyFields, shortened
 from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig
 from epns_pyro.models.normal import Normal, masked, unmasked
 from epns_pyro.models.transition import TRANSITIONS, Carry, Observed, Step, Transition, TransitionConfig, bounded_exp
 
+START = 0.01  # output of networks before training, of what it would be
+SHARE = 0.3  # of the innovation that latents hold before training
 FRAME_FLOOR = 1e-3  # vectors of h shorter than this give no axis
 
 
@@ -38,10 +41,10 @@ class ParticleTransition(Transition):
         super().__init__()
         self.config, self.spec, self.bodies = config, context.spec, BodyFields(context)
         spec, bodies = self.spec, self.bodies
-        self.register_buffer("step_scales", torch.tensor([context.step_scales[f.name] for f in spec.dynamic_fields]), persistent=False)
+        self.register_buffer("step_scales", torch.tensor([context.step_scales[f.name] for f in bodies.free.fields]), persistent=False)
 
         width, vectors, latent = config.width, config.hidden_vectors, config.latent
-        noise = config.emission.parameters(spec)
+        noise = config.emission.parameters(bodies.free)
         moved, changed = len(bodies.dynamic_vectors), len(bodies.dynamic_scalars)
 
         def network(scalars_in: int, vectors_in: int, scalars_out: int, vectors_out: int) -> Backbone:
@@ -54,16 +57,28 @@ class ParticleTransition(Transition):
         strained = self.integrator.fields if self.integrator else 0
         self.guess_scalars = perceptron(width + strained, width, changed + noise, small_output=True)
         self.prior_net = perceptron(width, width, 2 * latent, small_output=True)
-        self.decoder = network(width + latent, vectors, changed + noise, moved)
-        self.posterior_net = network(width + changed, vectors + moved, 2 * latent, 0)
-        with torch.no_grad():
-            self.guess_vectors.weight.mul_(0.1)
+        self.decoder = network(width + latent, vectors, changed + noise, moved).scale_output(START)
+        self.posterior_net = network(width + changed, vectors + moved, 2 * latent, 0).scale_output(START)
+        with torch.no_grad():  # before training the model is persistence with the noise of the data, as nearly as latents allow
+            for layer in (self.guess_vectors, self.guess_scalars[-1], self.prior_net[-1]):
+                layer.weight.mul_(START)
         if config.linear_path:
-            # At first the latents hold the mean innovation of the vector fields in the body's own frame, and give it back to each.
-            count = min(latent, spec.space)
-            path = torch.eye(count, latent).expand(moved, -1, -1)
-            self.innovation_to_latents = nn.Parameter(path.clone() / moved)  # (vector field, axis, latent)
-            self.latents_to_mean = nn.Parameter(path.clone())
+            self._start_linear_path(min(latent, spec.space), latent)
+
+    @torch.no_grad()
+    def _start_linear_path(self, axes: int, latent: int) -> None:
+        """Let latents hold a share of the innovation of one vector field, in the body's own frame, and give it back to its mean.
+
+        With x' = persistence + sigma (a z + sqrt(1 - a^2) e) the law of x' is the same for every share a, and a guide with the mean
+        a (x' - persistence) / sigma is the posterior: latents are in use from the start, and cost nothing.
+        """
+        bodies = self.bodies
+        path = torch.zeros(len(bodies.dynamic_vectors), axes, latent)  # (vector field, axis, latent)
+        driven = next(i for i, f in enumerate(bodies.dynamic_vectors) if f.name not in bodies.rates)
+        path[driven] = SHARE * torch.eye(axes, latent)
+        self.innovation_to_latents, self.latents_to_mean = nn.Parameter(path.clone()), nn.Parameter(path.clone())
+        field = bodies.free.names.index(bodies.dynamic_vectors[driven].name)
+        self.guess_scalars[-1].bias[len(bodies.dynamic_scalars) + field] = 0.5 * math.log(1 - SHARE**2)
 
     def step(self, carry: Carry) -> ParticleStep:
         return ParticleStep(self, carry)
@@ -124,7 +139,8 @@ class ParticleStep(Step):
         scalars_out = len(bodies.dynamic_scalars)
         correction = bodies.join(vectors, out.scalars[..., :scalars_out])
         loc = self._guess.mean + self._guess.variance.sqrt() * correction
-        return masked(self._law(loc, self._noise + out.scalars[..., scalars_out:]), self.mask)
+        law = self._law(loc, self._noise + out.scalars[..., scalars_out:])
+        return masked(completed(law, bodies, self.x), self.mask)
 
     def posterior(self, x_next: Tensor) -> Independent:
         """q(z | h, x') = Normal(mu_p + sigma_p a(h, e), sigma_p exp(b(h, e))), e the innovation of x' under the first guess.
@@ -133,7 +149,7 @@ class ParticleStep(Step):
         """
         transition, hidden, bodies = self.transition, self.hidden, self.bodies
         following, stays = bodies.present(x_next)
-        e = shortened(innovation(self._guess, self.spec.dynamic(following)))
+        e = shortened(innovation(self._guess, bodies.to_free(self.spec.dynamic(following))))
         if stays is not None:
             e = e * stays[..., None]
         surprise = bodies.split(e)
@@ -177,7 +193,7 @@ class ParticleStep(Step):
     def _guess_mean(self) -> Tensor:
         bodies, transition = self.bodies, self.transition
         change = bodies.join(transition.guess_vectors.weight @ self.hidden.vectors, self._guess_parameters[0])
-        mean = bodies.persistence(self.x) + change * bodies.per_channel(transition.step_scales)
+        mean = bodies.to_free(bodies.persistence(self.x)) + change * bodies.per_channel(transition.step_scales)
         return mean if self.motion is None else mean + self.motion.change
 
     @cached_property
@@ -190,7 +206,7 @@ class ParticleStep(Step):
         return self.mask if self.transition.config.latents == "per-body" else None
 
     def _law(self, loc: Tensor, noise: Tensor) -> Independent:
-        return self.transition.config.emission.build(self.spec, loc, noise, self.transition.step_scales)
+        return self.transition.config.emission.build(self.bodies.free, loc, noise, self.transition.step_scales)
 
     def _both(self, stays: Tensor | None) -> Tensor | None:
         return self.mask if stays is None or self.mask is None else self.mask & stays

@@ -1,0 +1,149 @@
+"""Fields that follow from others: velocities as differences of recorded positions, and the values of earlier frames.
+
+A recording of positions is not a state: where a body goes next depends on how fast it is. With v_t = (x_t - x_{t-1}) / dt as part of the
+state, x_{t+1} = x_t + v_{t+1} dt holds exactly, so a model predicts v alone (kick, then drift). Differences look backwards only: a centred
+difference would know the future. Earlier velocities as further fields make the state as long as the memory of the system.
+
+This module alone knows which fields follow from which (`Field.differences`, `Field.lag_of`), and how.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from epns_pyro.errors import ConfigError
+from epns_pyro.state import Array, Field, StateSpec
+
+
+def recorded_fields(spec: StateSpec) -> tuple[Field, ...]:
+    """Return the fields that a recording has to hold: all that do not follow from others."""
+    return tuple(f for f in spec.fields if not (f.differences or f.lag_of))
+
+
+def free_fields(spec: StateSpec) -> tuple[Field, ...]:
+    """Return the dynamic fields that a model predicts; all other dynamic fields of the next state follow from them and the present one."""
+    determined = {f.rate_of for f in spec.fields if f.differences}
+    return tuple(f for f in spec.dynamic_fields if not f.lag_of and f.name not in determined)
+
+
+def judged_fields(spec: StateSpec) -> tuple[Field, ...]:
+    """Return the dynamic fields that forecasts are judged by: all but the values of earlier frames."""
+    return tuple(f for f in spec.dynamic_fields if not f.lag_of)
+
+
+def with_history(spec: StateSpec, frames: int) -> StateSpec:
+    """Return the spec with the velocities of the last `frames` steps in the state, where positions alone may be recorded.
+
+    Raises
+    ------
+    ConfigError
+        If there is no field, or more than one, that translates.
+    """
+    if frames < 1:
+        raise ConfigError(f"history: expected at least 1 step, found {frames}")
+    positions = [f for f in spec.fields if f.translates]
+    if len(positions) != 1:
+        raise ConfigError(f"history: expected one field with translates = true, found {', '.join(f.name for f in positions) or 'none'}")
+    position, fields = positions[0], list(spec.fields)
+    velocity = next((f for f in fields if f.rate_of == position.name), None)
+    if velocity is None:
+        name = "velocity" if "velocity" not in spec else f"{position.name}_rate"
+        unit = f"{position.unit}/time" if position.unit else ""
+        velocity = Field(name, "1o", rate_of=position.name, differences=True, unit=unit)
+        fields.append(velocity)
+    before = velocity.name
+    for k in range(1, frames):
+        lag = Field(f"{velocity.name}_{k}", velocity.irreps, lag_of=before, unit=velocity.unit)
+        fields.append(lag)
+        before = lag.name
+    return replace(spec, fields=tuple(fields))
+
+
+def lead_frames(spec: StateSpec) -> int:
+    """Return how many frames at the start of a recording have no state: 1 where a velocity is a difference."""
+    return int(any(f.differences for f in spec.fields))
+
+
+def memory_frames(spec: StateSpec) -> int:
+    """Return how many frames before its own the state of a frame depends on."""
+    return lead_frames(spec) + sum(1 for f in spec.fields if f.lag_of)
+
+
+def derive(spec: StateSpec, recorded: dict[str, np.ndarray], frame_dt: float, *, skip: int = 0) -> np.ndarray:
+    """Build full states from recorded fields.
+
+    Parameters
+    ----------
+    recorded : dict of str to numpy.ndarray
+        (trajectory, time, *site[, space]) by name; static fields may have a time axis of length 1.
+    frame_dt : float
+    skip : int
+        States at the start to leave out: frames that are read for the sake of later ones only.
+
+    Returns
+    -------
+    numpy.ndarray, (trajectory, time - lead_frames - skip, *site, channel)
+        Where a velocity of an earlier frame is not known it is the earliest known one. A body is there from the second of two frames
+        in a row in which it was recorded.
+    """
+    lead, values = lead_frames(spec), dict(recorded)
+    for field in spec.fields:
+        if field.differences:
+            position = recorded[field.rate_of]
+            values[field.name] = np.diff(position, axis=1) / frame_dt
+    for field in recorded_fields(spec):
+        if field.dynamic and lead:
+            values[field.name] = recorded[field.name][:, lead:]
+    for field in spec.fields:
+        if field.differences:
+            missing = np.isnan(values[field.name])
+            values |= {f.name: _blank(values[f.name], missing) for f in recorded_fields(spec) if f.dynamic}
+    for field in _in_order(spec):
+        now = values[field.lag_of]
+        earlier = np.concatenate([now[:, :1], now[:, :-1]], axis=1)
+        values[field.name] = np.where(np.isnan(earlier) | np.isnan(now), now, earlier)
+    return spec.pack(**{name: value[:, skip:] if value.shape[1] > 1 or not skip else value for name, value in values.items()})
+
+
+def complete(spec: StateSpec, x: Array, free: dict[str, Array], frame_dt: float) -> Array:
+    """Return the dynamic channels of the next state, given the fields that were predicted.
+
+    Parameters
+    ----------
+    x : (*batch, *site, channel)
+        The present state.
+    free : dict of str to array, (*batch, *site[, space])
+        The `free_fields` of the next state.
+    frame_dt : float
+    """
+    rates = {f.rate_of: f.name for f in spec.fields if f.differences}
+    parts = {}
+    for field in spec.dynamic_fields:
+        if field.name in free:
+            parts[field.name] = free[field.name]
+        elif field.name in rates:
+            parts[field.name] = spec.get(x, field.name) + frame_dt * free[rates[field.name]]
+        else:
+            parts[field.name] = spec.get(x, field.lag_of)
+    return spec.pack_dynamic(**parts)
+
+
+def _in_order(spec: StateSpec) -> list[Field]:
+    """Lags, each after the one that it is the earlier value of."""
+    left, done = [f for f in spec.fields if f.lag_of], {f.name for f in spec.fields if not f.lag_of}
+    ordered = []
+    while left:
+        field = next(f for f in left if f.lag_of in done)
+        left.remove(field)
+        done.add(field.name)
+        ordered.append(field)
+    return ordered
+
+
+def _blank(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Set values (..., body[, space]) to NaN for bodies whose velocity (..., body, space) is missing."""
+    gone = missing.all(-1)
+    gone = gone[..., None] if values.ndim == missing.ndim else gone
+    return np.where(gone, np.nan, values)
