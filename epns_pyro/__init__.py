@@ -9,8 +9,10 @@ Observations                             measurements to condition on
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
+from epns_pyro._moved import OldModules
 from epns_pyro._version import __version__
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ _HOMES = {
     "preset": "epns_pyro.training.presets",
     "train": "epns_pyro.runs",
 }
+
+sys.meta_path.append(OldModules())  # asked last, about what is nowhere else
 
 
 def __getattr__(name: str) -> Any:

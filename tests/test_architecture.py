@@ -44,7 +44,7 @@ LAYERS = {
     "report": {"errors", "plain", "state", "calibration", "evaluation"},
     "cli": _MODELS
     | {"models", "inference", "training", "conditioning", "simulator", "calibration", "evaluation", "report", "epns_pyro", "extensions"},
-    "epns_pyro": {"_version", "conditioning", "simulator", "runs", "training"},
+    "epns_pyro": {"_moved", "_version", "conditioning", "simulator", "runs", "training"},
 }
 # Libraries that only the named parts or modules may import.
 ONLY_IN = {
