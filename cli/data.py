@@ -143,16 +143,20 @@ def info(path: Path, spec: Path | None) -> None:
     """Say what is in the store PATH, and what is wrong with it; exit code 2 if that keeps it from being used."""
     from epns_pyro.data.inspection.check import check
     from epns_pyro.data.inspection.findings import ERROR, Finding
+    from epns_pyro.data.inspection.tracks import track_lines
     from epns_pyro.data.stores import open_store
     from epns_pyro.training.trainable import find_refusal
 
     store = open_store(path, spec=spec)
     with progress_bars() as progress:
         findings = check(store, progress=progress)
-    if all(finding.level != ERROR for finding in findings) and (refusal := find_refusal(store)):
+    readable = all(finding.level != ERROR for finding in findings)
+    if readable and (refusal := find_refusal(store)):
         findings = [Finding(ERROR, "", refusal), *findings]
     _summarise(store)
     _fields(store)
+    for line in track_lines(store) if readable else ():
+        console().print(line, soft_wrap=True)
     for finding in findings:
         console().print(Text(str(finding), style="red" if finding.level == ERROR else "yellow"), soft_wrap=True)
     if errors := [finding for finding in findings if finding.level == ERROR]:
