@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +50,10 @@ class Group(ABC):
     @abstractmethod
     def description(self) -> str:
         """The group in words, for reports."""
+
+    def moving_farther(self, factor: float) -> Group | None:
+        """Return the group with its random translations longer by a factor; None where nothing translates freely."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,9 @@ class Euclidean(Group):
             translation=self.translation_scale * rng.standard_normal(self.space),
             permutation=rng.permutation(x.shape[-2]),
         )
+
+    def moving_farther(self, factor: float) -> Group | None:
+        return replace(self, translation_scale=factor * self.translation_scale) if self.translation_scale else None
 
     @property
     def description(self) -> str:

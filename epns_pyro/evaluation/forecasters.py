@@ -23,10 +23,15 @@ class Forecaster(ABC):
     """Samples futures."""
 
     label: str  # what tables call it
+    has_density: ClassVar[bool] = False  # whether `log_prob` is known
 
     @abstractmethod
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
         """Sample futures of x0 (trajectory, *site, channel): (sample, trajectory, time, *site, channel); time 0 is x0."""
+
+    def log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
+        """log p(x' | x) of full states (*batch, *site, channel): nats, (*batch,)."""
+        raise TypeError(f"{self.label}: its transition density is not known")
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class Persistence(Forecaster):
 
     context: DataContext
     label: ClassVar[str] = "persistence with fitted noise"
+    has_density: ClassVar[bool] = True
 
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)

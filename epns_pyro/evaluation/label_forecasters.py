@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy import ndimage
@@ -25,6 +26,8 @@ class LabelPersistence(Forecaster):
     """
 
     spec: StateSpec
+    has_density: ClassVar[bool] = True
+
     stay: np.ndarray
     stray: float
 

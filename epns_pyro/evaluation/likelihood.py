@@ -56,9 +56,9 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
     add("elbo", "model, ELBO", bounds.elbo.cpu(), "reconstruction minus KL, never annealed")
     add("iwae", f"model, IWAE bound (K = {samples})", bounds.iwae.cpu(), "tighter: closer to the log-likelihood of the model")
     for name, reference in references.items():
-        if hasattr(reference, "log_prob"):
+        if reference.has_density:
             add(name, reference.label, reference.log_prob(x, x_next), "what needs no learning")
-    if hasattr(system, "diagonal_log_prob") and system.has_oracle:
+    if system.has_diagonal_law:
         diagonal = system.diagonal_log_prob(x, x_next)
         add("diagonal", "best diagonal Normal", diagonal, "no emission of independent channels passes this without latents")
     if system.has_oracle:

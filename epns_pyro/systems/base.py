@@ -61,6 +61,7 @@ class System(ABC):
 
     States are NumPy float64 arrays (*batch, *site, channel), integers where all fields are labels or categories. A system without a
     simulator (recorded data) leaves `can_simulate` False; one whose transition density is known sets `has_oracle`.
+    What a system may have is declared here with a default; nobody probes for attributes.
     """
 
     name: ClassVar[str]
@@ -68,7 +69,8 @@ class System(ABC):
     report_frames: ClassVar[tuple[int, ...]] = ()  # lead times, in frames, at which distributions are compared; () for four even ones
     key_observables: ClassVar[tuple[str, ...]] = ()  # those that are compared; () for all
 
-    has_oracle: bool = False
+    has_oracle: bool = False  # whether `transition_log_prob` is known
+    has_diagonal_law: bool = False  # whether `diagonal_log_prob` is
     config: SystemConfig
     spec: StateSpec
     symmetry: Group
@@ -108,6 +110,10 @@ class System(ABC):
     def transition_log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
         """The oracle: true log p(x_next | x), nats, (*batch,), for full states (*batch, *site, channel)."""
         raise TypeError(f"system {self.name!r} has no known transition density")
+
+    def diagonal_log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
+        """log Normal(x'; mean(x), diag covariance(x)) of the true law: nats, (*batch,), for full states (*batch, *site, channel)."""
+        raise TypeError(f"system {self.name!r} has no known mean and variances")
 
 
 def trajectory_seeds(seed: int, split: str, n: int, *, start: int = 0) -> np.ndarray:

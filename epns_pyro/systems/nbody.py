@@ -140,7 +140,7 @@ class NBody(System):
         self.oracle_stride = round((config.oracle_dt or config.dt) / config.dt)
         self.physics = dynamics.Physics(config.gravitational_constant, config.softening, config.sigma, config.dt)
         # A single noisy step leaves the positions certain: no density.
-        self.has_oracle = config.sigma > 0 and self.steps_per_frame > 1
+        self.has_oracle = self.has_diagonal_law = config.sigma > 0 and self.steps_per_frame > 1
 
     # -- the process -------------------------------------------------------------------------------------------------------
 

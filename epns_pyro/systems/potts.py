@@ -12,13 +12,12 @@ import pydantic
 
 from epns_pyro.config import Config
 from epns_pyro.errors import ShapeError
-from epns_pyro.state import Field, StateSpec
-from epns_pyro.symmetry import Relabelling
 from epns_pyro.systems import label_observables as labels
 from epns_pyro.systems import potts_dynamics as dynamics
-from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig
+from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, SystemConfig
 from epns_pyro.systems.lattice import square_lattice
 from epns_pyro.systems.threads import limited
+from epns_pyro.systems.tissues import TissueSystem
 
 Pair = tuple[pydantic.PositiveInt, pydantic.PositiveInt]
 Matrix = tuple[tuple[float, ...], ...]
@@ -158,7 +157,7 @@ class CellsConfig(SystemConfig):
 
 
 @final
-class Cells(System):
+class Cells(TissueSystem):
     """The Cellular Potts model of Graner, Glazier and Hogeweg, from any label image.
 
     States are integer arrays (*batch, y, x, channel), channels the cell's label and its type. A cell may vanish or split into fragments.
@@ -172,22 +171,17 @@ class Cells(System):
     key_observables = ("clusters", "area_mean", "fragments", "distance_travelled")
 
     def __init__(self, config: CellsConfig) -> None:
-        self.config = config
         periodic = config.boundary == "periodic"
-        self.spec = StateSpec(
-            fields=(
-                Field("cell", kind="label", size=config.cells + 1),
-                Field("type", kind="category", size=config.types + 1, of="cell", dynamic=False),
-            ),
-            sites=("y", "x"),
-            space=2,
+        super().__init__(
+            config.lattice,
+            cells=config.cells,
+            types=config.types,
             periodic=periodic,
+            implausible_share=config.implausible_share,
         )
-        self.symmetry = Relabelling(config.cells, shifts=periodic)
-        self.frame_dt = float(config.frame_mcs)
+        self.config, self.frame_dt = config, float(config.frame_mcs)
         self.potts = dynamics.potts(config.contact_matrix, config.stiffness, config.target_area, config.temperature)
         self.lattice = square_lattice(*config.lattice, neighbours=config.neighbours, periodic=periodic)
-        self.edges = square_lattice(*config.lattice, neighbours=4, periodic=periodic)
 
     # -- the process -------------------------------------------------------------------------------------------------------
 
@@ -213,7 +207,7 @@ class Cells(System):
             raise ShapeError(f"seeds: expected one per trajectory, {x0.shape[:1]}, found {seeds.shape}")
         if steps < 0:
             raise ShapeError(f"steps: expected 0 or more frames, found {steps}")
-        images, types = self._read(x0[:, None], typed=True, what="the initial state")
+        images, types = self.read(x0[:, None], typed=True, what="the initial state")
         frames = np.empty((len(x0), steps + 1, self.lattice.pixels), np.uint16)
         frames[:, 0] = images.reshape(len(x0), -1)
         attempts = self.config.frame_mcs * self.lattice.pixels
@@ -223,48 +217,17 @@ class Cells(System):
 
     # -- what is measured --------------------------------------------------------------------------------------------------
 
-    def observables(self, x: np.ndarray) -> dict[str, Observable]:
-        """Clusters, fragments, areas, contacts, energy, shape and motion of trajectories x (*batch, time, y, x, channel).
-
-        The cells of a trajectory are those that it shows in any frame; one that has vanished counts with area 0 and stays where it was.
-        Displacement and path length start at the first frame given.
-        """
-        n = self.config.cells
-        cells, types = self._read(x)
-        present = types[..., None, 1:] > 0
-        area = labels.areas(cells, n)
-        mean_area = _mean(area, present)
+    def measure(self, cells: np.ndarray, types: np.ndarray) -> dict[str, Observable]:
+        """Measure images cells (*batch, time, y, x) of cells with types (*batch, label), their energy among other things."""
+        measured = super().measure(cells, types)
         contacts = labels.contacts(cells, types, self.lattice, self.config.types + 1)
-        edges = contacts[..., :2, :, :].sum(-3)
-        same, medium = np.trace(edges, axis1=-2, axis2=-1), edges[..., 0, 1:].sum(-1)
-        different = edges.sum((-2, -1)) - same - medium
-        perimeter = (2 * (same + different) + medium) / np.maximum(present.sum(-1), 1)
-        pieces = labels.components(cells, np.broadcast_to(np.arange(n + 1), types.shape), self.edges)
-        displacement, travelled = labels.paths(labels.centres(cells, n, self.lattice), self.lattice)
-        return {
-            "clusters": Observable("clusters of one type", "", labels.components(cells, types, self.edges), discrete=True),
-            "fragments": Observable("extra fragments of cells", "", pieces - (area > 0).sum(-1), discrete=True),
-            "area_mean": Observable("mean cell area", "pixels", mean_area),
-            "area_sd": Observable("spread of cell areas", "pixels", np.sqrt(_mean((area - mean_area[..., None]) ** 2, present))),
-            "perimeter": Observable("mean cell perimeter", "pixel edges", perimeter),
-            "contact_same": Observable("contact of cells of one type", "pixel edges", same, discrete=True),
-            "contact_different": Observable("contact of cells of different types", "pixel edges", different, discrete=True),
-            "contact_medium": Observable("contact with the medium", "pixel edges", medium, discrete=True),
-            "hamiltonian": Observable("Hamiltonian", "", self._hamiltonian(contacts, area, present)),
-            "gyration_radius": Observable("radius of gyration of the tissue", "pixels", labels.gyration_radius(cells, self.lattice)),
-            "changed_pixels": Observable("pixels changed since the last frame", "pixels", labels.changed_pixels(cells), discrete=True),
-            "displacement": Observable("mean displacement of a cell", "pixels", _mean(displacement, present)),
-            "distance_travelled": Observable("mean distance travelled by a cell", "pixels", _mean(travelled, present)),
-        }
+        energy = self._hamiltonian(contacts, labels.areas(cells, self.config.cells), types[..., None, 1:] > 0)
+        return measured | {"hamiltonian": Observable("Hamiltonian", "", energy)}
 
-    def alive(self, x: np.ndarray) -> np.ndarray:
-        """Return (*batch, time) booleans: True until more than the implausible share of the cells first has an area out of range."""
-        cells, types = self._read(x)
-        present = types[..., None, 1:] > 0
+    @property
+    def plausible_area(self) -> tuple[float, float]:
         low, high = (edge * self.config.target_area for edge in self.config.plausible_area)
-        area = labels.areas(cells, self.config.cells)
-        outside = (present & ((area < low) | (area > high))).sum(-1)
-        return np.logical_and.accumulate(outside <= self.config.implausible_share * present.sum(-1), axis=-1)
+        return low, high
 
     def _hamiltonian(self, contacts: np.ndarray, area: np.ndarray, present: np.ndarray) -> np.ndarray:
         """H = sum over neighbouring pairs with different labels of J  +  lambda sum over cells (area - target)^2: (*batch, time)."""
@@ -273,20 +236,7 @@ class Cells(System):
 
     # -- states ------------------------------------------------------------------------------------------------------------
 
-    def _read(self, x: np.ndarray, *, typed: bool = False, what: str = "the trajectory") -> tuple[np.ndarray, np.ndarray]:
-        """Images (*batch, time, y, x) and types (*batch, label) of states x (*batch, time, y, x, channel), checked."""
-        x = np.asarray(x)
-        if x.ndim < 4 or x.shape[-3:] != (*self.config.lattice, self.spec.channels):
-            expected = f"(*batch, time, {', '.join(map(str, (*self.config.lattice, self.spec.channels)))})"
-            raise ShapeError(f"{what}: expected {expected} with channels cell, type; found {x.shape}")
-        return labels.read_states(x, self.config.cells, self.config.types, typed=typed, what=what)
-
     def _states(self, images: np.ndarray, types: np.ndarray) -> np.ndarray:
         """States (n, *time, y, x, channel) of label images (n, *time, y, x) with the type of every pixel looked up in types (n, label)."""
         kind = np.take_along_axis(types, images.reshape(len(images), -1).astype(np.intp), axis=-1).reshape(images.shape)
         return self.spec.pack(cell=images.astype(np.int16), type=kind.astype(np.int16))
-
-
-def _mean(values: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Mean over the cells that are present: (*batch, time); 0 where there are none."""
-    return (values * present).sum(-1) / np.maximum(present.sum(-1), 1)

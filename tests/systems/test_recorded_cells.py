@@ -28,7 +28,7 @@ def test_the_observables_are_those_of_the_cellular_system(cells_and_states):
     assert recorded.spec == system.spec
     expected = system.observables(x)
     found = recorded.observables(x)
-    assert set(expected) - set(found) == {"hamiltonian", "fragments", "perimeter"}
+    assert set(expected) - set(found) == {"hamiltonian"}
     for name, observable in found.items():
         np.testing.assert_allclose(observable.values, expected[name].values)
         assert (observable.unit, observable.discrete) == (expected[name].unit, expected[name].discrete)

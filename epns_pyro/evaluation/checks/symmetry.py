@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -88,8 +87,8 @@ def equivariance(simulator: Simulator, store: Store, settings: EvaluationConfig)
 
     group = store.system.symmetry
     groups = [group]
-    if getattr(group, "translation_scale", 0):  # half of the elements move far
-        groups.append(dataclasses.replace(group, translation_scale=FAR * group.translation_scale))
+    if (far := group.moving_farther(FAR)) is not None:  # half of the elements move far
+        groups.append(far)
     found = [
         density_invariance_error(
             density,

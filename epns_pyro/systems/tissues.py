@@ -1,0 +1,114 @@
+"""What all systems of cells in label images have in common: their states, and what is measured on them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+
+from epns_pyro.errors import ShapeError
+from epns_pyro.state import Field, StateSpec
+from epns_pyro.symmetry import Relabelling
+from epns_pyro.systems import label_observables as labels
+from epns_pyro.systems.base import Observable, System
+from epns_pyro.systems.lattice import square_lattice
+
+
+class TissueSystem(System):
+    """A system of cells in label images; states are integers (*batch, y, x, channel), channels the cell's label and its type.
+
+    A cell may vanish or split into fragments.
+
+    Parameters
+    ----------
+    lattice : (int, int)
+        Height and width of an image, pixels.
+    cells, types : int
+        Labels are 0 (the medium) to `cells`, types 0 (the medium's) to `types`.
+    periodic : bool
+        Whether the image wraps around at its edges.
+    implausible_share : float
+        A trajectory is no longer alive once more than this share of its cells has an area out of `plausible_area`.
+    """
+
+    def __init__(self, lattice: tuple[int, int], *, cells: int, types: int, periodic: bool, implausible_share: float) -> None:
+        self.spec = StateSpec(
+            fields=(
+                Field("cell", kind="label", size=cells + 1),
+                Field("type", kind="category", size=types + 1, of="cell", dynamic=False),
+            ),
+            sites=("y", "x"),
+            space=2,
+            periodic=periodic,
+        )
+        self.symmetry = Relabelling(cells, shifts=periodic)
+        self.edges = square_lattice(*lattice, neighbours=4, periodic=periodic)
+        self._cells, self._types, self._implausible_share = cells, types, implausible_share
+
+    @property
+    @abstractmethod
+    def plausible_area(self) -> tuple[float, float] | None:
+        """Smallest and largest area that a cell can have, pixels; None: any."""
+
+    def observables(self, x: np.ndarray) -> dict[str, Observable]:
+        """Measure clusters, fragments, areas, contacts, shape and motion of trajectories x (*batch, time, y, x, channel).
+
+        The cells of a trajectory are those that it shows in any frame; one that has vanished counts with area 0 and stays where it was.
+        Displacement and path length start at the first frame given.
+        """
+        return self.measure(*self.read(x))
+
+    def measure(self, cells: np.ndarray, types: np.ndarray) -> dict[str, Observable]:
+        """Measure images cells (*batch, time, y, x) of cells with types (*batch, label); see `observables`."""
+        present = types[..., None, 1:] > 0
+        area = labels.areas(cells, self._cells)
+        mean_area = mean_over_cells(area, present)
+        edges = labels.contacts(cells, types, self.edges, self._types + 1).sum(-3)
+        same, medium = np.trace(edges, axis1=-2, axis2=-1), edges[..., 0, 1:].sum(-1)
+        different = edges.sum((-2, -1)) - same - medium
+        perimeter = (2 * (same + different) + medium) / np.maximum(present.sum(-1), 1)
+        pieces = labels.components(cells, np.broadcast_to(np.arange(self._cells + 1), types.shape), self.edges)
+        displacement, travelled = labels.paths(labels.centres(cells, self._cells, self.edges), self.edges)
+        spread = np.sqrt(mean_over_cells((area - mean_area[..., None]) ** 2, present))
+        return {
+            "clusters": Observable("clusters of one type", "", labels.components(cells, types, self.edges), discrete=True),
+            "fragments": Observable("extra fragments of cells", "", pieces - (area > 0).sum(-1), discrete=True),
+            "area_mean": Observable("mean cell area", "pixels", mean_area),
+            "area_sd": Observable("spread of cell areas", "pixels", spread),
+            "perimeter": Observable("mean cell perimeter", "pixel edges", perimeter),
+            "contact_same": Observable("contact of cells of one type", "pixel edges", same, discrete=True),
+            "contact_different": Observable("contact of cells of different types", "pixel edges", different, discrete=True),
+            "contact_medium": Observable("contact with the medium", "pixel edges", medium, discrete=True),
+            "gyration_radius": Observable("radius of gyration of the tissue", "pixels", labels.gyration_radius(cells, self.edges)),
+            "changed_pixels": Observable("pixels changed since the last frame", "pixels", labels.changed_pixels(cells), discrete=True),
+            "displacement": Observable("mean displacement of a cell", "pixels", mean_over_cells(displacement, present)),
+            "distance_travelled": Observable("mean distance travelled by a cell", "pixels", mean_over_cells(travelled, present)),
+        }
+
+    def alive(self, x: np.ndarray) -> np.ndarray:
+        """Return (*batch, time) booleans: True until more than the implausible share of the cells first has an area out of range."""
+        cells, types = self.read(x)
+        if self.plausible_area is None:
+            return np.ones(cells.shape[:-2], dtype=bool)
+        present = types[..., None, 1:] > 0
+        low, high = self.plausible_area
+        area = labels.areas(cells, self._cells)
+        outside = (present & ((area < low) | (area > high))).sum(-1)
+        return np.logical_and.accumulate(outside <= self._implausible_share * present.sum(-1), axis=-1)
+
+    def read(self, x: np.ndarray, *, typed: bool = False, what: str = "the trajectory") -> tuple[np.ndarray, np.ndarray]:
+        """Split states x (*batch, time, y, x, channel) into images (*batch, time, y, x) and types (*batch, label), checked.
+
+        `typed` refuses cells without a type; a forecast may hold some, where a cell comes back that had vanished.
+        """
+        x = np.asarray(x)
+        sizes = (self.edges.height, self.edges.width, self.spec.channels)
+        if x.ndim < 4 or x.shape[-3:] != sizes:
+            expected = f"(*batch, time, {', '.join(map(str, sizes))})"
+            raise ShapeError(f"{what}: expected {expected} with channels cell, type; found {x.shape}")
+        return labels.read_states(x, self._cells, self._types, typed=typed, what=what)
+
+
+def mean_over_cells(values: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Average values (*batch, time, cell) over the cells that are present: (*batch, time); 0 where there are none."""
+    return (values * present).sum(-1) / np.maximum(present.sum(-1), 1)
