@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from epns_pyro.data import files
 from epns_pyro.derived import derive, lead_frames, recorded_fields
 from epns_pyro.errors import DataError, nearest
 from epns_pyro.state import Field, StateSpec
@@ -127,7 +128,7 @@ def decode(spec: StateSpec, dataset: xr.Dataset, frame_dt: float, *, skip: int =
 
 def load(dataset: xr.Dataset, variable: Variable) -> np.ndarray:
     """Read one variable as an array whose axes are (trajectory, time, *site[, space]); missing axes have length 1."""
-    data = dataset.variables[variable.name].load()
+    data = files.load(dataset, variable.name)
     dims = variable.dims if variable.field.of or TIME in variable.dims else (TRAJECTORY, TIME, *variable.dims[1:])
     array = data.transpose(*(d for d in dims if d in data.dims)).values
     return np.expand_dims(array, tuple(i for i, d in enumerate(dims) if d not in data.dims))

@@ -9,13 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5netcdf
 import numpy as np
 import xarray as xr
-import zarr
 
 from epns_pyro.context import DataContext
-from epns_pyro.data import layout
+from epns_pyro.data import files, layout
 from epns_pyro.data.description import Description, Split, read_description
 from epns_pyro.data.presence import check_presence
 from epns_pyro.data.scales import compute_context
@@ -95,7 +93,7 @@ class Store:
         """Return the raw dataset that a set is in, nothing of it read yet; `rows` says which trajectories belong to the set."""
         location = self._set(split).location
         if split not in self._datasets:
-            self._datasets[split] = _open(self.path, location)
+            self._datasets[split] = files.open_dataset(self.path, location)
         return self._datasets[split]
 
     def rows(self, split: str, indices: slice | Iterable[int] | int | None = None) -> np.ndarray:
@@ -214,10 +212,14 @@ def open_store(path: str | Path, *, spec: str | Path | None = None, split: Split
         If there is no store, no set in it, or nothing that describes it.
     """
     path = Path(path)
-    names, attributes = _contents(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such store: make one with epns-pyro data generate, or check the path")
+    names, attributes = files.contents(path)
+    if names and "state_spec" not in attributes:
+        attributes = files.open_dataset(path, names[0]).attrs | attributes
     description = _description(path, spec, attributes)
     locations: list[str | None] = [*sorted(names, key=_place)] or [None]
-    sample = _open(path, locations[0])
+    sample = files.open_dataset(path, locations[0])
     frame_dt = description.frame_dt or _spacing(path, sample)
     if "system_config" in attributes and spec is None:
         config = _json(path, attributes, "system_config")
@@ -274,34 +276,3 @@ def _spacing(path: Path, dataset: xr.Dataset) -> float:
     if not spacing > 0:
         raise DataError(f"{path}: the coordinate 'time' does not increase: correct it, or give frame_dt in the description")
     return spacing
-
-
-# -- the two file formats --------------------------------------------------------------------------------------------------
-
-
-def _contents(path: Path) -> tuple[list[str], dict[str, Any]]:
-    """Return the names of the groups, and the attributes of the file or, failing these, of its first group."""
-    if not path.exists():
-        raise DataError(f"{path}: no such store: make one with epns-pyro data generate, or check the path")
-    try:
-        if path.is_dir():
-            root = zarr.open_group(path, mode="r", use_consolidated=False)
-            names, attributes = sorted(root.group_keys()), dict(root.attrs)
-        else:
-            with h5netcdf.File(path, "r") as file:
-                names, attributes = sorted(file.groups), dict(file.attrs)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: is neither a zarr directory nor a netCDF-4 file ({' '.join(str(error).split())})") from None
-    if names and "state_spec" not in attributes:
-        attributes = _open(path, names[0]).attrs | attributes
-    return names, attributes
-
-
-def _open(path: Path, split: str | None) -> xr.Dataset:
-    options = {"consolidated": False} if path.is_dir() else {}
-    engine = "zarr" if path.is_dir() else "h5netcdf"
-    try:
-        return xr.open_dataset(path, group=split, engine=engine, chunks=None, cache=False, decode_times=False, **options)
-    except (OSError, ValueError, KeyError) as error:
-        where = f"{path}: group {split!r}" if split else str(path)
-        raise DataError(f"{where} cannot be read as a dataset: {' '.join(str(error).split())}") from None

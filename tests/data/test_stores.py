@@ -240,7 +240,7 @@ def test_what_cannot_be_opened(tmp_path):
         open_store(write(dataset(), tmp_path / "a.zarr"))
     with pytest.raises(DataError, match="the time between frames is unknown"):
         open_store(write(described(dataset().drop_vars("time")), tmp_path / "b.zarr"))
-    with pytest.raises(DataError, match="the attribute 'state_spec' is not a JSON object"):
+    with pytest.raises(DataError, match="the attribute 'state_spec': is not valid JSON"):
         open_store(write(dataset().assign_attrs(state_spec="hello"), tmp_path / "c.zarr"))
 
 

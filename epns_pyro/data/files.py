@@ -1,0 +1,156 @@
+"""Open zarr directories and netCDF files that may come from anywhere, and read variables from them.
+
+What a file says of itself is checked before it is believed: the codecs that decode it, and its sizes against the bytes that are there.
+Errors of the libraries that read it become a DataError of one line, which names the variable and, in zarr, the damaged chunk.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5netcdf
+import h5py
+import numpy as np
+import xarray as xr
+import zarr
+
+from epns_pyro.data.zarr_metadata import Claim, claims, entries
+from epns_pyro.errors import DataError, EpnsError
+
+BELIEVED = 2**30  # bytes that an array may take in memory, whatever lies on disk
+COMPRESSION = 1000  # beyond that, it may be this many times as large as what lies on disk
+LARGEST_SIZE = 10**8  # of a dimension
+CHUNKS_TRIED = 10_000  # in search of the one that is damaged
+
+
+@contextmanager
+def reading(what: str, hint: str = "") -> Iterator[None]:
+    """Turn whatever a library raises while it reads a file into one DataError: put nothing else inside.
+
+    Damaged files make zarr, numcodecs, HDF5 and xarray raise nearly every class that there is, so all are caught here and only here.
+    """
+    try:
+        yield
+    except EpnsError:
+        raise
+    except MemoryError:
+        raise DataError(f"{what} does not fit into memory, or claims a size that it does not have{hint}") from None
+    except Exception as error:
+        why = " ".join(str(error).split())
+        raise DataError(f"{what} cannot be read ({why[:200] or type(error).__name__}){hint}") from None
+
+
+def contents(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of the groups of a file, sorted, and its attributes.
+
+    Raises
+    ------
+    DataError
+        If it is no zarr directory or netCDF file, or one that cannot be believed.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or store: check the path")
+    if path.is_dir():
+        _believe(path, claims(path))
+        with reading(f"{path}: is neither a zarr directory nor a netCDF-4 file, or is damaged: it"):
+            root = zarr.open_group(path, mode="r", use_consolidated=False)
+            return sorted(root.group_keys()), dict(root.attrs)
+    with reading(f"{path}: is neither a zarr directory nor a netCDF-4 file, or is damaged: it"):
+        with h5py.File(path, "r") as raw:
+            _believe(path, list(_hdf5_claims(raw)))
+        with h5netcdf.File(path, "r") as file:
+            return sorted(file.groups), dict(file.attrs)
+
+
+def open_dataset(path: Path, group: str | None = None) -> xr.Dataset:
+    """Open a zarr directory or netCDF file, or one group of it; variables are read by `load`, and times stay numbers."""
+    contents(path)
+    options = {"consolidated": False} if path.is_dir() else {}
+    engine = "zarr" if path.is_dir() else "h5netcdf"
+    where = f"{path}: group {group!r}" if group else f"{path}:"
+    with reading(f"{where} as a dataset"):
+        dataset = xr.open_dataset(
+            path, group=group, engine=engine, chunks=None, cache=False, decode_times=False, create_default_indexes=False, **options
+        )
+        for variable in dataset.variables.values():
+            variable.encoding |= {"source": str(path), "group": group}
+    return dataset
+
+
+def load(dataset: xr.Dataset, name: str) -> xr.Variable:
+    """Read a variable into memory.
+
+    Raises
+    ------
+    DataError
+        If it is damaged; the message names it and, in zarr, the first damaged chunk, and leaves the file to the caller.
+    """
+    variable = dataset.variables[name]
+    hint = ": copy the file again from where it came, or make it anew"
+    try:
+        with reading(f"variable {name!r}", hint):
+            return variable.load()
+    except DataError:
+        if (chunk := _damaged_chunk(name, variable.encoding)) is not None:
+            with reading(f"variable {name!r}: chunk {chunk[0]} is damaged: it", hint):
+                chunk[1]()
+        raise
+
+
+def _damaged_chunk(name: str, encoding: dict[str, Any]) -> tuple[str, Callable[[], Any]] | None:
+    """Find the first chunk of a zarr array that cannot be decoded: its name and how to read it."""
+    source, group = Path(encoding.get("source") or ""), encoding.get("group")
+    if not source.name or not source.is_dir():
+        return None
+    with suppress(Exception):  # the search only adds to a message: the array can be damaged beyond having chunks
+        array = zarr.open_group(source, mode="r", use_consolidated=False)[f"{group}/{name}" if group else name]
+        sizes = array.shards or array.chunks
+        grid = [range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True)]
+        for place in itertools.islice(itertools.product(*grid), CHUNKS_TRIED):
+            corner = tuple(slice(i * size, (i + 1) * size) for i, size in zip(place, sizes, strict=True))
+            try:
+                array[corner]
+            except Exception:
+                return array.metadata.encode_chunk_key(place), lambda corner=corner: array[corner]
+    return None
+
+
+# -- sizes -----------------------------------------------------------------------------------------------------------------
+
+
+def _believe(path: Path, found: list[Claim]) -> None:
+    """Raise unless every array can be as large as it says, judging by what is on disk."""
+    for claim in found:
+        where = f"{path}: variable {claim.name!r}"
+        if largest := max((n for n in (*claim.shape, *claim.chunk) if n > LARGEST_SIZE), default=0):
+            raise DataError(f"{where} claims a dimension of {largest:g} entries, and at most {LARGEST_SIZE:g} are read: it is damaged")
+        size = claim.itemsize * max(entries(claim.shape), entries(claim.chunk))
+        stored = 0
+        while size > BELIEVED + COMPRESSION * stored and (more := next(claim.stored, None)) is not None:
+            stored += more
+        if size > BELIEVED + COMPRESSION * stored:
+            raise DataError(
+                f"{where} claims {' x '.join(map(str, claim.shape))} entries in chunks of {' x '.join(map(str, claim.chunk))}, which take "
+                f"{size / 2**30:.3g} GiB, but {stored} bytes are on disk: it is damaged, or was never written"
+            )
+
+
+def _hdf5_claims(node: h5py.Group, prefix: str = "", depth: int = 3) -> Iterator[Claim]:
+    for name in node:
+        item = node.get(name)
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            stored = iter([int(item.id.get_storage_size())])
+            yield Claim(f"{prefix}{name}", item.shape, item.chunks or (), item.dtype.itemsize, stored)
+        elif isinstance(item, h5py.Group) and depth:
+            yield from _hdf5_claims(item, f"{prefix}{name}/", depth - 1)
+
+
+def as_numbers(variable: xr.Variable, what: str) -> np.ndarray:
+    """Return the values of a variable as float64; raise DataError where they are text, dates or objects."""
+    if variable.dtype.kind not in "biuf":
+        raise DataError(f"{what}: expected numbers, found {variable.dtype}: convert it")
+    return np.asarray(variable.values, np.float64)
