@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from epns_pyro.errors import DataError, ShapeError, nearest
+from epns_pyro.data import files, layout
+from epns_pyro.data.precision import check_magnitude
+from epns_pyro.errors import DataError, ShapeError, nearest, shown
 from epns_pyro.state import StateSpec
 
 Noise = Mapping[str, float | np.ndarray]
+MOST_STEPS = 100_000  # from the initial state to the last observation
 ON_A_FRAME = 1e-3  # times may be off a frame by this share of the time between two
 NOISE, INITIAL = "noise", "initial_"  # attribute with the error of a variable, prefix of the variables of the initial state
 
@@ -229,18 +232,11 @@ def read_observations(path: str | Path, spec: StateSpec, *, frame_dt: float, noi
     noise : mapping, optional
         Overrides the attributes.
     """
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file")
-    try:
-        with xr.open_zarr(path, chunks=None, consolidated=False) if path.is_dir() else xr.open_dataset(path, engine="h5netcdf") as opened:
-            dataset = opened.load()
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: not a netCDF file or zarr store that can be read ({str(error).splitlines()[0]})") from None
-    try:
-        return observations_of(dataset, spec, frame_dt=frame_dt, noise=noise)
-    except (DataError, ShapeError) as error:
-        raise type(error)(f"{path}: {error}") from None
+    with files.open_dataset(Path(path)) as dataset:
+        try:
+            return observations_of(dataset, spec, frame_dt=frame_dt, noise=noise)
+        except (DataError, ShapeError) as error:
+            raise type(error)(f"{path}: {error}") from None
 
 
 def observations_of(dataset: xr.Dataset, spec: StateSpec, *, frame_dt: float, noise: Noise | None = None) -> ObservationFile:
@@ -260,7 +256,7 @@ def observations_of(dataset: xr.Dataset, spec: StateSpec, *, frame_dt: float, no
             raise DataError(
                 f"{name!r} has no attribute 'noise', the standard deviation of its error: add it, or give it as --noise {name}="
             )
-        noise.setdefault(name, dataset[name].attrs.get(NOISE))
+        noise.setdefault(name, _noise(dataset, name))
     if unused := [name for name in noise if name not in observed]:
         raise DataError(f"a noise is given for {unused[0]!r}, which is not observed: {nearest(unused[0], observed)}")
     return ObservationFile(Observations.from_fields(spec, fields, noise), _initial(dataset, spec))
@@ -268,9 +264,14 @@ def observations_of(dataset: xr.Dataset, spec: StateSpec, *, frame_dt: float, no
 
 def _frames(dataset: xr.Dataset, frame_dt: float) -> np.ndarray:
     """Number of the frame of every time: (time,)."""
-    if "time" not in dataset.coords:
-        raise DataError("has no coordinate 'time': the times of the observations, 0 for the initial state")
-    times = np.asarray(dataset["time"].values, np.float64)
+    if "time" not in dataset.coords or dataset["time"].ndim != 1:
+        raise DataError("has no coordinate 'time' (time): the times of the observations, 0 for the initial state")
+    times = layout.times(dataset)
+    if times.size and (largest := float(np.abs(times).max())) > MOST_STEPS * frame_dt:
+        raise DataError(
+            f"time {largest:g} is {largest / frame_dt:.3g} model steps of {frame_dt:g} from the start, and at most {MOST_STEPS} are "
+            "followed: is it in the time unit of the model, and 0 at the initial state?"
+        )
     frames = np.round(times / frame_dt)
     off = np.abs(times / frame_dt - frames) > ON_A_FRAME
     if off.any():
@@ -288,16 +289,26 @@ def _initial(dataset: xr.Dataset, spec: StateSpec) -> np.ndarray | InitialNormal
     if missing := [variable for variable in names.values() if variable not in given]:
         raise DataError(f"the initial state is incomplete: {', '.join(missing)} is missing")
     mean = spec.pack(**{name: _array(dataset, variable, spec, name, time=False) for name, variable in names.items()})
-    scale = {f.name: dataset[names[f.name]].attrs[NOISE] for f in spec.dynamic_fields if NOISE in dataset[names[f.name]].attrs}
+    scale = {f.name: _noise(dataset, names[f.name]) for f in spec.dynamic_fields if NOISE in dataset[names[f.name]].attrs}
     return InitialNormal(mean, scale) if scale else mean
 
 
 def _array(dataset: xr.Dataset, variable: str, spec: StateSpec, field: str, *, time: bool) -> np.ndarray:
-    data = dataset[variable]
+    data = files.load(dataset, variable)
     data = data.isel(trajectory=0) if data.sizes.get("trajectory") == 1 else data
     dims = (*(("time",) if time else ()), *spec.sites, *(("space",) if spec[field].is_vector else ()))
     if set(data.dims) != set(dims):
         raise ShapeError(
             f"{variable!r}: expected the dimensions ({', '.join(dims)}) of one trajectory, found ({', '.join(map(str, data.dims))})"
         )
-    return data.transpose(*dims).values.astype(np.float64)
+    values = files.as_numbers(data.transpose(*dims), f"variable {variable!r}")
+    check_magnitude(spec[field], values)
+    return values
+
+
+def _noise(dataset: xr.Dataset, variable: str) -> np.ndarray:
+    value = dataset[variable].attrs.get(NOISE)
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"the attribute {NOISE!r} of {variable!r}: expected a number, found {shown(value)}") from None

@@ -18,12 +18,13 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from epns_pyro.data.zarr_metadata import Claim, claims, entries
+from epns_pyro.data.zarr_metadata import Claim, claims, damaged_blosc, entries
 from epns_pyro.errors import DataError, EpnsError
 
-BELIEVED = 2**30  # bytes that an array may take in memory, whatever lies on disk
-COMPRESSION = 1000  # beyond that, it may be this many times as large as what lies on disk
+BELIEVED = 2**27  # bytes that an array may take in memory, whatever lies on disk
+COMPRESSION = 1000  # beyond that, it may be this many times as large as what lies on disk for it
 LARGEST_SIZE = 10**8  # of a dimension
+ANEW = ": copy the file again from where it came, or make it anew"
 CHUNKS_TRIED = 10_000  # in search of the one that is damaged
 
 
@@ -38,10 +39,13 @@ def reading(what: str, hint: str = "") -> Iterator[None]:
     except EpnsError:
         raise
     except MemoryError:
-        raise DataError(f"{what} does not fit into memory, or claims a size that it does not have{hint}") from None
+        raise DataError(f"{what} (it does not fit into memory, or claims a size that it does not have){hint}") from None
     except Exception as error:
         why = " ".join(str(error).split())
-        raise DataError(f"{what} cannot be read ({why[:200] or type(error).__name__}){hint}") from None
+        raise DataError(f"{what} ({why[:200] or type(error).__name__}){hint}") from None
+
+
+_NEITHER = "is neither a zarr directory nor a netCDF-4 file that can be read"
 
 
 def contents(path: Path) -> tuple[list[str], dict[str, Any]]:
@@ -56,10 +60,10 @@ def contents(path: Path) -> tuple[list[str], dict[str, Any]]:
         raise DataError(f"{path}: no such file or store: check the path")
     if path.is_dir():
         _believe(path, claims(path))
-        with reading(f"{path}: is neither a zarr directory nor a netCDF-4 file, or is damaged: it"):
+        with reading(f"{path}: {_NEITHER}"):
             root = zarr.open_group(path, mode="r", use_consolidated=False)
             return sorted(root.group_keys()), dict(root.attrs)
-    with reading(f"{path}: is neither a zarr directory nor a netCDF-4 file, or is damaged: it"):
+    with reading(f"{path}: {_NEITHER}"):
         with h5py.File(path, "r") as raw:
             _believe(path, list(_hdf5_claims(raw)))
         with h5netcdf.File(path, "r") as file:
@@ -69,10 +73,15 @@ def contents(path: Path) -> tuple[list[str], dict[str, Any]]:
 def open_dataset(path: Path, group: str | None = None) -> xr.Dataset:
     """Open a zarr directory or netCDF file, or one group of it; variables are read by `load`, and times stay numbers."""
     contents(path)
+    for claim in claims(path) if path.is_dir() else ():
+        parent, _, name = claim.name.rpartition("/")
+        if parent == (group or "") and (chunk := damaged_blosc(claim)) is not None:
+            where = f"{path}: set {group!r}: " if group else f"{path}: "
+            raise DataError(f"{where}variable {name!r}: chunk {chunk} is damaged (its header says another size than it has){ANEW}")
     options = {"consolidated": False} if path.is_dir() else {}
     engine = "zarr" if path.is_dir() else "h5netcdf"
     where = f"{path}: group {group!r}" if group else f"{path}:"
-    with reading(f"{where} as a dataset"):
+    with reading(f"{where} cannot be read as a dataset"):
         dataset = xr.open_dataset(
             path, group=group, engine=engine, chunks=None, cache=False, decode_times=False, create_default_indexes=False, **options
         )
@@ -90,13 +99,12 @@ def load(dataset: xr.Dataset, name: str) -> xr.Variable:
         If it is damaged; the message names it and, in zarr, the first damaged chunk, and leaves the file to the caller.
     """
     variable = dataset.variables[name]
-    hint = ": copy the file again from where it came, or make it anew"
     try:
-        with reading(f"variable {name!r}", hint):
+        with reading(f"variable {name!r} cannot be read", ANEW):
             return variable.load()
     except DataError:
         if (chunk := _damaged_chunk(name, variable.encoding)) is not None:
-            with reading(f"variable {name!r}: chunk {chunk[0]} is damaged: it", hint):
+            with reading(f"variable {name!r}: chunk {chunk[0]} is damaged", ANEW):
                 chunk[1]()
         raise
 
@@ -128,7 +136,7 @@ def _believe(path: Path, found: list[Claim]) -> None:
         where = f"{path}: variable {claim.name!r}"
         if largest := max((n for n in (*claim.shape, *claim.chunk) if n > LARGEST_SIZE), default=0):
             raise DataError(f"{where} claims a dimension of {largest:g} entries, and at most {LARGEST_SIZE:g} are read: it is damaged")
-        size = claim.itemsize * max(entries(claim.shape), entries(claim.chunk))
+        size = claim.itemsize * max(claim.written, entries(claim.chunk))
         stored = 0
         while size > BELIEVED + COMPRESSION * stored and (more := next(claim.stored, None)) is not None:
             stored += more
@@ -144,7 +152,7 @@ def _hdf5_claims(node: h5py.Group, prefix: str = "", depth: int = 3) -> Iterator
         item = node.get(name)
         if isinstance(item, h5py.Dataset) and item.shape is not None:
             stored = iter([int(item.id.get_storage_size())])
-            yield Claim(f"{prefix}{name}", item.shape, item.chunks or (), item.dtype.itemsize, stored)
+            yield Claim(f"{prefix}{name}", item.shape, item.chunks or (), item.dtype.itemsize, entries(item.shape), stored)
         elif isinstance(item, h5py.Group) and depth:
             yield from _hdf5_claims(item, f"{prefix}{name}/", depth - 1)
 

@@ -134,6 +134,30 @@ def load(dataset: xr.Dataset, variable: Variable) -> np.ndarray:
     return np.expand_dims(array, tuple(i for i, d in enumerate(dims) if d not in data.dims))
 
 
+def times(dataset: xr.Dataset) -> np.ndarray:
+    """Read the coordinate 'time': finite numbers that increase along their last axis.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, holds dates or text, or does not increase; the message ends so that a way out can follow.
+    """
+    variable = dataset.variables[TIME]
+    units = str(variable.attrs.get("units", ""))
+    if variable.dtype.kind in "mM" or " since " in units:
+        what = f"{units!r}" if units else str(variable.dtype)
+        raise DataError(f"the coordinate 'time' holds dates ({what}): write the time since the start as numbers, in one unit")
+    if variable.dtype.kind not in "fiu":
+        raise DataError(f"the coordinate 'time' holds no numbers ({variable.dtype}): write the time since the start as numbers")
+    values = np.asarray(files.load(dataset, TIME).values, np.float64)
+    if not np.isfinite(values).all():
+        raise DataError("the coordinate 'time' holds NaN or infinite values: correct it")
+    rises = (np.diff(values, axis=-1) > 0).reshape(-1, max(values.shape[-1] - 1, 0)).all(0) if values.ndim else np.ones(0, bool)
+    if not rises.all():
+        raise DataError(f"the coordinate 'time' does not increase at frame {int(np.argmin(rises)) + 1}: sort the frames or correct it")
+    return values
+
+
 def _in_memory(field: Field, array: np.ndarray) -> np.ndarray:
     if field.kind == "real":
         return array

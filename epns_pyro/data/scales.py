@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from epns_pyro.context import DataContext
+from epns_pyro.data.precision import check_scale
 from epns_pyro.data.presence import presence
 from epns_pyro.errors import DataError
 from epns_pyro.state import Field, StateSpec
@@ -55,6 +56,11 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
         raise DataError(f"{store.path}: set {split!r} holds no body in any frame: all of its dynamic fields are NaN")
     scales = {name: moments.spread for name, moments in values.items()}
     steps = {f.name: _step_scale(changes[f.name].rms, surprises[f.name].rms) or scales[f.name] for f in dynamic}
+    with store.naming(split):
+        for field in real:
+            check_scale(field, scales[field.name], "has a scale of")
+            if field.dynamic:
+                check_scale(field, steps[field.name], "has a change per step of")
     return DataContext(
         spec=spec.with_scales(scales),
         frame_dt=store.frame_dt,

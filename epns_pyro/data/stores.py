@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,12 @@ import xarray as xr
 from epns_pyro.context import DataContext
 from epns_pyro.data import files, layout
 from epns_pyro.data.description import Description, Split, read_description
+from epns_pyro.data.precision import check_precision
 from epns_pyro.data.presence import check_presence
 from epns_pyro.data.scales import compute_context
 from epns_pyro.data.writing import chunk_trajectories
 from epns_pyro.derived import lead_frames, memory_frames
-from epns_pyro.errors import DataError, nearest
+from epns_pyro.errors import DataError, nearest, shown
 from epns_pyro.plain import parse_json
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import SYSTEMS, RecordedConfig, System
@@ -111,7 +113,13 @@ class Store:
         """How many trajectories an interrupted run has not written yet."""
         dataset = self.dataset(split)
         total = dataset.sizes.get(layout.TRAJECTORY, 1)
-        return total - int(dataset.attrs.get("complete", total))
+        complete = dataset.attrs.get("complete", total)
+        if not isinstance(complete, (int, np.integer)) or not 0 <= complete <= total:
+            raise DataError(
+                f"{self.path}: set {split!r}: the attribute 'complete' is the number of trajectories that are written, 0 to {total}, "
+                f"found {shown(complete)}"
+            )
+        return total - int(complete)
 
     def read(self, split: str, indices: slice | Iterable[int] | int | None = None, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Read full states: (trajectory, time, *site, channel), floating point, or integers where every field is a label or category.
@@ -143,12 +151,20 @@ class Store:
         lead = lead_frames(self.spec)
         first = max(0, start - (memory_frames(self.spec) - lead))
         piece = self.dataset(split).isel({layout.TRAJECTORY: rows}, missing_dims="ignore").isel({layout.TIME: slice(first, stop + lead)})
-        try:
+        with self.naming(split):
             x = layout.decode(self.spec, piece, self.frame_dt, skip=start - first)
             check_presence(self.spec, x)
-        except DataError as error:
-            raise DataError(f"{self.path}: set {split!r}: {error}") from None
+            check_precision(self.spec, x)
         return x
+
+    @contextmanager
+    def naming(self, split: str) -> Iterator[None]:
+        """Put the store and the set in front of the message of every DataError from inside, unless it names the store already."""
+        try:
+            yield
+        except DataError as error:
+            where = "" if str(error).startswith(f"{self.path}:") else f"{self.path}: set {split!r}: "
+            raise DataError(f"{where}{error}") from None
 
     def require(self, split: str) -> None:
         """Raise DataError unless the set is complete and its variables fit the spec."""
@@ -270,9 +286,10 @@ def _json(path: Path, attributes: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _spacing(path: Path, dataset: xr.Dataset) -> float:
     time = dataset.variables.get(layout.TIME)
-    if time is None or time.size < 2 or time.dtype.kind not in "fiu":
+    if time is None or time.size < 2:
         raise DataError(f"{path}: the time between frames is unknown: give frame_dt in the description, or a numeric coordinate 'time'")
-    spacing = float(np.median(np.diff(time.values)))
-    if not spacing > 0:
-        raise DataError(f"{path}: the coordinate 'time' does not increase: correct it, or give frame_dt in the description")
-    return spacing
+    try:
+        times = layout.times(dataset)
+    except DataError as error:
+        raise DataError(f"{path}: {error}, or give frame_dt in the description") from None
+    return float(np.median(np.diff(times)))

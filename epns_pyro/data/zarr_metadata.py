@@ -35,13 +35,18 @@ _BY_NAME_3 = ("fixed_length_utf32", "null_terminated_bytes", "numpy.datetime64",
 
 @dataclass(frozen=True)
 class Claim:
-    """How large an array says it is: its shape and that of a chunk, the bytes of one entry, and the bytes that are there for it."""
+    """How large an array says it is: its shape and that of a chunk, the bytes of one entry, and the bytes that are there for it.
+
+    Entries of trajectories that an interrupted run has not come to do not count as `written`.
+    """
 
     name: str
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
     itemsize: int
+    written: int
     stored: Iterator[int]  # sizes of its files, to be summed as far as needed
+    blosc: Path | None = None  # where its chunks are, if Blosc packed them
 
 
 def claims(path: Path) -> list[Claim]:
@@ -52,39 +57,39 @@ def claims(path: Path) -> list[Claim]:
     DataError
         If metadata are damaged, or name a codec or a type of data that is not read here.
     """
-    return list(_claims(path, path, depth=3))
+    return list(_claims(path, path, depth=3, complete=None))
 
 
-def _claims(root: Path, folder: Path, depth: int) -> Iterator[Claim]:
+def _claims(root: Path, folder: Path, depth: int, complete: int | None) -> Iterator[Claim]:
     here = {name: read_json(folder / name) for name in NAMES if (folder / name).is_file()}
     name = folder.relative_to(root).as_posix() if folder != root else ""
     for file, content in here.items():
         if not isinstance(content, dict):
             raise DataError(f"{folder / file}: is damaged: expected a JSON object, found {shown(content)}")
         if file == "zarr.json":
-            yield from _claims_3(folder, name, content)
+            yield from _claims_3(folder, name, content, complete)
         elif file == ".zarray":
-            yield _claim_2(folder, name, content)
+            yield _claim_2(folder, name, content, complete)
         elif file == ".zmetadata":
             for key, inner in _mapping(folder / file, content, "metadata").items():
                 if key.endswith(".zarray"):
-                    _claim_2(folder, key, _required(isinstance(inner, dict), inner, folder / file, key))
+                    _claim_2(folder, key, _required(isinstance(inner, dict), inner, folder / file, key), None)
     if depth and here and not any(file == ".zarray" or content.get("node_type") == "array" for file, content in here.items()):
         for child in sorted(path for path in folder.iterdir() if path.is_dir()):
-            yield from _claims(root, child, depth - 1)
+            yield from _claims(root, child, depth - 1, _complete(here))
 
 
-def _claims_3(folder: Path, name: str, content: dict[str, Any]) -> Iterator[Claim]:
+def _claims_3(folder: Path, name: str, content: dict[str, Any], complete: int | None) -> Iterator[Claim]:
     file = folder / "zarr.json"
     consolidated = content.get("consolidated_metadata")
     for key, inner in _mapping(file, consolidated, "metadata").items() if consolidated else ():
         if _required(isinstance(inner, dict), inner, file, key).get("node_type") == "array":
-            _claim_3(folder, file, str(key), inner)
+            _claim_3(folder, file, str(key), inner, None)
     if content.get("node_type") == "array":
-        yield _claim_3(folder, file, name, content)
+        yield _claim_3(folder, file, name, content, complete)
 
 
-def _claim_2(folder: Path, name: str, content: dict[str, Any]) -> Claim:
+def _claim_2(folder: Path, name: str, content: dict[str, Any], complete: int | None) -> Claim:
     file = folder / ".zarray"
     shape, chunk = _sizes(file, "shape", content.get("shape")), _sizes(file, "chunks", content.get("chunks"), least=1)
     filters = content.get("filters")
@@ -98,10 +103,11 @@ def _claim_2(folder: Path, name: str, content: dict[str, Any]) -> Claim:
     else:
         itemsize = _itemsize_2(dtype)
         _required(itemsize, dtype, file, "dtype")
-    return Claim(name, shape, chunk, itemsize, _stored(folder))
+    blosc = folder if codecs and _packed_by_blosc(codecs) else None
+    return Claim(name, shape, chunk, itemsize, _written(shape, complete), _stored(folder), blosc)
 
 
-def _claim_3(folder: Path, file: Path, name: str, content: dict[str, Any]) -> Claim:
+def _claim_3(folder: Path, file: Path, name: str, content: dict[str, Any], complete: int | None) -> Claim:
     shape = _sizes(file, "shape", content.get("shape"))
     grid = _mapping(file, content, "chunk_grid")
     if grid.get("name") != "regular":
@@ -111,7 +117,8 @@ def _claim_3(folder: Path, file: Path, name: str, content: dict[str, Any]) -> Cl
     _required(not content.get("storage_transformers"), content.get("storage_transformers"), file, "storage_transformers")
     itemsize = _itemsize_3(content.get("data_type"))
     _required(itemsize, content.get("data_type"), file, "data_type")
-    return Claim(name, shape, chunk, itemsize, _stored(folder))
+    blosc = folder if _packed_by_blosc(content["codecs"]) else None
+    return Claim(name, shape, chunk, itemsize, _written(shape, complete), _stored(folder), blosc)
 
 
 # -- entries ---------------------------------------------------------------------------------------------------------------
@@ -139,6 +146,11 @@ def _check_codec(file: Path, codec: Any, key: str, known: frozenset[str]) -> Non
     for setting in ("dtype", "astype", "encode_dtype", "decode_dtype"):
         if setting in settings and not _itemsize_2(settings[setting]) and not _itemsize_3(settings[setting]):
             raise DataError(f"{file}: the codec {name!r} has the {setting} {shown(settings[setting])}, expected one of numbers")
+
+
+def _packed_by_blosc(codecs: list[Any]) -> bool:
+    last = codecs[-1] if codecs else None
+    return str((last.get("id") or last.get("name")) if isinstance(last, dict) else last).endswith("blosc")
 
 
 def _itemsize_2(dtype: Any) -> int:
@@ -192,6 +204,30 @@ def _stored(folder: Path) -> Iterator[int]:
         for file in files:
             if file not in NAMES:
                 yield Path(parent, file).stat().st_size
+
+
+def _complete(here: dict[str, Any]) -> int | None:
+    """Number of trajectories that the metadata of a group say are written, where they say so."""
+    attributes = here.get("zarr.json", {}).get("attributes") or here.get(".zattrs") or {}
+    complete = attributes.get("complete") if isinstance(attributes, dict) else None
+    return complete if _is_whole(complete) else None
+
+
+def _written(shape: tuple[int, ...], complete: int | None) -> int:
+    return entries(shape) if complete is None or not shape else entries((max(0, min(shape[0], complete)), *shape[1:]))
+
+
+def damaged_blosc(claim: Claim) -> str | None:
+    """Return the first chunk that Blosc packed whose header does not fit its size: the library would read past its end."""
+    most = 2 * claim.itemsize * entries(claim.chunk) + 1024  # a filter may add a little
+    for parent, _, files in os.walk(claim.blosc) if claim.blosc else ():
+        for path in (Path(parent, file) for file in sorted(files) if file not in NAMES):
+            with open(path, "rb") as chunk:
+                header = chunk.read(16)
+            unpacked, packed = (int.from_bytes(header[i : i + 4], "little") for i in (4, 12))
+            if len(header) < 16 or packed != path.stat().st_size or unpacked > most:
+                return path.relative_to(claim.blosc).as_posix()
+    return None
 
 
 def entries(shape: tuple[int, ...]) -> int:

@@ -141,7 +141,7 @@ def seen_zarr(folder: Path) -> None:
 
 def read_store(folder: Path) -> None:
     """Do what `data info` and `train` do with a store: open it, inspect it, measure it, draw windows, read all."""
-    store = open_store(next(path for path in sorted(folder.iterdir()) if path.suffix in (".zarr", ".nc")))
+    store = open_store(next((path for path in sorted(folder.iterdir()) if path.suffix in (".zarr", ".nc")), folder / "x.nc"))
     check(store)
     context, system = store.context(), store.system
     del context, system
@@ -151,7 +151,7 @@ def read_store(folder: Path) -> None:
 
 
 def read_seen(folder: Path) -> None:
-    read_observations(next(folder.glob("seen.*")), PARTICLES, frame_dt=0.5)
+    read_observations(next(folder.glob("seen.*"), folder / "seen.nc"), PARTICLES, frame_dt=0.5)
 
 
 def read_yaml(folder: Path) -> None:

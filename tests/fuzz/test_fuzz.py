@@ -9,6 +9,7 @@ from pathlib import Path
 import harness
 import numpy as np
 import pytest
+from readers import READERS
 
 from epns_pyro.errors import DataError
 
@@ -48,3 +49,10 @@ def test_every_ending_is_told_apart(read, outcome, said):
     assert said in results[0].message
     assert harness.summary(results).startswith("tried 2, ")
     assert f"{outcome} 2" in harness.summary(results)
+
+
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
+def test_damaged_input_is_read_or_refused_in_one_line(reader):
+    results = list(harness.run(harness.cases([reader], 2)))
+    assert [r for r in results if r.outcome in (harness.TRACEBACK, harness.HANG)] == []
+    assert {r.outcome for r in results} >= {harness.CLEAR}  # the damage is felt

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from epns_pyro.data import layout
+from epns_pyro.data import files, layout
 from epns_pyro.data.inspection.findings import ERROR, WARNING, Finding, Inspector
 from epns_pyro.data.inspection.labels import Entities, Labels
 from epns_pyro.data.inspection.numbers import Constant, NonFinite, OutOfRange, Rate
@@ -20,8 +20,9 @@ def check(store: Store, *, progress: Progress | None = None) -> list[Finding]:
     """Read a whole store, a few chunks at a time, and say what is wrong with it; errors first."""
     found = missing_sets(store)
     for split in store.splits:
-        found += _structure(store, split)
-        found += _values(store, split, progress)
+        with store.naming(split):
+            found += _structure(store, split)
+            found += _values(store, split, progress)
     return sorted(found, key=lambda finding: finding.level != ERROR)
 
 
@@ -46,7 +47,7 @@ def _structure(store: Store, split: str) -> list[Finding]:
         message = f"is incomplete, {total - missing} of {total} trajectories: run the command that made the store again to finish it"
         found.append(Finding(ERROR, split, message))
     if layout.TIME in dataset.variables and dataset.variables[layout.TIME].dtype.kind in "fiu":
-        found += [Finding(level, split, text) for level, text in _clock(dataset.variables[layout.TIME].values, store.frame_dt)]
+        found += [Finding(level, split, text) for level, text in _clock(files.load(dataset, layout.TIME).values, store.frame_dt)]
     return found
 
 
@@ -70,9 +71,11 @@ def _values(store: Store, split: str, progress: Progress | None) -> list[Finding
     done = 0
     for block in store.blocks(split) if sound else ():
         block = block[block < store.size(split) - store.missing(split)]
+        if not len(block):
+            break
         piece = dataset.isel({layout.TRAJECTORY: store.rows(split, block)}, missing_dims="ignore")
-        arrays = {v.field.name: layout.load(piece, v) for v in sound} if len(block) else {}
-        for inspector in inspectors if arrays else ():
+        arrays = {v.field.name: layout.load(piece, v) for v in sound}
+        for inspector in inspectors:
             inspector.look(arrays, int(block[0]))
         done += len(block)
         if progress:
