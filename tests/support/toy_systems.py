@@ -41,7 +41,7 @@ class Walkers(System):
     name = "toy_walkers"
     can_simulate = True
     spec = WALKERS
-    group = Euclidean(space=2)
+    symmetry = Euclidean(space=2)
     frame_dt = 0.25
     time_unit = "s"
 
