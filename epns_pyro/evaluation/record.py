@@ -34,6 +34,8 @@ def _known(value: Any) -> Any:
 
 
 Real = Annotated[float, pydantic.BeforeValidator(_known), pydantic.PlainSerializer(lambda v: v if math.isfinite(v) else None)]
+Error = Annotated[Real, pydantic.AfterValidator(lambda v: _raise("expected an error of 0 or more") if v < 0 else v)]
+Known = Annotated[Real, pydantic.AfterValidator(lambda v: v if math.isfinite(v) else _raise("expected a number"))]
 Share = Annotated[Real, pydantic.AfterValidator(lambda v: v if not (v < 0 or v > 1) else _raise("expected a share between 0 and 1"))]
 Count = Annotated[int, pydantic.Field(ge=0, le=2**63, strict=True)]
 
@@ -99,10 +101,10 @@ class LikelihoodRow(Record):
     key: str
     name: str = ""
     value: Real = NAN
-    error: Real = NAN
+    error: Error = NAN
     note: str = ""
     difference: Real = NAN
-    difference_error: Real = NAN
+    difference_error: Error = NAN
 
 
 class Likelihood(Record):
@@ -189,15 +191,15 @@ class Distance(Record):
     label: str
     unit: str = ""
     frame: Count = 0
-    time: Real
-    ks: Real
+    time: Known
+    ks: Known
     typical: Real = NAN
     floor: Real = NAN
     p_value: Real = NAN
     model_mean: Real = NAN
     truth_mean: Real = NAN
     difference: Real = NAN
-    error: Real = NAN
+    error: Error = NAN
     runs_left: Real = NAN
     persistence_ks: Real = NAN
     sentence: str = ""
@@ -207,7 +209,7 @@ class JointTest(Record):
     """Tests of all observables together from one initial state; p-values of each test by itself."""
 
     initial_state: Count
-    time: Real
+    time: Known
     energy_p: Real = NAN
     classifier_p: Real = NAN
     classifier_accuracy: Real = NAN

@@ -11,6 +11,7 @@ from epns_pyro.errors import ConfigError
 from epns_pyro.evaluation.check import Check
 from epns_pyro.evaluation.checks.calibration import CalibrationCheck
 from epns_pyro.evaluation.checks.initial_states import DistanceCheck, JointCheck
+from epns_pyro.evaluation.checks.innovations import InnovationCheck
 from epns_pyro.evaluation.checks.latents import LatentsCheck
 from epns_pyro.evaluation.checks.likelihood import LikelihoodCheck
 from epns_pyro.evaluation.checks.recalibration import RecalibrationCheck
@@ -22,6 +23,7 @@ CHECKS: list[Check[Any]] = [
     DistanceCheck(),
     JointCheck(),
     CalibrationCheck(),
+    InnovationCheck(),
     LatentsCheck(),
     SymmetryCheck(),
     StabilityCheck(),

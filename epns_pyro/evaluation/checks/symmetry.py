@@ -69,7 +69,7 @@ class SymmetryCheck(Check[Symmetry]):
 
 def breaks(record: Symmetry) -> bool:
     """Say whether the log density changes by more than rounding under elements of the group."""
-    return record.maximum > ALLOWED
+    return not record.maximum <= ALLOWED  # nor is a density without a value symmetric
 
 
 def equivariance(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Symmetry:
