@@ -83,7 +83,7 @@ def test_the_trained_distribution_is_equivariant(sim: Simulator, store: Store, t
     arguments = sim.spec, x[:, 0], x[:, 1:], z
     found = density_invariance_error(sim.log_density, *arguments, Euclidean(3, translation), samples=20)
     assert found.maximum <= 1e-9
-    wrong = density_invariance_error(lambda a, b, z: sim.log_density(a, b, z.flip(-2)), *arguments, Euclidean(3, translation), samples=20)
+    wrong = density_invariance_error(lambda a, b, z: sim.log_density(a, b, z.flip(-2)), *arguments, Euclidean(3, translation), samples=4)
     assert wrong.maximum > 1e-6
 
 
