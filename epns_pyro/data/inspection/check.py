@@ -10,7 +10,8 @@ import numpy as np
 from epns_pyro.data import files, layout
 from epns_pyro.data.inspection.findings import ERROR, WARNING, Finding, Inspector
 from epns_pyro.data.inspection.labels import Entities, Labels
-from epns_pyro.data.inspection.numbers import Constant, NonFinite, OutOfRange, Rate
+from epns_pyro.data.inspection.numbers import Constant, ExactRate, NonFinite, OutOfRange, Rate
+from epns_pyro.data.inspection.outliers import Outliers, Wrapped
 from epns_pyro.data.stores import Store
 from epns_pyro.data.writing import Progress
 from epns_pyro.state import StateSpec
@@ -75,8 +76,9 @@ def _values(store: Store, split: str, progress: Progress | None) -> list[Finding
             break
         piece = dataset.isel({layout.TRAJECTORY: store.rows(split, block)}, missing_dims="ignore")
         arrays = {v.field.name: layout.load(piece, v) for v in sound}
-        for inspector in inspectors:
-            inspector.look(arrays, int(block[0]))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large is named by an inspector
+            for inspector in inspectors:
+                inspector.look(arrays, int(block[0]))
         done += len(block)
         if progress:
             progress(split, done, store.size(split))
@@ -88,13 +90,15 @@ def _inspectors(spec: StateSpec, sound: list[layout.Variable], frame_dt: float) 
     inspectors: list[Any] = []
     for field in (v.field for v in sound):
         if field.kind == "real":
-            inspectors += [NonFinite(spec, field), Constant(spec, field)]
+            inspectors += [NonFinite(spec, field), Outliers(spec, field), Constant(spec, field)]
+            if field.translates and field.dynamic and not spec.periodic:
+                inspectors.append(Wrapped(spec, field))
         elif field.kind == "label":
             inspectors.append(Labels(field, periodic=spec.periodic))
         else:
             inspectors.append(OutOfRange(field))
         if field.rate_of in names:
-            inspectors.append(Rate(field, frame_dt))
+            inspectors += [Rate(field, frame_dt), ExactRate(field, frame_dt)]
         if field.kind == "category" and field.of in names:
             inspectors.append(Entities(field, spec[field.of]))
     return inspectors

@@ -117,3 +117,48 @@ class Rate(Inspector):
                 WARNING,
                 f"{mismatch}: in one step it moves by {slope:.3g} times {name} x frame_dt, expected 1: check the units and frame_dt",
             )
+
+
+class ExactRate(Inspector):
+    """A velocity that was computed from positions: a difference of two of them, to rounding.
+
+    Then a state says exactly where a body will be, or was, and a density that has learnt this has no bound.
+    """
+
+    ROUNDING = 1e-9  # of a typical step; times the precision of numbers of the size of the positions where that is coarser
+
+    def __init__(self, field: Field, frame_dt: float) -> None:
+        self._field, self._frame_dt = field, frame_dt
+        self._errors: dict[str, tuple[float, int]] = {}  # sum of squares and number, by kind of difference
+        self._moved, self._steps, self._precision = 0.0, 0, 0.0
+
+    def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        stored = [arrays[name] for name in (self._field.rate_of, self._field.name)]
+        position, velocity = (array.astype(np.float64) for array in stored)
+        dt, moved = self._frame_dt, np.diff(position, axis=1)
+        for kind, error in (
+            ("forward", moved - dt * velocity[:, :-1]),
+            ("backward", moved - dt * velocity[:, 1:]),
+            ("centred", (moved[:, 1:] + moved[:, :-1]) / 2 - dt * velocity[:, 1:-1]),
+        ):
+            if known := int(np.isfinite(error).sum()):
+                total, count = self._errors.get(kind, (0.0, 0))
+                self._errors[kind] = (total + float(np.nansum(error**2)), count + known)
+        self._moved += float(np.nansum(moved**2))
+        self._steps += int(np.isfinite(moved).sum())
+        coarsest = max(np.finfo(a.dtype).eps if a.dtype.kind == "f" else 0.0 for a in stored)
+        self._precision = max(self._precision, coarsest * float(np.fmax.reduce(np.abs(position), axis=None, initial=0)))
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        if not self._moved:
+            return
+        step = np.sqrt(self._moved / self._steps)
+        bound = max(self.ROUNDING * step, 4 * self._precision)
+        exact = [kind for kind, (total, count) in self._errors.items() if np.sqrt(total / count) < bound]
+        if exact and bound < 1e-2 * step:
+            name, of = self._field.name, self._field.rate_of
+            yield (
+                WARNING,
+                f"field {name!r} is exactly the {exact[0]} difference of {of!r}, so one follows from the other and the likelihood of a "
+                f"model has no bound: leave out {name!r}, or give velocities that were measured",
+            )

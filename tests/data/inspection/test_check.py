@@ -120,6 +120,23 @@ CASES = {
         lambda d: edit(edit(d, "position", (..., 1), 0.0), "velocity", (..., 1), 0.0),
         "warning: set 'train': field 'position' is constant along axis 1: is space 1-dimensional?",
     ),
+    "fill value": (
+        lambda d: edit(edit(d, "position", (4, 3, 1), 9.969209968386869e36), "position", (5, 1), 1e200),
+        "error: set 'train': field 'position' holds values up to 1e+200, and training in single precision needs 1e-15 to 1e+15: choose "
+        "another unit, so that typical values are near 1, or correct the values (4 values, the first in trajectory 4, frame 3, body 1)",
+    ),
+    "not seen": (
+        lambda d: edit(d.assign(position=d.position + 100), "position", (4, 3, 1), 0.0),
+        "warning: set 'train': field 'position': 1 of 216 values lie far outside of the rest, at least 97.9 from the median",
+    ),
+    "exact differences": (
+        lambda d: edit(d, "velocity", (slice(None), slice(None, -1)), np.diff(d.position, axis=1) / DT),
+        "warning: set 'train': field 'velocity' is exactly the forward difference of 'position', so one follows from the other",
+    ),
+    "box": (
+        lambda d: d.assign(position=(d.position.dims, (d.position.values + 0.3 * np.arange(FRAMES)[:, None, None]) % 3)),
+        "warning: set 'train': field 'position': 22 steps along axis 0 are nearly as long as the data are wide, the first to trajectory 0",
+    ),
     "units of velocity": (
         lambda d: d.assign(velocity=100 * d.velocity),
         "warning: set 'train': field 'velocity' does not match the change of 'position': in one step it moves by 0.01 times velocity",
