@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "support"))  # pytest does so by its settings
 
 import harness
 from readers import READERS

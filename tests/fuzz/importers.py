@@ -203,19 +203,19 @@ def change_values(folder: Path, rng: Rng) -> str:
 
 def read_films(folder: Path) -> None:
     path = folder / "films"
-    _nothing_left(folder, lambda: import_labels(path if path.exists() else folder / "film.tif", folder / "out.zarr"))
+    nothing_left(folder, lambda: import_labels(path if path.exists() else folder / "film.tif", folder / "out.zarr"))
 
 
 def read_typed(folder: Path) -> None:
     types = next(path for path in (folder / "types.csv", folder / "types.npy") if path.exists())
-    _nothing_left(folder, lambda: import_labels(folder / "film.tif", folder / "out.zarr", types=types))
+    nothing_left(folder, lambda: import_labels(folder / "film.tif", folder / "out.zarr", types=types))
 
 
 def read_published(folder: Path) -> None:
-    _nothing_left(folder, lambda: import_epns(folder / "published", folder / "out.zarr"))
+    nothing_left(folder, lambda: import_epns(folder / "published", folder / "out.zarr"))
 
 
-def _nothing_left(folder: Path, read) -> None:
+def nothing_left(folder: Path, read) -> None:
     """Raise OSError if a failed import leaves something behind."""
     before = sorted(folder.iterdir())
     try:

@@ -11,6 +11,7 @@ import xarray as xr
 import yaml
 from harness import Reader
 from importers import IMPORTERS
+from tracks import TRACKS
 from zarr.codecs import BloscCodec, GzipCodec
 
 from epns_pyro.conditioning.observations import read_observations
@@ -169,4 +170,5 @@ READERS = (
     Reader("observations-netcdf", seen_netcdf, read_seen, ANYTHING),
     Reader("observations-zarr", seen_zarr, read_seen, (*ANYTHING, mutators.change_json, mutators.nest)),
     *IMPORTERS,
+    *TRACKS,
 )

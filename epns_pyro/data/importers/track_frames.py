@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from epns_pyro.data.importers import track_tables
+from epns_pyro.data.importers.npy import load_npy
 from epns_pyro.data.importers.track_recording import AXES, FRAME, LIKELIHOOD, TRACK, Tracks
 from epns_pyro.data.importers.track_tables import LINE, TextTable, numbers
 from epns_pyro.errors import DataError
@@ -59,7 +60,13 @@ class DeepLabCut(Tracks):
         if "bodyparts" not in rows or "coords" not in rows:
             raise DataError(f"{table.path}: a header of DeepLabCut has rows scorer, bodyparts and coords, found {', '.join(rows)}")
         owners = rows.get("individuals", ("",) * len(rows["coords"]))
+        if not len(owners) == len(rows["bodyparts"]) == len(rows["coords"]) == len(table.names) - 1:
+            raise DataError(f"{table.path}: the {len(rows)} lines of its header have different numbers of columns")
         keys = tuple(zip(owners, rows["bodyparts"], rows["coords"], strict=True))
+        if len(set(keys)) < len(keys) or not {"x", "y"} <= set(rows["coords"]):
+            raise DataError(
+                f"{table.path}: every body part needs one column x and one y below its name, found {', '.join(rows['coords'])[:80]}"
+            )
         self._table = replace(table, names=(FRAME, *("\t".join(key) for key in keys)), skip=table.skip - 1 + len(rows))
         self._parts = list(dict.fromkeys(key[:2] for key in keys))
         axes = tuple(axis for axis in AXES if axis in rows["coords"])
@@ -97,16 +104,16 @@ class ArrayTracks(Tracks):
 
     def __init__(self, path: Path) -> None:
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            if "Object arrays" in str(error) or "Python objects" in str(error):
+            array = load_npy(path)
+        except DataError as error:
+            if any(word in str(error) for word in ("Python objects", "Object arrays", "pickled")):
                 raise DataError(
                     f"{path}: is a pickled dictionary (idtracker.ai), which can run code when it is read: import trajectories.csv of the "
                     "same session, or, if you trust the file, save its array: "
                     f"np.save('positions.npy', np.load('{path.name}', allow_pickle=True).item()['trajectories'])"
                 ) from None
-            raise DataError(f"{path}: cannot be read as a .npy array: {' '.join(str(error).split())}") from None
-        if array.ndim != 3 or array.shape[-1] not in (2, 3) or array.dtype.kind not in "fiu":
+            raise
+        if array.ndim != 3 or array.shape[-1] not in (2, 3):
             raise DataError(f"{path}: expected numbers (frame, animal, 2 or 3 axes), found {array.dtype} {array.shape}")
         self._array = array
         super().__init__(path, (), AXES[: array.shape[-1]])

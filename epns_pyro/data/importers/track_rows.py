@@ -153,7 +153,8 @@ class TextTracks(_Long):
     def _skip_explanations(self) -> None:
         """Leave out the rows below a TrackMate header that say what the columns are: names, short names and units."""
         frame, x = (self._table.names.index(self.roles[role]) for role in (FRAME, "x"))
-        words = list(takewhile(lambda row: not re.fullmatch(r"-?\d+(\.0*)?", row[frame]), self._table.head[1:4]))
+        head = [row for row in self._table.head[1:4] if len(row) == len(self._table.names)]
+        words = list(takewhile(lambda row: not re.fullmatch(r"-?\d+(\.0*)?", row[frame]), head))
         self._table = replace(self._table, skip=self._table.skip + len(words))
         units = [found[1] for row in words if (found := re.fullmatch(r"\((.+)\)", row[x]))]
         self.unit = units[0] if units else ""

@@ -51,18 +51,18 @@ class Spool:
         return Groups(path, self.columns, bounds, int(counts[-1]))
 
     def _scatter(self, path: Path, group: Callable[[np.ndarray], np.ndarray], bounds: np.ndarray) -> None:
+        """Write the rows of every block behind those of their groups that are there; a memory map would hold the whole file in the end."""
         free = bounds.copy()
-        target = np.memmap(path, np.float64, "w+", shape=(int(bounds[-1]), self.columns))
-        for rows in self.blocks():
-            numbers = group(rows)
-            rows, numbers = rows[numbers >= 0], numbers[numbers >= 0]
-            order = np.argsort(numbers, kind="stable")
-            rows, numbers = rows[order], numbers[order]
-            first = np.searchsorted(numbers, numbers, side="left")
-            target[free[numbers] + np.arange(len(numbers)) - first] = rows
-            present, count = np.unique(numbers, return_counts=True)
-            free[present] += count
-        target.flush()
+        with path.open("wb") as file:
+            for rows in self.blocks():
+                numbers = group(rows)
+                order = np.argsort(numbers, kind="stable")
+                order = order[numbers[order] >= 0]
+                present, first = np.unique(numbers[order], return_index=True)
+                for number, run in zip(present.tolist(), np.split(order, first[1:]), strict=False):
+                    file.seek(int(free[number]) * self.columns * 8)
+                    file.write(rows[run].tobytes())
+                    free[number] += len(run)
 
 
 class Groups:

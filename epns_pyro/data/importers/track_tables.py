@@ -250,8 +250,8 @@ def parquet_file(path: Path) -> Any:
         raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'epns-pyro[parquet]', or save the table as CSV") from None
     try:
         return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from None
 
 
 def parquet_chunks(path: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
@@ -261,9 +261,9 @@ def parquet_chunks(path: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
     first = 0
     try:
         for batch in parquet_file(path).iter_batches(batch_size=CHUNK_ROWS, columns=columns):
-            chunk = batch.to_pandas()[columns]
+            chunk = batch.to_pandas(ignore_metadata=True)[columns]
             chunk.index = pd.RangeIndex(first, first + len(chunk), name="row")
             first += len(chunk)
             yield chunk
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from None
