@@ -183,12 +183,31 @@ class _Windows(pydantic.BaseModel):
     drawn: pydantic.NonNegativeInt
 
 
+def _require_plain(value: Any) -> None:
+    """Raise ValueError unless a value is text, a number, true, false, null, or lists and mappings of such."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _require_plain(item)
+    elif not isinstance(value, (str, int, float, bool, type(None))):
+        raise ValueError(f"expected plain data, found a {type(value).__name__} inside")
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    _require_plain(value)
+    return value
+
+
+Plain = Annotated[dict[str, Any], pydantic.AfterValidator(_plain)]
+
+
 class _Content(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, strict=False)
 
-    config: dict[str, Any]
-    system: dict[str, Any]
-    context: dict[str, Any]
+    config: Plain
+    system: Plain
+    context: Plain
     store: str
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, Any]

@@ -10,7 +10,10 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "support"))  # pytest does so by its settings
 
 import harness
-from readers import READERS
+from readers import READERS as FILES
+from runs import READERS as RUNS
+
+READERS = (*FILES, *RUNS)
 
 
 def main() -> int:
