@@ -18,6 +18,8 @@ from pydantic_core import core_schema
 from epns_pyro.errors import ConfigError, nearest, shown
 from epns_pyro.plain import parse_yaml
 
+LARGEST = 2**63  # beyond it no library can count
+
 C = TypeVar("C", bound="Config")
 
 
@@ -25,6 +27,14 @@ class Config(pydantic.BaseModel):
     """Base of all configs: frozen, no unknown keys, errors in one clear line."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @pydantic.model_validator(mode="after")
+    def _countable(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, int) and not -LARGEST < value < LARGEST:
+                raise ValueError(f"{name}: expected a number below 2^63, found one of {len(str(abs(value)))} digits")
+        return self
 
     @classmethod
     def parse(cls, raw: dict[str, Any], *, where: str = "config") -> Self:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import psutil
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from epns_pyro.errors import ConfigError
+from epns_pyro.errors import ConfigError, EpnsError
+
+MOST_TENSORS = 20_000  # of a network that anybody means: a number of layers is a slip of the finger beyond
+TRAINED = 16  # bytes per weight in training: the weight, its gradient and two moments
 
 
 def find_device(name: str | torch.device) -> torch.device:
@@ -37,3 +44,31 @@ def require_memory(size: int, what: str, way_out: str) -> None:
     total = psutil.virtual_memory().total
     if size > total:
         raise ConfigError(f"{what} would take {size / 2**30:,.0f} GiB of memory, this computer has {total / 2**30:.0f} GiB: {way_out}")
+
+
+@contextmanager
+def limit_weights(most: int, error: EpnsError) -> Iterator[None]:
+    """Raise `error` as soon as the networks that are built inside have more than `most` weights, before their memory is filled."""
+    left, tensors = most, 0
+
+    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        nonlocal left, tensors
+        left -= parameter.numel() if parameter is not None else 0
+        tensors += 1
+        if left < 0 or tensors > MOST_TENSORS:
+            raise error
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    except (RuntimeError, MemoryError, TypeError) as problem:
+        if any(word in str(problem) for word in ("allocate", "overflow", "Overflow")) or isinstance(problem, MemoryError):
+            raise error from None
+        raise
+    finally:
+        hook.remove()
+
+
+def weights_that_fit() -> int:
+    """Return how many weights can be trained within the memory of this computer."""
+    return int(psutil.virtual_memory().total // TRAINED)

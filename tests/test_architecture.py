@@ -39,6 +39,7 @@ LAYERS = {
     "conditioning": _MODELS | {"models", "inference"},
     "simulator": _MODELS | {"models", "inference", "training", "conditioning"},
     "runs": _MODELS | {"extensions", "models", "training", "simulator"},
+    "testing": _MODELS | {"models", "inference"},
     "calibration": {"errors", "state"},
     "evaluation": _MODELS | {"models", "inference", "training", "simulator", "calibration"},
     "report": {"errors", "plain", "state", "calibration", "evaluation"},
@@ -48,7 +49,7 @@ LAYERS = {
 }
 # Libraries that only the named parts or modules may import.
 ONLY_IN = {
-    "pyro": ("epns_pyro.models", "epns_pyro.inference", "epns_pyro.training", "epns_pyro.conditioning"),
+    "pyro": ("epns_pyro.testing", "epns_pyro.models", "epns_pyro.inference", "epns_pyro.training", "epns_pyro.conditioning"),
     "torch_geometric": ("epns_pyro.backbones",),
     "e3nn": ("epns_pyro.backbones",),
     "lightning_fabric": ("epns_pyro.training.trainer",),

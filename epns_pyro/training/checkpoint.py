@@ -21,11 +21,11 @@ import numpy as np
 import pydantic
 import pyro
 import torch
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from epns_pyro._version import __version__
 from epns_pyro.context import DataContext
 from epns_pyro.errors import CheckpointError, ConfigError, EpnsError
+from epns_pyro.machine import limit_weights
 from epns_pyro.models import Transition
 from epns_pyro.state import StateSpec
 from epns_pyro.training.run import RunConfig, migrate_config
@@ -119,24 +119,15 @@ def _changed(path: Path, what: str) -> str:
 
 def build_transition(path: Path, config: RunConfig, context: DataContext, weights: dict[str, torch.Tensor]) -> Transition:
     """Build the transition of a checkpoint, which may not have more weights than the checkpoint holds."""
-    left = sum(weight.numel() for weight in weights.values())
-
-    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
-        nonlocal left
-        left -= parameter.numel() if parameter is not None else 0
-        if left < 0:  # seen before the memory is filled
-            raise CheckpointError(f"{path}: the weights do not fit the model of its config, which has more of them")
-
-    hook = register_module_parameter_registration_hook(count)
+    many = CheckpointError(f"{path}: the weights do not fit the model of its config, which has more of them")
     try:
-        transition = config.model.build(context)
+        with limit_weights(sum(weight.numel() for weight in weights.values()), many):
+            transition = config.model.build(context)
         transition.load_state_dict(weights)
     except EpnsError as error:
         raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     except RuntimeError as error:
         raise CheckpointError(f"{path}: the weights do not fit the model of its config ({str(error).splitlines()[0]})") from error
-    finally:
-        hook.remove()
     return transition
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
+from epns_pyro.errors import DataError
 from epns_pyro.training.run import RunFolder
 
 COLUMNS = ("step", "name", "value")
@@ -69,12 +70,30 @@ def _write_rows(file: TextIO, rows: Iterable[tuple[int, str, float]]) -> None:
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
-    """Read the rows (step, name, value) of a metrics file; none if there is no file; a half-written last row is left out."""
+    """Read the rows (step, name, value) of a metrics file; none if there is no file; a half-written last row is left out.
+
+    Raises
+    ------
+    DataError
+        If it is not such a file.
+    """
     if not path.is_file():
         return []
-    whole = path.read_text().rpartition("\n")[0]
-    rows = list(csv.reader(whole.splitlines()))[1:]
-    return [(int(step), name, float(value)) for step, name, value in rows]
+    rows: list[tuple[int, str, float]] = []
+    try:
+        lines = path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+        for number, row in enumerate(csv.reader(lines)):
+            if number:
+                step, name, value = row
+                rows.append((int(step), name, float(value)))
+            elif tuple(row) != COLUMNS:
+                raise ValueError
+    except (ValueError, csv.Error):
+        raise DataError(
+            f"{path}: line {len(rows) + 2 if rows else 1} is not step,name,value: the file is damaged or changed by hand; "
+            "without it everything works but the curves of the report"
+        ) from None
+    return rows
 
 
 def _wandb_run(path: Path) -> Any:

@@ -23,8 +23,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from epns_pyro.data import Store, Windows
-from epns_pyro.errors import CheckpointError, TrainingError
+from epns_pyro.errors import CheckpointError, ConfigError, TrainingError
 from epns_pyro.inference.elbo import Objective
+from epns_pyro.machine import limit_weights, weights_that_fit
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
 from epns_pyro.training.metrics import MetricsLog
 from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig, plain
@@ -84,7 +85,10 @@ class Trainer:
         self.fabric.launch()
         self.context = store.context()
         torch.manual_seed(config.seed)
-        self.transition = config.model.build(self.context)
+        with limit_weights(
+            weights_that_fit(), ConfigError("the model of these settings has more weights than fit in memory: make it smaller")
+        ):
+            self.transition = config.model.build(self.context)
         training = config.training
         objective = Objective(self.transition, training.feedback_mode)
         optimizer = torch.optim.AdamW(
