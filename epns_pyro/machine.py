@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from epns_pyro.errors import ConfigError, EpnsError
 
-MOST_TENSORS = 20_000  # of a network that anybody means: a number of layers is a slip of the finger beyond
+MOST_TENSORS = 10_000  # of a network: beyond that, a number of layers is a slip of the finger
 TRAINED = 16  # bytes per weight in training: the weight, its gradient and two moments
 
 

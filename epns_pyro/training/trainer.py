@@ -85,9 +85,8 @@ class Trainer:
         self.fabric.launch()
         self.context = store.context()
         torch.manual_seed(config.seed)
-        with limit_weights(
-            weights_that_fit(), ConfigError("the model of these settings has more weights than fit in memory: make it smaller")
-        ):
+        many = ConfigError("the model of these settings has more weights than fit in memory, or too many layers: make it smaller")
+        with limit_weights(weights_that_fit(), many):
             self.transition = config.model.build(self.context)
         training = config.training
         objective = Objective(self.transition, training.feedback_mode)
