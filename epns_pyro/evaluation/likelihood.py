@@ -50,8 +50,10 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
 
     def add(key: str, name: str, values: Any, note: str = "") -> None:
         scores[key] = by_trajectory(values)
-        estimate = mean_estimate(scores[key].mean(1))
-        rows.append(LikelihoodRow(key=key, name=name, value=float(estimate.value), error=float(estimate.error), note=note))
+        estimate, ahead = (mean_estimate(values.mean(1)) for values in (scores[key], scores["elbo"] - scores[key]))
+        score = {"value": float(estimate.value), "error": float(estimate.error)}
+        paired = {"difference": float(ahead.value), "difference_error": float(ahead.error)} if key != "elbo" else {}
+        rows.append(LikelihoodRow(key=key, name=name, note=note, **score, **paired))
 
     add("elbo", "model, ELBO", bounds.elbo.cpu(), "reconstruction minus KL, never annealed")
     add("iwae", f"model, IWAE bound (K = {samples})", bounds.iwae.cpu(), "tighter: closer to the log-likelihood of the model")

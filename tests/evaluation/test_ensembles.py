@@ -123,6 +123,9 @@ def test_errors_of_the_likelihood_come_from_trajectories(untrained: Simulator, n
     oracle = scored.table.row("oracle")
     by_trajectory = scored.log_likelihood["oracle"].mean("time").values
     assert oracle.value == pytest.approx(by_trajectory.mean())
+    ahead = (scored.log_likelihood["elbo"] - scored.log_likelihood["oracle"]).mean("time").values
+    assert oracle.difference == pytest.approx(ahead.mean())
+    assert oracle.difference_error == pytest.approx(ahead.std(ddof=1) / np.sqrt(len(ahead)))
     assert oracle.error == pytest.approx(by_trajectory.std(ddof=1) / np.sqrt(8))
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
 
 from epns_pyro.calibration.wording import measured, number, precision, sentence
 from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
@@ -61,11 +65,15 @@ class LikelihoodCheck(Check[Likelihood]):
         elbo, naive, oracle = (record.row(key) for key in ("elbo", "persistence", "oracle"))
         if elbo is None:
             return
+        note, ahead = "per transition", lead_over_persistence(record)
+        if naive and ahead:
+            note += f"; {naive.name}: {measured(naive.value, naive.error)}; the model is ahead by {measured(ahead.value, ahead.error)}"
+            note += ", which is no clear difference" if ahead.clear == 0 else ""
         yield HeadlineLine(
             label="log-likelihood (ELBO)",
             value=f"{measured(elbo.value, elbo.error)} nats",
-            note="per transition" + (f"; {naive.name}: {measured(naive.value, naive.error)}" if naive else ""),
-            good=None if naive is None else not loses_to_persistence(record),
+            note=note,
+            good=ahead.clear > 0 if ahead and ahead.clear else None,
         )
         if oracle:
             gap = oracle.value - elbo.value
@@ -73,14 +81,35 @@ class LikelihoodCheck(Check[Likelihood]):
             yield HeadlineLine(label="gap to the oracle", value=f"{gap:.2f} nats", note=note, good=gap < GOOD_GAP)
 
     def faults(self, record: Likelihood) -> Iterator[Fault]:
-        if loses_to_persistence(record):
+        ahead = lead_over_persistence(record)
+        if ahead and ahead.clear < 0:
             yield Fault(Severity.USELESS, "one step is predicted worse than by persistence")
 
 
-def loses_to_persistence(record: Likelihood) -> bool:
-    """Say whether held-out transitions are less probable than under persistence."""
+@dataclass(frozen=True)
+class Lead:
+    """How far the model is ahead of a reference, paired by trajectory: nats per transition, and its standard error.
+
+    `clear` is 1 or -1 where a paired t-test of trajectories tells it from 0, at 1% on that side, and 0 where it does not.
+    """
+
+    value: float
+    error: float
+    clear: int
+
+
+def lead_over_persistence(record: Likelihood) -> Lead | None:
+    """Compare held-out transitions under the model and under persistence; None where one of the two was not scored."""
     elbo, naive = record.row("elbo"), record.row("persistence")
-    return elbo is not None and naive is not None and elbo.value <= naive.value
+    if elbo is None or naive is None:
+        return None
+    value, error = naive.difference, naive.difference_error
+    if not math.isfinite(value):  # an evaluation from before 0.2, which did not pair them
+        value, error = elbo.value - naive.value, math.hypot(elbo.error, naive.error)
+    if not math.isfinite(error):
+        return Lead(value, error, 0 if record.trajectories == 1 else int(np.sign(value)))
+    bound = error * float(stats.t.ppf(0.99, max((record.trajectories or 100) - 1, 1)))
+    return Lead(value, error, int(value > bound) - int(value < -bound))
 
 
 def _table(record: Likelihood) -> Table:
