@@ -39,14 +39,13 @@ def with_history(spec: StateSpec, frames: int) -> StateSpec:
     Raises
     ------
     ConfigError
-        If there is no field, or more than one, that translates.
+        If no field, or more than one, says where bodies are.
     """
     if frames < 1:
         raise ConfigError(f"history: expected at least 1 step, found {frames}")
-    positions = [f for f in spec.fields if f.translates]
-    if len(positions) != 1:
-        raise ConfigError(f"history: expected one field with translates = true, found {', '.join(f.name for f in positions) or 'none'}")
-    position, fields = positions[0], list(spec.fields)
+    position, fields = spec.position, list(spec.fields)
+    if position is None or sum(f.translates for f in spec.fields) > 1:
+        raise ConfigError(f"history: expected one vector field that says where bodies are, found {', '.join(spec.names)}")
     velocity = next((f for f in fields if f.rate_of == position.name), None)
     if velocity is None:
         name = "velocity" if "velocity" not in spec else f"{position.name}_rate"
@@ -92,7 +91,7 @@ def derive(spec: StateSpec, recorded: dict[str, np.ndarray], frame_dt: float, *,
     for field in spec.fields:
         if field.differences:
             position = recorded[field.rate_of]
-            values[field.name] = np.diff(position, axis=1) / frame_dt
+            values[field.name] = spec.geometry.displacement(position[:, :-1], position[:, 1:]) / frame_dt
     for field in recorded_fields(spec):
         if field.dynamic and lead:
             values[field.name] = recorded[field.name][:, lead:]

@@ -14,93 +14,14 @@ import numpy as np
 import torch
 
 from epns_pyro.errors import ConfigError, ShapeError, nearest, shown
+from epns_pyro.fields import Field
+from epns_pyro.geometry import Space
 from epns_pyro.plain import parse_json
 
 if TYPE_CHECKING:
     from epns_pyro.symmetry import GroupElement
 
 Array = Any  # numpy.ndarray or torch.Tensor
-
-IRREPS = {"0e": "scalar", "0o": "pseudoscalar", "1o": "vector", "1e": "pseudovector"}
-KINDS = ("real", "label", "category")
-
-
-@dataclass(frozen=True)
-class Field:
-    """One named quantity of a state.
-
-    Parameters
-    ----------
-    name : str
-        How scripts, stores and reports call it.
-    irreps : {"0e", "0o", "1o", "1e"}
-        Representation of O(d): scalar, pseudoscalar, vector, pseudovector, in e3nn's notation. A vector has as many
-        channels as the spec has spatial dimensions.
-    dynamic : bool
-        Whether it changes in time and is predicted; a static field (a mass) is given with the initial state and copied.
-    translates : bool
-        Whether a translation of space adds to it (positions do, velocities do not).
-    unit : str
-        Unit, for labels.
-    scale : float
-        Typical size (standard deviation, in `unit`), computed from training data; networks see value / scale.
-    kind : {"real", "label", "category"}
-        A label is an arbitrary name of an entity (a cell id), which relabelling permutes; a category is a class (a type).
-    size : int
-        Labels and categories take the values 0 .. size - 1; 0 for real fields.
-    rate_of : str
-        Name of the field whose rate of change this is: a velocity is the rate of a position. "" for none.
-    of : str
-        Name of the label field whose entities this belongs to: a cell's type travels with its label. "" for a property of the site.
-    differences : bool
-        Whether this rate is not recorded but is the backward difference of what it is the rate of; see `epns_pyro.derived`.
-    lag_of : str
-        Name of the field whose value one frame earlier this is. "" for none.
-    """
-
-    name: str
-    irreps: str = "0e"
-    dynamic: bool = True
-    translates: bool = False
-    unit: str = ""
-    scale: float = 1.0
-    kind: str = "real"
-    size: int = 0
-    rate_of: str = ""
-    of: str = ""
-    differences: bool = False
-    lag_of: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise ConfigError(f"field name {self.name!r} is not a plain word (letters, digits, underscore)")
-        if self.irreps not in IRREPS:
-            raise ConfigError(f"field {self.name!r}: irreps {self.irreps!r} is not one of {', '.join(IRREPS)}")
-        if self.kind not in KINDS:
-            raise ConfigError(f"field {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
-        if self.translates and self.irreps != "1o":
-            raise ConfigError(f"field {self.name!r}: only a vector (irreps '1o') can translate, found {self.irreps!r}")
-        if (self.kind == "real") != (self.size == 0):
-            raise ConfigError(
-                f"field {self.name!r}: size is for labels and categories, and they need one; found kind {self.kind!r}, size {self.size}"
-            )
-        if self.of and self.dynamic:
-            raise ConfigError(
-                f"field {self.name!r}: a property of the entities of {self.of!r} travels with them, so it must have dynamic = false"
-            )
-        if self.differences and not self.rate_of:
-            raise ConfigError(f"field {self.name!r}: differences are of the field that it is the rate of: name that field with rate_of")
-        if not (np.isfinite(self.scale) and self.scale > 0):
-            raise ConfigError(f"field {self.name!r}: scale must be positive and finite, found {self.scale}")
-
-    @property
-    def is_vector(self) -> bool:
-        return self.irreps[0] == "1"
-
-    @property
-    def parity(self) -> int:
-        """Sign under point reflection beyond that of the rotation matrix: -1 for pseudoscalars and pseudovectors."""
-        return -1 if self.irreps in ("0o", "1e") else 1
 
 
 @dataclass(frozen=True)
@@ -117,12 +38,19 @@ class StateSpec:
         Dimension of space: the number of channels of a vector field.
     periodic : bool
         Whether the site axes of a lattice wrap around.
+    box : tuple of float
+        Sides of the periodic box that bodies live in; empty: none.
+    rotations, axis
+        Which turns of space are symmetries: see `epns_pyro.geometry.Space`.
     """
 
     fields: tuple[Field, ...]
     sites: tuple[str, ...] = ("body",)
     space: int = 3
     periodic: bool = False
+    box: tuple[float, ...] = ()
+    rotations: str = "full"
+    axis: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", tuple(self.fields))
@@ -136,6 +64,8 @@ class StateSpec:
             raise ConfigError("a state needs at least one dynamic field, all are static")
         if self.space not in (1, 2, 3):
             raise ConfigError(f"space must be 1, 2 or 3 dimensions, found {self.space}")
+        for name in ("box", "axis"):
+            object.__setattr__(self, name, getattr(self.geometry, name))
         for f in self.fields:
             for role, other in (("rate_of", f.rate_of), ("of", f.of), ("lag_of", f.lag_of)):
                 if other and other not in names:
@@ -157,6 +87,11 @@ class StateSpec:
         return name in self.names
 
     @property
+    def geometry(self) -> Space:
+        """The space that vectors are of."""
+        return Space(self.space, self.box, self.rotations, self.axis)
+
+    @property
     def names(self) -> tuple[str, ...]:
         return tuple(f.name for f in self.fields)
 
@@ -167,6 +102,12 @@ class StateSpec:
     @property
     def static_fields(self) -> tuple[Field, ...]:
         return tuple(f for f in self.fields if not f.dynamic)
+
+    @property
+    def position(self) -> Field | None:
+        """The field that says where a body is: the one that translates or, about a fixed point, the first dynamic vector but rates."""
+        placed = [f for f in self.fields if f.translates] or [f for f in self.dynamic_fields if f.irreps == "1o" and not f.rate_of]
+        return placed[0] if placed else None
 
     def width(self, field: Field | str) -> int:
         """Number of channels of a field."""
@@ -355,12 +296,10 @@ class StateSpec:
     def from_dict(cls, raw: dict[str, Any]) -> StateSpec:
         """Build a spec from plain data (JSON or YAML), with errors that name the entry."""
         if not isinstance(raw, dict) or not isinstance(raw.get("fields"), (list, tuple)):
-            raise ConfigError("a state specification is a mapping with the keys fields, sites, space, periodic")
+            raise ConfigError(f"a state specification is a mapping with the keys fields, {', '.join(_SETTINGS)}")
         for key in raw:
-            if key not in ("fields", "sites", "space", "periodic"):
-                raise ConfigError(
-                    f"state specification: unknown key {shown(key)}: {nearest(key, ('fields', 'sites', 'space', 'periodic'))}"
-                )
+            if key not in ("fields", *_SETTINGS):
+                raise ConfigError(f"state specification: unknown key {shown(key)}: {nearest(key, ('fields', *_SETTINGS))}")
         known = tuple(Field.__dataclass_fields__)
         fields = []
         for number, entry in enumerate(raw["fields"]):
@@ -371,13 +310,21 @@ class StateSpec:
                     raise ConfigError(f"state specification: field {shown(entry['name'])}: unknown key {shown(key)}: {nearest(key, known)}")
                 _check_type(f"field {shown(entry['name'])}: {key}", entry[key], str(Field.__dataclass_fields__[key].type))
             fields.append(Field(**entry))
-        rest = {k: raw[k] for k in ("sites", "space", "periodic") if k in raw}
+        rest = {key: raw[key] for key in _SETTINGS if key in raw}
         for key, value in rest.items():
-            _check_type(key, value, {"sites": "names", "space": "int", "periodic": "bool"}[key])
+            _check_type(key, value, _SETTINGS[key])
         return cls(fields=tuple(fields), **rest)
 
 
-_PLAIN = {"str": "a word", "bool": "true or false", "int": "a whole number", "float": "a number", "names": "a list of names"}
+_PLAIN = {
+    "str": "a word",
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "names": "a list of names",
+    "numbers": "a list of numbers",
+}
+_SETTINGS = {"sites": "names", "space": "int", "periodic": "bool", "box": "numbers", "rotations": "str", "axis": "numbers"}
 
 
 def _check_type(what: str, value: Any, kind: str) -> None:
@@ -388,6 +335,7 @@ def _check_type(what: str, value: Any, kind: str) -> None:
         "int": isinstance(value, int) and not isinstance(value, bool),
         "float": isinstance(value, (int, float)) and not isinstance(value, bool),
         "names": isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value),
+        "numbers": isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value),
     }
     if not fits[kind]:
         raise ConfigError(f"state specification: {what}: expected {_PLAIN[kind]}, found {shown(value)}")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from epns_pyro.errors import ConfigError
+from epns_pyro.geometry import Space
 
 if TYPE_CHECKING:
     from epns_pyro.state import Field, StateSpec
@@ -108,7 +109,7 @@ class EuclideanElement(GroupElement):
 
 @dataclass(frozen=True)
 class Euclidean(Group):
-    """E(d) x S_n: rotations, reflections and translations of space, and permutations of the bodies.
+    """E(d) x S_n: rotations, reflections and translations of space, and permutations of the bodies, or a part of it.
 
     Parameters
     ----------
@@ -116,15 +117,24 @@ class Euclidean(Group):
         Dimension d.
     translation_scale : float
         Standard deviation of the random translations, in the unit of the positions; 0 where nothing translates.
+    geometry : Space, optional
+        Which turns of space are symmetries; all of them by default. In a box only those that leave it as it is.
     """
 
     space: int = 3
     translation_scale: float = 10.0
+    geometry: Space | None = None
+
+    @classmethod
+    def of(cls, spec: StateSpec) -> Euclidean:
+        """Return the group that a spec declares."""
+        translates = any(f.translates for f in spec.fields)
+        geometry = None if spec.geometry == Space(spec.space) else spec.geometry
+        return cls(spec.space, 10.0 if translates else 0.0, geometry)
 
     def random(self, x: Array, rng: np.random.Generator) -> EuclideanElement:
-        q, r = np.linalg.qr(rng.standard_normal((self.space, self.space)))
         return EuclideanElement(
-            rotation=q * np.sign(np.diag(r)),  # Haar measure (Mezzadri 2007); half of the draws are reflections
+            rotation=self._turn(rng),
             translation=self.translation_scale * rng.standard_normal(self.space),
             permutation=rng.permutation(x.shape[-2]),
         )
@@ -132,11 +142,53 @@ class Euclidean(Group):
     def moving_farther(self, factor: float) -> Group | None:
         return replace(self, translation_scale=factor * self.translation_scale) if self.translation_scale else None
 
+    def _turn(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw an orthogonal matrix (space, space) that is a symmetry."""
+        space = self.geometry or Space(self.space)
+        if space.rotations == "none":
+            return np.eye(self.space)
+        if space.box:  # signed permutations of axes of the same length
+            order = np.arange(self.space)
+            for side in set(space.box):
+                same = [i for i, other in enumerate(space.box) if other == side]
+                order[same] = rng.permutation(same)
+            turn = np.eye(self.space)[order] * rng.choice([-1.0, 1.0], self.space)
+        elif space.rotations == "axis":
+            (axis,) = np.asarray(space.special_directions)
+            basis = np.linalg.qr(np.concatenate([axis[:, None], np.eye(self.space)], 1))[0]
+            basis[:, 0] = axis
+            turn = basis @ np.block(
+                [[np.ones((1, 1)), np.zeros((1, self.space - 1))], [np.zeros((self.space - 1, 1)), _haar(self.space - 1, rng)]]
+            )
+            return turn @ basis.T
+        else:
+            turn = _haar(self.space, rng)
+        if space.rotations == "proper" and np.linalg.det(turn) < 0:
+            turn[:, 0] = -turn[:, 0]
+        return turn
+
     @property
     def description(self) -> str:
-        if not self.translation_scale:
-            return f"O({self.space}) × S_N: rotations, reflections, permutations of bodies"
-        return f"E({self.space}) × S_N: rotations, reflections, translations, permutations of bodies"
+        space = self.geometry or Space(self.space)
+        moved = ["translations"] if self.translation_scale else []
+        letter = "E" if self.translation_scale else "O"
+        if space.box:
+            name, turns = f"T({self.space})", ["exchanges and reflections of the sides of the box"]
+        elif space.rotations == "full":
+            name, turns = f"{letter}({self.space})", ["rotations", "reflections"]
+        elif space.rotations == "proper":
+            name, turns = f"S{letter}({self.space})", ["rotations"]
+        elif space.rotations == "axis":
+            name, turns = f"{letter}({self.space}) about an axis", ["rotations and reflections about an axis"]
+        else:
+            name, turns = f"T({self.space})" if moved else "1", []
+        return f"{name} × S_N: {', '.join([*turns, *moved, 'permutations of bodies'])}"
+
+
+def _haar(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw an orthogonal matrix (size, size) from the Haar measure (Mezzadri 2007); half of the draws are reflections."""
+    q, r = np.linalg.qr(rng.standard_normal((size, size)))
+    return q * np.sign(np.diag(r))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,21 @@ WRITTEN = sorted(p for folder in ("epns_pyro", "cli", "tests", "examples", "benc
 MAXIMUM_LINES = 400
 
 # What each part may import of the others. Its own part goes without saying.
-_GROUND = {"_version", "_moved", "errors", "plain", "machine", "config", "state", "presence", "derived", "symmetry", "context"}
+_GROUND = {
+    "_version",
+    "_moved",
+    "errors",
+    "plain",
+    "machine",
+    "config",
+    "state",
+    "presence",
+    "derived",
+    "fields",
+    "geometry",
+    "symmetry",
+    "context",
+}
 _MODELS = _GROUND | {"systems", "data", "backbones"}
 LAYERS = {
     "_version": set(),
@@ -23,12 +37,14 @@ LAYERS = {
     "errors": set(),
     "plain": {"errors"},
     "config": {"errors", "plain"},
-    "state": {"errors", "plain"},
+    "geometry": {"errors"},
+    "fields": {"errors"},
+    "state": {"errors", "plain", "fields", "geometry"},
     "extensions": {"errors"},
     "machine": {"errors"},
     "presence": {"state"},
     "derived": {"errors", "state", "presence"},
-    "symmetry": {"errors", "state"},
+    "symmetry": {"errors", "state", "fields", "geometry"},
     "context": {"errors", "state"},
     "systems": _GROUND,
     "data": _GROUND | {"systems"},

@@ -128,7 +128,7 @@ def test_the_density_is_equivariant_with_a_history(path, tmp_path):
 
 
 def test_a_history_needs_one_position():
-    with pytest.raises(ConfigError, match="one field with translates"):
-        with_history(StateSpec((Field("spin", "1o"),)), 2)
+    with pytest.raises(ConfigError, match="one vector field that says"):
+        with_history(StateSpec((Field("spin", "1e"),)), 2)
     with pytest.raises(ConfigError, match="rate_of"):
         Field("velocity", "1o", differences=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydantic
@@ -37,6 +38,9 @@ class Split(Config):
         return {name: np.sort(part) for name, part in parts.items() if len(part)}
 
 
+_ROTATIONS = {"E": "full", "SE": "proper", "axis": "axis", "point": "full", "translations": "none", "none": "none"}
+
+
 class Description(Config):
     """A StateSpec in YAML, with the time step and the split: what stands in `<store>.yaml` or behind `--spec`.
 
@@ -52,6 +56,13 @@ class Description(Config):
     sites: tuple[str, ...] = ("body",)
     space: int = 3
     periodic: bool = False
+    box: tuple[float, ...] = pydantic.Field((), description="sides of the periodic box that bodies live in, in the unit of the positions")
+    symmetry: Literal["E", "SE", "axis", "point", "translations", "none"] = pydantic.Field(
+        "E",
+        description="E: rotations, reflections, translations; SE: no reflections; axis: turns about an axis; point: about a fixed centre, "
+        "no translations; translations: no turns; none",
+    )
+    axis: tuple[float, ...] = pydantic.Field((), description="with symmetry axis: its direction, by default the last axis of space")
     history: int | None = pydantic.Field(
         None, ge=1, le=64, description="velocities of so many steps as part of the state; the last one is derived where it is not recorded"
     )
@@ -61,8 +72,10 @@ class Description(Config):
 
     @property
     def spec(self) -> StateSpec:
-        raw = self.model_dump(include={"fields", "sites", "space", "periodic"})
-        spec = StateSpec.from_dict(raw)
+        raw = self.model_dump(include={"fields", "sites", "space", "periodic", "box", "axis"})
+        spec = StateSpec.from_dict(raw | {"rotations": _ROTATIONS[self.symmetry]})
+        if self.symmetry in ("point", "none"):
+            spec = replace(spec, fields=tuple(replace(f, translates=False) for f in spec.fields))
         return with_history(spec, self.history) if self.history else spec
 
 

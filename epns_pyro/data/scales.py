@@ -48,13 +48,15 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
         for name, moments in places.items():
             moments.add(spec.get(x, name)[there], spec.space)
         for field in dynamic:
-            change = np.diff(spec.get(x, field.name), axis=1)
+            change = _changes(spec, field, spec.get(x, field.name))
             stays = there[:, 1:] & there[:, :-1]
             changes[field.name].add(change[stays], spec.width(field))
             surprises[field.name].add((change - _predicted(spec, field, x, store.frame_dt))[stays], spec.width(field))
     if real and not values[real[0].name].count:
         raise DataError(f"{store.path}: set {split!r} holds no body in any frame: all of its dynamic fields are NaN")
     scales = {name: moments.spread for name, moments in values.items()}
+    if spec.box:  # positions spread evenly over it, and there is no centroid
+        scales[spec.position.name], places = float(np.sqrt(np.mean(np.square(spec.box)) / 12)), {}
     steps = {f.name: _step_scale(changes[f.name].rms, surprises[f.name].rms) or scales[f.name] for f in dynamic}
     with store.naming(split):
         for field in real:
@@ -69,6 +71,13 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
         origin=next((_origin(moments.mean, scales[name]) for name, moments in places.items()), ()),
         absences=absences,
     )
+
+
+def _changes(spec: StateSpec, field: Field, values: np.ndarray) -> np.ndarray:
+    """Changes of a field from frame to frame, (trajectory, time - 1, *site[, space]); of positions in a box to the nearest image."""
+    if spec.box and field == spec.position:
+        return spec.geometry.displacement(values[:, :-1], values[:, 1:])
+    return np.diff(values, axis=1)
 
 
 def _origin(mean: np.ndarray, spread: float) -> tuple[float, ...]:

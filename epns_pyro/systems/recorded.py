@@ -86,9 +86,9 @@ class Recorded(System):
         self.frame_dt = config.frame_dt
         self.time_unit = config.time_unit
         fields = self.spec.dynamic_fields
-        self._position = next((f for f in fields if f.translates), None)
+        self._position = self.spec.position
         self._velocity = next((f for f in fields if f.is_vector and f.rate_of), None)
-        self.symmetry = Euclidean(self.spec.space) if self._position else Euclidean(self.spec.space, translation_scale=0.0)
+        self.symmetry = Euclidean.of(self.spec)
 
     def observables(self, x: np.ndarray) -> dict[str, Observable]:
         """Evaluate what the fields allow on trajectories x (*batch, time, body, channel).

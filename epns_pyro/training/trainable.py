@@ -79,5 +79,5 @@ def _unreadable(spec: StateSpec) -> str:
     if len(spec.sites) != 1 and not labels:
         return f"fields on the axes ({sites}): recordings are particles on one axis (body), or label images (y, x)"
     if spec.periodic and not labels:
-        return "periodic: true is for label images; for particles leave it out, and undo the jumps at the sides of the box"
+        return "periodic: true is for label images; for particles in a periodic box say `box: [side, side]`, in the unit of the positions"
     return ""

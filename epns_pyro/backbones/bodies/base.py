@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from epns_pyro.config import Config, Registry
-from epns_pyro.errors import ShapeError
+from epns_pyro.errors import ConfigError, ShapeError
+from epns_pyro.geometry import Space
 
 BACKBONES = Registry("backbone")
 
@@ -30,6 +31,8 @@ class Signature:
         Dimension of space.
     bodies : int
         Number of bodies; only networks that are not permutation equivariant depend on it.
+    box : tuple of float
+        Sides of the periodic box, in the unit of the positions that the network gets; empty: none.
     """
 
     in_scalars: int
@@ -38,6 +41,11 @@ class Signature:
     out_vectors: int
     space: int = 3
     bodies: int = 1
+    box: tuple[float, ...] = ()
+
+    @property
+    def geometry(self) -> Space:
+        return Space(self.space, self.box)
 
 
 @dataclass(frozen=True)
@@ -66,9 +74,14 @@ class Backbone(nn.Module, ABC):
     """
 
     equivariant: ClassVar[bool]
+    periodic: ClassVar[bool] = False  # whether it measures from body to body alone, so that it can work in a periodic box
 
     def __init__(self, signature: Signature) -> None:
         super().__init__()
+        if signature.box and not self.periodic:
+            raise ConfigError(
+                f"{type(self).__name__} reads coordinates, which have no meaning in a periodic box: use the backbone 'vector'"
+            )
         self.signature = signature
 
     def forward(self, positions: Tensor, features: Features) -> Features:

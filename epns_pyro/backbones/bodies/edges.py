@@ -9,6 +9,7 @@ from torch import Tensor
 
 from epns_pyro.backbones.bodies.base import safe_norm
 from epns_pyro.backbones.bodies.graphs import Graph
+from epns_pyro.geometry import Space
 
 DISTANCE_CHANNELS = 4
 POINT = 1e-3  # distances below this have no clear direction
@@ -36,9 +37,10 @@ class Edges(NamedTuple):
     envelope: Tensor
 
     @classmethod
-    def between(cls, positions: Tensor, graph: Graph) -> Edges:
+    def between(cls, positions: Tensor, graph: Graph, space: Space | None = None) -> Edges:
         """Measure the edges between bodies at positions (*batch, body, space), in units of their scale."""
-        relative = graph.senders(positions) - graph.receivers(positions)
+        ours, theirs = graph.receivers(positions), graph.senders(positions)
+        relative = theirs - ours if space is None else space.displacement(ours, theirs)
         length = safe_norm(relative)[..., None]
         return cls(relative / (length + POINT), length, distance_features(length[..., 0]), 1 / (1 + length))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from epns_pyro.config import Config
+from epns_pyro.geometry import Space
 
 DENSE_BODIES = 32  # above this, all pairs at once cost more memory than the indices do
 
@@ -103,14 +104,17 @@ class GraphConfig(Config):
             raise ValueError(f"only a complete graph has a dense path, found kind {self.kind!r}")
         return self
 
-    def connect(self, positions: Tensor, mask: Tensor | None = None) -> Graph:
+    def connect(self, positions: Tensor, mask: Tensor | None = None, space: Space | None = None) -> Graph:
         """Build the graph of positions (*batch, body, space), in units of their scale; bodies that are False in a mask have no edges."""
         shape, bodies = positions.shape[:-1], positions.shape[-2]
         if self.kind == "complete" and (bodies <= DENSE_BODIES if self.dense is None else self.dense):
             return DenseGraph(positions, mask)
         with torch.no_grad():
             flat = positions.reshape(-1, bodies, positions.shape[-1])
-            distance = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
+            if space is not None and space.box:
+                distance = space.displacement(flat[:, :, None], flat[:, None]).norm(dim=-1)
+            else:
+                distance = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
             distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
             if mask is not None:
                 there = mask.reshape(-1, bodies)

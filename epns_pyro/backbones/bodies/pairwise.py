@@ -25,6 +25,7 @@ class PairwiseNetwork(Backbone):
     """out_i = alone(i) + sum_j pair(i, j); vectors of a pair point along its line or along the differences of their vectors."""
 
     equivariant: ClassVar[bool] = True
+    periodic: ClassVar[bool] = True
 
     def __init__(self, signature: Signature, config: PairwiseConfig) -> None:
         super().__init__(signature)
@@ -41,8 +42,8 @@ class PairwiseNetwork(Backbone):
         return (self.pair[-1], *(() if self.alone is None else (self.alone[-1],)))
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        s, graph = self.signature, self.graph.connect(positions, features.mask)
-        edges, arrows = Edges.between(positions, graph), bounded(features.vectors)
+        s, graph = self.signature, self.graph.connect(positions, features.mask, self.signature.geometry)
+        edges, arrows = Edges.between(positions, graph, self.signature.geometry), bounded(features.vectors)
         ours, theirs = graph.receivers(features.scalars), graph.senders(features.scalars)
         ends = torch.cat([edges.distance, ours.expand(*edges.distance.shape[:-1], -1), theirs], -1)
         scalars, along, across = (self.pair(ends) * edges.envelope).split(self.sizes, -1)

@@ -201,6 +201,7 @@ class TensorProductNetwork(Backbone):
     """Scalars and vectors in, `layers` rounds of messages between spherical tensors, scalars and vectors out."""
 
     equivariant: ClassVar[bool] = True
+    periodic: ClassVar[bool] = True
 
     def __init__(self, signature: Signature, config: TensorProductConfig) -> None:
         super().__init__(signature)
@@ -227,8 +228,8 @@ class TensorProductNetwork(Backbone):
         return (self.out_scalars[-1], *((self.out_vectors,) if self.signature.out_vectors else ()))
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        graph = self.graph.connect(positions, features.mask)
-        edges = Edges.between(positions, graph)
+        graph = self.graph.connect(positions, features.mask, self.signature.geometry)
+        edges = Edges.between(positions, graph, self.signature.geometry)
         harmonics = self._harmonics(self.degrees, edges.direction, normalize=False, normalization="component")
         seen = bounded(features.vectors)
         tensors = {

@@ -74,6 +74,7 @@ class VectorNetwork(Backbone):
     """
 
     equivariant: ClassVar[bool] = True
+    periodic: ClassVar[bool] = True
 
     def __init__(self, signature: Signature, config: VectorConfig) -> None:
         super().__init__(signature)
@@ -95,8 +96,8 @@ class VectorNetwork(Backbone):
         return (self.out_scalars[-1], *((self.out_vectors,) if self.signature.out_vectors else ()))
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        graph = self.graph.connect(positions, features.mask)
-        edges = Edges.between(positions, graph)
+        graph = self.graph.connect(positions, features.mask, self.signature.geometry)
+        edges = Edges.between(positions, graph, self.signature.geometry)
         seen = bounded(features.vectors)
         scalars = self.embed_scalars(torch.cat([features.scalars, gram(seen)], -1))
         # (*batch, body, space, channel) from here on; without any to begin with, the first messages make them from directions

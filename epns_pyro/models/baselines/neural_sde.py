@@ -20,7 +20,7 @@ import torch
 from pyro.distributions import Independent
 from torch import Tensor, nn
 
-from epns_pyro.backbones import BACKBONES, BackboneConfig, Features, Signature
+from epns_pyro.backbones import BACKBONES, BackboneConfig, Features
 from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
@@ -61,12 +61,10 @@ class NeuralSDE(Transition):
         self.register_buffer("log_diffusion", carried, persistent=False)
         self.register_buffer("basis", polynomials(steps).to(unit.dtype), persistent=False)
         scalars, vectors = bodies.feature_counts
-        self.field = config.backbone.build(Signature(scalars, vectors, changed + fields, moved, spec.space, context.sites[0]))
+        self.field = bodies.build(config.backbone, scalars, vectors, changed + fields, moved)
         # what the guide reads off an innovation: weights of its vectors, scalar shifts, widths; and vectors of its own
         self.read = [steps * moved * moved, steps * changed, steps * fields]
-        self.posterior_net = config.backbone.build(
-            Signature(scalars + fields + changed, vectors + moved, sum(self.read), steps * moved, spec.space, context.sites[0])
-        )
+        self.posterior_net = bodies.build(config.backbone, scalars + fields + changed, vectors + moved, sum(self.read), steps * moved)
         self.observation = nn.Parameter(torch.full((fields,), math.log(OBSERVATION)))
 
     def step(self, carry: Carry) -> NeuralSDEStep:
@@ -110,6 +108,7 @@ class NeuralSDEStep(Step):
         """q(z | h, x') = Normal(A(x, e) e + b(x, e), sigma(x, e)), e the way from the end of the path without noise to x'."""
         transition, bodies, steps = self.transition, self.bodies, self.transition.config.substeps
         following, stays = bodies.present(x_next)
+        following = bodies.next_to(self.x, following)
         silent = self.x.new_zeros(*self.x.shape[:-1], steps, self.spec.dynamic_channels)
         surprise = shortened((self.spec.dynamic(following) - self._solve(silent)) / bodies.per_channel(transition.unit))
         if stays is not None:
@@ -129,11 +128,11 @@ class NeuralSDEStep(Step):
 
     def observe(self, emission: Independent, x_next: Tensor) -> Observed:
         """Score every body that is there before and after the step."""
-        return self.bodies.observe(emission, x_next, self.mask)
+        return self.bodies.observe(emission, self.x, x_next, self.mask)
 
     def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
         """Go on from y; without an observed next state exactly the bodies of this one are there."""
-        return super().advance(self.bodies.entering_and_leaving(y, self.mask, following))
+        return super().advance(self.bodies.entering_and_leaving(self.bodies.wrapped(y), self.mask, following))
 
     def _solve(self, z: Tensor) -> Tensor:
         """End of the path that noise z (*batch, body, step, dynamic channel) drives: (*batch, body, dynamic channel)."""

@@ -8,7 +8,8 @@ import torch
 from pyro.distributions import Independent
 from torch import Tensor
 
-from epns_pyro.backbones import Features
+from epns_pyro.backbones import Backbone, BackboneConfig, Features, Signature
+from epns_pyro.backbones.bodies.handed import Handed
 from epns_pyro.context import DataContext
 from epns_pyro.derived import complete, free_fields
 from epns_pyro.errors import ConfigError
@@ -37,9 +38,11 @@ class BodyFields:
 
     def __init__(self, context: DataContext) -> None:
         spec = self.spec = context.spec
-        self.frame_dt, self.absences = context.frame_dt, context.absences
+        self.frame_dt, self.absences, self._bodies = context.frame_dt, context.absences, context.sites[0]
         self.position = position_field(spec)
-        self.vectors = tuple(f.name for f in spec.fields if f.is_vector and f.name != self.position)
+        self.space = spec.geometry
+        fixed_centre = not spec[self.position].translates  # then where a body is matters, not only where it is relative to others
+        self.vectors = tuple(f.name for f in spec.fields if f.is_vector and (fixed_centre or f.name != self.position))
         self.scalars = tuple(f.name for f in spec.fields if not f.is_vector and f.kind == "real")
         self.categories = tuple(f.name for f in spec.fields if f.kind == "category")
         self.free = StateSpec(tuple(replace(f, rate_of="", differences=False) for f in free_fields(spec)), space=spec.space)
@@ -56,7 +59,16 @@ class BodyFields:
     @property
     def feature_counts(self) -> tuple[int, int]:
         """Scalars and vectors per body that `features` returns."""
-        return 2 * len(self.scalars) + sum(self.spec[name].size for name in self.categories), len(self.vectors)
+        scalars = 2 * len(self.scalars) + sum(self.spec[name].size for name in self.categories)
+        return scalars, len(self.vectors) + len(self.space.special_directions)
+
+    def build(self, config: BackboneConfig, in_scalars: int, in_vectors: int, out_scalars: int, out_vectors: int) -> Backbone:
+        """Build a network for these bodies, with so many channels per body; it is handed where the symmetry is."""
+        box = tuple(side / self.spec[self.position].scale for side in self.space.box)
+        sizes = in_scalars, in_vectors, out_scalars
+        if self.space.rotations == "proper" and out_vectors:
+            return Handed(config.build(Signature(*sizes, Handed.vectors(self.space.dim) * out_vectors, self.space.dim, self._bodies, box)))
+        return config.build(Signature(*sizes, out_vectors, self.space.dim, self._bodies, box))
 
     def positions(self, x: Tensor) -> Tensor:
         """Positions in units of their scale, (*batch, body, space)."""
@@ -80,6 +92,7 @@ class BodyFields:
         spec = self.spec
         scalars = torch.stack([spec.get(x, name) / spec[name].scale for name in self.scalars], -1) if self.scalars else x[..., :0]
         vectors = [self._vector(x, name) for name in self.vectors]
+        vectors += [x.new_tensor(direction).expand(*x.shape[:-1], -1) for direction in self.space.special_directions]
         stacked = torch.stack(vectors, -2) if vectors else x.new_zeros(*x.shape[:-1], 0, spec.space)
         classes = [self._one_hot(spec.get(x, name), spec[name].size) for name in self.categories]
         return Features(torch.cat([scalars, torch.asinh(10 * scalars), *classes], -1), stacked, mask)
@@ -116,11 +129,11 @@ class BodyFields:
 
     # -- absence ---------------------------------------------------------------------------------------------------------
 
-    def observe(self, emission: Independent, x_next: Tensor, mask: Tensor | None) -> Observed:
+    def observe(self, emission: Independent, x: Tensor, x_next: Tensor, mask: Tensor | None) -> Observed:
         """Return what scores every body that is there before (True in the mask) and after a step."""
         following, stays = self.present(x_next)
         both = mask if stays is None or mask is None else mask & stays
-        return Observed(masked(emission, both), self.spec.dynamic(following))
+        return Observed(masked(emission, both), self.spec.dynamic(self.next_to(x, following)))
 
     def entering_and_leaving(self, y: Tensor, mask: Tensor | None, following: Tensor | None) -> Tensor:
         """Return dynamic channels (*batch, body, dynamic channel) with NaN for bodies that are absent after a step.
@@ -134,6 +147,25 @@ class BodyFields:
             return torch.where(mask[..., None], y, torch.nan)
         seen = self.spec.dynamic(following)
         return torch.where((mask & presence_dynamic(seen))[..., None], y, seen)
+
+    # -- a periodic box --------------------------------------------------------------------------------------------------
+
+    def next_to(self, x: Tensor, x_next: Tensor) -> Tensor:
+        """Return a next state (*batch, body, channel) with every position the image nearest to where it would go by itself."""
+        if not self.space.box:
+            return x_next
+        channels = self.spec.slice(self.position, among_dynamic=True)
+        goal = self.persistence(x)[..., channels]
+        y = self.spec.dynamic(x_next)
+        image = self.space.nearest(y[..., channels], goal)
+        return self.spec.advance(x_next, torch.cat([y[..., : channels.start], image, y[..., channels.stop :]], -1))
+
+    def wrapped(self, y: Tensor) -> Tensor:
+        """Return dynamic channels (*batch, body, dynamic channel) with every position inside of the box."""
+        if not self.space.box:
+            return y
+        channels = self.spec.slice(self.position, among_dynamic=True)
+        return torch.cat([y[..., : channels.start], self.space.wrap(y[..., channels]), y[..., channels.stop :]], -1)
 
     # -- putting together ------------------------------------------------------------------------------------------------
 
@@ -175,7 +207,7 @@ class BodyFields:
 
 
 def position_field(spec: StateSpec) -> str:
-    """Return the name of the one field that translates.
+    """Return the name of the field that says where bodies are.
 
     Raises
     ------
@@ -183,11 +215,11 @@ def position_field(spec: StateSpec) -> str:
         If there is none or more than one: distances between bodies need one position.
     """
     names = [f.name for f in spec.fields if f.translates]
-    if len(names) != 1:
-        raise ConfigError(f"a particle model needs exactly one field with translates = true (the position), found {names or 'none'}")
+    if len(names) > 1 or spec.position is None:
+        raise ConfigError(f"a particle model needs one vector field that says where bodies are, found {', '.join(names) or 'none'}")
     if odd := [f.name for f in spec.fields if f.parity < 0]:
         raise ConfigError(f"particle models handle scalars (0e) and vectors (1o); {', '.join(odd)} is a pseudoscalar or pseudovector")
-    return names[0]
+    return spec.position.name
 
 
 def shortened(innovation: Tensor, bound: float = 10.0) -> Tensor:

@@ -16,7 +16,7 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from epns_pyro.backbones import BACKBONES, BackboneConfig, Features, Signature
+from epns_pyro.backbones import BACKBONES, BackboneConfig, Features
 from epns_pyro.config import Config, one_of
 from epns_pyro.context import DataContext
 from epns_pyro.models.bodies.fields import BodyFields
@@ -52,8 +52,7 @@ class Integrator(nn.Module):
             {f.name: scales[f.name] for f in fields if f.name not in bodies.rates}
             for fields in (bodies.dynamic_vectors, bodies.dynamic_scalars)
         )
-        signature = Signature(*bodies.feature_counts, len(self.scalars), len(self.vectors), context.spec.space, context.sites[0])
-        self.network = config.network.build(signature).scale_output(START)
+        self.network = bodies.build(config.network, *bodies.feature_counts, len(self.scalars), len(self.vectors)).scale_output(START)
 
     @property
     def fields(self) -> int:

@@ -16,7 +16,7 @@ import torch
 from pyro.distributions import Independent
 from torch import Tensor, nn
 
-from epns_pyro.backbones import BACKBONES, Backbone, BackboneConfig, Features, Signature
+from epns_pyro.backbones import BACKBONES, Backbone, BackboneConfig, Features
 from epns_pyro.backbones.bodies.base import centroid, perceptron, safe_norm
 from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
@@ -48,8 +48,7 @@ class ParticleTransition(Transition):
         moved, changed = len(bodies.dynamic_vectors), len(bodies.dynamic_scalars)
 
         def network(scalars_in: int, vectors_in: int, scalars_out: int, vectors_out: int) -> Backbone:
-            signature = Signature(scalars_in, vectors_in, scalars_out, vectors_out, spec.space, context.sites[0])
-            return config.backbone.build(signature)
+            return bodies.build(config.backbone, scalars_in, vectors_in, scalars_out, vectors_out)
 
         self.encoder = network(*bodies.feature_counts, width, vectors)
         self.guess_vectors = nn.Linear(vectors, moved, bias=False)
@@ -149,6 +148,7 @@ class ParticleStep(Step):
         """
         transition, hidden, bodies = self.transition, self.hidden, self.bodies
         following, stays = bodies.present(x_next)
+        following = bodies.next_to(self.x, following)
         e = shortened(innovation(self._guess, bodies.to_free(self.spec.dynamic(following))))
         if stays is not None:
             e = e * stays[..., None]
@@ -166,11 +166,11 @@ class ParticleStep(Step):
 
     def observe(self, emission: Independent, x_next: Tensor) -> Observed:
         """Score every body that is there before and after the step."""
-        return self.bodies.observe(emission, x_next, self.mask)
+        return self.bodies.observe(emission, self.x, x_next, self.mask)
 
     def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
         """Go on from y; without an observed next state exactly the bodies of this one are there."""
-        return super().advance(self.bodies.entering_and_leaving(y, self.mask, following))
+        return super().advance(self.bodies.entering_and_leaving(self.bodies.wrapped(y), self.mask, following))
 
     # -- what the laws share ---------------------------------------------------------------------------------------------
 

@@ -1,0 +1,58 @@
+"""A network for laws that tell left from right: equivariant under rotations, not under reflections."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from epns_pyro.backbones.bodies.base import Backbone, Features
+
+
+class Handed(Backbone):
+    """Combines vectors of an equivariant network in ways that a mirror would change.
+
+    In the plane u + J w, J the quarter turn; in space u + w x s; in one dimension there is nothing to combine.
+    """
+
+    equivariant: ClassVar[bool] = False
+
+    def __init__(self, network: Backbone) -> None:
+        nn.Module.__init__(self)
+        signature = network.signature
+        self.network = network
+        self.signature = type(signature)(
+            signature.in_scalars,
+            signature.in_vectors,
+            signature.out_scalars,
+            signature.out_vectors // self.vectors(signature.space),
+            signature.space,
+            signature.bodies,
+            signature.box,
+        )
+
+    @staticmethod
+    def vectors(space: int) -> int:
+        """Return how many vectors of the network make one vector of the result."""
+        return space
+
+    @property
+    def last_layers(self) -> tuple[nn.Linear, ...]:
+        return self.network.last_layers
+
+    def evaluate(self, positions: Tensor, features: Features) -> Features:
+        out = self.network(positions, features)
+        parts = out.vectors.unflatten(-2, (self.vectors(self.signature.space), -1)).unbind(-3)
+        if len(parts) == 1:
+            return Features(out.scalars, parts[0])
+        plain, *rest = parts
+        if len(rest) == 1:
+            return Features(out.scalars, plain + quarter_turn(rest[0]))
+        return Features(out.scalars, plain + torch.linalg.cross(*rest))
+
+
+def quarter_turn(vectors: Tensor) -> Tensor:
+    """Turn vectors of the plane (..., 2) by 90 degrees."""
+    x, y = vectors.unbind(-1)
+    return torch.stack([-y, x], -1)

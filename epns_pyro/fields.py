@@ -1,0 +1,90 @@
+"""One named quantity of a state: its representation, unit, scale, and how it hangs together with others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from epns_pyro.errors import ConfigError
+
+IRREPS = {"0e": "scalar", "0o": "pseudoscalar", "1o": "vector", "1e": "pseudovector"}
+KINDS = ("real", "label", "category")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named quantity of a state.
+
+    Parameters
+    ----------
+    name : str
+        How scripts, stores and reports call it.
+    irreps : {"0e", "0o", "1o", "1e"}
+        Representation of O(d): scalar, pseudoscalar, vector, pseudovector, in e3nn's notation. A vector has as many
+        channels as the spec has spatial dimensions.
+    dynamic : bool
+        Whether it changes in time and is predicted; a static field (a mass) is given with the initial state and copied.
+    translates : bool
+        Whether a translation of space adds to it (positions do, velocities do not).
+    unit : str
+        Unit, for labels.
+    scale : float
+        Typical size (standard deviation, in `unit`), computed from training data; networks see value / scale.
+    kind : {"real", "label", "category"}
+        A label is an arbitrary name of an entity (a cell id), which relabelling permutes; a category is a class (a type).
+    size : int
+        Labels and categories take the values 0 .. size - 1; 0 for real fields.
+    rate_of : str
+        Name of the field whose rate of change this is: a velocity is the rate of a position. "" for none.
+    of : str
+        Name of the label field whose entities this belongs to: a cell's type travels with its label. "" for a property of the site.
+    differences : bool
+        Whether this rate is not recorded but is the backward difference of what it is the rate of; see `epns_pyro.derived`.
+    lag_of : str
+        Name of the field whose value one frame earlier this is. "" for none.
+    """
+
+    name: str
+    irreps: str = "0e"
+    dynamic: bool = True
+    translates: bool = False
+    unit: str = ""
+    scale: float = 1.0
+    kind: str = "real"
+    size: int = 0
+    rate_of: str = ""
+    of: str = ""
+    differences: bool = False
+    lag_of: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ConfigError(f"field name {self.name!r} is not a plain word (letters, digits, underscore)")
+        if self.irreps not in IRREPS:
+            raise ConfigError(f"field {self.name!r}: irreps {self.irreps!r} is not one of {', '.join(IRREPS)}")
+        if self.kind not in KINDS:
+            raise ConfigError(f"field {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.translates and self.irreps != "1o":
+            raise ConfigError(f"field {self.name!r}: only a vector (irreps '1o') can translate, found {self.irreps!r}")
+        if (self.kind == "real") != (self.size == 0):
+            raise ConfigError(
+                f"field {self.name!r}: size is for labels and categories, and they need one; found kind {self.kind!r}, size {self.size}"
+            )
+        if self.of and self.dynamic:
+            raise ConfigError(
+                f"field {self.name!r}: a property of the entities of {self.of!r} travels with them, so it must have dynamic = false"
+            )
+        if self.differences and not self.rate_of:
+            raise ConfigError(f"field {self.name!r}: differences are of the field that it is the rate of: name that field with rate_of")
+        if not (np.isfinite(self.scale) and self.scale > 0):
+            raise ConfigError(f"field {self.name!r}: scale must be positive and finite, found {self.scale}")
+
+    @property
+    def is_vector(self) -> bool:
+        return self.irreps[0] == "1"
+
+    @property
+    def parity(self) -> int:
+        """Sign under point reflection beyond that of the rotation matrix: -1 for pseudoscalars and pseudovectors."""
+        return -1 if self.irreps in ("0o", "1e") else 1

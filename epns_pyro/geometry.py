@@ -1,0 +1,83 @@
+"""The space that bodies live in, as a value: how far it is from one place to another, and which turns of it are symmetries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from epns_pyro.errors import ConfigError
+
+Array = Any  # numpy.ndarray or torch.Tensor
+ROTATIONS = ("full", "proper", "axis", "none")
+
+
+@dataclass(frozen=True)
+class Space:
+    """Flat space, or a periodic box of it, and the turns that are symmetries of what happens there.
+
+    Parameters
+    ----------
+    dim : int
+    box : tuple of float
+        Sides of a periodic box, one per axis, in the unit of the positions; empty: space without sides.
+    rotations : {"full", "proper", "axis", "none"}
+        Rotations and reflections, O(d); rotations alone, SO(d); those that leave an axis as it is; none.
+    axis : tuple of float
+        Direction that is special where rotations are about an axis (gravity, flow); by default the last axis of space.
+    """
+
+    dim: int
+    box: tuple[float, ...] = ()
+    rotations: str = "full"
+    axis: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("box", "axis"):
+            object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
+        if self.rotations not in ROTATIONS:
+            raise ConfigError(f"rotations {self.rotations!r} is not one of {', '.join(ROTATIONS)}")
+        for name, what in (("box", "side"), ("axis", "component")):
+            values = getattr(self, name)
+            if values and len(values) != self.dim:
+                raise ConfigError(f"{name}: expected {self.dim} numbers, one {what} per axis of space, found {len(values)}")
+            if not all(np.isfinite(values)):
+                raise ConfigError(f"{name}: expected finite numbers, found {list(values)}")
+        if any(side <= 0 for side in self.box):
+            raise ConfigError(f"box: sides have to be positive, found {list(self.box)}")
+        if self.axis and self.rotations != "axis":
+            raise ConfigError("an axis goes with rotations about it: set rotations to 'axis', or leave the axis out")
+        if self.axis and not any(self.axis):
+            raise ConfigError("axis: expected a direction, found zero")
+
+    @property
+    def special_directions(self) -> tuple[tuple[float, ...], ...]:
+        """Unit vectors that no symmetry turns: a network reads them as constant vectors, and is equivariant with them turned along."""
+        if self.rotations == "axis":
+            axis = self.axis or (*(0.0,) * (self.dim - 1), 1.0)
+            return (tuple(np.asarray(axis) / np.linalg.norm(axis)),)
+        return tuple(map(tuple, np.eye(self.dim))) if self.rotations == "none" else ()
+
+    def displacement(self, start: Array, end: Array) -> Array:
+        """Return the way from one place (..., space) to another: in a box to its nearest image."""
+        way = end - start
+        if not self.box:
+            return way
+        sides = self._sides(way)
+        return way - sides * (torch.round(way / sides) if isinstance(way, torch.Tensor) else np.round(way / sides))
+
+    def nearest(self, place: Array, to: Array) -> Array:
+        """Return the image of a place (..., space) that is nearest to another place."""
+        return to + self.displacement(to, place) if self.box else place
+
+    def wrap(self, place: Array) -> Array:
+        """Return the image of a place (..., space) inside of the box."""
+        if not self.box:
+            return place
+        sides = self._sides(place)
+        return place - sides * (torch.floor(place / sides) if isinstance(place, torch.Tensor) else np.floor(place / sides))
+
+    def _sides(self, like: Array) -> Array:
+        return like.new_tensor(self.box) if isinstance(like, torch.Tensor) else np.asarray(self.box)
