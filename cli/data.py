@@ -179,7 +179,7 @@ def _summarise(store: Store) -> None:
 
 def _fields(store: Store) -> None:
     from epns_pyro.errors import EpnsError
-    from epns_pyro.state import IRREPS
+    from epns_pyro.fields import IRREPS
 
     try:
         context = store.context()

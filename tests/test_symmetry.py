@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epns_pyro.errors import ConfigError, ShapeError
-from epns_pyro.state import IRREPS, Field, StateSpec
+from epns_pyro.fields import IRREPS, Field
+from epns_pyro.state import StateSpec
 from epns_pyro.symmetry import (
     Euclidean,
     EuclideanElement,

@@ -62,6 +62,7 @@ class Description(Config):
         description="E: rotations, reflections, translations; SE: no reflections; axis: turns about an axis; point: about a fixed centre, "
         "no translations; translations: no turns; none",
     )
+    rotations: str | None = pydantic.Field(None, description="what `symmetry` says of turns, in the words of a StateSpec")
     axis: tuple[float, ...] = pydantic.Field((), description="with symmetry axis: its direction, by default the last axis of space")
     history: int | None = pydantic.Field(
         None, ge=1, le=64, description="velocities of so many steps as part of the state; the last one is derived where it is not recorded"
@@ -73,7 +74,7 @@ class Description(Config):
     @property
     def spec(self) -> StateSpec:
         raw = self.model_dump(include={"fields", "sites", "space", "periodic", "box", "axis"})
-        spec = StateSpec.from_dict(raw | {"rotations": _ROTATIONS[self.symmetry]})
+        spec = StateSpec.from_dict(raw | {"rotations": self.rotations or _ROTATIONS[self.symmetry]})
         if self.symmetry in ("point", "none"):
             spec = replace(spec, fields=tuple(replace(f, translates=False) for f in spec.fields))
         return with_history(spec, self.history) if self.history else spec

@@ -56,7 +56,7 @@ REFUSED = {
         ),
         "label images have the two axes (y, x), found (z, y, x): train on slices",
     ),
-    "periodic": (lambda p: particles(p, periodic=True), "periodic: true is for label images; for particles leave it out"),
+    "periodic": (lambda p: particles(p, periodic=True), "periodic: true is for label images; for particles in a periodic box say"),
     "names of bodies": (
         lambda p: particles(
             p, Field("number", kind="label", size=3, dynamic=False), number=(("trajectory", "body"), np.tile([0, 1, 2], (10, 1)))

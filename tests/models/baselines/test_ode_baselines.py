@@ -273,5 +273,5 @@ def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ConfigError, match="unknown key 'induced': did you mean 'inducing'"):
         GPODEConfig.parse({"induced": 3})
     about = DataContext(StateSpec((Field("heat"),)), DT, {"heat": 1.0}, (3,))
-    with pytest.raises(ConfigError, match="exactly one field with translates"):
+    with pytest.raises(ConfigError, match="one vector field that says where"):
         ODE2VAEConfig().build(about, transitions=1)

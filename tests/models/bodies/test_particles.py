@@ -274,8 +274,8 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("fields", "settings", "message"),
     [
-        ([Field("velocity", "1o")], {}, "exactly one field with translates = true (the position), found none"),
-        ([Field("r", "1o", translates=True), Field("q", "1o", translates=True)], {}, "found ['r', 'q']"),
+        ([Field("heat")], {"emission": "diagonal"}, "one vector field that says where bodies are, found none"),
+        ([Field("r", "1o", translates=True), Field("q", "1o", translates=True)], {}, "found r, q"),
         ([Field("r", "1o", translates=True), Field("spin", "1e")], {}, "spin is a pseudoscalar or pseudovector"),
         ([Field("r", "1o", translates=True), Field("heat")], {}, "heat is a dynamic scalar: use emission 'diagonal'"),
         ([Field("r", "1o", translates=True)], {"backbone": "tensor-product", "space": 2}, "works in 3 dimensions, found 2"),
