@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from epns_pyro.data import files, layout
-from epns_pyro.data.precision import check_magnitude
+from epns_pyro.data.precision import PREDICTED, check_magnitude
 from epns_pyro.errors import DataError, ShapeError, nearest, shown
 from epns_pyro.state import StateSpec
 
@@ -53,6 +53,10 @@ class Observations:
                 f"observations: every measured number needs a finite noise > 0, found {_worst(self.noise[seen]):g}: "
                 "give a small noise; a final state that is known exactly goes to smooth(end=...)"
             )
+        low, high = PREDICTED
+        if seen.any() and not (low <= self.noise[seen].min() and self.noise[seen].max() <= high):
+            found = self.noise[seen].min() if self.noise[seen].min() < low else self.noise[seen].max()
+            raise DataError(f"observations: the noise must be {low:g} to {high:g}, so that its square can be computed, found {found:g}")
 
     @property
     def steps(self) -> int:

@@ -19,7 +19,9 @@ from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 from epns_pyro.data import files, open_store
 from epns_pyro.data.inspection.check import check
+from epns_pyro.data.precision import check_precision
 from epns_pyro.errors import DataError
+from epns_pyro.state import Field, StateSpec
 
 DIMS = ("trajectory", "time", "body", "space")
 DESCRIPTION = "frame_dt: 0.5\nspace: 2\nfields:\n  - {name: position, irreps: 1o, translates: true}\n"
@@ -254,3 +256,55 @@ def test_a_store_that_is_not_finished_says_so_whatever_its_size(walkers, tmp_pat
     monkeypatch.undo()
     with pytest.raises(DataError, match=r"the attribute 'complete' is the number of trajectories .* 0 to 11, found 'all'"):
         open_store(path).read("train")
+
+
+# -- times and numbers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("time", "said"),
+    [
+        ([0.0, np.nan, 1.0, 1.5, 2.0], "the coordinate 'time' holds NaN or infinite values: correct it, or give frame_dt"),
+        ([0.0, 0.5, 1.0, 1.5, np.inf], "holds NaN or infinite values"),
+        ([0.0, 0.5, 0.4, 1.5, 2.0], "does not increase at frame 2: sort the frames or correct it, or give frame_dt"),
+        ([0.0, 0.5, 0.5, 1.5, 2.0], "does not increase at frame 2"),
+        (["a", "b", "c", "d", "e"], "holds no numbers"),
+        (np.arange("2026-01-01", "2026-01-06", dtype="datetime64[D]").astype("datetime64[ns]"), "holds dates ('days since 2026-01-01"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.zarr", "x.nc"])
+def test_a_time_that_is_no_time_is_refused(time, said, name, tmp_path):
+    path = write(tmp_path, name, time=("time", np.asarray(time)))
+    path.with_name(f"{name}.yaml").write_text(DESCRIPTION.replace("frame_dt: 0.5\n", ""))
+    assert said in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (1e300, "field 'position' holds values up to"),
+        (1e16, "training in single precision needs 1e-15 to 1e+15: choose another unit"),
+        (1e-300, "field 'position' has a scale of"),
+        (1e-17, "field 'position' has a scale of"),
+    ],
+)
+def test_numbers_beyond_single_precision_are_refused(factor, said, tmp_path):
+    path = write(tmp_path, values=factor * np.random.default_rng(0).normal(size=(6, 5, 3, 2)).cumsum(1))
+    with pytest.raises(DataError, match=re.escape(said)) as caught:
+        open_store(path).context()
+    assert str(caught.value).startswith(f"{path}: set 'train': ")
+
+
+def test_a_change_that_is_too_small_to_square_is_refused(tmp_path):
+    values = np.random.default_rng(0).normal(size=(6, 1, 3, 2)).repeat(5, 1)
+    values[:, 1:] += 1e-16
+    path = write(tmp_path, values=values * 1e-3)
+    with pytest.raises(DataError, match="field 'position' has a change per step of"):
+        open_store(path).context()
+
+
+def test_static_numbers_have_more_room():
+    spec = StateSpec((Field("mass", dynamic=False, unit="kg"), Field("position", "1o")), space=2)
+    check_precision(spec, spec.pack(mass=np.full((1, 3), 2e30), position=np.full((1, 3, 2), np.nan)))
+    with pytest.raises(DataError, match=r"field 'mass' holds values up to 1e\+38, .* instead of kg"):
+        check_precision(spec, spec.pack(mass=np.full((1, 3), 1e38), position=np.zeros((1, 3, 2))))
