@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -135,10 +136,10 @@ def overrides(pairs: tuple[str, ...]) -> dict[str, Any]:
 def trajectory_of(source: str) -> tuple[Path, int | None]:
     """Read PATH or PATH:INDEX; a path that is there may have colons of its own."""
     path, colon, index = source.rpartition(":")
-    if not colon or Path(source).exists():
+    if not colon or os.path.exists(source):  # False, not an error, where the name is too long
         return Path(source), None
     if not (path and index.isascii() and index.isdigit() and len(index) < 10):
-        fail(f"--from {source}: expected PATH or PATH:INDEX with a whole number, found {index!r}, and there is no {source}")
+        fail(f"--from {source[:80]}: expected PATH or PATH:INDEX with a whole number, found {index[:40]!r}, and there is no such path")
     return Path(path), int(index)
 
 

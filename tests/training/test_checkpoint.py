@@ -12,11 +12,12 @@ import torch
 
 import epns_pyro
 from epns_pyro.context import DataContext
-from epns_pyro.errors import CheckpointError, ConfigError
+from epns_pyro.data import Store
+from epns_pyro.errors import CheckpointError, ConfigError, DataError
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, versions, write_checkpoint
 from epns_pyro.training.metrics import MetricsLog, read_metrics
-from epns_pyro.training.run import RunFolder
+from epns_pyro.training.run import RunConfig, RunFolder
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -145,6 +146,68 @@ def test_weights_and_settings_that_do_not_fit(run: Path, tmp_path: Path) -> None
         epns_pyro.load(tmp_path)
 
 
+def as_version_1(content: dict) -> dict:
+    """Name things as 0.1 did."""
+    old = {"latents_to_mean": "load", "innovation_to_latents": "unload"}
+    model = {("sight" if key == "neighbourhood" else key): value for key, value in content["config"]["model"].items()}
+    config = {key: value for key, value in content["config"].items() if key != "imports"} | {"model": model}
+    context = {key: content["context"][key] for key in ("spec", "frame_dt", "step_scales", "sites")}
+    weights = {old.get(name, name): weight for name, weight in content["weights"].items()}
+    return content | {"version": 1, "config": config, "context": context, "weights": weights}
+
+
+def test_a_checkpoint_of_version_1_is_read(run: Path, tmp_path: Path) -> None:
+    for name in ("best.ckpt", "last.ckpt"):
+        old = as_version_1(torch.load(run / name, weights_only=True))
+        assert {"load", "unload"} <= old["weights"].keys()
+        torch.save(old, tmp_path / name)
+    now, then = epns_pyro.load(run), epns_pyro.load(tmp_path)
+    assert all(torch.equal(weight, then.transition.state_dict()[name]) for name, weight in now.transition.state_dict().items())
+    assert (then.config, then.context, then.step) == (now.config, now.context, now.step)
+
+
+def test_settings_of_version_1_are_read(tmp_path: Path) -> None:
+    config = epns_pyro.preset("cells").override({"model.neighbourhood": 5})
+    (tmp_path / "config.yaml").write_text(config.to_yaml().replace("neighbourhood:", "sight:"))
+    assert RunConfig.from_yaml(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        ("windows", lambda w: w | {"rng": {"state": 1}}, "its windows do not fit this run"),
+        ("optimizer", lambda o: o | {"state": {0: {"step": torch.tensor(1.0)}}}, "expected step, exp_avg and exp_avg_sq"),
+        ("optimizer", lambda o: o | {"state": {0: o["state"][0] | {"exp_avg": torch.zeros(3)}}}, "not of the shape"),
+        ("optimizer", lambda o: o | {"state": {0: o["state"][0] | {"step": torch.tensor(torch.nan)}}}, "impossible numbers"),
+        ("noise", lambda n: n[:10], "its noise do not fit this run"),
+        ("weights", lambda w: dict(list(w.items())[1:]), "its weights do not fit this run"),
+        ("weights", lambda w: w | {name: t * torch.nan for name, t in list(w.items())[:1]}, "not finite real numbers"),
+        ("context", lambda c: c | {"frame_dt": -1.0}, "positive frame_dt"),
+        ("context", lambda c: c | {"step_scales": {}}, "step_scales"),
+        ("context", lambda c: c | {"spec": "[" * 10_000}, "context"),
+        ("versions", lambda v: v | {"torch": 2}, "versions.torch"),
+    ],
+)
+def test_parts_changed_by_hand_stop_a_resumption_in_a_line(run: Path, store: Store, tmp_path: Path, part: str, change, said: str) -> None:
+    content = torch.load(run / "last.ckpt", weights_only=True)
+    torch.save(content | {part: change(content[part])}, tmp_path / "last.ckpt")
+    config = RunConfig.parse(content["config"])
+    with pytest.raises(CheckpointError, match=said) as caught:
+        epns_pyro.train(config, store, tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "last.ckpt") in str(caught.value)
+
+
+def test_a_model_larger_than_the_weights_is_refused_before_its_memory_is_filled(run: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "best.ckpt", weights_only=True)
+    for width in (10_000, 10**9, 10**12):
+        torch.save(
+            content | {"config": content["config"] | {"model": content["config"]["model"] | {"width": width}}}, tmp_path / "best.ckpt"
+        )
+        with pytest.raises(CheckpointError, match=r"best\.ckpt: the weights do not fit the model of its config, which has more"):
+            epns_pyro.load(tmp_path)
+
+
 def test_best_last_and_neither(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="which: found 'bset': did you mean 'best'"):
         epns_pyro.load(run, which="bset")
@@ -197,3 +260,10 @@ def test_a_crash_while_the_log_is_shortened_loses_nothing(tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt), MetricsLog(folder, start=1):
         pass
     assert read_metrics(folder.metrics) == [(1, "loss", 1.0)]
+
+
+@pytest.mark.parametrize("text", ["step,name\n", "step,name,value\n1,loss\n", "step,name,value\n1,loss,x\n", "step,name,value\nx,loss,1\n"])
+def test_a_log_changed_by_hand_is_refused_in_a_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(DataError, match=r"metrics\.csv: line \d is not step,name,value"):
+        read_metrics(tmp_path / "metrics.csv")
