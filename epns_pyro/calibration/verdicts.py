@@ -30,6 +30,7 @@ from scipy import stats
 
 from epns_pyro.calibration.bands import normal_rank_cdf, rank_law, spread_that_covers
 from epns_pyro.calibration.pit import dispersion, largest_shift, location
+from epns_pyro.calibration.wording import measured
 
 FALSE_ALARM = 0.05
 POWER = 0.8
@@ -374,7 +375,7 @@ def _bias_phrase(one: xr.Dataset, i: int, unit: str) -> str:
     else:
         phrase = f"truth lies {abs(shift):.2f} ± {error:.2f} ensemble spreads {side} the ensemble"
     if "bias" in at:
-        phrase += f" (ensemble mean minus truth: {float(at['bias']):+.3g} ± {float(at['bias_error']):.2g} {unit}".rstrip() + ")"
+        phrase += f" (ensemble mean minus truth: {measured(float(at['bias']), float(at['bias_error']), sign=True)} {unit}".rstrip() + ")"
     return f"{phrase} at {_time(one, i)}"
 
 

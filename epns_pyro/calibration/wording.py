@@ -19,21 +19,29 @@ def number(value: float | None, form: str = ".2f") -> str:
     return format(value, form).replace("-", "−") if "e" not in form else format(value, form)
 
 
-def precision(error: float | None, *, most: int = 6) -> int:
+FINEST = 1e-5  # errors below it are written with powers of ten
+
+
+def precision(error: float | None) -> int:
     """Return how many decimals show a number whose standard error is known: two digits of the error, so that 1.644 is not 1.647.
 
     Two decimals where no error is known.
     """
     if error is None or not math.isfinite(error) or error <= 0:
         return 2
-    return min(max(1 - math.floor(math.log10(error)), 0), most)
+    return max(1 - math.floor(math.log10(max(error, FINEST))), 0)
 
 
 def measured(value: float, error: float | None = None, *, sign: bool = False) -> str:
-    """Write a number with its standard error, in the decimals of `precision`: "1.644 ± 0.024"."""
+    """Write a number with its standard error, in the decimals that the error allows: "1.644 ± 0.024", "3.20e-09 ± 4.1e-10"."""
+    plus = "+" if sign else ""
+    if error is None or not math.isfinite(error):
+        return number(value, f"{plus}.3g")
+    if 0 < error < FINEST and math.isfinite(value):
+        digits = max(math.floor(math.log10(max(abs(value), error))) - math.floor(math.log10(error)) + 1, 1)
+        return f"{number(value, f'{plus}.{digits}e')} ± {error:.1e}"
     form = f".{precision(error)}f"
-    known = error is not None and math.isfinite(error)
-    return number(value, f"+{form}" if sign else form) + (f" ± {number(error, form)}" if known else "")
+    return f"{number(value, plus + form)} ± {number(error, form)}"
 
 
 def p_value(p: float | None) -> str:

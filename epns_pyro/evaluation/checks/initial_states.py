@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from epns_pyro.calibration.verdicts import FALSE_ALARM
-from epns_pyro.calibration.wording import listing, number, p_value, sentence
+from epns_pyro.calibration.wording import listing, measured, number, p_value, sentence
 from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
 from epns_pyro.evaluation.evaluated import Evaluated
 from epns_pyro.evaluation.figures import distribution as figures
@@ -192,7 +192,7 @@ def _distance_table(rows: Sequence[Distance], time_unit: str) -> Table:
         "two true": lambda row: number(row.typical, ".3f"),
         "floor": lambda row: number(row.floor, ".3f"),
         "persistence": lambda row: number(row.persistence_ks, ".2f"),
-        "model − truth": lambda row: f"{number(row.difference, '+.3g')} ± {number(row.error, '.2g')} {row.unit}",
+        "model − truth": lambda row: f"{measured(row.difference, row.error, sign=True)} {row.unit}",
         "p": lambda row: p_value(row.p_value),
     }
     for name, values in (("persistence", [row.persistence_ks for row in rows]), ("two true", [row.typical for row in rows])):
