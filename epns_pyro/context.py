@@ -30,6 +30,9 @@ class DataContext:
         apart two positions that are close to each other and far from zero.
     absences : bool
         Whether bodies may be absent: NaN in the dynamic channels of a state.
+    cell_reach : float, optional
+        Of label images: within this distance along y and x, pixels, of its centre lie the pixels of a cell before and after one step, in
+        all but the farthest few steps. None where it was not measured.
     """
 
     spec: StateSpec
@@ -38,6 +41,7 @@ class DataContext:
     sites: tuple[int, ...]
     origin: tuple[float, ...] = ()
     absences: bool = False
+    cell_reach: float | None = None
 
     def to_local(self, x: Array, *, among_dynamic: bool = False) -> Array:
         """Measure translating fields from the origin: x (*batch, *site, channel), in double precision if there is an origin.

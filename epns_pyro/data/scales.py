@@ -12,10 +12,14 @@ from epns_pyro.data.precision import check_scale
 from epns_pyro.data.presence import presence
 from epns_pyro.errors import DataError
 from epns_pyro.state import Field, StateSpec
+from epns_pyro.systems.label_motion import step_reach
+from epns_pyro.systems.label_observables import MOST_LABELS
 
 if TYPE_CHECKING:
     from epns_pyro.data.stores import Store
 
+REACH_PIXELS = 2**25  # of label images that the reach of cells is measured on, spread over the set
+REACH_SHARE = 0.995  # of steps of cells that stay within it
 ROUNDING = 1e-9  # what is smaller than this in comparison is rounding, not data
 
 
@@ -70,6 +74,7 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
         sites=store.sites(split),
         origin=next((_origin(moments.mean, scales[name]) for name, moments in places.items()), ()),
         absences=absences,
+        cell_reach=_cell_reach(store, split),
     )
 
 
@@ -78,6 +83,23 @@ def _changes(spec: StateSpec, field: Field, values: np.ndarray) -> np.ndarray:
     if spec.box and field == spec.position:
         return spec.geometry.displacement(values[:, :-1], values[:, 1:])
     return np.diff(values, axis=1)
+
+
+def _cell_reach(store: Store, split: str) -> float | None:
+    """Measure how far cells reach in one step, on a part of a set of label images; None for other data."""
+    label = next((field for field in store.spec.dynamic_fields if field.kind == "label" and len(store.spec.sites) == 2), None)
+    if label is None or store.steps(split) < 1 or label.size > MOST_LABELS:
+        return None
+    blocks = store.blocks(split)
+    pixels = len(blocks[0]) * (store.steps(split) + 1) * int(np.prod(store.sites(split)))
+    stride = max(1, len(blocks) * pixels // REACH_PIXELS)
+    reaches = []
+    for block in blocks[::stride]:
+        cells = store.spec.get(store.read(split, block), label.name)
+        reach = step_reach(cells, label.size - 1, periodic=store.spec.periodic)
+        reaches.append(reach[~np.isnan(reach)])
+    found = np.concatenate(reaches)
+    return float(np.quantile(found, REACH_SHARE)) if found.size else None
 
 
 def _origin(mean: np.ndarray, spread: float) -> tuple[float, ...]:

@@ -16,11 +16,15 @@ GRIDS = Registry("network for label images")
 
 @dataclass(frozen=True)
 class GridSignature:
-    """What the data dictates to a network on label images: types, names of cells, size of the lattice."""
+    """What the data dictates to a network on label images: types, names of cells, size of the lattice, and how far cells reach.
+
+    `reach`: within this distance of its centre, pixels along y and x, a cell stays in one step; None where it was not measured.
+    """
 
     types: int
     cells: int
     lattice: Size
+    reach: float | None = None
 
 
 class Draft(NamedTuple):

@@ -7,6 +7,7 @@ its kin, the other cells of its type.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import pydantic
@@ -18,6 +19,7 @@ from epns_pyro.backbones.tissues.base import GRIDS, Draft, GridConfig, GridNetwo
 from epns_pyro.backbones.tissues.convolutions import DilatedStack, LocalBasis, Pointwise, padded, to_rows
 from epns_pyro.backbones.tissues.tissue import AREA_FEATURES, WALL, Crops, Size, Tissue, area_features
 
+DEFAULT_WINDOW, SMALLEST_WINDOW = 15, 7  # pixels: where nothing was measured, and at least
 NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
 
@@ -30,7 +32,8 @@ class CellWindows(GridNetwork):
         super().__init__()
         self.config, self.types = config, signature.types
         width = self.width = config.width
-        self.basis = LocalBasis(config.nodes, config.spacing)
+        self.side = config.window or window_for(signature.reach, signature.lattice)
+        self.basis = LocalBasis(config.nodes, config.spacing or self.side / (config.nodes + 1))
         self.context = DilatedStack(1 + signature.types + 1 + len(NEIGHBOURS) + AREA_FEATURES + 2, width, config.dilations)
         self.cell = nn.Linear(signature.types + 1 + AREA_FEATURES, width)
         self.own = nn.Conv2d(2, width, config.kernel)
@@ -44,7 +47,7 @@ class CellWindows(GridNetwork):
     # -- the four pieces -----------------------------------------------------------------------------------------------------
 
     def window(self, lattice: Size) -> Size:
-        return Size(*(self.config.window,) * 2)
+        return Size(self.side, self.side)
 
     def crops(self, tissue: Tissue) -> Crops:
         return tissue.crops(self.window(tissue.lattice))
@@ -99,6 +102,14 @@ class CellWindows(GridNetwork):
         return rows.reshape(*masks.shape[:-2], *rows.shape[-2:])
 
 
+def window_for(reach: float | None, lattice: Size) -> int:
+    """Return the side of a window, odd, that holds what lies within `reach` of a cell's centre; no larger than the lattice needs."""
+    if reach is None:
+        return DEFAULT_WINDOW
+    pixels = math.ceil(reach + 0.5)  # the middle pixel of a cell is up to half a pixel from its centre
+    return max(SMALLEST_WINDOW, min(2 * pixels + 1, max(lattice) // 2 * 2 + 1))
+
+
 def self_and_kin(tissue: Tissue, crops: Crops, flat: Tensor) -> tuple[Tensor, Tensor]:
     """Where in its window a cell is, and where others of its type are, in an image (*batch, pixel): each (*batch, cell, place)."""
     names = torch.arange(1, tissue.cells + 1, device=flat.device)[:, None]
@@ -151,16 +162,20 @@ class CellWindowsConfig(GridConfig):
 
     name: Literal["windows"] = "windows"
     width: int = pydantic.Field(default=32, gt=0, description="channels of all features")
-    window: int = pydantic.Field(default=15, ge=3, description="side of the window around a cell, pixels")
+    window: int | None = pydantic.Field(
+        default=None, ge=3, description="side of the window around a cell, pixels; null: as the cells in the training set need it"
+    )
     kernel: int = pydantic.Field(default=7, ge=3, description="side of the kernel on a cell's own mask, pixels")
     dilations: tuple[pydantic.PositiveInt, ...] = pydantic.Field(default=(1, 2, 4), description="of the layers of the shared context")
     depth: int = pydantic.Field(default=2, ge=1, description="layers on the places of a window")
     nodes: int = pydantic.Field(default=5, ge=1, description="latents are read and written on nodes x nodes points around the cell")
-    spacing: float = pydantic.Field(default=2.5, gt=0, description="pixels between these points")
+    spacing: float | None = pydantic.Field(
+        default=None, gt=0, description="pixels between these points; null: so that they span the window"
+    )
 
     @pydantic.model_validator(mode="after")
     def _odd(self) -> CellWindowsConfig:
-        if even := [key for key in ("window", "kernel") if getattr(self, key) % 2 == 0]:
+        if even := [key for key, side in (("window", self.window), ("kernel", self.kernel)) if side is not None and side % 2 == 0]:
             raise ValueError(f"{' and '.join(even)}: a side must be odd, so that it has a middle")
         return self
 

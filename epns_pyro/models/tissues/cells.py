@@ -32,7 +32,7 @@ class CellsTransition(Transition):
         self.config, self.spec = config, context.spec
         self.label, self.type = label_fields(context.spec)
         types = self.spec[self.type].size - 1 if self.type else 1
-        signature = GridSignature(types, self.spec[self.label].size - 1, Size(*context.sites))
+        signature = GridSignature(types, self.spec[self.label].size - 1, Size(*context.sites), context.cell_reach)
         self.network = config.network.build(signature, config.latent)
         net, latent = self.network, config.latent
         self.scores = PixelScores(net.width, types, config.interlacing, config.neighbourhood)
