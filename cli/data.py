@@ -195,6 +195,15 @@ def _fields(store: Store) -> None:
         step = f"{context.step_scales[field.name]:.4g}" if measured and field.dynamic else "static" if not field.dynamic else ""
         table.add_row(field.name, kind, field.unit, scale, step)
     console().print(table)
+    if context is not None and context.cell_reach is not None:
+        from epns_pyro.backbones.tissues.cell_windows import window_for
+        from epns_pyro.backbones.tissues.tissue import Size
+
+        side = window_for(context.cell_reach, Size(*context.sites))
+        console().print(
+            f"cells stay within {context.cell_reach:.1f} pixels of their centre in a step: windows around them are {side} x {side} pixels",
+            soft_wrap=True,
+        )
 
 
 def _size(path: Path) -> str:

@@ -59,7 +59,7 @@ def contents(path: Path) -> tuple[list[str], dict[str, Any]]:
     if not path.exists():
         raise DataError(f"{path}: no such file or store: check the path")
     if path.is_dir():
-        _believe(path, claims(path))
+        check_zarr(path)
         with reading(f"{path}: {_NEITHER}"):
             root = zarr.open_group(path, mode="r", use_consolidated=False)
             return sorted(root.group_keys()), dict(root.attrs)
@@ -68,6 +68,11 @@ def contents(path: Path) -> tuple[list[str], dict[str, Any]]:
             _believe(path, list(_hdf5_claims(raw)))
         with h5netcdf.File(path, "r") as file:
             return sorted(file.groups), dict(file.attrs)
+
+
+def check_zarr(path: Path) -> None:
+    """Raise DataError if the metadata of a zarr directory are damaged, name codecs that are not read, or claim more than is there."""
+    _believe(path, claims(path))
 
 
 def open_dataset(path: Path, group: str | None = None) -> xr.Dataset:

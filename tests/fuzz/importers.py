@@ -9,6 +9,7 @@ from pathlib import Path
 import mutators
 import numpy as np
 import tifffile
+import zarr
 from harness import Reader
 from mutators import Rng
 
@@ -50,6 +51,12 @@ def images(folder: Path) -> None:
     (folder / "films").mkdir()
     for t, image in enumerate(film(3)):
         tifffile.imwrite(folder / "films" / f"mask{t:03d}.tif", image, compression="zlib")
+
+
+def films_zarr(folder: Path) -> None:
+    group = zarr.create_group(folder / "films")
+    group.create_array("cell", data=np.stack([film(), film()]), chunks=(1, 2, 12, 14))
+    group.create_array("cell_type", data=np.ones((2, 9), np.int64))
 
 
 def table(folder: Path) -> None:
@@ -234,6 +241,7 @@ IMPORTERS = (
     Reader("tiff-imagej", stack_imagej, read_films, OF_TIFF),
     Reader("tiff-ome", stack_ome, read_films, OF_TIFF),
     Reader("tiff-folder", images, read_films, OF_TIFF),
+    Reader("films-zarr", films_zarr, read_films, (*mutators.BYTES, mutators.change_json, mutators.nest)),
     Reader("types-csv", table, read_typed, (change_cell,)),
     Reader("types-npy", table_npy, read_typed, (change_header, change_values)),
     Reader("published-bodies", planets, read_published, OF_NPY),

@@ -14,9 +14,10 @@ import numpy as np
 import zarr
 
 from epns_pyro.data.description import Split
+from epns_pyro.data.files import reading
 from epns_pyro.data.importers.cell_types import Types, read_types, table_of_types
 from epns_pyro.data.importers.label_names import names_of, numbered
-from epns_pyro.data.importers.movies import Movie, View, find_movies, is_zarr
+from epns_pyro.data.importers.movies import Movie, View, find_movies, is_zarr, open_node
 from epns_pyro.data.inspection.labels import EmptyFrames
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
@@ -203,7 +204,8 @@ def _neighbouring_types(path: Path) -> Types | None:
     """Find the array `cell_type` beside `cell` in a zarr group."""
     if not (path.is_dir() and is_zarr(path)):
         return None
-    node = zarr.open(path, mode="r")
-    if isinstance(node, zarr.Group) and "cell_type" in node:
-        return table_of_types(np.asarray(node["cell_type"]), f"{path}/cell_type")
+    node = open_node(path)
+    with reading(f"{path}: the array 'cell_type' cannot be read"):
+        if isinstance(node, zarr.Group) and "cell_type" in node:
+            return table_of_types(np.asarray(node["cell_type"]), f"{path}/cell_type")
     return None

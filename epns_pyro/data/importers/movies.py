@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from epns_pyro.data.files import check_zarr, reading
 from epns_pyro.data.importers.epns_format import natural
 from epns_pyro.data.importers.tiff import MOST_IMAGE_PIXELS, MOST_PIXELS, SUFFIXES, count_images, open_stack
 from epns_pyro.errors import DataError, nearest
@@ -136,19 +137,34 @@ def is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
-def _zarr_movies(path: Path) -> list[Movie]:
-    node = zarr.open(path, mode="r")
+def open_films(path: Path) -> zarr.Array:
+    """Open the array of labels of a zarr directory, (time, y, x) or (movie, time, y, x)."""
+    node = open_node(path)
     if isinstance(node, zarr.Group):
-        if "cell" not in node:
-            raise DataError(f"{path}: has no array 'cell': {nearest('cell', node.array_keys())}")
-        node = node["cell"]
-    array = node
-    if array.ndim not in (3, 4):
-        raise DataError(f"{path}: 'cell' must be (time, y, x) or (movie, time, y, x), found {array.shape}")
-    _refuse_claims(path, array)
+        with reading(f"{path}: its list of arrays cannot be read"):
+            names = sorted(node.array_keys())
+        if "cell" not in names:
+            raise DataError(f"{path}: has no array 'cell': {nearest('cell', names)}")
+        with reading(f"{path}: the array 'cell' cannot be read"):
+            node = node["cell"]
+    if node.ndim not in (3, 4):
+        raise DataError(f"{path}: 'cell' must be (time, y, x) or (movie, time, y, x), found {node.shape}")
+    _refuse_claims(path, node)
+    return node
+
+
+def open_node(path: Path) -> zarr.Group | zarr.Array:
+    """Open a zarr directory after a look at what it says of itself."""
+    check_zarr(path)
+    with reading(f"{path}: is no zarr directory, or is damaged"):
+        return zarr.open(path, mode="r")
+
+
+def _zarr_movies(path: Path) -> list[Movie]:
+    array = open_films(path)
     if array.ndim == 3:
-        return [Movie(path.name, 0, lambda: _zarr_frames(array))]
-    return [Movie(f"{path.name}[{i}]", i, lambda i=i: _zarr_frames(array, i)) for i in range(array.shape[0])]
+        return [Movie(path.name, 0, lambda: _zarr_frames(path, array))]
+    return [Movie(f"{path.name}[{i}]", i, lambda i=i: _zarr_frames(path, array, i)) for i in range(array.shape[0])]
 
 
 def _refuse_claims(path: Path, array: zarr.Array) -> None:
@@ -171,8 +187,12 @@ def _refuse_claims(path: Path, array: zarr.Array) -> None:
         raise DataError(f"{path}: 'cell' declares {frames} frames, its chunks hold {held} at most: is it damaged, or written in part only?")
 
 
-def _zarr_frames(array: zarr.Array, *movie: int) -> Iterator[np.ndarray]:
+def _zarr_frames(path: Path, array: zarr.Array, *movie: int) -> Iterator[np.ndarray]:
     """Read frames (y, x), as many at a time as a chunk holds."""
     time, step = array.shape[-3], array.chunks[-3]
     for start in range(0, time, step):
-        yield from np.asarray(array[(*movie, slice(start, start + step))])
+        stop = min(start + step, time)
+        what = f"movie {movie[0]}, " if movie else ""
+        with reading(f"{path}: 'cell', {what}frames {start} to {stop - 1}: cannot be read", ": copy the file again, or make it anew"):
+            frames = np.asarray(array[(*movie, slice(start, stop))])
+        yield from frames

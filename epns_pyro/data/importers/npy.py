@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tokenize
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ _DAMAGE = (
     SyntaxError,
     TypeError,
     ValueError,
-    *(tokenize.TokenError, zipfile.BadZipFile),
+    tokenize.TokenError,
 )
 
 
@@ -37,11 +36,9 @@ def load_npy(path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of NumPy, on sizes that overflow: they end in an error anyway
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.lib.format.open_memmap(path, mode="r")  # reads arrays only: no pickle, no archive
     except _DAMAGE as error:
         raise DataError(f"{path}: cannot be read as a .npy array: {' '.join(str(error).split())[:200] or type(error).__name__}") from None
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: is an archive of arrays (.npz), expected one array (.npy)")
     if array.dtype.kind not in "biuf":
         raise DataError(f"{path}: holds {array.dtype} values, expected numbers")
     return array

@@ -11,6 +11,7 @@ from epns_pyro.data.inspection.findings import ERROR, WARNING, Inspector, Tally
 from epns_pyro.state import Field
 
 BY_LABEL = ("trajectory", "frame", "label")
+NATS_OF_NEW_PIXEL = 60  # what a model of cells pays for a pixel of a cell that was not there in the frame before, which it never makes
 
 
 class EmptyFrames(Tally):
@@ -29,12 +30,13 @@ class EmptyFrames(Tally):
 
 
 class Labels(Inspector):
-    """Impossible labels, empty frames, and labels that jump, vanish for a while, or never occur."""
+    """Impossible labels, empty frames, and labels that jump, appear late, vanish for a while, or never occur."""
 
     def __init__(self, field: Field, *, periodic: bool = False) -> None:
         self._field, self._periodic = field, periodic
         self._negative, self._beyond, self._empty = Tally(), Tally(), EmptyFrames()
-        self._jumps, self._gaps = Tally(BY_LABEL), Tally(BY_LABEL)
+        self._jumps, self._gaps, self._births = Tally(BY_LABEL), Tally(BY_LABEL), Tally(BY_LABEL)
+        self._born_pixels = self._returned_pixels = 0
         self._largest, self._seen = 0, np.zeros(field.size, dtype=bool)
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
@@ -45,12 +47,17 @@ class Labels(Inspector):
         labels = np.where((labels < 0) | (labels >= self._field.size), 0, labels)
         flat = labels.reshape(*labels.shape[:2], -1)
         self._empty.see(labels, first)
-        present = count_labels(flat, np.ones_like(flat, dtype=bool), self._field.size) > 0
+        areas = count_labels(flat, np.ones_like(flat, dtype=bool), self._field.size)
+        present = areas > 0
         stayed = count_labels(flat[:, 1:], flat[:, 1:] == flat[:, :-1], self._field.size) > 0
         self._seen |= present.any((0, 1))
         self._jumps.add(self._far(labels, _late(present[:, 1:] & present[:, :-1] & ~stayed)), first)
         before, after = (np.logical_or.accumulate(p, axis=1) for p in (present, present[:, ::-1]))
         self._gaps.add(_starts(before & after[:, ::-1] & ~present), first)
+        come, seen_before = _starts(present), np.pad(before[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        self._births.add(come & ~seen_before, first)
+        self._born_pixels += int(areas[come & ~seen_before].sum())
+        self._returned_pixels += int(areas[come & seen_before].sum())
 
     def _far(self, labels: np.ndarray, moved: np.ndarray) -> np.ndarray:
         """Keep the moves (trajectory, time, label) without a common pixel that leave a gap wider than the cell."""
@@ -86,7 +93,15 @@ class Labels(Inspector):
         if self._gaps.count:
             yield (
                 WARNING,
-                f"field {name!r}: labels vanish and come back {self._gaps.count} times, first in {self._gaps.where}: fill the gaps",
+                f"field {name!r}: labels vanish and come back {self._gaps.count} times, first in {self._gaps.where}: fill the gaps; models "
+                f"make no cells, so each of the {self._returned_pixels} pixels that come back costs about {NATS_OF_NEW_PIXEL} nats",
+            )
+        if self._births.count:
+            yield (
+                WARNING,
+                f"field {name!r}: labels first appear within a trajectory {self._births.count} times, first in {self._births.where}: "
+                f"models make no cells, so each of their first {self._born_pixels} pixels costs about {NATS_OF_NEW_PIXEL} nats and no "
+                "forecast holds them; cut trajectories where cells appear or divide (--segment), or give daughters their mother's label",
             )
         unused = np.flatnonzero(~self._seen[1:]) + 1
         if unused.size:
@@ -118,10 +133,10 @@ class Entities(Inspector):
 
 def count_labels(labels: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
     """Count the pixels of every label where mask holds: labels, mask (trajectory, time, pixel) -> (trajectory, time, label)."""
-    n, frames, _ = labels.shape
-    frame = np.arange(n * frames).reshape(n, frames, 1) * size
-    counts = np.bincount((labels.astype(np.int64) + frame)[mask], minlength=n * frames * size)
-    return counts.reshape(n, frames, size)
+    counts = np.zeros((*labels.shape[:2], size), dtype=np.int64)
+    for frame in np.ndindex(labels.shape[:2]):  # one by one: a film of large images fits into memory once only
+        counts[frame] = np.bincount(labels[frame][mask[frame]], minlength=size)
+    return counts
 
 
 def _diameter(area: float) -> float:
