@@ -114,13 +114,28 @@ def load(dataset: xr.Dataset, name: str) -> xr.Variable:
         raise
 
 
-def _damaged_chunk(name: str, encoding: dict[str, Any]) -> tuple[str, Callable[[], Any]] | None:
-    """Find the first chunk of a zarr array that cannot be decoded: its name and how to read it."""
+def lost_chunks(dataset: xr.Dataset, name: str) -> str:
+    """Say how many chunks of a zarr array are not on disk, which zarr reads as its fill value; "" for none."""
+    if (array := _zarr_array(name, dataset.variables[name].encoding)) is None:
+        return ""
+    with reading(f"variable {name!r} cannot be read", ANEW):
+        lost, fill = array.nchunks - array.nchunks_initialized, array.fill_value
+    return f"{lost} of {array.nchunks} chunks of {name!r} are not on disk and are read as {fill}: is a file lost?" if lost > 0 else ""
+
+
+def _zarr_array(name: str, encoding: dict[str, Any]) -> zarr.Array | None:
     source, group = Path(encoding.get("source") or ""), encoding.get("group")
     if not source.name or not source.is_dir():
         return None
+    with reading(f"variable {name!r} cannot be read", ANEW):
+        return zarr.open_group(source, mode="r", use_consolidated=False)[f"{group}/{name}" if group else name]
+
+
+def _damaged_chunk(name: str, encoding: dict[str, Any]) -> tuple[str, Callable[[], Any]] | None:
+    """Find the first chunk of a zarr array that cannot be decoded: its name and how to read it."""
     with suppress(Exception):  # the search only adds to a message: the array can be damaged beyond having chunks
-        array = zarr.open_group(source, mode="r", use_consolidated=False)[f"{group}/{name}" if group else name]
+        if (array := _zarr_array(name, encoding)) is None:
+            return None
         sizes = array.shards or array.chunks
         grid = [range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True)]
         for place in itertools.islice(itertools.product(*grid), CHUNKS_TRIED):

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.codecs import ZstdCodec
 
 from epns_pyro._version import __version__
-from epns_pyro.data import layout
+from epns_pyro.data import files, layout
 from epns_pyro.errors import DataError
 from epns_pyro.plain import parse_json
 from epns_pyro.state import StateSpec
@@ -29,6 +30,7 @@ from epns_pyro.systems.base import System
 
 Progress = Callable[[str, int, int], None]  # (what, how many are done, of how many)
 
+CHECKED = ZstdCodec(level=0, checksum=True)  # zarr's own choice, with a sum that shows damage: without it a changed byte is read as data
 CHUNK_BYTES = 4 * 2**20
 CHUNK_TRAJECTORIES = 64
 
@@ -108,9 +110,12 @@ class StoreWriter:
                 chunks=(min(chunk, trajectories), *shape[1:]),
                 dtype=variable.dtype,
                 dimension_names=variable.dims,
+                compressors=CHECKED,
                 attributes={"units": variable.field.unit} if variable.field.unit else {},
             )
-        time = group.create_array(layout.TIME, shape=(frames,), chunks=(frames,), dtype=np.float64, dimension_names=(layout.TIME,))
+        time = group.create_array(
+            layout.TIME, shape=(frames,), chunks=(frames,), dtype=np.float64, dimension_names=(layout.TIME,), compressors=CHECKED
+        )
         time[:] = np.arange(frames) * self.identity.frame_dt
         group.update_attributes(self.identity.attributes() | {"set": name, "complete": 0})
 
@@ -166,8 +171,8 @@ def chunk_trajectories(spec: StateSpec, frames: int, sites: tuple[int, ...]) -> 
 
 def _refuse_foreign(path: Path, attributes: dict[str, Any]) -> None:
     try:
-        found = dict(zarr.open_group(path, mode="r", use_consolidated=False).attrs)
-    except (OSError, ValueError):
+        found = files.contents(path)[1]
+    except DataError:
         found = {}
     if "state_spec" not in found or "system_config" not in found:
         raise DataError(f"{path}: exists and is not a store of epns-pyro: choose another path")

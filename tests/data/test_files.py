@@ -104,6 +104,26 @@ def test_a_damaged_time_is_named(tmp_path):
     assert refused(path).startswith(": set 'train': variable 'time': chunk c/0 is damaged (")
 
 
+def test_any_changed_byte_of_a_chunk_of_ours_is_seen(walkers, tmp_path):
+    path = shutil.copytree(walkers.path, tmp_path / "x.zarr")
+    chunk = path / "train" / "position" / "c" / "0" / "0" / "0" / "0"
+    sound, seen = chunk.read_bytes(), walkers.read("train", 0)
+    for place in range(0, len(sound), 7):
+        chunk.write_bytes(sound[:place] + bytes([sound[place] ^ 16]) + sound[place + 1 :])
+        try:
+            np.testing.assert_array_equal(open_store(path).read("train", 0), seen)  # a bit that means nothing
+        except DataError as error:
+            assert "chunk c/0/0/0/0 is damaged" in str(error)  # noqa: PT017 - one or the other
+
+
+def test_lost_chunks_are_found(tmp_path):
+    path = write(tmp_path)
+    assert not [finding for finding in check(open_store(path)) if "not on disk" in finding.message]
+    (path / "position" / "c" / "1" / "0" / "0" / "0").unlink()
+    (finding,) = {finding.message for finding in check(open_store(path)) if "not on disk" in finding.message}
+    assert finding == "1 of 3 chunks of 'position' are not on disk and are read as nan: is a file lost?"
+
+
 # -- code in data ----------------------------------------------------------------------------------------------------------
 
 

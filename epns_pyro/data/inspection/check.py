@@ -47,6 +47,9 @@ def _structure(store: Store, split: str) -> list[Finding]:
         total = store.size(split)
         message = f"is incomplete, {total - missing} of {total} trajectories: run the command that made the store again to finish it"
         found.append(Finding(ERROR, split, message))
+    for variable in () if store.missing(split) else layout.variables(store.spec):
+        if variable.name in dataset.variables and (lost := files.lost_chunks(dataset, variable.name)):
+            found.append(Finding(WARNING, split, lost))
     if layout.TIME in dataset.variables and dataset.variables[layout.TIME].dtype.kind in "fiu":
         found += [Finding(level, split, text) for level, text in _clock(files.load(dataset, layout.TIME).values, store.frame_dt)]
     return found
