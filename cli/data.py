@@ -143,6 +143,7 @@ def info(path: Path, spec: Path | None) -> None:
     """Say what is in the store PATH, and what is wrong with it; exit code 2 if that keeps it from being used."""
     from epns_pyro.data.inspection.check import check
     from epns_pyro.data.inspection.findings import ERROR, Finding
+    from epns_pyro.data.inspection.motion import motion_lines
     from epns_pyro.data.inspection.tracks import track_lines
     from epns_pyro.data.stores import open_store
     from epns_pyro.training.trainable import find_refusal
@@ -155,7 +156,7 @@ def info(path: Path, spec: Path | None) -> None:
         findings = [Finding(ERROR, "", refusal), *findings]
     _summarise(store)
     _fields(store)
-    for line in track_lines(store) if readable else ():
+    for line in (*motion_lines(store), *track_lines(store)) if readable else ():
         console().print(line, soft_wrap=True)
     for finding in findings:
         console().print(Text(str(finding), style="red" if finding.level == ERROR else "yellow"), soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from epns_pyro.data import files, layout
+from epns_pyro.data.inspection.directions import Directions
 from epns_pyro.data.inspection.findings import ERROR, WARNING, Finding, Inspector
 from epns_pyro.data.inspection.labels import Entities, Labels
 from epns_pyro.data.inspection.numbers import Constant, ExactRate, NonFinite, OutOfRange, Rate
@@ -72,6 +73,8 @@ def _values(store: Store, split: str, progress: Progress | None) -> list[Finding
     spec, dataset = store.spec, store.dataset(split)
     sound = [v for v in layout.variables(spec) if not layout.variable_problems(spec, v, dataset)]
     inspectors = _inspectors(spec, sound, store.frame_dt)
+    if split == "train":  # a set of runs from the same initial states shows their directions
+        inspectors += _symmetry(spec, sound)
     done = 0
     for block in store.blocks(split) if sound else ():
         block = block[block < store.size(split) - store.missing(split)]
@@ -86,6 +89,15 @@ def _values(store: Store, split: str, progress: Progress | None) -> list[Finding
         if progress:
             progress(split, done, store.size(split))
     return [Finding(level, split, message) for inspector in inspectors for level, message in inspector.findings()]
+
+
+def _symmetry(spec: StateSpec, sound: list[layout.Variable]) -> list[Inspector]:
+    """Return inspectors of the changes of vectors, but for those that a rate predicts and where a static vector may show a direction."""
+    fields = [v.field for v in sound if v.field.irreps == "1o"]
+    if len(spec.sites) != 1 or any(not field.dynamic for field in fields):
+        return []
+    predicted = {v.field.rate_of for v in sound}
+    return [Directions(spec, field) for field in fields if field.name not in predicted]
 
 
 def _inspectors(spec: StateSpec, sound: list[layout.Variable], frame_dt: float) -> list[Inspector]:

@@ -1,0 +1,115 @@
+"""Inspectors of symmetry: do bodies move alike in all directions and at all places, as a model takes for granted?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import stats
+
+from epns_pyro.data.inspection.findings import WARNING, Inspector
+from epns_pyro.state import Field, StateSpec
+
+LEVEL = 0.01  # of all tests of one field together
+FEWEST = 12  # trajectories; of fewer, ranks that agree by chance are too common for the approximation of their law
+WAY_OUT = "a static vector field that shows the direction lets a model learn it"
+
+
+class Directions(Inspector):
+    """One-step changes of a vector that prefer a direction, an axis or a place.
+
+    Under rotations and reflections of space the mean change of a trajectory is as likely as its opposite, the ratio of its mean squares
+    along two axes as likely as the inverse, and the product of two axes as likely as its negative: Wilcoxon's signed-rank test over
+    trajectories, which must be independent and start anywhere in any direction. Under translations the change of a single body does not
+    depend on where it starts: Spearman's rank correlation over trajectories. (Of several bodies it may: where data are centred on their
+    common mass, the place of one says where the others are.) Bonferroni's correction keeps the chance of any false alarm in a set below
+    1%. Fewer than a dozen trajectories can show nothing.
+    """
+
+    def __init__(self, spec: StateSpec, field: Field) -> None:
+        self._field, self._position = field, next((f.name for f in spec.dynamic_fields if f.translates), "")
+        self._means: list[np.ndarray] = []  # by trajectory: mean change (space,)
+        self._squares: list[np.ndarray] = []  # mean outer product of changes (space, space)
+        self._starts: list[np.ndarray] = []  # position (space,) of a single body in the first frame, and in the last
+        self._ends: list[np.ndarray] = []
+        self._whole = True  # every body in every frame
+
+    def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        changes = np.diff(arrays[self._field.name].astype(np.float64), axis=1)
+        changes = changes.reshape(len(changes), -1, changes.shape[-1])
+        known = np.isfinite(changes).all(-1, keepdims=True)
+        self._whole &= bool(known.all())
+        count, changes = np.maximum(known.sum((1, 2)), 1), np.where(known, changes, 0.0)
+        self._means += list(changes.sum(1) / count[:, None])
+        self._squares += list(np.einsum("tna,tnb->tab", changes, changes) / count[:, None, None])
+        if self._position in arrays and arrays[self._position].shape[2] == 1:
+            place = arrays[self._position][:, :, 0].astype(np.float64)
+            self._starts += list(place[:, 0])
+            self._ends += list(place[:, -1])
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        means, squares = np.asarray(self._means), np.asarray(self._squares)
+        moving = np.einsum("taa->t", squares) > 0
+        means, squares = means[moving], squares[moving]
+        if len(means) < 2 or means.shape[-1] < 2:
+            return
+        space, name = means.shape[-1], self._field.name
+        pairs = list(itertools.combinations(range(space), 2))
+        level = LEVEL / (2 * space + 2 * len(pairs))
+        typical = np.sqrt(np.einsum("taa->", squares) / len(squares) / space)
+        if any(_signed_rank(column) < level for column in means.T):
+            mean = ", ".join(f"{value:.3g}" for value in means.mean(0))
+            yield (
+                WARNING,
+                f"field {name!r} changes by ({mean}) in a mean step, {np.linalg.norm(means.mean(0)) / typical:.0%} of a typical one: wind, "
+                f"gravity or a stream contradicts the symmetry under rotations that a model takes for granted: {WAY_OUT}",
+            )
+            both = means[:, :, None] * means.mean(0)
+            squares = squares - both - both.mT + np.outer(means.mean(0), means.mean(0))  # about the mean, which would look like a street
+        yield from self._anisotropy(squares, pairs, level)
+        if len(self._starts) == len(moving) and self._whole and not self._consecutive():
+            yield from self._places(means, np.asarray(self._starts)[moving], level)
+
+    def _anisotropy(self, squares: np.ndarray, pairs: list[tuple[int, int]], level: float) -> Iterator[tuple[str, str]]:
+        diagonal = np.einsum("taa->ta", squares)
+        tilted = False
+        for a, b in pairs:
+            first, second, product = np.take(diagonal, a, -1), np.take(diagonal, b, -1), squares[:, a, b]
+            both = (first > 0) & (second > 0)
+            ratio = np.log(first[both] / second[both])
+            tilted |= bool(len(ratio)) and min(_signed_rank(ratio), _signed_rank(product)) < level
+        if tilted:
+            values, axes = np.linalg.eigh(squares.mean(0))
+            longest, ratio = np.take(axes, -1, -1), np.sqrt(values.max() / max(values.min(), 1e-300))
+            along = ", ".join(f"{value:.2f}" for value in longest * np.sign(longest[np.abs(longest).argmax()]))
+            yield (
+                WARNING,
+                f"field {self._field.name!r} changes {ratio:.3g} times as much along ({along}) as across: a street, a channel or axes in "
+                f"different units contradict the symmetry under rotations that a model takes for granted: check the units; {WAY_OUT}",
+            )
+
+    def _places(self, means: np.ndarray, starts: np.ndarray, level: float) -> Iterator[tuple[str, str]]:
+        for axis, (change, start) in enumerate(zip(means.T, starts.T, strict=True)):
+            if np.ptp(change) == 0 or np.ptp(start) == 0 or len(change) < FEWEST:
+                continue
+            found = stats.spearmanr(start, change)
+            if found.pvalue < level:
+                yield (
+                    WARNING,
+                    f"field {self._field.name!r} changes along axis {axis} by amounts that depend on where the body is (rank "
+                    f"correlation {found.statistic:.2f}): a wall, a trap or a slope contradicts the symmetry under translations that a "
+                    "model takes for granted: add what holds them there as a body, or as a field that shows it",
+                )
+
+    def _consecutive(self) -> bool:
+        """Whether trajectories go on where the ones before them ended: then their starts are not independent of their changes."""
+        starts, ends = np.asarray(self._starts), np.asarray(self._ends)
+        seam, apart = (np.median(np.linalg.norm(starts[1:] - before[:-1], axis=-1)) for before in (ends, starts))
+        return bool(seam < 0.5 * apart)
+
+
+def _signed_rank(values: np.ndarray) -> float:
+    """Return the p-value of Wilcoxon's test that values (trajectory,) are symmetric about zero; 1 where there is nothing to test."""
+    values = values[values != 0]
+    return float(stats.wilcoxon(values).pvalue) if len(values) > 1 else 1.0

@@ -1,0 +1,50 @@
+"""How far bodies go in a step and how much room they take, in a line for `epns-pyro data info`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from epns_pyro.data.stores import Store
+
+BLOCKS, SAMPLE = 50, 20_000  # of a set that are read at most; steps of a block that are kept at most
+
+
+def motion_lines(store: Store, split: str = "train") -> Iterator[str]:
+    """Say how long the steps of bodies are, how fast that is, and what box holds all positions; nothing of data without a position.
+
+    Of a large set 50 blocks of trajectories are read, evenly spread.
+
+    Raises
+    ------
+    DataError
+        If the set cannot be read.
+    """
+    position = next((f for f in store.spec.dynamic_fields if f.translates), None)
+    if position is None or split not in store.splits:
+        return
+    blocks = store.blocks(split)
+    lengths, low, high = [], np.full(store.spec.space, np.inf), np.full(store.spec.space, -np.inf)
+    for number in np.unique(np.linspace(0, len(blocks) - 1, BLOCKS).astype(int)):
+        x = store.spec.get(store.read(split, blocks[number]), position.name).astype(np.float64)
+        steps = np.linalg.norm(np.diff(x, axis=1), axis=-1)
+        steps = steps[np.isfinite(steps)]
+        lengths.append(steps[:: 1 + len(steps) // SAMPLE])
+        table = x.reshape(-1, x.shape[-1])
+        low, high = np.fmin(low, np.fmin.reduce(table, axis=0)), np.fmax(high, np.fmax.reduce(table, axis=0))
+    steps = np.concatenate(lengths)
+    if not len(steps) or not steps.any():
+        return
+    median, most = np.quantile(steps, (0.5, 0.99))
+    unit, time = position.unit, store.time_unit
+    speed = f" per {time}" if time else " per unit of time"
+    yield (
+        f"{split}: the {position.name} of a body moves by {_with(median, unit)} in a step (median; 99% below {_with(most, unit)}), "
+        f"{_with(median / store.frame_dt, unit)}{speed}; all are within {' x '.join(f'{side:.4g}' for side in high - low)}"
+        f"{f' {unit}' if unit else ''}"
+    )
+
+
+def _with(value: float, unit: str) -> str:
+    return f"{value:.4g}{f' {unit}' if unit else ''}"
