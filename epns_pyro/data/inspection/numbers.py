@@ -160,5 +160,5 @@ class ExactRate(Inspector):
             yield (
                 WARNING,
                 f"field {name!r} is exactly the {exact[0]} difference of {of!r}, so one follows from the other and the likelihood of a "
-                f"model has no bound: leave out {name!r}, or give velocities that were measured",
+                f"model has no bound: declare it with differences: true (then it is derived, not predicted), or leave it out",
             )
