@@ -93,7 +93,7 @@ def label_diagnostics(values: xr.Dataset, *, prob: float = 0.95) -> xr.Dataset:
     -------
     Dataset, dims lead_time and
         ============================== ============ ====================================================================
-        joint_p_value, joint_...       pre_rank     rank test of the agreement with the pool, as in `field_diagnostics`
+        joint_p_value, joint_...       pre_rank     rank test of the agreement with the pool, as in `field_diagnostics` (with rank_bin)
         forecast_probability           bin          mean forecast probability of the pairs of site and label in a bin
         frequency, frequency_error     bin          how often the label was there, error clustered by trajectory
         expected_frequency             bin          what a perfect ensemble of this size shows: NOT the diagonal, because
@@ -106,7 +106,7 @@ def label_diagnostics(values: xr.Dataset, *, prob: float = 0.95) -> xr.Dataset:
         ============================== ============ ====================================================================
     """
     members = int(values.attrs["members"])
-    out = joint_diagnostics(values, prob=prob)
+    out = joint_diagnostics(values, prob=prob).rename(bin="rank_bin")  # of ranks, of which few members have few
     binned = {name: values[name].transpose("trajectory", "lead_time", "bin").values for name in _BINNED}
     frequency = scores.ratio_of_means(binned["happened"], binned["pairs"])
     at = ("lead_time", "bin")

@@ -42,6 +42,15 @@ def test_each_defect_is_called_by_its_name(noise, true_noise, word):
     assert verdict.subject == "cell"
 
 
+@pytest.mark.parametrize("members", [2, 3, 8, 9, 20])
+def test_ranks_and_probabilities_have_bins_of_their_own(members):
+    found = diagnosed(0.3, members=members)
+    assert found.sizes["rank_bin"] == min(members + 1, 10)
+    assert found.sizes["bin"] == 10
+    assert found["joint_rank_count"].sum("rank_bin").max() == 60
+    assert 0 < found["bin"].min() < found["bin"].max() < 1
+
+
 def test_few_images_say_nothing():
     verdict = judge_labels(diagnosed(1.0, n=12), "cell")
     assert verdict.word == Word.TOO_FEW_DATA
