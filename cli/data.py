@@ -117,6 +117,7 @@ def import_labels(
 ) -> None:
     """Import label images: a zarr array (time, y, x) or (movie, time, y, x), a TIFF stack, or a folder of TIFFs."""
     from epns_pyro.data.importers.labels import import_labels as run
+    from epns_pyro.data.importers.lineage import find_lineage
 
     with progress_bars() as progress:
         store = run(
@@ -132,6 +133,8 @@ def import_labels(
             periodic=periodic,
             progress=progress,
         )
+    if (lineage := find_lineage(path)) is not None:
+        console().print(f"{lineage.summary}; what appears within a trajectory is named by epns-pyro data info", soft_wrap=True)
     _summarise(store)
 
 

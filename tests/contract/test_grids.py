@@ -170,7 +170,7 @@ def test_every_parameter_has_a_finite_gradient(name):
 def test_windows_that_cover_the_lattice_say_the_same_where_both_speak(periodic):
     lattice = (14, 12)
     small, large = (Case("windows", lattice, periodic=periodic) for _ in range(2))
-    large.transition.network.config = small.transition.network.config.override({"window": 27})
+    large.transition.network.side = 27
     found, expected = (c.outputs(c.x, c.following, c.z) for c in (small, large))
     assert expected["cells"].isfinite().all()
     assert 0 < found["cells"].isnan().float().mean() < 0.8

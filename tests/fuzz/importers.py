@@ -53,6 +53,11 @@ def images(folder: Path) -> None:
         tifffile.imwrite(folder / "films" / f"mask{t:03d}.tif", image, compression="zlib")
 
 
+def tracked(folder: Path) -> None:
+    images(folder)
+    (folder / "films" / "man_track.txt").write_text("4 0 2 0\n9 0 2 0\n")
+
+
 def films_zarr(folder: Path) -> None:
     group = zarr.create_group(folder / "films")
     group.create_array("cell", data=np.stack([film(), film()]), chunks=(1, 2, 12, 14))
@@ -177,6 +182,17 @@ def change_cell(folder: Path, rng: Rng) -> str:
     return f"{path.name}: row {row}, column {column} is {rows[row][column][:40]!r}, {separator!r}, {encoding}"
 
 
+def change_track(folder: Path, rng: Rng) -> str:
+    """Replace one number of a table of tracks, or a row."""
+    path = mutators.files(folder, rng, accept=lambda path: path.suffix == ".txt")
+    rows = [line.split() for line in path.read_text().splitlines()]
+    row, column = int(rng.integers(len(rows))), int(rng.integers(4))
+    rows[row][column] = str(rng.choice([*TEXTS[:-2], "0", "1", "5", "4"]))
+    rows += [rows[row]] * int(rng.integers(2))
+    path.write_text("\n".join(" ".join(cells) for cells in rows), encoding=str(rng.choice(["utf-8", "utf-16"])))
+    return f"{path.name}: row {row}, column {column} is {rows[row][column]!r}"
+
+
 def change_header(folder: Path, rng: Rng) -> str:
     """Let the header of a .npy file lie about shape, type or order; sometimes it is a pickle or an archive instead."""
     path = mutators.files(folder, rng, accept=lambda path: path.suffix == ".npy")
@@ -241,6 +257,7 @@ IMPORTERS = (
     Reader("tiff-imagej", stack_imagej, read_films, OF_TIFF),
     Reader("tiff-ome", stack_ome, read_films, OF_TIFF),
     Reader("tiff-folder", images, read_films, OF_TIFF),
+    Reader("tracked-cells", tracked, read_films, (*mutators.BYTES, change_track)),
     Reader("films-zarr", films_zarr, read_films, (*mutators.BYTES, mutators.change_json, mutators.nest)),
     Reader("types-csv", table, read_typed, (change_cell,)),
     Reader("types-npy", table_npy, read_typed, (change_header, change_values)),

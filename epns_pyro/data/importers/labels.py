@@ -17,6 +17,7 @@ from epns_pyro.data.description import Split
 from epns_pyro.data.files import reading
 from epns_pyro.data.importers.cell_types import Types, read_types, table_of_types
 from epns_pyro.data.importers.label_names import names_of, numbered
+from epns_pyro.data.importers.lineage import Lineage, find_lineage
 from epns_pyro.data.importers.movies import Movie, View, find_movies, is_zarr, open_node
 from epns_pyro.data.inspection.labels import EmptyFrames
 from epns_pyro.data.stores import Store, open_store
@@ -50,7 +51,8 @@ def import_labels(
     ----------
     path : str or Path
         A zarr array, or a zarr group with an array `cell`, (time, y, x) or (movie, time, y, x); a TIFF stack; a folder of TIFF stacks,
-        one per film; or a folder of single TIFF images, the frames of one film. Files are taken in natural order.
+        one per film; or a folder of single TIFF images, the frames of one film. Files are taken in natural order. A table of tracks of
+        the Cell Tracking Challenge beside the images (man_track.txt or res_track.txt) must agree with them.
     out : str or Path
         Must not exist; it appears when everything has been imported, or not at all.
     types : str or Path, optional
@@ -80,11 +82,12 @@ def import_labels(
     if periodic and crop:
         raise DataError("a part of a periodic image is not periodic: leave out crop, or periodic")
     movies = find_movies(Path(path), stack_is_time=stack_is_time)
+    lineage = find_lineage(Path(path)) if len(movies) == 1 else None
     types_of = read_types(Path(types)) if types else _neighbouring_types(Path(path))
     with new_directory(out) as temporary, tempfile.TemporaryFile(dir=Path(out).parent) as file:
         pieces = _Pieces(file)
         for number, movie in enumerate(movies):
-            for piece in _cut(movie, types_of, View(crop, downscale), segment):
+            for piece in _cut(movie, types_of, View(crop, downscale), segment, lineage):
                 pieces.append(piece)
             if progress:
                 progress("reading films", number + 1, len(movies))
@@ -124,9 +127,11 @@ class _Piece:
         return np.stack([np.bincount(image.ravel(), minlength=count) for image in self.labels])[:, 1:]
 
 
-def _cut(movie: Movie, types_of: Types | None, view: View, segment: int | None) -> Iterator[_Piece]:
+def _cut(movie: Movie, types_of: Types | None, view: View, segment: int | None, lineage: Lineage | None) -> Iterator[_Piece]:
     """Read a film and cut it into trajectories."""
     frames = movie.labels(view)
+    if lineage is not None:
+        lineage.check(frames)
     length = segment or len(frames)
     _refuse_empty(movie, frames[: len(frames) // length * length])
     for start in range(0, len(frames) - length + 1, length):
