@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -237,6 +238,8 @@ class _Work:
         stretches = [self._stretch(key) for key in self._usable]
         found = track_splits.assign(stretches, names, how=self._options.split, margin=margin, tests=tests, shares=self._options.shares)
         homes = dict(zip(self._usable, found, strict=True))
+        if "train" not in homes.values():
+            raise DataError(f"{self._tracks[0].path}: no segment is left for training: give longer recordings, or a shorter --segment")
         if lost := sum(self._rows[key] for key, name in homes.items() if name == MARGIN):
             self._dropped[f"of segments closer than {margin} frames to another set"] += lost
         return {key: name for key, name in homes.items() if name != MARGIN}
@@ -293,7 +296,7 @@ class _Work:
     def _names(self) -> list[str] | None:
         """Return the names of all tracks of all recordings; None where all are whole numbers, which stand for themselves."""
         names = [name for recording in self._recordings for name in recording.tracks]
-        return names if any(not name.removeprefix("-").isdecimal() for name in names) else None
+        return None if all(re.fullmatch(r"-?\d{1,18}", name) for name in names) else names
 
     @functools.cache  # noqa: B019 - this object lives as long as the import
     def _ids(self, recording: int) -> np.ndarray:

@@ -174,7 +174,25 @@ def test_what_is_dropped_is_said(tmp_path):
         assert line in said
     found = ImportReport.of(tmp_path / "store.zarr")
     assert found.rows == found.kept + sum(found.dropped.values())
-    assert open_store(tmp_path / "store.zarr").splits == ("train", "val", "test")
+    store = open_store(tmp_path / "store.zarr")
+    assert store.splits == ("train", "val", "test")
+    assert not any((store.read(split) == 77).any() for split in store.splits), "the first of two places counts"
+
+
+def test_ids_longer_than_a_number_are_names(tmp_path):
+    lines = lines_of(walkers())
+    lines = [field(1, "9" * 25)(line) if line.split(",")[1] == "4" else line for line in lines]
+    (tmp_path / "walk.csv").write_text("\n".join(lines))
+    assert run(tmp_path / "walk.csv", "--out", tmp_path / "out.zarr").exit_code == 0
+    names = open_store(tmp_path / "out.zarr").dataset("train")["body_id"].attrs["names"]
+    assert [name for name in names if len(name) > 2] == ["9" * 25]
+
+
+def test_a_test_scene_alone_is_no_data_set(tmp_path):
+    walkers(spread=100).to_csv(tmp_path / "long.csv", index=False)
+    walkers(spread=2, tracks=2, length=4).to_csv(tmp_path / "short.csv", index=False)
+    result = run(tmp_path / "short.csv", "--test", tmp_path / "long.csv", "--segment", 40, "--out", tmp_path / "store.zarr")
+    refused(result, "short.csv: no segment is left for training: give longer recordings, or a shorter --segment", tmp_path)
 
 
 def test_a_store_that_exists_is_left_alone(tmp_path):
