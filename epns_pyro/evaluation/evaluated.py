@@ -13,6 +13,12 @@ from epns_pyro.errors import DataError
 from epns_pyro.evaluation.record import EvaluationRecord
 
 GROUPS = {"observables": "observable", "fields": "field", "labels": ""}  # of diagnostics.nc, with the dim that lists their subjects
+# The variable that figures draw from a file, and its dims.
+DRAWN = {
+    "fans": ("value", {"source", "initial_state", "observable", "time", "quantile"}),
+    "stability": ("alive", {"source", "time"}),
+    "recalibration": ("widen_low", {"observable", "lead_time", "level"}),
+}
 NOT_SHOWN = {"diagnostics", "inference_data"}  # the first is read by group, the second is for ArviZ
 
 
@@ -57,8 +63,9 @@ class Evaluated:
         """
         record = EvaluationRecord.read(folder)
         groups = {name: data for name in GROUPS if (data := _load(folder / "diagnostics.nc", name)) is not None}
-        others = sorted(path for path in folder.glob("*.nc") if path.stem not in NOT_SHOWN)
-        return cls(record, groups, {path.stem: data for path in others if (data := _load(path)) is not None})
+        paths = sorted(path for path in folder.glob("*.nc") if path.stem not in NOT_SHOWN)
+        files = {path.stem: _checked(path, data) for path in paths if (data := _load(path)) is not None}
+        return cls(record, groups, files)
 
     @property
     def time_unit(self) -> str:
@@ -84,6 +91,17 @@ class Evaluated:
                 one = data.sel({dim: name})
                 label, unit = (str(one[key].item()) if key in one.coords else default for key, default in (("label", name), ("unit", "")))
                 yield Subject(group, str(name), label, unit, one)
+
+
+def _checked(path: Path, data: xr.Dataset) -> xr.Dataset:
+    """Return the content of a file if it has what the figures draw."""
+    name, dims = DRAWN.get(path.stem, ("", set()))
+    if name and (name not in data or set(data[name].dims) != dims or not all(data.sizes.values())):
+        found = f"{name} with {', '.join(map(str, data[name].dims))}" if name in data else ", ".join(map(str, data.data_vars)) or "nothing"
+        raise DataError(
+            f"{path}: expected {name} with the dims {', '.join(sorted(dims))}, none empty; found {found}: epns-pyro evaluate makes it anew"
+        )
+    return data
 
 
 def _load(path: Path, group: str | None = None) -> xr.Dataset | None:

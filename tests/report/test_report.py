@@ -185,6 +185,10 @@ def test_what_is_missing_is_left_out(
         (lambda run: (run / "evaluation" / "metrics.json").write_text("{"), "not valid JSON"),
         (lambda run: (run / "evaluation" / "metrics.json").write_text('{"format": "x"}'), "expected 'epns-pyro evaluation' of version 1"),
         (lambda run: (run / "evaluation" / "fans.nc").write_bytes(b"\x89HDF" + b"x" * 99), "not a netCDF file that can be read"),
+        (
+            lambda run: shutil.copy(run / "evaluation" / "stability.nc", run / "evaluation" / "fans.nc"),
+            "fans.nc: expected value with the dims",
+        ),
     ],
 )
 def test_a_damaged_evaluation_is_refused_in_one_line(damage, words: str, evaluations: dict[str, Path], tmp_path: Path) -> None:

@@ -35,8 +35,7 @@ class LikelihoodCheck(Check[Likelihood]):
             lead += " The oracle is the true transition density, so the distance to it says how good the model is in absolute terms."
             caption = "An honest model stands between the references that need no learning and the oracle, never above it."
             if elbo:
-                gap = number(oracle.value - elbo.value)
-                caption = f"The model (ELBO) is {gap} nats per transition below the oracle. {caption}"
+                caption = f"The model (ELBO) is {_gap(elbo, oracle)} nats per transition below the oracle. {caption}"
         section = Section("likelihood", "Likelihood", lead)
         if rows:
             section.items.extend(
@@ -76,9 +75,9 @@ class LikelihoodCheck(Check[Likelihood]):
             good=ahead.clear > 0 if ahead and ahead.clear else None,
         )
         if oracle:
-            gap = oracle.value - elbo.value
             note = f"the true transition density scores {_value(oracle)}"
-            yield HeadlineLine(label="gap to the oracle", value=f"{gap:.2f} nats", note=note, good=gap < GOOD_GAP)
+            gap = oracle.value - elbo.value
+            yield HeadlineLine(label="gap to the oracle", value=f"{_gap(elbo, oracle)} nats", note=note, good=gap < GOOD_GAP)
 
     def faults(self, record: Likelihood) -> Iterator[Fault]:
         ahead = lead_over_persistence(record)
@@ -115,6 +114,13 @@ def lead_over_persistence(record: Likelihood) -> Lead | None:
 def _table(record: Likelihood) -> Table:
     head = ("law", record.unit, "error", "what it is")
     return Table(head, [(row.name, _value(row), _error(row), row.note) for row in record.known], frozenset({record.unit, "error"}))
+
+
+def _gap(elbo: LikelihoodRow, oracle: LikelihoodRow) -> str:
+    """By how much the model is below the oracle, with its error where they were paired."""
+    if math.isfinite(oracle.difference_error):
+        return measured(-oracle.difference, oracle.difference_error)
+    return number(oracle.value - elbo.value)
 
 
 def _value(row: LikelihoodRow) -> str:
