@@ -11,13 +11,15 @@ from epns_pyro.errors import ConfigError, nearest
 from epns_pyro.models.bodies.particles import ParticlesConfig
 from epns_pyro.models.tissues.cells import CellsModelConfig
 from epns_pyro.state import StateSpec
-from epns_pyro.systems import CellsConfig, NBodyConfig, SystemConfig
+from epns_pyro.systems import CellsConfig, NBodyConfig, RecordedConfig, SystemConfig
 from epns_pyro.training.run import EvaluationConfig, RunConfig, TrainingConfig
 from epns_pyro.training.schedules import KLSchedule, RateSchedule
 
 
 def _emission(system: SystemConfig) -> str:
-    """Return the richest emission that can describe the fields of a system."""
+    """Return the richest emission that can describe the fields of a system; of recordings nobody knows that their noise is Normal."""
+    if isinstance(system, RecordedConfig):
+        return "mixture"
     return "coupled" if all(field.is_vector for field in system.build().spec.dynamic_fields) else "diagonal"
 
 

@@ -160,7 +160,7 @@ class EmissionConfig(Config, ABC):
 def innovation(law: Independent, value: Tensor) -> Tensor:
     """Return how far `value` is from the mean of a Normal emission, standardised: (*batch, body, dynamic channel)."""
     base = unmasked(law)
-    return base.standardise(value) if isinstance(base, CoupledNormal) else (value - base.mean) / base.scale
+    return (value - base.mean) / base.scale if isinstance(base, torch.distributions.Normal) else base.standardise(value)
 
 
 @EMISSIONS.register("diagonal")
