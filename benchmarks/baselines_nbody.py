@@ -24,7 +24,8 @@ from common import ALONE, train, write_table
 from epns_pyro.data import Store, Windows, generate, open_store
 from epns_pyro.evaluation import initial_state
 from epns_pyro.evaluation.checks.stability import stability
-from epns_pyro.evaluation.forecasters import Forecaster, Model, Persistence, Programs, Truth
+from epns_pyro.evaluation.forecasters import Forecaster, Model, Programs, Truth
+from epns_pyro.evaluation.linear_forecasters import Persistence
 from epns_pyro.models.baselines.gp_ode import GPODEConfig
 from epns_pyro.models.baselines.ode2vae import ODE2VAEConfig
 from epns_pyro.training import stock_pyro

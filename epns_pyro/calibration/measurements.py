@@ -246,11 +246,15 @@ def _vector_values(
 ) -> dict[str, np.ndarray]:
     """Measure one vector at one lead time: ensemble and references (sample, trajectory, component), y (trajectory, component).
 
-    PIT values are filled up with NaN to `width` components.
+    PIT values are filled up with NaN to `width` components. Components without a truth, those of bodies that are not there, have no PIT
+    value and count for nothing in the joint ranks and scores.
     """
     n, components = y.shape
     pit = np.full((n, width), np.nan)
     pit[:, :components] = pit_values(ensemble, y, uniforms[:, :components])
+    unknown = np.isnan(y)
+    y = np.where(unknown & ~unknown.all(-1, keepdims=True), 0.0, y)
+    ensemble, *references = (np.where(unknown, 0.0, members) for members in (ensemble, *references))
     joint = [multivariate_pit(ensemble, y, rank, uniforms[:, components + j]) for j, rank in enumerate(pre_ranks)]
     measured = {
         "pit": pit,

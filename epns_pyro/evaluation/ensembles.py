@@ -15,6 +15,7 @@ from epns_pyro.calibration.measurements import choose_lead_times, observable_dat
 from epns_pyro.data import Store, to_dataset
 from epns_pyro.derived import judged_fields
 from epns_pyro.evaluation.forecasters import Forecaster
+from epns_pyro.presence import allows_absence, presence
 from epns_pyro.systems import System
 
 BLOCK = 128 * 2**20  # bytes
@@ -25,10 +26,13 @@ Kept = dict[str, xr.Dataset]
 Keep = Callable[[np.ndarray], Kept]  # states (sample, trajectory, time, *site, channel) or (trajectory, time, ...) -> what to keep of them
 
 
-def forecast(forecaster: Forecaster, x0: np.ndarray, steps: int, members: int, seed: int, keep: Keep) -> Kept:
+def forecast(
+    forecaster: Forecaster, x0: np.ndarray, steps: int, members: int, seed: int, keep: Keep, *, there: np.ndarray | None = None
+) -> Kept:
     """Sample futures of x0 (trajectory, *site, channel) block by block, and join what `keep` keeps of them.
 
-    Every block has a random stream of its own, made from (seed, block); which blocks there are depends on sizes only.
+    Every block has a random stream of its own, made from (seed, block); which blocks there are depends on sizes only. With `there`
+    (trajectory, time, body) bodies leave the futures when they left the recording (see `followed`).
     """
     path = (steps + 1) * x0[0].size * NUMBER
     width = max(1, min(len(x0), BLOCK // path))
@@ -38,7 +42,7 @@ def forecast(forecaster: Forecaster, x0: np.ndarray, steps: int, members: int, s
         parts = []
         for block in pieces(members, height):
             states = forecaster.sample(x0[some], steps, block.stop - block.start, _block_seed(seed, number))
-            parts.append(keep(states))
+            parts.append(keep(states if there is None else without(states, there[some])))
             number += 1
         columns.append(_join(parts, "sample"))
     return _join(columns, "trajectory")
@@ -47,8 +51,32 @@ def forecast(forecaster: Forecaster, x0: np.ndarray, steps: int, members: int, s
 def recorded(store: Store, split: str, rows: np.ndarray, keep: Keep) -> Kept:
     """Read trajectories of a set block by block, from the first natural frame on, and join what `keep` keeps of them."""
     path = (store.steps(split) + 1) * store.spec.channels * int(np.prod(store.sites(split))) * NUMBER
-    blocks = pieces(len(rows), max(1, BLOCK // path))
-    return _join([keep(store.read(split, rows[some], start=store.system.first_frame)) for some in blocks], "trajectory")
+    kept = []
+    for some in pieces(len(rows), max(1, BLOCK // path)):
+        x = store.read(split, rows[some], start=store.system.forecast_frame)
+        there = followed(store.system, x)
+        kept.append(keep(x if there is None else without(x, there)))
+    return _join(kept, "trajectory")
+
+
+# -- bodies that come and go -------------------------------------------------------------------------------------------------
+
+
+def followed(system: System, x: np.ndarray) -> np.ndarray | None:
+    """Say which bodies a forecast is judged by: (trajectory, time, body) booleans of recorded states (trajectory, time, body, channel).
+
+    They are there in the first frame and in the one that is judged: a future holds the bodies of its initial state, and those that enter
+    later, or come back, are in no forecast. None where no body is ever absent.
+    """
+    if not allows_absence(system.spec):
+        return None
+    there = presence(system.spec, x)
+    return None if there.all() else there & there[:, :1]
+
+
+def without(x: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Return states (*sample, trajectory, time, body, channel) with NaN for bodies that are not there: `there` (trajectory, time, body)."""
+    return np.where(there[..., None], x, np.nan)
 
 
 # -- what can be kept --------------------------------------------------------------------------------------------------------

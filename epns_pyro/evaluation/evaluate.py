@@ -96,7 +96,7 @@ def evaluate(
 
 def _write_examples(model: Forecaster, store: Store, settings: EvaluationConfig, out: Path) -> None:
     system = store.system
-    truth = store.read("test", slice(0, EXAMPLES), start=system.first_frame)
+    truth = store.read("test", slice(0, EXAMPLES), start=system.forecast_frame)
     sampled = model.sample(truth[:, 0], truth.shape[1] - 1, EXAMPLE_MEMBERS, settings.seed + 5)
     both = np.concatenate([truth[None].astype(sampled.dtype), sampled])
     data = as_fields(system, both).rename(sample="source")

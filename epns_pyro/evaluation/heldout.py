@@ -49,7 +49,7 @@ def measure(
 ) -> HeldOut:
     """Forecast the first `settings.trajectories` of a set from their first natural frame, and diagnose observables and fields."""
     system, count = store.system, min(settings.trajectories, store.size(split))
-    steps = store.steps(split) - system.first_frame
+    steps = store.steps(split) - system.forecast_frame
     frames = ensembles.lead_frames(steps)
     lead_times, keep = system.frame_dt * frames, ensembles.at_frames(system, frames)
     rng = np.random.default_rng((settings.seed, 1))
@@ -59,10 +59,12 @@ def measure(
     measured: dict[str, list[xr.Dataset]] = {}
     for piece in ensembles.pieces(count, max(1, min(settings.piece, fit))):
         truth = ensembles.recorded(store, split, np.arange(piece.start, piece.stop), keep)
-        x0 = store.read(split, piece, start=system.first_frame, stop=system.first_frame + 1)[:, 0]
+        path = store.read(split, piece, start=system.forecast_frame)
+        x0, there = path[:, 0], ensembles.followed(system, path)
         seed = _seed(settings.seed, split, piece.start)
         seen, *others = (
-            ensembles.forecast(one, x0, steps, settings.members, seed + i, keep) for i, one in enumerate((forecaster, *references.values()))
+            ensembles.forecast(one, x0, steps, settings.members, seed + i, keep, there=there)
+            for i, one in enumerate((forecaster, *references.values()))
         )
         values = _measure(system.spec, seen, truth, dict(zip(references, others, strict=True)), rng, scales, lead_times)
         for name, value in values.items():

@@ -56,7 +56,7 @@ def compare(forecaster: Forecaster, store: Store, settings: EvaluationConfig, re
     if GROUP not in store.splits or not (starts := _starts(store)):
         return None
     system = store.system
-    steps = store.steps(GROUP) - system.first_frame
+    steps = store.steps(GROUP) - system.forecast_frame
     frames = [f for f in system.report_frames if f <= steps] or sorted({max(1, steps * k // 4) for k in (1, 2, 3, 4)})
     rng = np.random.default_rng((settings.seed, 4))
     records, tests, fans = [], [], []
@@ -80,7 +80,7 @@ def _sources(
     forecaster: Forecaster, references: dict[str, Forecaster], store: Store, rows: np.ndarray, settings: EvaluationConfig, seed: int
 ) -> dict[str, xr.Dataset]:
     """Observables of runs from one initial state, each (run, time): model, truth, a second ensemble of the truth, persistence."""
-    system, first = store.system, store.system.first_frame
+    system, first = store.system, store.system.forecast_frame
     keep, steps = ensembles.observables(system), store.steps(GROUP) - first
     rows, second = rows[: settings.initial_members], rows[settings.initial_members : 2 * settings.initial_members]
     # After a burn-in the runs have parted: a forecast starts where each true run is.

@@ -79,7 +79,7 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
 
 def _transitions(store: Store, settings: EvaluationConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Frames (time,) that test transitions end at, and these, x and x' (trajectory * time, *site, channel), trajectory by trajectory."""
-    count, first = min(settings.trajectories, store.size("test")), store.system.first_frame
+    count, first = min(settings.trajectories, store.size("test")), store.system.forecast_frame
     steps = store.steps("test") - first
     spread = np.linspace(0, steps, min(steps, settings.likelihood_transitions // count) + 1)[1:]
     frames = np.union1d(lead_frames(steps), np.round(spread).astype(int))

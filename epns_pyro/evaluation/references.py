@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from epns_pyro.data import Store
-from epns_pyro.evaluation.forecasters import Forecaster, Persistence, Truth
+from epns_pyro.evaluation.forecasters import Forecaster, Truth
 from epns_pyro.evaluation.label_forecasters import LabelPersistence
+from epns_pyro.evaluation.linear_forecasters import Autoregression, Persistence
 from epns_pyro.simulator import Simulator
 
 TRUE_PROCESS = "true process"
@@ -16,6 +17,8 @@ def references(simulator: Simulator, store: Store) -> dict[str, Forecaster]:
     kinds = {f.kind for f in simulator.spec.dynamic_fields}
     if kinds == {"real"}:
         found["persistence"] = Persistence(simulator.context)
+        if not store.system.can_simulate:  # a recording: there is no true process to compare with
+            found["autoregression"] = Autoregression.fit(store, simulator.context)
     elif kinds == {"label"}:
         found["persistence"] = LabelPersistence.fit(store, by_distance=False)
         found["distance to border"] = LabelPersistence.fit(store, by_distance=True)

@@ -88,6 +88,11 @@ class System(ABC):
         """Number of the first frame that is natural enough to train on: the burn-in of the config."""
         return self.config.burn_in
 
+    @property
+    def forecast_frame(self) -> int:
+        """Number of the frame that held-out forecasts start from: the first that is natural, or that knows all of its past."""
+        return self.first_frame
+
     @abstractmethod
     def observables(self, x: np.ndarray) -> dict[str, Observable]:
         """Evaluate every observable on trajectories x (*batch, time, *site, channel)."""

@@ -90,6 +90,11 @@ class Recorded(System):
         self._velocity = next((f for f in fields if f.is_vector and f.rate_of), None)
         self.symmetry = Euclidean.of(self.spec)
 
+    @property
+    def forecast_frame(self) -> int:
+        """The first frame after the burn-in whose velocities of earlier frames are all known."""
+        return self.first_frame + sum(1 for f in self.spec.fields if f.lag_of)
+
     def observables(self, x: np.ndarray) -> dict[str, Observable]:
         """Evaluate what the fields allow on trajectories x (*batch, time, body, channel).
 

@@ -14,9 +14,10 @@ from epns_pyro.evaluation import ensembles, initial_state, likelihood
 from epns_pyro.evaluation.checks.stability import stability
 from epns_pyro.evaluation.checks.symmetry import equivariance
 from epns_pyro.evaluation.evaluate import _about, _written_together
-from epns_pyro.evaluation.forecasters import Forecaster, Persistence, Truth
+from epns_pyro.evaluation.forecasters import Forecaster, Truth
 from epns_pyro.evaluation.heldout import measure
 from epns_pyro.evaluation.label_forecasters import LabelPersistence
+from epns_pyro.evaluation.linear_forecasters import Persistence
 from epns_pyro.simulator import Simulator
 from epns_pyro.systems import CellsConfig, NBodyConfig
 from epns_pyro.training.presets import preset

@@ -16,9 +16,10 @@ from click.testing import CliRunner
 import epns_pyro
 from epns_pyro.cli import main
 from epns_pyro.data import Store, generate
-from epns_pyro.evaluation.forecasters import Forecaster, Persistence, Truth
+from epns_pyro.evaluation.forecasters import Forecaster, Truth
 from epns_pyro.evaluation.heldout import measure
 from epns_pyro.evaluation.label_forecasters import LabelPersistence, border_distance
+from epns_pyro.evaluation.linear_forecasters import Persistence
 from epns_pyro.evaluation.record import EvaluationRecord
 from epns_pyro.evaluation.summary import verdict
 from epns_pyro.report import write_report

@@ -169,7 +169,7 @@ def _panel(record: Innovations) -> Panel:
 
 def innovations(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Innovations | None:
     """Measure whether the steps of test trajectories remember the ones before; None for label images, and where paths are too short."""
-    spec, first = simulator.spec, store.system.first_frame
+    spec, first = simulator.spec, store.system.forecast_frame
     longest = store.steps("test") - first
     if any(f.kind != "real" for f in spec.dynamic_fields) or longest < FEWEST_STEPS:
         return None

@@ -93,7 +93,7 @@ def stability(forecaster: Forecaster, store: Store, settings: EvaluationConfig) 
     The initial states and the true runs are those of the set `long`. Without one they are those of the set `test`: where the true process
     can be simulated both go on for HORIZON times the length of training, otherwise they stop where the recorded runs do.
     """
-    system, first = store.system, store.system.first_frame
+    system, first = store.system, store.system.forecast_frame
     group = "long" if "long" in store.splits else "test"
     count, seed = min(settings.long_trajectories, store.size(group)), settings.seed + 3
     x0 = store.read(group, slice(0, count), start=first, stop=first + 1)[:, 0]

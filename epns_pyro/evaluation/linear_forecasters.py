@@ -1,0 +1,174 @@
+"""References for particles that need no network: linear in the state, with Normal noise of one width per field.
+
+persistence       x' = x + v dt for fields with a rate, x' = x for the others
+autoregression    v' = sum_k c_k v_k over the velocities in the state (with a history: of its last frames), the same c for all axes
+
+What a model says beyond the second is what bodies do to each other, and what is not Normal.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numpy as np
+
+from epns_pyro.context import DataContext
+from epns_pyro.data import Store
+from epns_pyro.derived import complete, free_fields
+from epns_pyro.evaluation.forecasters import Forecaster
+from epns_pyro.presence import presence
+from epns_pyro.state import Field, StateSpec
+
+FITTED_ON = 200  # trajectories
+
+
+class LinearForecaster(Forecaster):
+    """x' ~ Normal(mean(x), scale) of the fields that are predicted; all others follow from them."""
+
+    context: DataContext
+    has_density: ClassVar[bool] = True
+
+    @abstractmethod
+    def law(self, x: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """Means (*batch, body[, space]) and standard deviations of the predicted fields, by name."""
+
+    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
+        rng, spec = np.random.default_rng(seed), self.context.spec
+        x = np.broadcast_to(x0, (members, *x0.shape)).astype(np.float64)
+        path = [x]
+        for _ in range(steps):
+            mean, scale = self.law(x)
+            drawn = {name: mean[name] + scale[name] * rng.standard_normal(mean[name].shape) for name in mean}
+            x = spec.advance(x, complete(spec, x, drawn, self.context.frame_dt))
+            path.append(self._wrapped(x))
+        return np.stack(path, axis=2)
+
+    def log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
+        """log p(x' | x) of full states (*batch, body, channel): nats, (*batch,), of the bodies that are there before and after."""
+        spec, total = self.context.spec, np.zeros(x.shape[:-1])
+        mean, scale = self.law(x)
+        both = presence(spec, x) & presence(spec, x_next)
+        for name in mean:
+            z = change(spec, spec[name], mean[name], spec.get(x_next, name)) / scale[name]
+            terms = -0.5 * z**2 - np.log(scale[name]) - 0.5 * np.log(2 * np.pi)
+            total += terms.sum(-1) if spec[name].is_vector else terms
+        return np.where(both, total, 0.0).sum(-1)
+
+    def _wrapped(self, x: np.ndarray) -> np.ndarray:
+        spec = self.context.spec
+        if not spec.box:
+            return x
+        place = spec.slice(spec.position.name)
+        return np.concatenate([x[..., : place.start], spec.geometry.wrap(x[..., place]), x[..., place.stop :]], -1)
+
+
+@dataclass(frozen=True)
+class Persistence(LinearForecaster):
+    """x' = x + v dt + fitted Normal noise for fields with a rate, x' = x + noise for the others.
+
+    The noise is that of the training set: one standard deviation per field, `DataContext.step_scales`.
+    """
+
+    context: DataContext
+    label: ClassVar[str] = "persistence with fitted noise"
+
+    def law(self, x: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        spec = self.context.spec
+        return {f.name: persisting(self.context, x, f) for f in free_fields(spec)}, {
+            f.name: self.context.step_scales[f.name] for f in free_fields(spec)
+        }
+
+
+@dataclass(frozen=True)
+class Autoregression(LinearForecaster):
+    """The change of every vector beyond persistence is a linear combination of the velocities in the state, plus Normal noise.
+
+    Parameters
+    ----------
+    context : DataContext
+    weights : dict of str to numpy.ndarray
+        For every predicted vector one number per velocity, fitted by least squares to the training set; empty for scalars.
+    scales : dict of str to float
+        Standard deviations of what is left.
+    """
+
+    context: DataContext
+    weights: dict[str, np.ndarray]
+    scales: dict[str, float]
+    label: ClassVar[str] = "linear autoregression"
+
+    @classmethod
+    def fit(cls, store: Store, context: DataContext) -> Self:
+        """Fit to the training set of a store."""
+        spec, fields = context.spec, free_fields(context.spec)
+        count = len(_velocities(spec))
+        gram = np.zeros((count, count))
+        moments = {f.name: np.zeros(count) for f in fields if f.is_vector}
+        for x, after, both in _transitions(store):
+            if count:
+                seen = _rows(spec, x, both)
+                gram += seen @ seen.T
+                for name in moments:
+                    left = change(spec, spec[name], persisting(context, x, spec[name]), spec.get(after, name))
+                    moments[name] += seen @ left[both].ravel()
+        ridge = 1e-9 * np.trace(gram) / max(count, 1) * np.eye(count)
+        weights = {name: np.linalg.solve(gram + ridge, moment) for name, moment in moments.items() if count and gram.any()}
+        squares, n = dict.fromkeys((f.name for f in fields), 0.0), 0
+        draft = cls(context, weights, dict.fromkeys(squares, 1.0))
+        for x, after, both in _transitions(store):
+            mean, _ = draft.law(x)
+            n += int(both.sum())
+            for f in fields:
+                left = change(spec, f, mean[f.name], spec.get(after, f.name))[both]
+                squares[f.name] += float((left**2).sum()) / spec.width(f)
+        floor = {name: 1e-9 * context.step_scales[name] for name in squares}
+        return replace(draft, scales={name: max(float(np.sqrt(total / max(n, 1))), floor[name]) for name, total in squares.items()})
+
+    def law(self, x: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        spec, mean = self.context.spec, {}
+        for f in free_fields(spec):
+            mean[f.name] = persisting(self.context, x, f)
+            if f.name in self.weights:
+                mean[f.name] = mean[f.name] + np.einsum("...kd,k->...d", _by_body(spec, x), self.weights[f.name])
+        return mean, self.scales
+
+
+def persisting(context: DataContext, x: np.ndarray, field: Field) -> np.ndarray:
+    """Return a field (*batch, body[, space]) after a frame in which nothing happens: x + v dt, or x where there is no rate."""
+    spec = context.spec
+    rate = next((f.name for f in spec.fields if f.rate_of == field.name), None)
+    return spec.get(x, field.name) + (context.frame_dt * spec.get(x, rate) if rate else 0.0)
+
+
+def change(spec: StateSpec, field: Field, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return how far a field (*batch, body[, space]) is from another value of it; positions in a box by the nearest image."""
+    return spec.geometry.displacement(before, after) if field == spec.position else after - before
+
+
+def _velocities(spec: StateSpec) -> list[str]:
+    """Names of the vectors that a change can depend on: all that are dynamic but the position."""
+    return [f.name for f in spec.dynamic_fields if f.is_vector and f != spec.position]
+
+
+def _by_body(spec: StateSpec, x: np.ndarray) -> np.ndarray:
+    return np.stack([spec.get(x, name) for name in _velocities(spec)], -2)
+
+
+def _rows(spec: StateSpec, x: np.ndarray, both: np.ndarray) -> np.ndarray:
+    """Velocities of the bodies that are True in `both` (row, body), as regressors: (velocity, body * space)."""
+    return np.moveaxis(_by_body(spec, x)[both], -2, 0).reshape(len(_velocities(spec)), -1)
+
+
+def _transitions(store: Store) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """States, next states (row, body, channel), and which bodies are there in both (row, body), of the training set, in blocks."""
+    spec, left = store.spec, FITTED_ON
+    for block in store.blocks("train"):
+        if left <= 0:
+            return
+        x = store.read("train", block[:left], start=store.system.forecast_frame).astype(np.float64)
+        left -= len(x)
+        before, after = (part.reshape(-1, *part.shape[2:]) for part in (x[:, :-1], x[:, 1:]))
+        yield before, after, presence(spec, before) & presence(spec, after)
