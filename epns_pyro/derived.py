@@ -143,6 +143,6 @@ def _in_order(spec: StateSpec) -> list[Field]:
 
 def _blank(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """Set values (..., body[, space]) to NaN for bodies whose velocity (..., body, space) is missing."""
-    gone = missing.all(-1)
+    gone = np.asarray(missing.all(-1))
     gone = gone[..., None] if values.ndim == missing.ndim else gone
     return np.where(gone, np.nan, values)

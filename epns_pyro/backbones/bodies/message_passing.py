@@ -5,7 +5,7 @@ Inside `FrameAveraged` it sees coordinates in a frame and becomes equivariant; a
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import pydantic
 import torch
@@ -54,7 +54,7 @@ class MessagePassing(Backbone):
 
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:
-        return (self.read_out[-1],)
+        return (cast(nn.Linear, self.read_out[-1]),)
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         graph = self.graph.connect(positions, features.mask)

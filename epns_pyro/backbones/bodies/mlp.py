@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import pydantic
 import torch
@@ -25,7 +25,7 @@ class MultilayerPerceptron(Backbone):
 
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:
-        return (self.network[-1],)
+        return (cast(nn.Linear, self.network[-1]),)
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         s = self.signature

@@ -69,7 +69,7 @@ class Outliers(Inspector):
         values = arrays[self._field.name].astype(np.float64)
         values = values if self._field.is_vector else values[..., None]
         magnitude = np.where(np.isfinite(values), np.abs(values), 0.0)
-        self._beyond.add((magnitude > limits(self._field)[1]).any(-1), first)
+        self._beyond.add(np.asarray((magnitude > limits(self._field)[1]).any(-1)), first)
         self._largest = max(self._largest, float(magnitude.max(initial=0.0)))
         table = values[np.isfinite(values).all(-1)]
         if not self._unit and len(table):
