@@ -57,9 +57,6 @@ class Recording:
         self.frames = np.union1d(self.frames, frame)
         self.spool.append(rows)
 
-    def __len__(self) -> int:
-        return self.spool.rows
-
 
 class Cut:
     """One recording, cut: which rows belong to which stretch.

@@ -227,11 +227,6 @@ def _where(chunk: pd.DataFrame, row: int) -> str:
     return f"{chunk.index.name or 'row'} {chunk.index[row]}"
 
 
-def where(chunk: pd.DataFrame, mask: np.ndarray) -> str:
-    """Say where the first True of a mask (row,) over a chunk is: "line 7"."""
-    return _where(chunk, int(np.argmax(mask)))
-
-
 # -- Parquet ---------------------------------------------------------------------------------------------------------------
 
 
