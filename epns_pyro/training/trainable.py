@@ -11,7 +11,7 @@ from epns_pyro.state import StateSpec
 from epns_pyro.training.presets import preset
 from epns_pyro.training.run import RunConfig
 
-FAMILIES = {"nbody": "nbody", "recorded": "nbody", "cells": "cells", "recorded_cells": "cells"}  # by the name of the system
+FAMILY_OF_SYSTEM = {"nbody": "nbody", "recorded": "nbody", "cells": "cells", "recorded_cells": "cells"}
 
 
 def find_refusal(store: Store) -> str:
@@ -21,7 +21,7 @@ def find_refusal(store: Store) -> str:
     """
     try:
         check_data(store)
-        if family := FAMILIES.get(store.config.get("name", "")):
+        if family := FAMILY_OF_SYSTEM.get(store.config.get("name", "")):
             check_trainable(store, preset(family, "quick", store.system.config))
     except EpnsError as error:
         return str(error)
