@@ -52,7 +52,7 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
         for name, moments in places.items():
             moments.add(spec.get(x, name)[there], spec.space)
         for field in dynamic:
-            change = _changes(spec, field, spec.get(x, field.name))
+            change = field_changes(spec, field, spec.get(x, field.name))
             stays = there[:, 1:] & there[:, :-1]
             changes[field.name].add(change[stays], spec.width(field))
             surprises[field.name].add((change - _predicted(spec, field, x, store.frame_dt))[stays], spec.width(field))
@@ -78,7 +78,7 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     )
 
 
-def _changes(spec: StateSpec, field: Field, values: np.ndarray) -> np.ndarray:
+def field_changes(spec: StateSpec, field: Field, values: np.ndarray) -> np.ndarray:
     """Changes of a field from frame to frame, (trajectory, time - 1, *site[, space]); of positions in a box to the nearest image."""
     if spec.box and field == spec.position:
         return spec.geometry.displacement(values[:, :-1], values[:, 1:])

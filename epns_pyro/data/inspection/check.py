@@ -94,7 +94,7 @@ def _values(store: Store, split: str, progress: Progress | None) -> list[Finding
 def _symmetry(spec: StateSpec, sound: list[layout.Variable]) -> list[Inspector]:
     """Return inspectors of the changes of vectors, but for those that a rate predicts and where a static vector may show a direction."""
     fields = [v.field for v in sound if v.field.irreps == "1o"]
-    if len(spec.sites) != 1 or any(not field.dynamic for field in fields):
+    if len(spec.sites) != 1 or spec.geometry.special_directions or any(not field.dynamic for field in fields):
         return []
     predicted = {v.field.rate_of for v in sound}
     return [Directions(spec, field) for field in fields if field.name not in predicted]
@@ -106,14 +106,14 @@ def _inspectors(spec: StateSpec, sound: list[layout.Variable], frame_dt: float) 
     for field in (v.field for v in sound):
         if field.kind == "real":
             inspectors += [NonFinite(spec, field), Outliers(spec, field), Constant(spec, field)]
-            if field.translates and field.dynamic and not spec.periodic:
+            if field.translates and field.dynamic and not spec.box:
                 inspectors.append(Wrapped(spec, field))
         elif field.kind == "label":
             inspectors.append(Labels(field, periodic=spec.periodic))
         else:
             inspectors.append(OutOfRange(field))
         if field.rate_of in names:
-            inspectors += [Rate(field, frame_dt), ExactRate(field, frame_dt)]
+            inspectors += [Rate(spec, field, frame_dt), ExactRate(spec, field, frame_dt)]
         if field.kind == "category" and field.of in names:
             inspectors.append(Entities(field, spec[field.of]))
     return inspectors

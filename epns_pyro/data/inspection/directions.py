@@ -9,11 +9,12 @@ import numpy as np
 from scipy import stats
 
 from epns_pyro.data.inspection.findings import WARNING, Inspector
+from epns_pyro.data.scales import field_changes
 from epns_pyro.state import Field, StateSpec
 
 LEVEL = 0.01  # of all tests of one field together
 FEWEST = 12  # trajectories; of fewer, ranks that agree by chance are too common for the approximation of their law
-WAY_OUT = "a static vector field that shows the direction lets a model learn it"
+WAY_OUT = "say `rotations: axis` (with `axis: [...]`) or `rotations: none`, or add a static vector field that shows the direction"
 
 
 class Directions(Inspector):
@@ -28,7 +29,8 @@ class Directions(Inspector):
     """
 
     def __init__(self, spec: StateSpec, field: Field) -> None:
-        self._field, self._position = field, next((f.name for f in spec.dynamic_fields if f.translates), "")
+        self._spec, self._field = spec, field
+        self._position = next((f.name for f in spec.dynamic_fields if f.translates), "")
         self._means: list[np.ndarray] = []  # by trajectory: mean change (space,)
         self._squares: list[np.ndarray] = []  # mean outer product of changes (space, space)
         self._starts: list[np.ndarray] = []  # position (space,) of a single body in the first frame, and in the last
@@ -36,7 +38,7 @@ class Directions(Inspector):
         self._whole = True  # every body in every frame
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
-        changes = np.diff(arrays[self._field.name].astype(np.float64), axis=1)
+        changes = field_changes(self._spec, self._field, arrays[self._field.name].astype(np.float64))
         changes = changes.reshape(len(changes), -1, changes.shape[-1])
         known = np.isfinite(changes).all(-1, keepdims=True)
         self._whole &= bool(known.all())
@@ -99,7 +101,7 @@ class Directions(Inspector):
                     WARNING,
                     f"field {self._field.name!r} changes along axis {axis} by amounts that depend on where the body is (rank "
                     f"correlation {found.statistic:.2f}): a wall, a trap or a slope contradicts the symmetry under translations that a "
-                    "model takes for granted: add what holds them there as a body, or as a field that shows it",
+                    "model takes for granted: say `translates: false` and measure from what holds it there, or add that as a body",
                 )
 
     def _consecutive(self) -> bool:

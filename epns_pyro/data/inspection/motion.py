@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from epns_pyro.data.scales import field_changes
 from epns_pyro.data.stores import Store
 
 BLOCKS, SAMPLE = 50, 20_000  # of a set that are read at most; steps of a block that are kept at most
@@ -21,14 +22,14 @@ def motion_lines(store: Store, split: str = "train") -> Iterator[str]:
     DataError
         If the set cannot be read.
     """
-    position = next((f for f in store.spec.dynamic_fields if f.translates), None)
-    if position is None or split not in store.splits:
+    position = store.spec.position
+    if position is None or not position.dynamic or split not in store.splits:
         return
     blocks = store.blocks(split)
     lengths, low, high = [], np.full(store.spec.space, np.inf), np.full(store.spec.space, -np.inf)
     for number in np.unique(np.linspace(0, len(blocks) - 1, BLOCKS).astype(int)):
         x = store.spec.get(store.read(split, blocks[number]), position.name).astype(np.float64)
-        steps = np.linalg.norm(np.diff(x, axis=1), axis=-1)
+        steps = np.linalg.norm(field_changes(store.spec, position, x), axis=-1)
         steps = steps[np.isfinite(steps)]
         lengths.append(steps[:: 1 + len(steps) // SAMPLE])
         table = x.reshape(-1, x.shape[-1])

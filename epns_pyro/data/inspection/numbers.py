@@ -9,6 +9,7 @@ import numpy as np
 from epns_pyro.data.inspection.findings import ERROR, WARNING, Inspector, Tally
 from epns_pyro.data.layout import undeclared
 from epns_pyro.data.presence import ABSENT_MEANS, allows_absence, presence_by_field
+from epns_pyro.data.scales import field_changes
 from epns_pyro.state import Field, StateSpec
 
 
@@ -87,14 +88,14 @@ class Rate(Inspector):
     before and after.
     """
 
-    def __init__(self, field: Field, frame_dt: float) -> None:
-        self._field, self._frame_dt = field, frame_dt
+    def __init__(self, spec: StateSpec, field: Field, frame_dt: float) -> None:
+        self._spec, self._field, self._frame_dt = spec, field, frame_dt
         self._slopes: list[float] = []
         self._correlations: list[float] = []
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
         position, velocity = (arrays[name].astype(np.float64) for name in (self._field.rate_of, self._field.name))
-        moved = np.diff(position, axis=1).reshape(len(position), -1)
+        moved = field_changes(self._spec, self._spec[self._field.rate_of], position).reshape(len(position), -1)
         expected = (self._frame_dt * (velocity[:, 1:] + velocity[:, :-1]) / 2).reshape(len(position), -1)
         known = np.isfinite(moved) & np.isfinite(expected)
         moved, expected = np.where(known, moved, 0.0), np.where(known, expected, 0.0)
@@ -127,15 +128,15 @@ class ExactRate(Inspector):
 
     ROUNDING = 1e-9  # of a typical step; times the precision of numbers of the size of the positions where that is coarser
 
-    def __init__(self, field: Field, frame_dt: float) -> None:
-        self._field, self._frame_dt = field, frame_dt
+    def __init__(self, spec: StateSpec, field: Field, frame_dt: float) -> None:
+        self._spec, self._field, self._frame_dt = spec, field, frame_dt
         self._errors: dict[str, tuple[float, int]] = {}  # sum of squares and number, by kind of difference
         self._moved, self._steps, self._precision = 0.0, 0, 0.0
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
         stored = [arrays[name] for name in (self._field.rate_of, self._field.name)]
         position, velocity = (array.astype(np.float64) for array in stored)
-        dt, moved = self._frame_dt, np.diff(position, axis=1)
+        dt, moved = self._frame_dt, field_changes(self._spec, self._spec[self._field.rate_of], position)
         for kind, error in (
             ("forward", moved - dt * velocity[:, :-1]),
             ("backward", moved - dt * velocity[:, 1:]),

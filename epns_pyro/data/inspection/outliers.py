@@ -141,5 +141,6 @@ class Wrapped(Inspector):
                 yield (
                     WARNING,
                     f"field {self._field.name!r}: {long} steps along axis {axis} are nearly as long as the data are wide, the first to "
-                    f"{histogram.first(histogram.bin(0.75 * side))}: do positions wrap around a box of side {side:.4g}? Undo these jumps",
+                    f"{histogram.first(histogram.bin(0.75 * side))}: do positions wrap around a box of side {side:.4g}? "
+                    "Say `box: [...]`, or undo these jumps",
                 )

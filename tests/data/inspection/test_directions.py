@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,28 @@ def test_gravity_is_named_by_check_unless_a_vector_shows_it(tmp_path):
     down = np.broadcast_to([0.0, -1.0], (30, 3, 2))
     shown = [str(finding) for finding in check(open_store(write(tmp_path, x, Field("down", "1o", dynamic=False), down=down)))]
     assert not any("symmetry" in line for line in shown)
+
+
+def test_motion_in_a_declared_box_is_measured_to_the_nearest_image(tmp_path):
+    rng = np.random.default_rng(0)
+    x = 10 * rng.random((30, 1, 3, 2)) + rng.normal(size=(30, 1, 3, 2)) * np.arange(10)[:, None, None]
+    path = write(tmp_path, x % 10)
+    assert any("do positions wrap around a box" in str(finding) for finding in check(open_store(path)))
+    boxed = replace(SPEC, box=(10.0, 10.0))
+    xr.open_zarr(path, consolidated=False).load().assign_attrs(state_spec=boxed.to_json()).to_zarr(tmp_path / "b.zarr", consolidated=False)
+    store = open_store(tmp_path / "b.zarr")
+    assert check(store) == []
+    (line,) = motion_lines(store)
+    step = np.median(np.linalg.norm(np.diff(x, axis=1), axis=-1))
+    assert float(line.partition("moves by ")[2].split()[0]) == pytest.approx(step, rel=0.1)
+
+
+def test_a_declared_axis_is_not_held_against_the_data(tmp_path):
+    rng = np.random.default_rng(0)
+    path = write(tmp_path, walk(rng, rng.normal(size=SHAPE) - np.array([0.0, 1.0])))
+    free = replace(SPEC, rotations="axis", axis=(0.0, 1.0))
+    xr.open_zarr(path, consolidated=False).load().assign_attrs(state_spec=free.to_json()).to_zarr(tmp_path / "b.zarr", consolidated=False)
+    assert check(open_store(tmp_path / "b.zarr")) == []
 
 
 def test_steps_speed_and_extent_are_said(tmp_path):

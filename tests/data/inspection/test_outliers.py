@@ -129,14 +129,14 @@ def difference(kind: str, x: np.ndarray, dt: float) -> np.ndarray:
 def test_velocities_computed_from_positions_are_found(kind, dtype):
     x, dt = walk(np.random.default_rng(0)), 0.25
     v = difference(kind, x, dt)
-    (message,) = said(ExactRate(VELOCITY, dt), position=x.astype(dtype), velocity=v.astype(dtype))
+    (message,) = said(ExactRate(SPEC, VELOCITY, dt), position=x.astype(dtype), velocity=v.astype(dtype))
     assert f"'velocity' is exactly the {kind} difference of 'position'" in message
 
 
 def test_measured_velocities_are_left_alone():
     x, dt = walk(np.random.default_rng(0)), 0.25
     v = difference("forward", x, dt) + 1e-3 * np.random.default_rng(1).normal(size=SHAPE)
-    assert said(ExactRate(VELOCITY, dt), position=x, velocity=v) == []
+    assert said(ExactRate(SPEC, VELOCITY, dt), position=x, velocity=v) == []
     smooth = np.sin(0.05 * np.arange(12))[:, None, None] + np.zeros(SHAPE)
     rate = 0.05 / dt * np.cos(0.05 * np.arange(12))[:, None, None] + np.zeros(SHAPE)
-    assert said(ExactRate(VELOCITY, dt), position=smooth, velocity=rate) == []
+    assert said(ExactRate(SPEC, VELOCITY, dt), position=smooth, velocity=rate) == []
