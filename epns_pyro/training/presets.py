@@ -57,10 +57,17 @@ def nbody_paper(system: SystemConfig) -> RunConfig:
     )
 
 
+def _as_many_cells(system: SystemConfig) -> tuple[int, int]:
+    """Return the batch and the validation transitions that hold about as many cells as 16 and 100 images of 16 cells do, at most these."""
+    cells = next(field.size - 1 for field in system.build().spec.dynamic_fields if field.kind == "label")
+    return min(16, max(1, 16 * 16 // cells)), min(100, max(10, 100 * 16 // cells))
+
+
 def cells_quick(system: SystemConfig) -> RunConfig:
     """Minutes on two CPU cores, for the small system."""
     # The windows of the simulated systems are those that were measured with; recorded cells have windows of the size that they need.
     size = {"window": 13, "spacing": 2.25} if isinstance(system, CellsConfig) else {}
+    batch, validated = (16, 100) if isinstance(system, CellsConfig) else _as_many_cells(system)
     return RunConfig(
         system=system,
         model=CellsModelConfig.parse({"network": {"name": "windows"} | size}),
@@ -78,13 +85,13 @@ def cells_quick(system: SystemConfig) -> RunConfig:
         ),
         training=TrainingConfig(
             steps=2000,
-            batch=16,
+            batch=batch,
             learning_rate=3e-3,
             clip_norm=50.0,
             validate_every=500,
             checkpoint_every=50,
             log_every=5,
-            validation_transitions=100,
+            validation_transitions=validated,
         ),
     )
 

@@ -44,6 +44,12 @@ def test_presets_leave_the_window_of_recorded_cells_to_the_data():
         assert preset("cells", name, CellsConfig.small()).model.network.window == side
 
 
+@pytest.mark.parametrize(("cells", "batch", "validated"), [(1, 16, 100), (16, 16, 100), (41, 6, 39), (285, 1, 10)])
+def test_a_step_on_recorded_cells_sees_about_as_many_cells_whatever_their_number_in_an_image(cells, batch, validated):
+    training = preset("cells", "quick", RecordedCellsConfig(lattice=LATTICE, cells=cells)).training
+    assert (training.batch, training.validation_transitions) == (batch, validated)
+
+
 def test_the_reach_of_cells_is_measured_in_the_training_set_and_said(tmp_path):
     import tifffile
 
