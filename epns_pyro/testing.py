@@ -101,7 +101,11 @@ def check_backbone(config: BackboneConfig, *, space: int = 3, seed: int = 0) -> 
     out = evaluate_backbone(network, x, spec)
     shapes = {"scalars": (2, 3, BODIES, 3), "vectors": (2, 3, BODIES, 2 * space)}
     for name, shape in shapes.items():
-        promises.require(tuple(out[name].shape) == shape, f"{name} have the shape {shape} (batch, batch, body, channel)", out[name].shape)
+        promises.require(
+            tuple(out[name].shape) == shape, f"{name} have the shape {shape} (batch, batch, body, channel)", tuple(out[name].shape)
+        )
+    promises.settle()  # the rest makes sense for right shapes only
+    for name in shapes:
         promises.close(evaluate_backbone(network, x[1, 2], spec)[name], out[name][1, 2], f"{name} do not depend on the batch")
         if network.equivariant:
             fields = RESULT_FIELDS[name]

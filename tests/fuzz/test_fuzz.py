@@ -9,7 +9,8 @@ from pathlib import Path
 import harness
 import numpy as np
 import pytest
-from readers import READERS
+from readers import READERS as FILES
+from runs import READERS as RUNS
 
 from epns_pyro.errors import DataError
 
@@ -51,7 +52,7 @@ def test_every_ending_is_told_apart(read, outcome, said):
     assert f"{outcome} 2" in harness.summary(results)
 
 
-@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
+@pytest.mark.parametrize("reader", [*FILES, *RUNS], ids=lambda reader: reader.name)
 def test_damaged_input_is_read_or_refused_in_one_line(reader):
     results = list(harness.run(harness.cases([reader], 2)))
     assert [r for r in results if r.outcome in (harness.TRACEBACK, harness.HANG)] == []
