@@ -33,6 +33,13 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--split", type=click.Choice(["time", "recording"]), default="time", show_default=True, help="What the sets are made of.")
 @click.option("--margin", type=click.IntRange(min=0), help="Frames between the sets of a recording.  [default: one segment]")
 @click.option("--test", "tests", multiple=True, type=PATH, metavar="TABLE", help="A recording that is left out, for the test.")
+@click.option(
+    "--history",
+    type=click.IntRange(0, 64),
+    default=4,
+    show_default=True,
+    help="Velocities of so many steps as part of the state, as differences; 0: none.",
+)
 def import_tracks(
     paths: tuple[Path, ...],
     out: Path,
@@ -52,6 +59,7 @@ def import_tracks(
     split: str,
     margin: int | None,
     tests: tuple[Path, ...],
+    history: int,
 ) -> None:
     """Import tables of tracks, one row per detection: CSV, TSV, text, Parquet or .npy, or folders of them; a file is a recording.
 
@@ -82,6 +90,7 @@ def import_tracks(
         duplicates=duplicates,
         split=split,
         margin=margin,
+        history=history,
     )
     with progress_bars() as progress:
         store = run(paths, out, options, tests=tests, progress=progress)

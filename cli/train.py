@@ -165,3 +165,12 @@ def _fit(trainer, *, resume: bool) -> None:
         console().print(
             f"trained: validation ELBO {validation.elbo:.2f} nats per transition{gap}; {used}; {trainer.folder.path}", soft_wrap=True
         )
+        step, best = trainer.best
+        if step == 0:
+            console().print(
+                f"not better than persistence ({best:.2f} nats), which is what was kept: train longer, look at the data with epns-pyro data "
+                "info, or give the state what it lacks (velocities, `history: 4`)",
+                soft_wrap=True,
+            )
+        elif best > validation.elbo:
+            console().print(f"the best state, of step {step} ({best:.2f} nats), is the one that was kept", soft_wrap=True)

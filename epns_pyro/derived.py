@@ -33,7 +33,7 @@ def judged_fields(spec: StateSpec) -> tuple[Field, ...]:
     return tuple(f for f in spec.dynamic_fields if not f.lag_of)
 
 
-def with_history(spec: StateSpec, frames: int) -> StateSpec:
+def with_history(spec: StateSpec, frames: int, time_unit: str = "") -> StateSpec:
     """Return the spec with the velocities of the last `frames` steps in the state, where positions alone may be recorded.
 
     Raises
@@ -49,7 +49,7 @@ def with_history(spec: StateSpec, frames: int) -> StateSpec:
     velocity = next((f for f in fields if f.rate_of == position.name), None)
     if velocity is None:
         name = "velocity" if "velocity" not in spec else f"{position.name}_rate"
-        unit = f"{position.unit}/time" if position.unit else ""
+        unit = f"{position.unit}/{time_unit}" if position.unit and time_unit else ""
         velocity = Field(name, "1o", rate_of=position.name, differences=True, unit=unit)
         fields.append(velocity)
     before = velocity.name

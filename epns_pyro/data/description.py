@@ -77,7 +77,7 @@ class Description(Config):
         spec = StateSpec.from_dict(raw | {"rotations": self.rotations or _ROTATIONS[self.symmetry]})
         if self.symmetry in ("point", "none"):
             spec = replace(spec, fields=tuple(replace(f, translates=False) for f in spec.fields))
-        return with_history(spec, self.history) if self.history else spec
+        return with_history(spec, self.history, self.time_unit) if self.history else spec
 
 
 def read_description(path: str | Path) -> Description:

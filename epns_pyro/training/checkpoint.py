@@ -144,6 +144,7 @@ class Counters:
     skipped: pydantic.NonNegativeInt = 0
     skipped_in_a_row: pydantic.NonNegativeInt = 0
     best: float = -math.inf
+    best_step: pydantic.NonNegativeInt = 0
     seconds: pydantic.NonNegativeFloat = 0.0
     validation: Validation | None = None
     run: dict[str, float] = field(default_factory=dict)  # sums since the last log

@@ -123,6 +123,8 @@ class Trainer:
         log = MetricsLog(self.folder, start=counters.step, enabled=self.fabric.is_global_zero)
         # Non-finite numbers are counted and reported here; checks inside every distribution would end training at the first.
         with log, self._signals(), pyro.validation_enabled(False):
+            if counters.step == 0:  # persistence, as nearly as the model can say it: the best that is kept is never worse
+                self._validate(log)
             while counters.step < training.steps:
                 started = time.perf_counter()
                 self._step(counters.step / training.steps)
@@ -139,6 +141,11 @@ class Trainer:
                 if stop:
                     raise KeyboardInterrupt
         return counters.validation
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """Step and validation ELBO of the best state, the one that is kept; step 0 is persistence with the noise of the data."""
+        return self._counters.best_step, self._counters.best
 
     def _step(self, fraction: float) -> None:
         training = self.config.training
@@ -215,7 +222,7 @@ class Trainer:
         self._counters.validation = validation
         log.write(self._counters.step, **{f"val_{name}": value for name, value in validation.__dict__.items()})
         if validation.elbo > self._counters.best:
-            self._counters.best = validation.elbo
+            self._counters.best, self._counters.best_step = validation.elbo, self._counters.step
             self._save(self.folder.best)
 
     # -- state -----------------------------------------------------------------------------------------------------------

@@ -24,12 +24,16 @@ from epns_pyro.data.importers.track_splits import MARGIN, Stretch
 from epns_pyro.data.importers.track_spool import Spool
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
+from epns_pyro.derived import with_history
 from epns_pyro.errors import ConfigError, DataError
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import RecordedConfig
 
 LARGEST_TRAJECTORY = 2**31  # bytes
 BODY = "body"
+
+
+HISTORY = 4  # steps: enough to tell walking from standing, and one noisy position from a turn
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Options:
     margin : int, optional
         Frames between two sets of one recording; by default one segment.
     shares : Split
+    history : int
+        Velocities of so many steps are part of the state, as differences of positions; 0: positions alone, or the recorded velocity.
     """
 
     columns: str = ""
@@ -74,6 +80,7 @@ class Options:
     split: str = track_splits.BY_TIME
     margin: int | None = None
     shares: Split = field(default_factory=Split)
+    history: int = HISTORY
 
 
 def import_tracks(
@@ -264,7 +271,8 @@ class _Work:
             needs = f"{self._segment} frames and {self._bodies} bodies takes {size / 2**30:.3g} GiB"
             raise ConfigError(f"a trajectory of {needs}: cut shorter ones, --segment N")
         frame_dt = (self._options.frame_dt or 1.0) * self._every
-        config = RecordedConfig.parse({"spec": asdict(spec), "frame_dt": frame_dt, "time_unit": self._options.time_unit})
+        state = with_history(spec, self._options.history, self._options.time_unit) if self._options.history else spec
+        config = RecordedConfig.parse({"spec": asdict(state), "frame_dt": frame_dt, "time_unit": self._options.time_unit})
         writer = StoreWriter(path, Identity.of(config.build()))
         counts = Counter(homes.values())
         outputs = {name: _Output(writer, name, counts[name], self._segment, self._bodies) for name in sorted(counts)}
