@@ -168,8 +168,8 @@ def _fit(trainer, *, resume: bool) -> None:
         step, best = trainer.best
         if step == 0:
             console().print(
-                f"not better than persistence ({best:.2f} nats), which is what was kept: train longer, look at the data with epns-pyro data "
-                "info, or give the state what it lacks (velocities, `history: 4`)",
+                f"not better than persistence ({best:.2f} nats), which is what was kept: train longer, look at the data with epns-pyro "
+                "data info, or give the state what it lacks (velocities, `history: 4`)",
                 soft_wrap=True,
             )
         elif best > validation.elbo:

@@ -111,7 +111,10 @@ class Recorded(System):
 
     def _of_position(self, x: np.ndarray, field: Field) -> dict[str, Observable]:
         position = _vectors(self.spec, field, x)
-        found = {"spread": Observable("spread about the centroid", field.unit, _rms(position - _centroid(position)))}
+        if field.translates:
+            found = {"spread": Observable("spread about the centroid", field.unit, _rms(position - _centroid(position)))}
+        else:
+            found = {f"rms_{field.name}": Observable("distance from the centre", field.unit, _rms(position))}
         if position.shape[-2] > 1:
             found["least_pair_distance"] = Observable("least pair distance", field.unit, _least_pair_distance(position))
         return found

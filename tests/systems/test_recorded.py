@@ -70,7 +70,7 @@ def test_observables_are_invariant_under_the_group():
         ([{"name": "position", "irreps": "1o", "translates": True}], {"spread", "least_pair_distance"}),
         (
             [{"name": "position", "irreps": "1o"}, {"name": "velocity", "irreps": "1o", "rate_of": "position"}],
-            {"rms_position", "mean_speed"},
+            {"rms_position", "least_pair_distance", "mean_speed"},
         ),
     ],
 )
