@@ -30,7 +30,7 @@ def label_values(
     lead_times: Sequence[float] | None = None,
     references: Mapping[str, xr.DataArray] | None = None,
 ) -> xr.Dataset:
-    """Measure a label field, trajectory by trajectory; pieces can be joined along `trajectory`.
+    """Measure a label field, trajectory by trajectory; blocks can be joined along `trajectory`.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """From measurements per trajectory to diagnostics per lead time: tests, coverage, scores, spread and bias, as labelled arrays.
 
-`diagnose` and `diagnose_fields` do both steps at once; for many trajectories measure them piece by piece (see `measurements`), join the
-pieces and call `observable_diagnostics` and `field_diagnostics`. Everything here averages over independent trajectories at a fixed lead
+`diagnose` and `diagnose_fields` do both steps at once; for many trajectories measure them block by block (see `measurements`), join the
+blocks and call `observable_diagnostics` and `field_diagnostics`. Everything here averages over independent trajectories at a fixed lead
 time. The two quantities that average over lead times or components, named `pooled_...` and `..._clustered`, take their errors from the
 scatter between trajectories, the only independent units there are.
 """
@@ -62,7 +62,7 @@ def observable_diagnostics(values: xr.Dataset, *, prob: float = 0.95, levels: Se
     Parameters
     ----------
     values : Dataset
-        From `observable_values`, one piece or several joined along `trajectory`.
+        From `observable_values`, one block or several joined along `trajectory`.
     prob : float
         Probability of the bands and intervals.
     levels : sequence of float
@@ -133,7 +133,7 @@ def field_diagnostics(values: xr.Dataset, *, prob: float = 0.95, levels: Sequenc
     Parameters
     ----------
     values : Dataset
-        From `field_values`, one piece or several joined along `trajectory`.
+        From `field_values`, one block or several joined along `trajectory`.
 
     Returns
     -------
@@ -201,7 +201,7 @@ def rank_diagnostics(pit: xr.DataArray, members: int, *, prob: float = 0.95, lev
 
 def _members(values: xr.Dataset) -> int:
     if "members" not in values.attrs:
-        raise DataError("the measurements do not say how many members the ensemble has: join pieces with combine_attrs='override'")
+        raise DataError("the measurements do not say how many members the ensemble has: join blocks with combine_attrs='override'")
     return int(values.attrs["members"])
 
 

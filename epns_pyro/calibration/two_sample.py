@@ -23,7 +23,7 @@ from epns_pyro.errors import DataError, ShapeError
 FALSE_ALARM = 0.05
 FOLDS = 5
 RANDOM_FEATURES = 64
-PIECE = 2000  # relabellings that are in memory at once
+BLOCK = 2000  # relabellings that are in memory at once
 RIDGE = 0.1  # ridge penalty of the classifier, in units of the variance of a feature, per run
 
 
@@ -153,7 +153,7 @@ def energy_test(
     scale = _spread(truth) if scale is None else scale
     distance = pairwise_distance(np.concatenate([model, truth]).reshape(len(model) + len(truth), -1) / scale)
     first = _labels(len(model), len(truth), rng, relabellings)
-    values = _in_pieces(lambda some: energy_of_labels(distance, some), first)
+    values = _in_blocks(lambda some: energy_of_labels(distance, some), first)
     return _against_floor("squared energy distance", values, (len(model), len(truth)))
 
 
@@ -176,7 +176,7 @@ def classifier_test(model: np.ndarray, truth: np.ndarray, *, rng: np.random.Gene
     features = _features(pooled, rng)
     first = _labels(len(model), len(truth), rng, relabellings)
     fold = rng.permutation(len(features)) % FOLDS
-    accuracy = _in_pieces(lambda some: _cross_validated_accuracy(features, some, fold), first)
+    accuracy = _in_blocks(lambda some: _cross_validated_accuracy(features, some, fold), first)
     base = _against_floor("accuracy of a classifier", accuracy, (len(model), len(truth)))
     votes = 4 / (1 / len(model) + 1 / len(truth))  # as many as say as much about an average over both samples
     lower, upper = proportion_interval(base.statistic * votes, votes)
@@ -219,8 +219,8 @@ def _labels(n: int, m: int, rng: np.random.Generator, relabellings: int) -> np.n
     return np.concatenate([actual[None], rng.permuted(np.broadcast_to(actual, (relabellings, n + m)), axis=1)])
 
 
-def _in_pieces(statistic: Callable[[np.ndarray], np.ndarray], first: np.ndarray) -> np.ndarray:
-    return np.concatenate([statistic(first[start : start + PIECE]) for start in range(0, len(first), PIECE)])
+def _in_blocks(statistic: Callable[[np.ndarray], np.ndarray], first: np.ndarray) -> np.ndarray:
+    return np.concatenate([statistic(first[start : start + BLOCK]) for start in range(0, len(first), BLOCK)])
 
 
 def _against_floor(name: str, values: np.ndarray, runs: tuple[int, int]) -> TwoSampleTest:

@@ -80,10 +80,10 @@ def _generate_set(
     total = settings.trajectories
     sites = initial_states(system, seed, name, settings, 0, 1).shape[1:-1]
     output = writer.split(name, total, settings.steps + 1, sites)
-    shard = output.chunk * -(-2 * (os.cpu_count() or 1) // output.chunk)  # whole chunks, and work for every core
+    block = output.chunk * -(-2 * (os.cpu_count() or 1) // output.chunk)  # whole chunks, and work for every core
     progress(name, output.complete, total)
-    for start in range(output.complete, total, shard):
-        stop = min(start + shard, total)
+    for start in range(output.complete, total, block):
+        stop = min(start + block, total)
         x0 = initial_states(system, seed, name, settings, start, stop)
         seeds = trajectory_seeds(seed, name, stop - start, start=start)
         output.append(system.simulate(x0, settings.steps, seeds, workers=workers))

@@ -1,6 +1,6 @@
-"""Writing a store: set by set, shard by shard, in order, so that an interrupted run can go on where it stopped.
+"""Writing a store: set by set, block by block, in order, so that an interrupted run can go on where it stopped.
 
-The attribute `complete` of a set counts the trajectories that are wholly on disk. It is raised after the chunks of a shard are
+The attribute `complete` of a set counts the trajectories that are wholly on disk. It is raised after the chunks of a block are
 written, each file by an atomic rename, so whatever a crash leaves behind is either counted or written again.
 """
 

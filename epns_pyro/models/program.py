@@ -32,7 +32,7 @@ class PathProgram(PyroModule):
     @property
     @abstractmethod
     def spec(self) -> StateSpec:
-        """Of the states that it is about."""
+        """Specification of the states that the program describes."""
 
     def __call__(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray | None = None, *, horizon: int | None = None) -> Any:
         """Run the program on tensors or arrays, moved and cast to where its parameters are."""

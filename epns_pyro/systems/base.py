@@ -124,7 +124,7 @@ class System(ABC):
 def trajectory_seeds(seed: int, split: str, n: int, *, start: int = 0) -> np.ndarray:
     """Seeds of trajectories start .. start + n - 1 of a named set: (n,) uint64, each derived from (seed, set, index).
 
-    Sets of different names share no stream, and a set made in several pieces equals the set made at once.
+    Sets of different names share no stream, and a set made in several calls equals the set made at once.
     """
     key = int.from_bytes(split.encode(), "little")
     return np.array(

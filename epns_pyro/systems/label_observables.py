@@ -117,10 +117,10 @@ def _areas(frames, n):
 
 @limited(None)
 def components(cells: np.ndarray, key: np.ndarray, lattice: Lattice) -> np.ndarray:
-    """Connected components of pixels whose labels have the same key: (*batch, time).
+    """Count the connected components of pixels whose labels have the same key: (*batch, time).
 
-    `key` (*batch, label) maps labels to what holds a component together, 0 for pixels that belong to none: with the types as keys these
-    are the clusters of cells of one type, with the labels themselves the pieces of cells. Connected as the neighbours of `lattice` are.
+    `key` (*batch, label) gives the key of every label, 0 for pixels that count for nothing. With the types as keys the components are the
+    clusters of cells of one type, with the labels as keys they are the fragments of cells. Pixels that are neighbours in `lattice` connect.
     """
     frames, keys = _frames(cells, key.shape[-1]), _per_frame(key, cells)
     return _components(frames, keys, lattice).reshape(cells.shape[:-2])

@@ -147,7 +147,7 @@ class NBody(System):
     def initial(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Draw n systems of planets on nearly circular orbits around a star, seen from their centre of mass: (n, body, channel).
 
-        States are drawn one after the other, so n at once equal n in several pieces.
+        States are drawn one after the other, so n at once equal n in several calls.
         """
         c, planets = self.config, self.config.bodies - 1
         u_mass, u_distance, u_height, u_azimuth, u_plane, u_speed = np.moveaxis(rng.random((n, planets, 6)), -1, 0)
@@ -251,7 +251,7 @@ class NBody(System):
         return {field.name: scores[..., i] for i, field in enumerate(self.spec.dynamic_fields)}
 
     def _score(self, x: np.ndarray, x_next: np.ndarray, log_prob: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-        """Evaluate log_prob(x' - mean (n, body, dynamic channel), covariance) (n, ...) in pieces that fit in memory: (*batch, ...)."""
+        """Evaluate log_prob(x' - mean (n, body, dynamic channel), covariance) (n, ...) in blocks that fit in memory: (*batch, ...)."""
         self._require_oracle()
         self.spec.check(x_next, what="the next state")
         try:
@@ -261,9 +261,9 @@ class NBody(System):
         batch, rows = x.shape[:-2], (-1, *x.shape[-2:])
         before, after = x.reshape(rows), self.spec.dynamic(x_next.reshape(rows))
         scores = []
-        for piece in _pieces(len(before), size=max(1, 10**7 // (6 * x.shape[-2]) ** 2)):
-            mean, covariance = self.transition_law(before[piece])
-            scores.append(log_prob(after[piece] - mean, covariance))
+        for block in _blocks(len(before), size=max(1, 10**7 // (6 * x.shape[-2]) ** 2)):
+            mean, covariance = self.transition_law(before[block])
+            scores.append(log_prob(after[block] - mean, covariance))
         joined = np.concatenate(scores)
         return joined.reshape(batch + joined.shape[1:])
 
@@ -352,5 +352,5 @@ def _pair_distances(position: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield i, _length(position[..., i + 1 :, :] - position[..., i : i + 1, :])
 
 
-def _pieces(n: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, max(n, 1), size))  # an empty batch is one empty piece
+def _blocks(n: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, max(n, 1), size))  # an empty batch is one empty block

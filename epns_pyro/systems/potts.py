@@ -186,7 +186,7 @@ class Cells(TissueSystem):
     # -- the process -------------------------------------------------------------------------------------------------------
 
     def initial(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw n tissues of square blocks with random types: (n, y, x, channel), int16. n at once equal n in several pieces."""
+        """Draw n tissues of square blocks with random types: (n, y, x, channel), int16. n at once equal n in several calls."""
         c = self.config
         types = np.zeros((n, c.cells + 1), np.int16)
         types[:, 1:] = rng.integers(1, c.types + 1, size=(n, c.cells))

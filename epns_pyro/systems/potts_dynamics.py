@@ -32,7 +32,7 @@ class Potts(NamedTuple):
         Energy per pair of neighbouring pixels with different labels, symmetric. Type 0 is the medium; the wall, a type of its own after
         the last, has zeros: what is off the lattice contributes nothing.
     stiffness, target_area : float
-        lambda and the area at which a cell is at ease (pixels).
+        lambda, and the area without a cost (pixels).
     temperature : float
         T, in the unit of the energies.
     """

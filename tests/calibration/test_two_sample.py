@@ -93,7 +93,7 @@ def test_relabellings_are_enough_for_one_of_many_tests_whatever_the_pieces(rng, 
     relabellings = ts.relabellings_for(tests)
     found = test(a, b, rng=np.random.default_rng(1), relabellings=relabellings)
     assert found.p_value * tests < ts.FALSE_ALARM / 5
-    monkeypatch.setattr(ts, "PIECE", 700)
+    monkeypatch.setattr(ts, "BLOCK", 700)
     again = test(a, b, rng=np.random.default_rng(1), relabellings=relabellings)
     assert (again.p_value, again.statistic) == (found.p_value, pytest.approx(found.statistic))
 

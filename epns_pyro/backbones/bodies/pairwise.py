@@ -18,7 +18,9 @@ from epns_pyro.backbones.bodies.graphs import GraphConfig
 
 POWERS = 4  # of UNIT / (distance + NEAR), from the zeroth on
 NEAR = 0.1  # in units of the scale of positions
-UNIT = 0.3  # likewise: powers reach 27 where bodies meet; were it 1000, a network that has learnt little would throw them about
+# In units of the scale of positions. Powers reach (0.3 / 0.1)^3 = 27 where bodies meet; with a larger unit an untrained network would give
+# such bodies huge changes.
+UNIT = 0.3
 
 
 class PairwiseNetwork(Backbone):

@@ -43,7 +43,7 @@ class Draft(NamedTuple):
 
 
 class GridNetwork(nn.Module, ABC):
-    """A network on tissues, in the four pieces that a transition needs; `width` is the number of channels of all features.
+    """A network on tissues, in the four parts that a transition needs; `width` is the number of channels of all features.
 
     An equivariant one commutes with renaming cells: the cell axes of its results are permuted and nothing else changes.
     """

@@ -1,8 +1,8 @@
 """The efficient network: one pass over the lattice that all cells share, then small windows around the cells.
 
-The shared pass sees no cell twice and no label at all: the type of every pixel, which of its eight neighbours belong to the same cell,
-how large that cell is and where the pixel lies in it. What a cell adds are its type, its area, and in its own window its mask and that of
-its kin, the other cells of its type.
+The shared pass reads no labels. Of every pixel it reads the type, which of the eight neighbours belong to the same cell, the area of that
+cell, and where the pixel lies in it. Every cell adds its type and area and, inside its window, two masks: its own pixels, and those of the
+other cells of its type.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class CellWindows(GridNetwork):
         self.write = nn.Linear(latent, self.basis.size * width, bias=False)
         self.summary_width = self.innovation_width = self.basis.size * width
 
-    # -- the four pieces -----------------------------------------------------------------------------------------------------
+    # -- the four parts ------------------------------------------------------------------------------------------------------
 
     def window(self, lattice: Size) -> Size:
         return Size(self.side, self.side)
@@ -94,7 +94,10 @@ class CellWindows(GridNetwork):
         return self.cell(torch.cat([kinds, area_features(tissue.areas.to(dtype))], -1))
 
     def _masks(self, conv: nn.Conv2d, tissue: Tissue, *images: Tissue) -> Tensor:
-        """Convolve the masks of each cell and of its kin in several images, in the windows of the first: (*batch, cell, place, channel)."""
+        """Convolve the mask of each cell and that of the other cells of its type: (*batch, cell, place, channel).
+
+        The masks are of several images, all cut out by the windows of the first.
+        """
         size = self.window(tissue.lattice).grown(self.config.kernel // 2)
         crops = tissue.crops(size)
         masks = torch.stack([mask for image in images for mask in self_and_kin(tissue, crops, image.flat)], -2)

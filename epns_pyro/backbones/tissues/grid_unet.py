@@ -35,7 +35,7 @@ class GridUNet(GridNetwork):
         self.names = nn.Parameter(torch.randn(signature.cells, width))
         self.summary_width = self.innovation_width = 2 * width
 
-    # -- the four pieces -----------------------------------------------------------------------------------------------------
+    # -- the four parts ------------------------------------------------------------------------------------------------------
 
     def window(self, lattice: Size) -> Size:
         return lattice

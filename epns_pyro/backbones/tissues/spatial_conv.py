@@ -57,7 +57,7 @@ class SpatialConv(GridNetwork):
         self.compare = SpatialConvLayer(width, config.levels)
         self.summary_width = self.innovation_width = 2 * width
 
-    # -- the four pieces -----------------------------------------------------------------------------------------------------
+    # -- the four parts ------------------------------------------------------------------------------------------------------
 
     def window(self, lattice: Size) -> Size:
         return lattice

@@ -116,9 +116,9 @@ class ByClass(nn.Module):
 class PixelScores(nn.Module):
     """Scores of the candidates of every pixel, given the pixels of the classes before its own.
 
-    score(cell, pixel) = f(draft + pixels of the cell and of its kin seen nearby + types seen nearby + where the cell is heading); who has
-    the pixel now gets a bonus. A cell heads for the area and the centre that its pixels drawn so far and the outlook on the others, their
-    probabilities by the draft alone, add up to: that is what lets the last pixels of a cell mend what the first ones did to its area.
+    score(cell, pixel) = f(draft + nearby pixels of the cell and of other cells of its type + nearby types + heading); the cell that has the
+    pixel now gets a bonus. The heading of a cell is the area and the centre that are to be expected: its pixels drawn so far, and of the
+    pixels not drawn yet the probabilities of the draft. So the last pixels of a cell can correct the area that the first ones gave it.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ class PixelScores(nn.Module):
         return self.cell(cells), self.medium(medium)
 
     def _of_cells(self, field: LabelField, seen: Tensor, kinds: Tensor, heading: Tensor, turn: PixelBatch) -> Tensor:
-        """What is known of a cell and of its kin says this about its candidates: (row, width)."""
+        """Score candidates by the pixels of their cell, those of other cells of its type, and the heading: (row, width)."""
         c, square = field.candidates, self.neighbourhood**2
         told = heading.new_empty(len(turn.pixel_of_candidate), 2 * square + HEADING_FEATURES)
         # written in place: this table is the largest of all, and nothing in it has a gradient
