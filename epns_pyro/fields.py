@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from epns_pyro.errors import ConfigError
+from epns_pyro.errors import ConfigError, shown
 
 IRREPS = {"0e": "scalar", "0o": "pseudoscalar", "1o": "vector", "1e": "pseudovector"}
 KINDS = ("real", "label", "category")
@@ -60,25 +60,28 @@ class Field:
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
-            raise ConfigError(f"field name {self.name!r} is not a plain word (letters, digits, underscore)")
+            raise ConfigError(f"field name {shown(self.name)} is not a plain word (letters, digits, underscore)")
         if self.irreps not in IRREPS:
-            raise ConfigError(f"field {self.name!r}: irreps {self.irreps!r} is not one of {', '.join(IRREPS)}")
+            raise ConfigError(f"field {shown(self.name)}: irreps {shown(self.irreps)} is not one of {', '.join(IRREPS)}")
         if self.kind not in KINDS:
-            raise ConfigError(f"field {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
+            raise ConfigError(f"field {shown(self.name)}: kind {shown(self.kind)} is not one of {', '.join(KINDS)}")
         if self.translates and self.irreps != "1o":
-            raise ConfigError(f"field {self.name!r}: only a vector (irreps '1o') can translate, found {self.irreps!r}")
+            raise ConfigError(f"field {shown(self.name)}: only a vector (irreps '1o') can translate, found {shown(self.irreps)}")
         if (self.kind == "real") != (self.size == 0):
             raise ConfigError(
-                f"field {self.name!r}: size is for labels and categories, and they need one; found kind {self.kind!r}, size {self.size}"
+                f"field {shown(self.name)}: size is for labels and categories, and they need one; "
+                f"found kind {self.kind!r}, size {self.size}"
             )
         if self.of and self.dynamic:
             raise ConfigError(
-                f"field {self.name!r}: a property of the entities of {self.of!r} travels with them, so it must have dynamic = false"
+                f"field {shown(self.name)}: a property of the entities of {self.of!r} travels with them, so it must have dynamic = false"
             )
         if self.differences and not self.rate_of:
-            raise ConfigError(f"field {self.name!r}: differences are of the field that it is the rate of: name that field with rate_of")
+            raise ConfigError(
+                f"field {shown(self.name)}: differences are of the field that it is the rate of: name that field with rate_of"
+            )
         if not (np.isfinite(self.scale) and self.scale > 0):
-            raise ConfigError(f"field {self.name!r}: scale must be positive and finite, found {self.scale}")
+            raise ConfigError(f"field {shown(self.name)}: scale must be positive and finite, found {self.scale}")
 
     @property
     def is_vector(self) -> bool:

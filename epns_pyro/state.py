@@ -69,11 +69,11 @@ class StateSpec:
         for f in self.fields:
             for role, other in (("rate_of", f.rate_of), ("of", f.of), ("lag_of", f.lag_of)):
                 if other and other not in names:
-                    raise ConfigError(f"field {f.name!r}: {role} names no field: {nearest(other, names)}")
+                    raise ConfigError(f"field {shown(f.name)}: {role} names no field: {nearest(other, names)}")
             if f.rate_of and self[f.rate_of].irreps != f.irreps:
-                raise ConfigError(f"field {f.name!r} is declared the rate of {f.rate_of!r}, but their irreps differ")
+                raise ConfigError(f"field {shown(f.name)} is declared the rate of {shown(f.rate_of)}, but their irreps differ")
             if f.of and self[f.of].kind != "label":
-                raise ConfigError(f"field {f.name!r} is declared a property of {f.of!r}, which is not a label field")
+                raise ConfigError(f"field {shown(f.name)} is declared a property of {shown(f.of)}, which is not a label field")
 
     # -- structure ---------------------------------------------------------------------------------------------------
 

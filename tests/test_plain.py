@@ -106,4 +106,6 @@ def test_yaml_and_json_are_read_in_one_place_alone():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.attr in wanted.get(node.value.id, ())
     ]
-    assert set(found) == {"epns_pyro.plain", "epns_pyro.systems.recorded"}  # the latter reads what it has just written
+    of_our_own = {"epns_pyro.systems.recorded", "epns_pyro.data.importers.track_report"}  # they read what this program has written
+    in_images = {"epns_pyro.data.importers.tiff"}  # a tag of a TIFF, guarded there
+    assert set(found) - of_our_own - in_images == {"epns_pyro.plain"}
