@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from pyro.infer import Predictive
 
 import epns_pyro
 from epns_pyro import runs
@@ -72,11 +73,12 @@ def test_an_interrupt_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_warnings_of_libraries_stay_off_the_screen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def warns(*arguments: object, **settings: object) -> None:
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=1)
-        raise ConfigError("seen")
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=1)
+        raise ConfigError(f"{len(shown)} shown")
 
     monkeypatch.setattr(runs, "load", warns)
-    assert one_line(invoke("simulate", tmp_path, "--out", tmp_path / "x.zarr")) == "error: seen"
+    assert one_line(invoke("simulate", tmp_path, "--out", tmp_path / "x.zarr")) == "error: 0 shown"
 
 
 # -- values of options -------------------------------------------------------------------------------------------------------
@@ -170,6 +172,17 @@ def test_a_checkpoint_changed_by_hand_is_one_line_in_every_command(run: Path, tm
         line = one_line(invoke(*command))
         assert "damaged or changed by hand" in line
         assert part in line
+
+
+def test_a_simulator_has_one_model_and_one_guide_which_take_arrays(sim, x0) -> None:
+    sim.model.kl_weight = 0.5
+    assert sim.model is sim.model
+    assert sim.guide is sim.guide
+    assert sim.model.kl_weight == 0.5
+    for states in (x0, torch.as_tensor(x0).double()):
+        sites = Predictive(sim.model, guide=sim.guide, num_samples=2, parallel=True)(states, horizon=2)
+        assert sites["x_2"].dtype == sim.dtype
+        assert len(sites["x_2"]) == 2
 
 
 # -- settings and the public face ----------------------------------------------------------------------------------------------
