@@ -13,6 +13,7 @@ from epns_pyro.derived import judged_fields
 from epns_pyro.presence import presence
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean
+from epns_pyro.systems import track_observables as tracks
 from epns_pyro.systems.base import SYSTEMS, Observable, System, SystemConfig
 
 
@@ -86,8 +87,9 @@ class Recorded(System):
         self.frame_dt = config.frame_dt
         self.time_unit = config.time_unit
         fields = self.spec.dynamic_fields
-        self._position = self.spec.position
-        self._velocity = next((f for f in fields if f.is_vector and f.rate_of), None)
+        self._position = self.spec.position if self.spec.position in fields else None
+        rates = [f for f in fields if f.is_vector and f.rate_of]
+        self._velocity = next((f for f in rates if self._moves_with(f)), rates[0] if rates else None)
         self.symmetry = Euclidean.of(self.spec)
 
     @property
@@ -98,33 +100,59 @@ class Recorded(System):
     def observables(self, x: np.ndarray) -> dict[str, Observable]:
         """Evaluate what the fields allow on trajectories x (*batch, time, body, channel).
 
-        The first translating field is the position: spread about the centroid and least pair distance. The first rate of a vector
-        is the velocity: mean speed and, where there is a scalar "mass", kinetic energy. Any other dynamic field: root mean square.
+        The position is `StateSpec.position`. Where it translates: spread about the centroid (not in a box, which has no centre); else
+        distance from the centre. Of two bodies or more also the least pair distance, of three or more the distance of the nearest
+        neighbour. Then how bodies move: displacement from the start, turning angle, velocity autocorrelation and, of two or more,
+        polarisation, by the velocity, which is the rate of the position, or by steps where there is none, with their length. Of
+        velocities: mean speed and, where there is a scalar "mass", kinetic energy. Any other dynamic field: root mean square.
+
         All are of the bodies that are there; NaN where none is, or only one where two are needed.
         """
         found = self._of_position(x, self._position) if self._position else {}
         found |= self._of_velocity(x, self._velocity) if self._velocity else {}
         for field in judged_fields(self.spec):
             if field not in (self._position, self._velocity):
-                found[f"rms_{field.name}"] = Observable(f"root mean square {field.name}", field.unit, _rms(_vectors(self.spec, field, x)))
+                label, size = f"root mean square {field.name}", tracks.rms(_vectors(self.spec, field, x))
+                found[f"rms_{field.name}"] = Observable(label, field.unit, size)
         return found
 
+    def _moves_with(self, velocity: Field) -> bool:
+        return self._position is not None and velocity.rate_of == self._position.name
+
     def _of_position(self, x: np.ndarray, field: Field) -> dict[str, Observable]:
-        position = _vectors(self.spec, field, x)
-        if field.translates:
-            found = {"spread": Observable("spread about the centroid", field.unit, _rms(position - _centroid(position)))}
-        else:
-            found = {f"rms_{field.name}": Observable("distance from the centre", field.unit, _rms(position))}
+        space, position, found = self.spec.geometry, _vectors(self.spec, field, x), {}
+        if not field.translates:
+            away = tracks.rms(space.displacement(np.zeros(space.dim), position))
+            found[f"rms_{field.name}"] = Observable("distance from the centre", field.unit, away)
+        elif not space.box and position.shape[-2] > 1:
+            about = position - tracks.mean_vector(position)[..., None, :]
+            found["spread"] = Observable("spread about the centroid", field.unit, tracks.rms(about))
         if position.shape[-2] > 1:
-            found["least_pair_distance"] = Observable("least pair distance", field.unit, _least_pair_distance(position))
+            nearest = tracks.nearest_neighbours(space, position)
+            found["least_pair_distance"] = Observable("least pair distance", field.unit, np.fmin.reduce(nearest, axis=-1))
+            if position.shape[-2] > 2:  # of two bodies it is the same
+                found["nearest_neighbour_distance"] = Observable("nearest-neighbour distance", field.unit, tracks.mean(nearest))
+        away = tracks.rms(tracks.ways_from_start(space, position))
+        found["displacement"] = Observable("displacement from the start", field.unit, away)
+        if self._velocity and self._moves_with(self._velocity):
+            return found | self._of_moves(_vectors(self.spec, self._velocity, x))
+        steps = tracks.steps(space, position)
+        found["step_length"] = Observable("step length", field.unit, tracks.mean(np.linalg.norm(steps, axis=-1)))
+        return found | self._of_moves(steps)
+
+    def _of_moves(self, moves: np.ndarray) -> dict[str, Observable]:
+        found = {"turning_angle": Observable("turning angle", "rad", tracks.turning_angle(moves))} if self.spec.space > 1 else {}
+        found["velocity_autocorrelation"] = Observable("velocity autocorrelation with the start", "", tracks.autocorrelation(moves))
+        if moves.shape[-2] > 1:
+            found["polarisation"] = Observable("polarisation", "", tracks.polarisation(moves))
         return found
 
     def _of_velocity(self, x: np.ndarray, field: Field) -> dict[str, Observable]:
         squared = (_vectors(self.spec, field, x) ** 2).sum(-1)
-        found = {"mean_speed": Observable("mean speed", field.unit, _mean(np.sqrt(squared)))}
+        found = {"mean_speed": Observable("mean speed", field.unit, tracks.mean(np.sqrt(squared)))}
         if "mass" in self.spec and not self.spec["mass"].is_vector:
             unit = f"{self.spec['mass'].unit} ({field.unit})²" if self.spec["mass"].unit and field.unit else ""
-            energy = 0.5 * _sum(self.spec.get(x, "mass").astype(np.float64) * squared)
+            energy = 0.5 * tracks.total(self.spec.get(x, "mass").astype(np.float64) * squared)
             found["kinetic_energy"] = Observable("kinetic energy", unit, energy)
         return found
 
@@ -156,33 +184,5 @@ def _size(spec: StateSpec, field: Field, x: np.ndarray) -> np.ndarray:
     """
     values = _vectors(spec, field, x)
     if field.translates:
-        values = values - _centroid(values[..., :1, :, :])
+        values = values - tracks.mean_vector(values[..., :1, :, :])[..., None, :]
     return np.fmax.reduce(np.linalg.norm(values, axis=-1), axis=-1)
-
-
-# -- over the bodies that are there: an absent one is NaN ------------------------------------------------------------------
-
-
-def _sum(values: np.ndarray) -> np.ndarray:
-    """Sum over the bodies that are there: (..., body) -> (...), NaN where there is none."""
-    return np.where(np.isnan(values).all(-1), np.nan, np.nansum(values, axis=-1))
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the bodies that are there: (..., body) -> (...), NaN where there is none."""
-    return _sum(values) / np.maximum((~np.isnan(values)).sum(-1), 1)
-
-
-def _centroid(vectors: np.ndarray) -> np.ndarray:
-    """Mean position of the bodies that are there: (..., body, width) -> (..., 1, width)."""
-    return _mean(np.moveaxis(vectors, -2, -1))[..., None, :]
-
-
-def _rms(vectors: np.ndarray) -> np.ndarray:
-    """Root mean square length over the bodies that are there: (..., body, width) -> (...)."""
-    return np.sqrt(_mean((vectors**2).sum(-1)))
-
-
-def _least_pair_distance(position: np.ndarray) -> np.ndarray:
-    after = [np.linalg.norm(position[..., i + 1 :, :] - position[..., i : i + 1, :], axis=-1) for i in range(position.shape[-2] - 1)]
-    return np.fmin.reduce([np.fmin.reduce(d, axis=-1) for d in after], axis=0)

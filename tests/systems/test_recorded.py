@@ -43,10 +43,15 @@ def test_observables_are_what_they_say():
         "kinetic_energy": sum(m[i] * (v[i] @ v[i]) / 2 for i in range(4)),
         "rms_charge": np.sqrt(sum(q**2) / 4),
     }
-    assert {name: o.values[2, 3] for name, o in seen.items()} == pytest.approx(expected, rel=1e-12)
+    assert {name: seen[name].values[2, 3] for name in expected} == pytest.approx(expected, rel=1e-12)
     assert {name: o.unit for name, o in seen.items()} == {
         "spread": "m",
         "least_pair_distance": "m",
+        "nearest_neighbour_distance": "m",
+        "displacement": "m",
+        "turning_angle": "rad",
+        "velocity_autocorrelation": "",
+        "polarisation": "",
         "mean_speed": "m/s",
         "kinetic_energy": "g (m/s)²",
         "rms_charge": "",
@@ -62,26 +67,35 @@ def test_observables_are_invariant_under_the_group():
         np.testing.assert_allclose(after.values, before.values, rtol=1e-9)
 
 
+PLACE = {"name": "position", "irreps": "1o", "translates": True}
+ABOUT_CENTRE = {"name": "position", "irreps": "1o"}
+PACE = {"name": "velocity", "irreps": "1o", "rate_of": "position"}
+GROUP = {"least_pair_distance", "nearest_neighbour_distance", "polarisation"}
+MOVES = {"displacement", "turning_angle", "velocity_autocorrelation"}
+
+
 @pytest.mark.parametrize(
-    ("fields", "expected"),
+    ("fields", "more", "bodies", "expected"),
     [
-        ([{"name": "level"}], {"rms_level"}),
-        ([{"name": "spin", "irreps": "1e"}], {"rms_spin"}),
-        ([{"name": "position", "irreps": "1o", "translates": True}], {"spread", "least_pair_distance"}),
-        (
-            [{"name": "position", "irreps": "1o"}, {"name": "velocity", "irreps": "1o", "rate_of": "position"}],
-            {"rms_position", "least_pair_distance", "mean_speed"},
-        ),
+        ([{"name": "level"}], {}, 4, {"rms_level"}),
+        ([{"name": "spin", "irreps": "1e"}], {}, 4, {"rms_spin"}),
+        ([PLACE | {"dynamic": False}, {"name": "level"}], {}, 4, {"rms_level"}),
+        ([PLACE], {}, 4, {"spread", "step_length"} | MOVES | GROUP),
+        ([PLACE], {}, 2, {"spread", "least_pair_distance", "polarisation", "step_length"} | MOVES),
+        ([PLACE], {}, 1, {"step_length"} | MOVES),
+        ([PLACE], {"space": 1}, 1, {"step_length", "displacement", "velocity_autocorrelation"}),
+        ([PLACE], {"box": [5, 5, 5]}, 4, {"step_length"} | MOVES | GROUP),
+        ([ABOUT_CENTRE], {}, 1, {"rms_position", "step_length"} | MOVES),
+        ([ABOUT_CENTRE, PACE], {}, 4, {"rms_position", "mean_speed"} | MOVES | GROUP),
+        ([PLACE, PACE | {"differences": True}], {}, 1, {"mean_speed"} | MOVES),
+        ([PLACE, PACE, {"name": "before", "irreps": "1o", "lag_of": "velocity"}], {}, 1, {"mean_speed"} | MOVES),
+        ([{"name": "tilt", "irreps": "1e"}, {"name": "spin", "irreps": "1e", "rate_of": "tilt"}, PLACE, PACE], {}, 1,
+         {"rms_tilt", "rms_spin", "mean_speed"} | MOVES),
     ],
-)
-def test_every_description_has_observables(fields, expected):
-    system = swarm(spec={"fields": fields})
-    assert set(system.observables(path(system))) == expected
-
-
-def test_a_lone_body_has_no_pair_distance():
-    system = swarm()
-    assert "least_pair_distance" not in system.observables(path(system, shape=(3, 6, 1)))
+)  # fmt: skip
+def test_every_description_has_observables(fields, more, bodies, expected):
+    system = swarm(spec={"fields": fields, "space": 3} | more)
+    assert set(system.observables(path(system, shape=(3, 6, bodies)))) == expected
 
 
 def test_translations_are_a_symmetry_only_where_a_field_translates():

@@ -1,0 +1,116 @@
+"""What people who track look at: how far bodies go, how they turn, how long they remember their velocity, how groups keep together.
+
+Arrays are (..., time, body, space) of vectors in float64. A body that is absent from a frame has NaN there. Every number is of the bodies
+that it can be said of, and NaN where there is none. At time t it needs the frames up to t only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from epns_pyro.geometry import Space
+
+TIME, BODY = -3, -2
+
+# -- over the bodies that are there ----------------------------------------------------------------------------------------
+
+
+def total(values: np.ndarray) -> np.ndarray:
+    """Sum over the bodies that are there: (..., body) -> (...), NaN where there is none."""
+    return np.where(np.isnan(values).all(-1), np.nan, np.nansum(values, axis=-1))
+
+
+def mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the bodies that are there: (..., body) -> (...), NaN where there is none."""
+    return total(values) / np.maximum((~np.isnan(values)).sum(-1), 1)
+
+
+def mean_vector(vectors: np.ndarray) -> np.ndarray:
+    """Mean vector over the bodies that are there: (..., body, space) -> (..., space)."""
+    return mean(np.moveaxis(vectors, BODY, -1))
+
+
+def rms(vectors: np.ndarray) -> np.ndarray:
+    """Root mean square length over the bodies that are there: (..., body, space) -> (...)."""
+    return np.sqrt(mean((vectors**2).sum(-1)))
+
+
+# -- ways ------------------------------------------------------------------------------------------------------------------
+
+
+def steps(space: Space, position: np.ndarray) -> np.ndarray:
+    """Return the step of every body from the frame before: (..., time, body, space), NaN where it was not there before.
+
+    No step leads to the first frame: the first step that there is stands for it.
+    """
+    if position.shape[TIME] == 1:
+        return np.where(np.isnan(position), np.nan, 0.0)
+    way = space.displacement(position[..., :-1, :, :], position[..., 1:, :, :])
+    return np.concatenate([way[..., :1, :, :], way], axis=TIME)
+
+
+def ways_from_start(space: Space, position: np.ndarray) -> np.ndarray:
+    """Return the way of every body from its place in the first frame: (..., time, body, space), NaN where it was not there then.
+
+    In a box it is the sum of the steps, each to the nearest image, so that a body can go around it. Over frames in which a body is
+    absent the way is to the image nearest to where it was last seen.
+    """
+    if not space.box:
+        return position - position[..., :1, :, :]
+    there = ~np.isnan(position).any(-1, keepdims=True)
+    frames = np.arange(position.shape[TIME])[:, None, None]
+    seen = np.maximum.accumulate(np.where(there, frames, 0), axis=TIME)
+    last = np.take_along_axis(position, seen, axis=TIME)
+    way = np.cumsum(space.displacement(last[..., :-1, :, :], last[..., 1:, :, :]), axis=TIME)
+    return np.where(there, np.concatenate([last[..., :1, :, :] - last[..., :1, :, :], way], axis=TIME), np.nan)
+
+
+# -- directions ------------------------------------------------------------------------------------------------------------
+
+
+def turning_angle(moves: np.ndarray) -> np.ndarray:
+    """Return the mean angle between the moves of bodies and their moves in the frame before: (..., time), rad, between 0 and pi.
+
+    `moves` (..., time, body, space) are velocities or steps. A body that is at rest in one of the two frames has turned by 0, and so has
+    every body in the first frame. Velocities parallel up to rounding have an angle of about 1e-16, not 1e-8 as the arc cosine has.
+    """
+    heading = _unit(moves)
+    before = np.concatenate([heading[..., :1, :, :], heading[..., :-1, :, :]], axis=TIME)
+    angle = 2 * np.arctan2(np.linalg.norm(heading - before, axis=-1), np.linalg.norm(heading + before, axis=-1))
+    at_rest = (heading == 0).all(-1) | (before == 0).all(-1)
+    return mean(np.where(at_rest & ~np.isnan(angle), 0.0, angle))
+
+
+def autocorrelation(moves: np.ndarray) -> np.ndarray:
+    """Return how much of their first moves bodies still have: mean of v(t) . v(0) over mean of |v(0)|^2, (..., time), no unit.
+
+    Both means are over the bodies that are there now and at the start. It is 1 at the start, and 0 where all of them started at rest.
+    """
+    start = moves[..., :1, :, :]
+    along = (moves * start).sum(-1)
+    square = mean(np.where(np.isnan(along), np.nan, (start**2).sum(-1)))
+    return mean(along) / np.where(square == 0, 1.0, square)
+
+
+def polarisation(moves: np.ndarray) -> np.ndarray:
+    """Return the length of the mean direction of moves: (..., time), 1 where all go the same way; a body at rest counts as zero."""
+    return np.linalg.norm(mean_vector(_unit(moves)), axis=-1)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(length == 0, 1.0, length)
+
+
+# -- pairs -----------------------------------------------------------------------------------------------------------------
+
+
+def nearest_neighbours(space: Space, position: np.ndarray) -> np.ndarray:
+    """Return how far the nearest other body is from every body: (..., time, body), NaN for a body that is absent or alone."""
+    bodies = position.shape[BODY]
+    nearest = np.full(position.shape[:-1], np.nan)
+    for i in range(bodies - 1):  # one body at a time: all pairs at once would not fit into memory
+        distance = np.linalg.norm(space.displacement(position[..., i : i + 1, :], position[..., i + 1 :, :]), axis=-1)
+        nearest[..., i] = np.fmin(nearest[..., i], np.fmin.reduce(distance, axis=-1))
+        nearest[..., i + 1 :] = np.fmin(nearest[..., i + 1 :], distance)
+    return nearest
