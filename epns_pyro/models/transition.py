@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import Independent
@@ -130,7 +130,7 @@ class Transition(nn.Module, ABC):
     spec: StateSpec
     hidden_event_dim: int
     latent_fields: tuple[Field, ...] = ()  # how the symmetry acts on the latents of an entity; (): not at all
-    chunk: ClassVar[int] = 4096  # states that evaluation and sampling pass through the networks at a time
+    chunk: int = 4096  # states that evaluation and sampling pass through the networks at a time
 
     @abstractmethod
     def step(self, carry: Carry) -> Step:

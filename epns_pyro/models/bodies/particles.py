@@ -28,6 +28,7 @@ from epns_pyro.models.transition import TRANSITIONS, Carry, Observed, Step, Tran
 
 START = 0.01  # output of networks before training, of what it would be
 SHARE = 0.3  # of the innovation that latents hold before training
+PAIRS = 40_960  # of bodies that pass through the networks at a time: what they make of them then stays near the processor
 FRAME_FLOOR = 1e-3  # vectors of h shorter than this give no axis
 
 
@@ -35,12 +36,13 @@ class ParticleTransition(Transition):
     """EPNS for particles; equivariant where its backbones are."""
 
     hidden_event_dim = 2
-    chunk = 1024
 
     def __init__(self, config: ParticlesConfig, context: DataContext) -> None:
         super().__init__()
         self.config, self.spec, self.bodies = config, context.spec, BodyFields(context)
         spec, bodies = self.spec, self.bodies
+        pairs = context.sites[0] * max(1, context.sites[0] - 1)
+        self.chunk = max(1, min(1024, PAIRS // pairs))
         self.register_buffer("step_scales", torch.tensor([context.step_scales[f.name] for f in bodies.free.fields]), persistent=False)
 
         width, vectors, latent = config.width, config.hidden_vectors, config.latent
