@@ -39,7 +39,7 @@ class LinearGaussian(MarkovTransition):
         self.shift, self.stretch = shift, stretch
         self.A = torch.tensor([[0.9, 0.2], [-0.1, 0.8]], dtype=torch.float64)
         self.b, self.W, self.S, self.R = vector(0.3, -0.5), vector(0.7, -1.2), vector(0.5, 2.0), vector(0.2, 0.4)
-        self.dummy = torch.nn.Parameter(torch.zeros(1))
+        self.dummy = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
 
     def forward_model(self, x: Tensor) -> Tensor:
         return self.spec.get(x, "position")

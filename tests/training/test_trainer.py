@@ -20,6 +20,7 @@ from small import DISTRIBUTED, config, make_store, trainer
 import epns_pyro
 from epns_pyro.data import Store
 from epns_pyro.errors import CheckpointError, ConfigError, DataError, TrainingError
+from epns_pyro.models.transition import Carry
 from epns_pyro.training.checkpoint import read_checkpoint
 from epns_pyro.training.metrics import read_metrics
 from epns_pyro.training.run import RunConfig, RunFolder
@@ -126,7 +127,7 @@ run.fit()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert state(tmp_path / "killed")["counters"]["step"] == 3
-    assert {step for step, *_ in read_metrics(tmp_path / "killed" / "metrics.csv")} == {1, 2, 3, 4, 5, 6}
+    assert {step for step, *_ in read_metrics(tmp_path / "killed" / "metrics.csv")} == {0, 1, 2, 3, 4, 5, 6}
     trainer(store, tmp_path / "killed", config()).fit(resume=True)
     assert_same_run(uninterrupted, tmp_path / "killed")
 
@@ -167,12 +168,23 @@ def test_the_rate_follows_its_schedule_and_gradients_are_clipped(store: Store, t
 
 def test_the_best_state_is_kept_apart_from_the_last(store: Store, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run", config(steps=4, validate_every=1))
-    elbos = iter([3.0, 5.0, float("nan"), 4.0])
+    elbos = iter([2.0, 3.0, 5.0, float("nan"), 4.0])
     run._validator.evaluate = lambda: Validation(next(elbos), 0.0, 0.0, 0, 3, None)
     assert run.fit().elbo == 4.0
+    assert run.best == (2, 5.0)
     assert read_checkpoint(tmp_path / "run" / "best.ckpt")["counters"].step == 2
     assert epns_pyro.load(tmp_path / "run").step == 2
     assert epns_pyro.load(tmp_path / "run", which="last").step == 4
+
+
+def test_what_does_not_beat_persistence_leaves_persistence(store: Store, tmp_path: Path) -> None:
+    """The state before the first step is kept where no later one is better."""
+    run = trainer(store, tmp_path / "run", config(steps=3, validate_every=1))
+    elbos = iter([2.0, 1.0, -5.0, 1.5])
+    run._validator.evaluate = lambda: Validation(next(elbos), 0.0, 0.0, 0, 3, None)
+    run.fit()
+    assert run.best == (0, 2.0)
+    assert epns_pyro.load(tmp_path / "run").step == 0
 
 
 def test_validation_is_the_bound_of_the_library(store: Store, uninterrupted: Path) -> None:
@@ -230,8 +242,8 @@ def test_a_bad_loss_in_one_process_is_skipped_by_all(two_processes: Path) -> Non
 
 def poison(run: Trainer, when: Callable[[int], bool]) -> None:
     """Let the networks return NaN in the steps for which `when(step)` holds."""
-    inner = run.transition.emission
-    run.transition.emission = lambda x, h, z: inner(x * (float("nan") if when(run._counters.step) else 1.0), h, z)
+    step = run.transition.step
+    run.transition.step = lambda carry: step(Carry(carry.x * (float("nan") if when(run._counters.step) else 1.0)))
 
 
 def test_a_bad_step_is_skipped_counted_and_reported(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

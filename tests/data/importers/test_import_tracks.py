@@ -26,7 +26,7 @@ def imported(tmp_path, table, name="store.zarr", tests=(), **options):
         path = tmp_path / "walk.csv"
         table.to_csv(path, index=False)
         table = path
-    options = {"shares": WHOLE} | options
+    options = {"shares": WHOLE, "history": 0} | options
     return import_tracks(table if isinstance(table, list) else [table], tmp_path / name, Options(**options), tests=tests)
 
 

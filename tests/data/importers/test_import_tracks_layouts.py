@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 
 def imported(path, **options):
-    store = import_tracks([path], path.parent / "store.zarr", Options(shares=Split(val=0, test=0), **options))
+    store = import_tracks([path], path.parent / "store.zarr", Options(**({"shares": Split(val=0, test=0), "history": 0} | options)))
     found = ImportReport.of(store.path)
     assert found.rows == found.kept + sum(found.dropped.values())
     return store, found
