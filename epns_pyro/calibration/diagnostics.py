@@ -73,7 +73,7 @@ def observable_diagnostics(values: xr.Dataset, *, prob: float = 0.95, levels: Se
     Dataset, dims observable, lead_time and
         ======================== ============ ==========================================================================
         trajectories                          number of trajectories used
-        alive                                 fraction of members alive
+        alive                                 fraction of members alive, where there is a truth
         p_value                               exact p-value of the rank ECDF
         ecdf_difference          point        rank ECDF minus its expectation, at `point` in (0, 1)
         band_lower, band_upper   point        its simultaneous band, probability `prob` at every single lead time
@@ -98,9 +98,10 @@ def observable_diagnostics(values: xr.Dataset, *, prob: float = 0.95, levels: Se
     pit = values["pit"].transpose("observable", "lead_time", "trajectory").values
     known = np.isfinite(pit)
     at = ("observable", "lead_time")
+    judged = values["alive"].where(np.isfinite(values["truth"]))  # of a quantity that is not there no member is lost
     out = {
         "trajectories": (at, known.sum(-1)),
-        "alive": (at, values["alive"].mean("trajectory").transpose(*at).values / members),
+        "alive": (at, judged.mean("trajectory").fillna(members).transpose(*at).values / members),
         **_ecdf(pit, members, prob, at),
         **_coverage(pit, members, levels, prob, at),
         **_effects(pit[..., None], members, at),

@@ -117,6 +117,7 @@ def test_the_skill_of_the_variogram_score_sees_wrong_dependence_and_that_of_the_
 def test_unknown_truths_count_only_where_they_are_known():
     forecast, truth = (x[SCALARS].copy(deep=True) for x in drawn())
     truth["level"].values[:30, 3] = np.nan
+    forecast["level"].values[:, :30, 3] = np.nan  # as of a distance to the next body where there is but one
     forecast["level"].values[:, 79] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -128,7 +129,7 @@ def test_unknown_truths_count_only_where_they_are_known():
     assert at["p_value"] == pytest.approx(law.p_value(known.values))
     np.testing.assert_allclose(at["band_upper"], law.band(0.95).upper - law.level)
     assert np.isfinite(found[["p_value", "crps", "coverage", "shift", "stretch", "spread_skill"]].to_array()).all()
-    assert found["alive"].values == pytest.approx(79 / 80)
+    assert found["alive"].values == pytest.approx([79 / 80, 79 / 80, 49 / 50, 79 / 80, 79 / 80])
 
 
 def test_field_diagnostics_average_over_components_and_count_trajectories():
