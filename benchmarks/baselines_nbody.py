@@ -93,7 +93,7 @@ def equation(which: Equation, store: Store) -> Trained:
     seconds = time.perf_counter() - started
 
     def score(x0: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
-        return stock_pyro.path_bounds(model, guide, x0, path, num_samples=SAMPLES).iwae
+        return stock_pyro.program_bounds(model, guide, x0, path, num_samples=SAMPLES).iwae
 
     return Trained(Programs(model, guide), score, sum(p.numel() for m in (model, guide) for p in m.parameters()), which.steps, seconds)
 

@@ -55,16 +55,16 @@ def simulate(run: Path, members: int, steps: int, source: str | None, out: Path,
         members=members,
         seed=seed,
         feedback=Feedback.PUSHFORWARD if mean_feedback else Feedback.ANCESTRAL,
-        chunk=max(len(x0), sim.transition.chunk),  # whole members, so that blocks follow each other along one dimension
+        block_size=max(len(x0), sim.transition.block_size),  # whole members, so that blocks follow each other along one dimension
     )
     temporary = out.with_name(out.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     with progress_bars() as show:
         for block in blocks:
-            piece = to_dataset(sim.spec, block.states, dims, frame_dt=sim.context.frame_dt)
-            piece = piece.assign(alive=(dims, sim.system.alive(block.states)))
-            piece.attrs = {"run": str(run), "seed": seed, "feedback": "mean" if mean_feedback else "sample"}
-            moving = piece if not block.samples.start else piece.drop_vars([n for n in piece if "sample" not in piece[n].dims])
+            dataset = to_dataset(sim.spec, block.states, dims, frame_dt=sim.context.frame_dt)
+            dataset = dataset.assign(alive=(dims, sim.system.alive(block.states)))
+            dataset.attrs = {"run": str(run), "seed": seed, "feedback": "mean" if mean_feedback else "sample"}
+            moving = dataset if not block.samples.start else dataset.drop_vars([n for n in dataset if "sample" not in dataset[n].dims])
             moving.to_zarr(temporary, **({"append_dim": "sample"} if block.samples.start else {"mode": "w"}), consolidated=False)
             show("sampling", block.samples.stop, members)
     _finish(temporary, out)

@@ -94,7 +94,7 @@ class Simulator:
         members: int,
         seed: int = 0,
         feedback: Feedback = Feedback.ANCESTRAL,
-        chunk: int | None = None,
+        block_size: int | None = None,
     ) -> xr.Dataset:
         """Sample futures.
 
@@ -106,7 +106,7 @@ class Simulator:
         seed : int
         feedback : Feedback
             ANCESTRAL: a sample of the model. PUSHFORWARD: the emission mean is fed back, as published.
-        chunk : int, optional
+        block_size : int, optional
             States that pass through the networks at a time.
 
         Returns
@@ -119,7 +119,7 @@ class Simulator:
         size = 2 * members * (steps + 1) * start.numel() * start.element_size()
         require_memory(size, f"{members} futures of {len(x0)} states over {steps} steps", "ask for fewer, or use rollout_blocks")
         paths, alive = None, None
-        for block in self.rollout_blocks(x0, steps=steps, members=members, seed=seed, feedback=feedback, chunk=chunk):
+        for block in self.rollout_blocks(x0, steps=steps, members=members, seed=seed, feedback=feedback, block_size=block_size):
             if paths is None:
                 paths = np.empty((members, len(x0), *block.states.shape[2:]), block.states.dtype)
                 alive = np.empty(paths.shape[:3], bool)
@@ -136,17 +136,17 @@ class Simulator:
         members: int,
         seed: int = 0,
         feedback: Feedback = Feedback.ANCESTRAL,
-        chunk: int | None = None,
+        block_size: int | None = None,
     ) -> Iterator[Block]:
         """Sample futures block by block, for ensembles larger than memory; see `rollout`."""
         if steps < 1 or members < 1:
             raise ShapeError(f"a rollout needs at least one step and one member, found steps {steps}, members {members}")
-        if seed < 0 or (chunk is not None and chunk < 1):
-            raise ConfigError(f"a rollout needs a seed of at least 0 and a chunk of at least 1, found seed {seed}, chunk {chunk}")
+        if seed < 0 or (block_size is not None and block_size < 1):
+            raise ConfigError(f"a rollout needs seed >= 0 and block_size >= 1, found seed {seed}, block_size {block_size}")
         start = self._states(x0)
-        held = min(chunk or self.transition.chunk, members * len(start)) * start[0].numel() * start.element_size()
-        require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller chunk")
-        blocks = rollout_blocks(self.transition, start, steps=steps, members=members, seed=seed, feedback=feedback, chunk=chunk)
+        held = min(block_size or self.transition.block_size, members * len(start)) * start[0].numel() * start.element_size()
+        require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller block_size")
+        blocks = rollout_blocks(self.transition, start, steps=steps, members=members, seed=seed, feedback=feedback, block_size=block_size)
         return (block._replace(states=self.context.to_global(block.states)) for block in blocks)
 
     # -- likelihood --------------------------------------------------------------------------------------------------------

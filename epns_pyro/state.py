@@ -7,8 +7,9 @@ A state is an array or tensor of shape (*batch, *site, channel). Nobody addresse
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,10 +19,23 @@ from epns_pyro.fields import Field
 from epns_pyro.geometry import Space
 from epns_pyro.plain import parse_json
 
-if TYPE_CHECKING:
-    from epns_pyro.symmetry import GroupElement
-
 Array = Any  # numpy.ndarray or torch.Tensor
+
+
+class GroupElement(Protocol):
+    """One element g of a symmetry group: how it acts on states and latents. `epns_pyro.symmetry` has the groups."""
+
+    @abstractmethod
+    def act(self, spec: StateSpec, fields: tuple[Field, ...], x: Array) -> Array:
+        """Return g x, for x of shape (*batch, *site, channels of `fields`)."""
+
+    @abstractmethod
+    def act_latent(self, z: Array, fields: tuple[Field, ...] = ()) -> Array:
+        """Return g z, for latents z of shape (*batch, entity, latent).
+
+        Without `fields` an element only permutes the entities; with them the latents of an entity are the channels of these fields, and
+        vectors among them are rotated.
+        """
 
 
 @dataclass(frozen=True)

@@ -10,34 +10,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from epns_pyro.errors import ConfigError
 from epns_pyro.geometry import Space
-
-if TYPE_CHECKING:
-    from epns_pyro.state import Field, StateSpec
+from epns_pyro.state import Field, GroupElement, StateSpec
 
 Array = Any
-
-
-class GroupElement(ABC):
-    """One element g of a symmetry group."""
-
-    @abstractmethod
-    def act(self, spec: StateSpec, fields: tuple[Field, ...], x: Array) -> Array:
-        """Return g x, for x of shape (*batch, *site, channels of `fields`)."""
-
-    @abstractmethod
-    def act_latent(self, z: Array, fields: tuple[Field, ...] = ()) -> Array:
-        """Return g z, for latents z of shape (*batch, entity, latent).
-
-        Without `fields` latents are invariant but for the order of the entities; with them the latents of an entity are the channels of
-        these fields, vectors among them.
-        """
 
 
 class Group(ABC):

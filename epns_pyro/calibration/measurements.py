@@ -1,7 +1,7 @@
 """What one trajectory says about a forecast: PIT values and scores per trajectory, before anything is averaged.
 
-Every number here depends on one trajectory and its own ensemble, so a long list of trajectories can be measured piece by piece and the
-pieces joined with `xarray.concat(pieces, "trajectory")`: memory is that of one piece, and the result is the same as measuring all at
+Every number here depends on one trajectory and its own ensemble, so a long list of trajectories can be measured block by block and the
+blocks joined with `xarray.concat(blocks, "trajectory")`: memory is that of one block, and the result is the same as measuring all at
 once. Random numbers (for the place of a truth among tied members) are drawn trajectory by trajectory from the generator handed in.
 
 A forecast is a Dataset with dims (sample, trajectory, time, ...), the truth one with dims (trajectory, time, ...) and the same variables.

@@ -148,7 +148,7 @@ class TransitionKernel:
 
     def sample(self, x: Tensor) -> Tensor:
         """Draw x' ~ p(x' | x), for any emission."""
-        return torch.cat([self.transition.spec.advance(part, self.emission(part).sample()) for part in x.split(self.transition.chunk)])
+        return torch.cat([self.transition.spec.advance(part, self.emission(part).sample()) for part in x.split(self.transition.block_size)])
 
     def move(self, x: Tensor, aim: ProposalTarget | None = None, weight: Tensor | None = None) -> Move:
         """Move the particles one step.
@@ -161,8 +161,8 @@ class TransitionKernel:
         weight : Tensor, (particle,), optional
             Normalised; fit a linear step to the particles so weighted.
         """
-        size = max(1, min(self.transition.chunk, DENSE // self.flat(x[:1]).shape[-1] ** 2))
-        pieces, covariance = [], 0.0
+        size = max(1, min(self.transition.block_size, DENSE // self.flat(x[:1]).shape[-1] ** 2))
+        blocks, covariance = [], 0.0
         for start in range(0, len(x), size):
             part = x[start : start + size]
             latents, log_ratio = self._latents(part, aim)
@@ -171,10 +171,10 @@ class TransitionKernel:
                 draws, log_mass = law.mean + (law.factor @ torch.randn_like(law.mean)[..., None])[..., 0], log_ratio
             else:
                 draws, log_mass = aim.potential.tilt(law)
-            pieces.append((self.put(part, draws), log_mass + log_ratio, latents.standard, law.mean))
+            blocks.append((self.put(part, draws), log_mass + log_ratio, latents.standard, law.mean))
             if weight is not None:
                 covariance = covariance + torch.einsum("p,pij->ij", weight[start : start + size], law.covariance)
-        states, log_weight, standard, mean = map(torch.cat, zip(*pieces, strict=True))
+        states, log_weight, standard, mean = map(torch.cat, zip(*blocks, strict=True))
         if weight is None:
             return Move(states, log_weight, None)
         if len(x) < 2 * (mean.shape[-1] + standard.shape[-1] + 1):
@@ -195,7 +195,7 @@ class TransitionKernel:
 
     def log_density(self, x: Tensor, x_next: Tensor) -> Tensor:
         """Estimate log p(x' | x) without bias in p, with latents from the guide: (particle,); x_next is one state (*site, channel)."""
-        transition, size = self.transition, max(1, self.transition.chunk // GUIDE_SAMPLES)
+        transition, size = self.transition, max(1, self.transition.block_size // GUIDE_SAMPLES)
         estimates = []
         for part in x.split(size):
             one, following = transition.at(part), x_next.expand_as(part)

@@ -150,9 +150,9 @@ class Store:
         start, stop, _ = slice(start, stop).indices(self.steps(split) + 1)
         lead = lead_frames(self.spec)
         first = max(0, start - (memory_frames(self.spec) - lead))
-        piece = self.dataset(split).isel({layout.TRAJECTORY: rows}, missing_dims="ignore").isel({layout.TIME: slice(first, stop + lead)})
+        part = self.dataset(split).isel({layout.TRAJECTORY: rows}, missing_dims="ignore").isel({layout.TIME: slice(first, stop + lead)})
         with self.naming(split):
-            x = layout.decode(self.spec, piece, self.frame_dt, skip=start - first)
+            x = layout.decode(self.spec, part, self.frame_dt, skip=start - first)
             check_presence(self.spec, x)
             check_precision(self.spec, x)
         return x

@@ -38,9 +38,9 @@ def forecast(
     width = max(1, min(len(x0), BLOCK // path))
     height = max(1, BLOCK // (path * width))
     columns, number = [], 0
-    for some in pieces(len(x0), width):
+    for some in blocks(len(x0), width):
         parts = []
-        for block in pieces(members, height):
+        for block in blocks(members, height):
             states = forecaster.sample(x0[some], steps, block.stop - block.start, _block_seed(seed, number))
             parts.append(keep(states if there is None else without(states, there[some])))
             number += 1
@@ -52,7 +52,7 @@ def recorded(store: Store, split: str, rows: np.ndarray, keep: Keep) -> Kept:
     """Read trajectories of a set block by block, from the first natural frame on, and join what `keep` keeps of them."""
     path = (store.steps(split) + 1) * store.spec.channels * int(np.prod(store.sites(split))) * NUMBER
     kept = []
-    for some in pieces(len(rows), max(1, BLOCK // path)):
+    for some in blocks(len(rows), max(1, BLOCK // path)):
         x = store.read(split, rows[some], start=store.system.forecast_frame)
         there = followed(store.system, x)
         kept.append(keep(x if there is None else without(x, there)))
@@ -119,7 +119,7 @@ def lead_frames(steps: int) -> np.ndarray:
     return choose_lead_times(xr.Dataset(coords={"time": np.arange(steps + 1)})).astype(int)
 
 
-def pieces(count: int, size: int) -> Iterator[slice]:
+def blocks(count: int, size: int) -> Iterator[slice]:
     """Split range(count) into slices of at most `size`."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 

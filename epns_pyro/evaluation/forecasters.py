@@ -12,7 +12,7 @@ from epns_pyro.models import Feedback
 from epns_pyro.models.program import PathProgram
 from epns_pyro.simulator import Simulator
 from epns_pyro.systems import System, trajectory_seeds
-from epns_pyro.training.stock_pyro import forecast
+from epns_pyro.training.stock_pyro import sample_futures
 from epns_pyro.training.validation import as_tensor
 
 
@@ -59,7 +59,7 @@ class Programs(Forecaster):
 
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
         start = as_tensor(x0, next(self.model.parameters()).device)
-        blocks = forecast(self.model, self.guide, start, steps=steps, members=members, seed=seed)
+        blocks = sample_futures(self.model, self.guide, start, steps=steps, members=members, seed=seed)
         return np.concatenate([block.cpu().numpy() for block in blocks])
 
 

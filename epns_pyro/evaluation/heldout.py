@@ -1,4 +1,4 @@
-"""Forecasts of held-out trajectories, measured piece by piece so that memory does not grow with their number."""
+"""Forecasts of held-out trajectories, measured block by block so that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def measure(
     state = system.spec.channels * int(np.prod(store.sites(split))) * ensembles.NUMBER
     fit = MEASURED // (settings.members * len(frames) * state * (1 + len(references)))
     measured: dict[str, list[xr.Dataset]] = {}
-    for piece in ensembles.pieces(count, max(1, min(settings.piece, fit))):
-        truth = ensembles.recorded(store, split, np.arange(piece.start, piece.stop), keep)
-        path = store.read(split, piece, start=system.forecast_frame)
+    for block in ensembles.blocks(count, max(1, min(settings.block, fit))):
+        truth = ensembles.recorded(store, split, np.arange(block.start, block.stop), keep)
+        path = store.read(split, block, start=system.forecast_frame)
         x0, there = path[:, 0], ensembles.followed(system, path)
-        seed = _seed(settings.seed, split, piece.start)
+        seed = _seed(settings.seed, split, block.start)
         seen, *others = (
             ensembles.forecast(one, x0, steps, settings.members, seed + i, keep, there=there)
             for i, one in enumerate((forecaster, *references.values()))
@@ -69,7 +69,7 @@ def measure(
         values = _measure(system.spec, seen, truth, dict(zip(references, others, strict=True)), rng, scales, lead_times)
         for name, value in values.items():
             measured.setdefault(name, []).append(value)
-        progress(piece.stop, count)
+        progress(block.stop, count)
     joined = {name: xr.concat(parts, "trajectory", combine_attrs="override") for name, parts in measured.items()}
     diagnose = {"observables": observable_diagnostics, "fields": field_diagnostics, "labels": label_diagnostics}
     diagnostics = {name: function(joined[name]) for name, function in diagnose.items() if name in joined}
@@ -88,7 +88,7 @@ def _measure(
     scales: dict[str, float],
     lead_times: np.ndarray,
 ) -> dict[str, xr.Dataset]:
-    """Measure one piece of trajectories: by split of `HeldOut.diagnostics`, and the observables of forecast and truth."""
+    """Measure one block of trajectories: by split of `HeldOut.diagnostics`, and the observables of forecast and truth."""
     naive = {name: other["observables"] for name, other in others.items()}
     out = {
         "observables": observable_values(seen["observables"], truth["observables"], rng=rng, lead_times=lead_times, references=naive),

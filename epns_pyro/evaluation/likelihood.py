@@ -12,7 +12,7 @@ import xarray as xr
 from epns_pyro.calibration import sbc
 from epns_pyro.calibration.scores import mean_estimate
 from epns_pyro.data import Store
-from epns_pyro.evaluation.ensembles import lead_frames, pieces
+from epns_pyro.evaluation.ensembles import blocks, lead_frames
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.evaluation.record import Likelihood, LikelihoodRow
 from epns_pyro.simulator import Simulator
@@ -84,7 +84,7 @@ def _transitions(store: Store, settings: EvaluationConfig) -> tuple[np.ndarray, 
     spread = np.linspace(0, steps, min(steps, settings.likelihood_transitions // count) + 1)[1:]
     frames = np.union1d(lead_frames(steps), np.round(spread).astype(int))
     chosen = []
-    for some in pieces(count, settings.piece):
+    for some in blocks(count, settings.block):
         states = store.read("test", some, start=first)
         chosen.append((states[:, frames - 1], states[:, frames]))
     before, after = (np.concatenate(part) for part in zip(*chosen, strict=True))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Size:
+class PanelSize:
     """Width and height of a panel and the margins around its axes, in pixels of the page."""
 
     width: int
@@ -28,7 +28,7 @@ class Panel:
 
     Parameters
     ----------
-    size : Size
+    size : PanelSize
     draw : callable
         Draws into the axes of matplotlib that it is given, in the colours of `figures.style`.
     title : str
@@ -39,7 +39,7 @@ class Panel:
         Of the title; by default that of the page's ink.
     """
 
-    size: Size
+    size: PanelSize
     draw: Callable[[Axes], None]
     title: str = ""
     x: str = ""

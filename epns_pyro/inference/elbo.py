@@ -134,7 +134,7 @@ class Bounds(NamedTuple):
 
 
 @torch.no_grad()
-def path_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples: int = 1, chunk: int | None = None) -> Bounds:
+def path_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples: int = 1, block_size: int | None = None) -> Bounds:
     """Estimate the ELBO and the IWAE bound (Burda et al., ICLR 2016) of paths with `num_samples` latents per step.
 
     Parameters
@@ -142,14 +142,14 @@ def path_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples
     x0 : Tensor, (batch, *site, channel)
     path : Tensor, (batch, time, *site, channel)
     num_samples : int
-    chunk : int, optional
+    block_size : int, optional
         Transitions x samples evaluated at a time; bounds the memory.
     """
     batch, steps = path.shape[:2]
-    chunk, rows = chunk or transition.chunk, []
-    for step, x_next in _steps(transition, x0, path, max(1, chunk // num_samples)):
+    block_size, rows = block_size or transition.block_size, []
+    for step, x_next in _steps(transition, x0, path, max(1, block_size // num_samples)):
         posterior, prior = step.posterior(x_next), step.prior
-        at_once = max(1, chunk // len(x_next))
+        at_once = max(1, block_size // len(x_next))
         scored = []
         for start in range(0, num_samples, at_once):
             z = posterior.sample((min(at_once, num_samples - start),))
@@ -164,10 +164,10 @@ def path_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples
 
 
 @torch.no_grad()
-def latent_kl(transition: Transition, x0: Tensor, path: Tensor, *, chunk: int | None = None) -> Tensor:
+def latent_kl(transition: Transition, x0: Tensor, path: Tensor, *, block_size: int | None = None) -> Tensor:
     """Mean KL(q || p) of every latent dimension along paths, teacher-forced: (entity, latent), nats per transition."""
     total, count = 0.0, 0
-    for step, x_next in _steps(transition, x0, path, chunk or transition.chunk):
+    for step, x_next in _steps(transition, x0, path, block_size or transition.block_size):
         total = total + kl_divergence(step.posterior(x_next).base_dist, step.prior.base_dist).sum(0)
         count += len(x_next)
     return total / count
@@ -184,7 +184,7 @@ def log_density(transition: Transition, x0: Tensor, path: Tensor, z: Tensor) -> 
     return total
 
 
-def _steps(transition: Transition, x0: Tensor, path: Tensor, chunk: int) -> Iterator[tuple[Step, Tensor]]:
+def _steps(transition: Transition, x0: Tensor, path: Tensor, block_size: int) -> Iterator[tuple[Step, Tensor]]:
     """Iterate over all teacher-forced steps of the paths and the states that they lead to, flattened, in blocks."""
-    blocks = zip(transition.carries(x0, path).split(chunk), path.flatten(0, 1).split(chunk), strict=True)
+    blocks = zip(transition.carries(x0, path).split(block_size), path.flatten(0, 1).split(block_size), strict=True)
     return ((transition.step(carry), x_next) for carry, x_next in blocks)

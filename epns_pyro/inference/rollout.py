@@ -30,7 +30,7 @@ def rollout_blocks(
     members: int,
     seed: int,
     feedback: Feedback = Feedback.ANCESTRAL,
-    chunk: int | None = None,
+    block_size: int | None = None,
 ) -> Iterator[Block]:
     """Sample futures of x0 block by block; the initial state is time 0.
 
@@ -44,14 +44,14 @@ def rollout_blocks(
     feedback : Feedback
         ANCESTRAL samples the emission; PUSHFORWARD feeds its mean back, as published, and then the ensemble is not a sample of the
         model whose likelihood is reported.
-    chunk : int, optional
-        States per block; the default is the transition's. Memory is bounded by chunk x (steps + 1) states.
+    block_size : int, optional
+        States per block; the default is the transition's. Memory is bounded by block_size x (steps + 1) states.
     """
     if feedback is Feedback.TEACHER:
         raise ValueError("a forecast has no observed states to feed back")
-    chunk = chunk or transition.chunk
-    width = min(len(x0), chunk)
-    height = max(1, chunk // width)
+    block_size = block_size or transition.block_size
+    width = min(len(x0), block_size)
+    height = max(1, block_size // width)
     blocks = [(s, t) for s in range(0, members, height) for t in range(0, len(x0), width)]
     for number, (s, t) in enumerate(blocks):
         samples, trajectories = slice(s, min(s + height, members)), slice(t, min(t + width, len(x0)))

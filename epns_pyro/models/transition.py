@@ -130,7 +130,7 @@ class Transition(nn.Module, ABC):
     spec: StateSpec
     hidden_event_dim: int
     latent_fields: tuple[Field, ...] = ()  # how the symmetry acts on the latents of an entity; (): not at all
-    chunk: int = 4096  # states that evaluation and sampling pass through the networks at a time
+    block_size: int = 4096  # states that evaluation and sampling pass through the networks at a time
 
     @abstractmethod
     def step(self, carry: Carry) -> Step:
@@ -161,7 +161,7 @@ class Transition(nn.Module, ABC):
 
 
 class MarkovTransition(Transition):
-    """A transition that is written as its four pieces, where they share nothing but h; x is the full present state."""
+    """A transition that is written as its four parts, where they share nothing but h; x is the full present state."""
 
     @abstractmethod
     def forward_model(self, x: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class MarkovTransition(Transition):
 
 
 class _MarkovStep(Step):
-    """One step of a transition that is written as its four pieces."""
+    """One step of a transition that is written as its four parts."""
 
     def __init__(self, transition: MarkovTransition, carry: Carry) -> None:
         super().__init__(transition.spec, carry, transition.forward_model(carry.x))

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from epns_pyro.evaluation.figures.style import BAD, GREY, INK, LINE, MODEL, MUTED, TINY, tick
-from epns_pyro.evaluation.parts import Panel, Size
+from epns_pyro.evaluation.parts import Panel, PanelSize
 
 _ROLES = {INK: "--ink", MODEL: "--model", GREY: "--grey", LINE: "--axis", BAD: "--bad", MUTED: "--muted"}
 _STYLE = {
@@ -76,7 +76,7 @@ def draw(panel: Panel) -> Markup:
     return Markup(_clean(buffer.getvalue(), size))  # matplotlib has escaped every text
 
 
-def _clean(text: str, size: Size) -> str:
+def _clean(text: str, size: PanelSize) -> str:
     """Turn matplotlib's file into an element of the page: small, in the page's colours and font, with ids of its own."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)

@@ -48,7 +48,7 @@ def potts(J: np.ndarray, stiffness: float, target_area: float, temperature: floa
     return Potts(np.pad(np.asarray(J, np.float64), (0, 1)), float(stiffness), float(target_area), float(temperature))
 
 
-class Tissue(NamedTuple):
+class PottsState(NamedTuple):
     """One configuration, changed in place by the dynamics.
 
     Parameters
@@ -67,7 +67,7 @@ class Tissue(NamedTuple):
 
 
 @njit(cache=True)
-def tissue_of(image: np.ndarray, types: np.ndarray, potts: Potts) -> Tissue:
+def potts_state(image: np.ndarray, types: np.ndarray, potts: Potts) -> PottsState:
     """Prepare a label image (pixel,) of cells with `types` (label,) for the dynamics."""
     wall = types.size
     label, area, kind = np.empty(image.size + 1, np.uint16), np.zeros(wall + 1, np.int64), np.empty(wall + 1, np.uint8)
@@ -77,13 +77,13 @@ def tissue_of(image: np.ndarray, types: np.ndarray, potts: Potts) -> Tissue:
         label[pixel] = image[pixel]
         area[image[pixel]] += 1
     label[image.size], kind[wall] = wall, potts.J.shape[0] - 1
-    return Tissue(label, area, kind)
+    return PottsState(label, area, kind)
 
 
 @hot
-def contact_change(tissue: Tissue, lattice: Lattice, potts: Potts, target: int, new: int) -> float:
+def contact_change(state: PottsState, lattice: Lattice, potts: Potts, target: int, new: int) -> float:
     """Change of sum_{k,l} J[type_k, type_l] (1 - delta(label_k, label_l)) if pixel `target` took the label `new`."""
-    label, kind, J = tissue.label, tissue.type, potts.J
+    label, kind, J = state.label, state.type, potts.J
     old, change = label[target], 0.0
     for direction in range(lattice.neighbour.shape[1]):
         other = label[lattice.neighbour[target, direction]]
@@ -92,51 +92,51 @@ def contact_change(tissue: Tissue, lattice: Lattice, potts: Potts, target: int, 
 
 
 @hot
-def area_change(tissue: Tissue, potts: Potts, target: int, new: int) -> float:
+def area_change(state: PottsState, potts: Potts, target: int, new: int) -> float:
     """Change of lambda sum_cells (area - target_area)^2 if pixel `target` took the label `new`; the medium has no target."""
-    old, change = tissue.label[target], 0.0
+    old, change = state.label[target], 0.0
     if new != 0:
-        change += potts.stiffness * (2.0 * (tissue.area[new] - potts.target_area) + 1.0)
+        change += potts.stiffness * (2.0 * (state.area[new] - potts.target_area) + 1.0)
     if old != 0:
-        change -= potts.stiffness * (2.0 * (tissue.area[old] - potts.target_area) - 1.0)
+        change -= potts.stiffness * (2.0 * (state.area[old] - potts.target_area) - 1.0)
     return change
 
 
 @hot
-def attempt_copy(tissue: Tissue, lattice: Lattice, potts: Potts, rng: np.ndarray) -> bool:
+def attempt_copy(state: PottsState, lattice: Lattice, potts: Potts, rng: np.ndarray) -> bool:
     """One Metropolis step: copy the label of a random pixel to a random neighbour with probability min(1, exp(-dH / T))."""
     pixels, directions = lattice.neighbour.shape
     source = np.uint32(below(rng, pixels))
     target = lattice.neighbour[source, np.uint32(below(rng, directions))]
-    new, old = tissue.label[source], tissue.label[target]
+    new, old = state.label[source], state.label[target]
     if new == old or target == pixels:  # nothing to change, or off the lattice
         return False
-    dH = contact_change(tissue, lattice, potts, target, new) + area_change(tissue, potts, target, new)
+    dH = contact_change(state, lattice, potts, target, new) + area_change(state, potts, target, new)
     if dH > 0.0 and uniform(rng) >= math.exp(-dH / potts.temperature):
         return False
-    tissue.label[target] = new
-    tissue.area[new] += 1
-    tissue.area[old] -= 1
+    state.label[target] = new
+    state.area[new] += 1
+    state.area[old] -= 1
     return True
 
 
 @njit(cache=True, error_model="numpy", _nrt=False)  # type: ignore[call-overload]
-def run(tissue: Tissue, lattice: Lattice, potts: Potts, attempts: int, rng: np.ndarray) -> int:
+def run(state: PottsState, lattice: Lattice, potts: Potts, attempts: int, rng: np.ndarray) -> int:
     """Make `attempts` copy attempts, one after the other; return how many copies were made."""
     copies = 0
     for _ in range(attempts):
-        copies += attempt_copy(tissue, lattice, potts, rng)
+        copies += attempt_copy(state, lattice, potts, rng)
     return copies
 
 
 @njit(cache=True)
 def trajectory(frames: np.ndarray, types: np.ndarray, lattice: Lattice, potts: Potts, attempts: int, seed: np.uint64) -> None:
     """Fill frames 1, 2, ... of frames (time, pixel) from frame 0, with `attempts` copy attempts between two."""
-    tissue, rng = tissue_of(frames[0], types, potts), seeded(seed)
+    state, rng = potts_state(frames[0], types, potts), seeded(seed)
     for t in range(1, frames.shape[0]):
-        run(tissue, lattice, potts, attempts, rng)
+        run(state, lattice, potts, attempts, rng)
         for pixel in range(frames.shape[1]):
-            frames[t, pixel] = tissue.label[pixel]
+            frames[t, pixel] = state.label[pixel]
 
 
 @njit(cache=True, parallel=True)

@@ -67,12 +67,12 @@ class TissueSystem(System):
         same, medium = np.trace(edges, axis1=-2, axis2=-1), edges[..., 0, 1:].sum(-1)
         different = edges.sum((-2, -1)) - same - medium
         perimeter = (2 * (same + different) + medium) / np.maximum(present.sum(-1), 1)
-        pieces = labels.components(cells, np.broadcast_to(np.arange(self._cells + 1), types.shape), self.edges)
+        components = labels.components(cells, np.broadcast_to(np.arange(self._cells + 1), types.shape), self.edges)
         displacement, travelled = labels.paths(labels.centres(cells, self._cells, self.edges), self.edges)
         spread = np.sqrt(mean_over_cells((area - mean_area[..., None]) ** 2, present))
         return {
             "clusters": Observable("clusters of one type", "", labels.components(cells, types, self.edges), discrete=True),
-            "fragments": Observable("extra fragments of cells", "", pieces - (area > 0).sum(-1), discrete=True),
+            "fragments": Observable("extra fragments of cells", "", components - (area > 0).sum(-1), discrete=True),
             "area_mean": Observable("mean cell area", "pixels", mean_area),
             "area_sd": Observable("spread of cell areas", "pixels", spread),
             "perimeter": Observable("mean cell perimeter", "pixel edges", perimeter),

@@ -74,7 +74,7 @@ def cells_quick(system: SystemConfig) -> RunConfig:
         evaluation=EvaluationConfig(
             members=9,
             trajectories=20,
-            piece=7,
+            block=7,
             initial_members=40,
             importance_samples=4,
             likelihood_transitions=400,

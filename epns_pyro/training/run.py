@@ -26,7 +26,7 @@ from epns_pyro.systems import SYSTEMS, SystemConfig
 from epns_pyro.training.schedules import HorizonSchedule, KLSchedule, RateSchedule
 
 Positive = Annotated[int, pydantic.Field(gt=0, le=10**15)]
-Size = Annotated[int, pydantic.Field(gt=0, le=10**7)]
+Count = Annotated[int, pydantic.Field(gt=0, le=10**7)]
 Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]
 Seed = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
 
@@ -67,7 +67,7 @@ class TrainingConfig(Config):
     """
 
     steps: Positive = 2000
-    batch: Size = 64
+    batch: Count = 64
     learning_rate: pydantic.PositiveFloat = 3e-3
     weight_decay: pydantic.NonNegativeFloat = 1e-4
     betas: tuple[Beta, Beta] = (0.9, 0.99)
@@ -108,7 +108,7 @@ class EvaluationConfig(Config):
         Of the simulation-based calibration of the guide.
     long_trajectories : int
         Of the set `long`, one member each.
-    piece : int
+    block : int
         Trajectories evaluated at a time: bounds the memory.
     recalibrate : bool
         Whether to forecast the validation set as well, to learn recalibrated intervals from it.
@@ -116,15 +116,15 @@ class EvaluationConfig(Config):
         Of everything random.
     """
 
-    members: Size = 39
-    trajectories: Size = 100
-    initial_members: Size = 200
-    importance_samples: Size = 64
-    likelihood_transitions: Size = 2000
-    guide_transitions: Size = 200
-    guide_draws: Size = 99
-    long_trajectories: Size = 20
-    piece: Size = 20
+    members: Count = 39
+    trajectories: Count = 100
+    initial_members: Count = 200
+    importance_samples: Count = 64
+    likelihood_transitions: Count = 2000
+    guide_transitions: Count = 200
+    guide_draws: Count = 99
+    long_trajectories: Count = 20
+    block: Count = 20
     recalibrate: bool = True
     seed: Seed = 0
 
@@ -217,12 +217,19 @@ class RunFolder:
 
 
 def migrate_config(raw: Any) -> Any:
-    """Return the plain data of a config of version 0.1 in today's words; anything else as it is."""
-    model = raw.get("model") if isinstance(raw, dict) else None
-    if not isinstance(model, dict) or model.get("name") != "cells" or "sight" not in model:
+    """Return the plain data of a config of version 0.1 with the present names of its keys; anything else as it is."""
+    if not isinstance(raw, dict):
         return raw
-    renamed = {"neighbourhood" if key == "sight" else key: value for key, value in model.items()}
-    return raw | {"model": renamed}
+    sections = {name: section for name in ("model", "evaluation") if isinstance(section := raw.get(name), dict)}
+    if sections.get("model", {}).get("name") == "cells":
+        raw = raw | {"model": _renamed(sections["model"], "sight", "neighbourhood")}
+    if "evaluation" in sections:
+        raw = raw | {"evaluation": _renamed(sections["evaluation"], "piece", "block")}
+    return raw
+
+
+def _renamed(section: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {new if key == old and new not in section else key: value for key, value in section.items()}
 
 
 def plain(config: Config) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class PathBounds(NamedTuple):
 
 
 @torch.no_grad()
-def path_bounds(model: PathProgram, guide: PathProgram, x0: Tensor, path: Tensor, *, num_samples: int) -> PathBounds:
+def program_bounds(model: PathProgram, guide: PathProgram, x0: Tensor, path: Tensor, *, num_samples: int) -> PathBounds:
     """Score paths with draws of the guide; what was learned from the training data, outside of the plate ``trajectory``, is given.
 
     Parameters
@@ -110,15 +110,15 @@ def _of_trajectories(trace: poutine.Trace) -> Tensor:
 
 
 @torch.no_grad()
-def forecast(
-    model: PathProgram, guide: PathProgram, x0: Tensor, *, steps: int, members: int, seed: int = 0, chunk: int = 1024
+def sample_futures(
+    model: PathProgram, guide: PathProgram, x0: Tensor, *, steps: int, members: int, seed: int = 0, block_size: int = 1024
 ) -> Iterator[Tensor]:
     """Sample futures of states (batch, *site, channel) with `Predictive`, in blocks of members: (member, batch, steps + 1, *site, channel).
 
     Time 0 is x0 itself.
     """
     spec = model.spec
-    at_once = max(1, chunk // len(x0))
+    at_once = max(1, block_size // len(x0))
     with pyro.validation_enabled(False), torch.random.fork_rng(devices=[x0.device] if x0.is_cuda else []):
         torch.manual_seed(seed)
         for start in range(0, members, at_once):

@@ -57,10 +57,10 @@ class Validator:
 
     @torch.no_grad()
     def evaluate(self) -> Validation:
-        likelihoods, divergences, chunk = [], [], self._transition.chunk
+        likelihoods, divergences, block_size = [], [], self._transition.block_size
         with torch.random.fork_rng(devices=[self._x.device] if self._x.is_cuda else []):
             torch.manual_seed(SEED)
-            for x, x_next in zip(self._x.split(chunk), self._x_next.split(chunk), strict=True):
+            for x, x_next in zip(self._x.split(block_size), self._x_next.split(block_size), strict=True):
                 step = elbo_step(self._transition.at(x), x_next)
                 likelihoods.append(step.log_likelihood)
                 divergences.append(step.kl)

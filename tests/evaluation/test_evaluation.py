@@ -37,7 +37,7 @@ TINY = [
         "guide_transitions=25",
         "guide_draws=9",
         "long_trajectories=3",
-        "piece=4",
+        "block=4",
     )
 ]
 
@@ -249,7 +249,7 @@ class Wider(Forecaster):
 
 def test_the_true_process_used_as_a_model_is_found_calibrated(nbody: Store) -> None:
     """A calibrated ensemble is faulted with at most 5% per line; all lines pass for this seed."""
-    settings = EvaluationConfig(members=39, trajectories=60, piece=30, seed=1)
+    settings = EvaluationConfig(members=39, trajectories=60, block=30, seed=1)
     judged = measure(Truth(nbody.system), nbody, "test", settings, references={"persistence": Persistence(nbody.context())})
     words = {v.subject: str(v.word) for group in judged.verdicts.values() for v in group}
     assert set(words.values()) <= {"calibrated", "too few data to say"}, words
@@ -258,21 +258,21 @@ def test_the_true_process_used_as_a_model_is_found_calibrated(nbody: Store) -> N
 
 @pytest.mark.parametrize(("factor", "word"), [(0.4, "over-confident"), (2.5, "under-confident")])
 def test_a_wrong_spread_is_called_by_its_name(nbody: Store, factor: float, word: str) -> None:
-    settings = EvaluationConfig(members=19, trajectories=60, piece=30)
+    settings = EvaluationConfig(members=19, trajectories=60, block=30)
     judged = measure(Wider(Truth(nbody.system), factor), nbody, "test", settings, references={})
     words = {v.subject: str(v.word) for v in judged.verdicts["fields"]}
     assert words == {"position": word, "velocity": word}
 
 
-def test_pieces_change_nothing_but_memory(nbody: Store) -> None:
+def test_blocks_change_nothing_but_memory(nbody: Store) -> None:
     class Still(Forecaster):
         def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
             noise = np.random.default_rng(0).standard_normal((members, 1, steps + 1, *x0.shape[1:]))
             return x0[None, :, None] + 0.01 * noise
 
-    settings = EvaluationConfig(members=9, trajectories=12, piece=12)
+    settings = EvaluationConfig(members=9, trajectories=12, block=12)
     whole = measure(Still(), nbody, "test", settings, references={})
-    parts = measure(Still(), nbody, "test", settings.override({"piece": 5}), references={})
+    parts = measure(Still(), nbody, "test", settings.override({"block": 5}), references={})
     for name in ("crps", "spread", "bias"):
         np.testing.assert_allclose(whole.diagnostics["observables"][name], parts.diagnostics["observables"][name])
 

@@ -168,32 +168,32 @@ def test_bounds_are_sums_over_time(setup) -> None:
     torch.testing.assert_close(path_bounds(transition, before[0, :-1], path[0][:, None]).elbo.sum(), batch.elbo[0])
 
 
-def test_chunks_change_nothing(setup, store: Store) -> None:
+def test_blocks_change_nothing(setup, store: Store) -> None:
     """Torch draws Normal numbers in blocks of 16: pieces of that size see the noise that the whole sees."""
     transition, *_ = setup
     x = torch.as_tensor(store.read("train"))
     x0, path = x[:, 0], x[:, 1:4]
-    whole, *others = (_bounds_with_seed(transition, x0, path, chunk) for chunk in (48, 32, 16))
+    whole, *others = (_bounds_with_seed(transition, x0, path, block_size) for block_size in (48, 32, 16))
     for bounds in others:
         for name, value in bounds._asdict().items():
             torch.testing.assert_close(value, getattr(whole, name), msg=name)
     kl = latent_kl(transition, x0, path)
-    torch.testing.assert_close(latent_kl(transition, x0, path, chunk=5), kl)
+    torch.testing.assert_close(latent_kl(transition, x0, path, block_size=5), kl)
     torch.testing.assert_close(kl.sum() * path.shape[1], whole.kl.mean())
 
 
-def _bounds_with_seed(transition: Transition, x0: torch.Tensor, path: torch.Tensor, chunk: int) -> Bounds:
+def _bounds_with_seed(transition: Transition, x0: torch.Tensor, path: torch.Tensor, block_size: int) -> Bounds:
     torch.manual_seed(3)
-    return path_bounds(transition, x0, path, chunk=chunk)
+    return path_bounds(transition, x0, path, block_size=block_size)
 
 
-@pytest.mark.parametrize("chunk", [40, 4])
-def test_a_chunk_bounds_what_the_networks_see(setup, chunk: int) -> None:
+@pytest.mark.parametrize("block_size", [40, 4])
+def test_the_block_size_bounds_what_the_networks_see(setup, block_size: int) -> None:
     transition, x0, path = setup
     seen = []
     transition.decoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape[:-2].numel()))
-    path_bounds(transition, x0, path, num_samples=10, chunk=chunk)
-    assert max(seen) <= chunk
+    path_bounds(transition, x0, path, num_samples=10, block_size=block_size)
+    assert max(seen) <= block_size
     assert sum(seen) == 10 * path.shape[:2].numel()
 
 

@@ -77,10 +77,10 @@ def test_bounds_are_below_the_likelihood_and_meet_it_with_the_exact_guide(paths)
     precision = 1 + STEPS / NOISE**2
     best = ShiftedGuide(STEPS / NOISE**2 / precision, -0.5 * math.log(precision))
     torch.manual_seed(0)
-    tight = stock_pyro.path_bounds(Shifted(), best, x0, path, num_samples=2)
+    tight = stock_pyro.program_bounds(Shifted(), best, x0, path, num_samples=2)
     torch.testing.assert_close(tight.elbo, exact(path, x0))
     torch.testing.assert_close(tight.iwae, exact(path, x0))
-    loose = stock_pyro.path_bounds(Shifted(), ShiftedGuide(0.5, 0.0), x0, path, num_samples=4000)
+    loose = stock_pyro.program_bounds(Shifted(), ShiftedGuide(0.5, 0.0), x0, path, num_samples=4000)
     assert (loose.elbo < exact(path, x0)).all()
     torch.testing.assert_close(loose.iwae.mean(), exact(path, x0).mean(), atol=0.1, rtol=0)
 
@@ -90,7 +90,7 @@ def test_bounds_of_the_epns_are_those_of_its_own_road(sim, store):
     x = torch.as_tensor(store.read("test", slice(0, 2)), dtype=torch.float32).repeat(200, 1, 1, 1)
     x0, path = x[:, 0], x[:, 1:4]
     torch.manual_seed(0)
-    ours = stock_pyro.path_bounds(EPNSModel(sim.transition), EPNSGuide(sim.transition), x0, path, num_samples=2).elbo.reshape(200, 2)
+    ours = stock_pyro.program_bounds(EPNSModel(sim.transition), EPNSGuide(sim.transition), x0, path, num_samples=2).elbo.reshape(200, 2)
     theirs = path_bounds(sim.transition, x0, path, num_samples=2).elbo.reshape(200, 2)
     error = ((ours.var(0) + theirs.var(0)) / 200).sqrt()
     assert ((ours.mean(0) - theirs.mean(0)).abs() < 5 * error).all()
@@ -131,11 +131,11 @@ def test_training_that_cannot_work_says_so(paths):
 
 def test_forecasts_start_at_the_state_and_come_in_blocks(paths):
     x0, _ = paths
-    blocks = list(stock_pyro.forecast(Shifted(), ShiftedGuide(0.0, 0.0), x0, steps=2, members=5, seed=3, chunk=80))
+    blocks = list(stock_pyro.sample_futures(Shifted(), ShiftedGuide(0.0, 0.0), x0, steps=2, members=5, seed=3, block_size=80))
     assert [tuple(b.shape) for b in blocks] == [(2, 40, 3, 1, 1), (2, 40, 3, 1, 1), (1, 40, 3, 1, 1)]
     futures = torch.cat(blocks)
     assert torch.equal(futures[:, :, 0], x0.expand(5, 40, 1, 1))
-    again = torch.cat(list(stock_pyro.forecast(Shifted(), ShiftedGuide(0.0, 0.0), x0, steps=2, members=5, seed=3, chunk=80)))
+    again = torch.cat(list(stock_pyro.sample_futures(Shifted(), ShiftedGuide(0.0, 0.0), x0, steps=2, members=5, seed=3, block_size=80)))
     assert torch.equal(futures, again)
     change = (futures[:, :, 1] - futures[:, :, 0]).flatten().numpy()  # 200 draws of Normal(0, 1.25): 5 standard errors
     assert abs(np.var(change) - 1.25) < 5 * 1.25 * (2 / 200) ** 0.5

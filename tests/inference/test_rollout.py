@@ -73,19 +73,19 @@ def test_same_seed_same_numbers(sim: Simulator, x0: np.ndarray) -> None:
 
 def test_members_and_trajectories_have_noise_of_their_own(sim: Simulator, x0: np.ndarray) -> None:
     """Within a block and across blocks."""
-    futures = sim.rollout(np.repeat(x0[:1], 4, axis=0), steps=1, members=6, seed=0, chunk=2)
+    futures = sim.rollout(np.repeat(x0[:1], 4, axis=0), steps=1, members=6, seed=0, block_size=2)
     velocity = futures["velocity"].isel(time=1).values.reshape(24, -1)
     assert len(np.unique(velocity, axis=0)) == 24
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 12, 35, 1000])
-def test_a_chunk_bounds_what_the_networks_see(sim: Simulator, store: Store, chunk: int) -> None:
+@pytest.mark.parametrize("block_size", [1, 4, 12, 35, 1000])
+def test_the_block_size_bounds_what_the_networks_see(sim: Simulator, store: Store, block_size: int) -> None:
     seen = []
     sim.transition.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
     x0 = store.read("test", slice(0, 5), stop=1)[:, 0]
-    futures = sim.rollout(x0, steps=2, members=7, seed=0, chunk=chunk)
-    assert max(seen) <= chunk
-    assert 2 * max(seen) >= min(35, chunk)  # and a chunk is made use of
+    futures = sim.rollout(x0, steps=2, members=7, seed=0, block_size=block_size)
+    assert max(seen) <= block_size
+    assert 2 * max(seen) >= min(35, block_size)  # and a block is made use of
     assert sum(seen) == 2 * 5 * 7  # every state once, however it is cut
     assert futures.sizes["sample"] == 7
     assert np.isfinite(futures["position"]).all()
@@ -93,7 +93,7 @@ def test_a_chunk_bounds_what_the_networks_see(sim: Simulator, store: Store, chun
 
 
 def test_blocks_put_together_are_the_rollout(sim: Simulator, x0: np.ndarray) -> None:
-    settings = {"steps": 2, "members": 5, "seed": 3, "chunk": 4}
+    settings = {"steps": 2, "members": 5, "seed": 3, "block_size": 4}
     futures = sim.rollout(x0, **settings)
     covered = np.zeros((5, 2), int)
     for block in sim.rollout_blocks(x0, **settings):
@@ -170,7 +170,7 @@ def test_networks_that_overflow_for_one_member_end_that_member_alone(sim: Simula
         ({"steps": 0}, ShapeError, "at least one step and one member, found steps 0, members 2"),
         ({"members": 0}, ShapeError, "at least one step and one member"),
         ({"seed": -1}, ConfigError, "seed of at least 0"),
-        ({"chunk": 0}, ConfigError, "chunk of at least 1"),
+        ({"block_size": 0}, ConfigError, "block_size >= 1"),
     ],
 )
 def test_rollouts_that_make_no_sense(sim: Simulator, x0: np.ndarray, settings: dict, error: type, words: str) -> None:

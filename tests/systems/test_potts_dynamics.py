@@ -55,8 +55,8 @@ def odd_world(neighbours, boundary, seed):
 
 @njit
 def energy_change(image, types, lattice, potts, target, new):
-    tissue = dynamics.tissue_of(image, types, potts)
-    return dynamics.contact_change(tissue, lattice, potts, target, new) + dynamics.area_change(tissue, potts, target, new)
+    state = dynamics.potts_state(image, types, potts)
+    return dynamics.contact_change(state, lattice, potts, target, new) + dynamics.area_change(state, potts, target, new)
 
 
 @pytest.mark.parametrize(("neighbours", "boundary"), GEOMETRIES)
@@ -87,11 +87,11 @@ def outcomes(image, types, lattice, potts, attempts, seed):
     counts = np.zeros((image.size, types.size), np.int64)
     rng = seeded(seed)
     for _ in range(attempts):
-        tissue = dynamics.tissue_of(image, types, potts)
-        if dynamics.attempt_copy(tissue, lattice, potts, rng):
+        state = dynamics.potts_state(image, types, potts)
+        if dynamics.attempt_copy(state, lattice, potts, rng):
             for p in range(image.size):
-                if tissue.label[p] != image[p]:
-                    counts[p, tissue.label[p]] += 1
+                if state.label[p] != image[p]:
+                    counts[p, state.label[p]] += 1
     return counts
 
 

@@ -150,7 +150,8 @@ def as_version_1(content: dict) -> dict:
     """Name things as 0.1 did."""
     old = {"latents_to_mean": "load", "innovation_to_latents": "unload"}
     model = {("sight" if key == "neighbourhood" else key): value for key, value in content["config"]["model"].items()}
-    config = {key: value for key, value in content["config"].items() if key != "imports"} | {"model": model}
+    evaluation = {("piece" if key == "block" else key): value for key, value in content["config"]["evaluation"].items()}
+    config = {key: value for key, value in content["config"].items() if key != "imports"} | {"model": model, "evaluation": evaluation}
     context = {key: content["context"][key] for key in ("spec", "frame_dt", "step_scales", "sites")}
     weights = {old.get(name, name): weight for name, weight in content["weights"].items()}
     return content | {"version": 1, "config": config, "context": context, "weights": weights}
@@ -167,8 +168,11 @@ def test_a_checkpoint_of_version_1_is_read(run: Path, tmp_path: Path) -> None:
 
 
 def test_settings_of_version_1_are_read(tmp_path: Path) -> None:
-    config = epns_pyro.preset("cells").override({"model.neighbourhood": 5})
-    (tmp_path / "config.yaml").write_text(config.to_yaml().replace("neighbourhood:", "sight:"))
+    config = epns_pyro.preset("cells").override({"model.neighbourhood": 5, "evaluation.block": 3})
+    old = config.to_yaml().replace("neighbourhood:", "sight:").replace("  block:", "  piece:")
+    assert "  sight: 5" in old
+    assert "  piece: 3" in old
+    (tmp_path / "config.yaml").write_text(old)
     assert RunConfig.from_yaml(tmp_path / "config.yaml") == config
 
 

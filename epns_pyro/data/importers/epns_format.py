@@ -60,8 +60,8 @@ def import_epns(
             frames, *sites = shapes[name]
             output = writer.split(name, len(paths), frames, tuple(sites))
             states = (layout.read(path, writer.identity.spec) for path in paths)
-            while piece := list(islice(states, output.chunk)):
-                output.append(np.stack(piece))
+            while block := list(islice(states, output.chunk)):
+                output.append(np.stack(block))
                 if progress:
                     progress(name, output.complete, len(paths))
         writer.finish()

@@ -85,35 +85,35 @@ def import_labels(
     lineage = find_lineage(Path(path)) if len(movies) == 1 else None
     types_of = read_types(Path(types)) if types else _neighbouring_types(Path(path))
     with new_directory(out) as temporary, tempfile.TemporaryFile(dir=Path(out).parent) as file:
-        pieces = _Pieces(file)
+        segments = _Segments(file)
         for number, movie in enumerate(movies):
-            for piece in _cut(movie, types_of, View(crop, downscale), segment, lineage):
-                pieces.append(piece)
+            for cut in _cut(movie, types_of, View(crop, downscale), segment, lineage):
+                segments.append(cut)
             if progress:
                 progress("reading films", number + 1, len(movies))
-        _write(pieces, temporary, pieces.system(periodic, frame_dt, time_unit), split or Split(), progress)
+        _write(segments, temporary, segments.system(periodic, frame_dt, time_unit), split or Split(), progress)
     return open_store(out)
 
 
-def _write(pieces: _Pieces, temporary: Path, system: System, split: Split, progress: Progress | None) -> None:
-    home = {row: name for name, rows in split.rows(pieces.count).items() for row in rows.tolist()}
+def _write(segments: _Segments, temporary: Path, system: System, split: Split, progress: Progress | None) -> None:
+    home = {row: name for name, rows in split.rows(segments.count).items() for row in rows.tolist()}
     writer = StoreWriter(temporary, Identity.of(system))
     sizes = collections.Counter(home.values())
-    outputs = {name: writer.split(name, size, pieces.frames, pieces.lattice) for name, size in sorted(sizes.items())}
+    outputs = {name: writer.split(name, size, segments.frames, segments.lattice) for name, size in sorted(sizes.items())}
     waiting: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
-    for number in range(pieces.count):
+    for number in range(segments.count):
         name = home[number]
-        waiting[name].append(pieces.state(number, system.spec))
+        waiting[name].append(segments.state(number, system.spec))
         if len(waiting[name]) == outputs[name].chunk or outputs[name].complete + len(waiting[name]) == outputs[name].trajectories:
             outputs[name].append(np.stack(waiting[name]))
             waiting[name].clear()
         if progress:
-            progress("writing trajectories", number + 1, pieces.count)
+            progress("writing trajectories", number + 1, segments.count)
     writer.finish()
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _Segment:
     """One trajectory: labels (time, y, x) uint16 without holes, and the type of every label (cell,)."""
 
     movie: Movie
@@ -127,7 +127,7 @@ class _Piece:
         return np.stack([np.bincount(image.ravel(), minlength=count) for image in self.labels])[:, 1:]
 
 
-def _cut(movie: Movie, types_of: Types | None, view: View, segment: int | None, lineage: Lineage | None) -> Iterator[_Piece]:
+def _cut(movie: Movie, types_of: Types | None, view: View, segment: int | None, lineage: Lineage | None) -> Iterator[_Segment]:
     """Read a film and cut it into trajectories."""
     frames = movie.labels(view)
     if lineage is not None:
@@ -135,12 +135,12 @@ def _cut(movie: Movie, types_of: Types | None, view: View, segment: int | None, 
     length = segment or len(frames)
     _refuse_empty(movie, frames[: len(frames) // length * length])
     for start in range(0, len(frames) - length + 1, length):
-        piece = frames[start : start + length]
-        names = names_of(piece)
+        part = frames[start : start + length]
+        names = names_of(part)
         if len(names) >= MOST_LABELS:
             raise DataError(f"{movie.name}: holds {len(names)} labels, at most {MOST_LABELS - 1} fit: cut it (segment), or crop it")
         types = types_of(movie, names) if types_of else np.ones(len(names), dtype=np.int64)
-        yield _Piece(movie, numbered(piece, names), types)
+        yield _Segment(movie, numbered(part, names), types)
 
 
 def _refuse_empty(movie: Movie, frames: np.ndarray) -> None:
@@ -151,7 +151,7 @@ def _refuse_empty(movie: Movie, frames: np.ndarray) -> None:
         raise DataError(f"{movie.name}: {problem}")
 
 
-class _Pieces:
+class _Segments:
     """The trajectories of all films, kept in a file, and what they have in common."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -160,19 +160,19 @@ class _Pieces:
         self._first, self._shape = "", ()
         self._areas = (sys.maxsize, 0)
 
-    def append(self, piece: _Piece) -> None:
-        """Keep one more piece, which must have the shape of the others."""
+    def append(self, segment: _Segment) -> None:
+        """Keep one more segment, which must have the shape of the others."""
         if not self._types:
-            self._first, self._shape = piece.movie.name, piece.labels.shape
-        if piece.labels.shape != self._shape:
+            self._first, self._shape = segment.movie.name, segment.labels.shape
+        if segment.labels.shape != self._shape:
             raise DataError(
-                f"{piece.movie.name}: (time, y, x) is {piece.labels.shape}, that of {self._first} is {self._shape}: "
+                f"{segment.movie.name}: (time, y, x) is {segment.labels.shape}, that of {self._first} is {self._shape}: "
                 "cut films of different length with segment, images of different size beforehand"
             )
-        areas = piece.areas
+        areas = segment.areas
         self._areas = min(self._areas[0], areas.min(initial=sys.maxsize)), max(self._areas[1], areas.max(initial=0))
-        self._file.write(piece.labels.tobytes())
-        self._types.append(piece.types)
+        self._file.write(segment.labels.tobytes())
+        self._types.append(segment.types)
 
     @property
     def count(self) -> int:
@@ -187,7 +187,7 @@ class _Pieces:
         return self._shape[1:]
 
     def system(self, periodic: bool, frame_dt: float, time_unit: str) -> System:
-        """Return the system that holds all pieces."""
+        """Return the system that holds all segments."""
         if not self._types:
             raise DataError("no film has as many frames as a segment: choose a smaller one")
         if self.frames < 2:
@@ -197,7 +197,7 @@ class _Pieces:
         return RecordedCellsConfig.parse(settings | {"periodic": periodic, "frame_dt": frame_dt, "time_unit": time_unit}).build()
 
     def state(self, number: int, spec: StateSpec) -> np.ndarray:
-        """Return the states (time, y, x, channel) of a piece."""
+        """Return the states (time, y, x, channel) of a segment."""
         size = 2 * int(np.prod(self._shape))
         self._file.seek(number * size)
         labels = np.frombuffer(self._file.read(size), np.uint16).reshape(self._shape)

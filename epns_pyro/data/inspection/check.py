@@ -80,8 +80,8 @@ def _values(store: Store, split: str, progress: Progress | None) -> list[Finding
         block = block[block < store.size(split) - store.missing(split)]
         if not len(block):
             break
-        piece = dataset.isel({layout.TRAJECTORY: store.rows(split, block)}, missing_dims="ignore")
-        arrays = {v.field.name: layout.load(piece, v) for v in sound}
+        part = dataset.isel({layout.TRAJECTORY: store.rows(split, block)}, missing_dims="ignore")
+        arrays = {v.field.name: layout.load(part, v) for v in sound}
         with np.errstate(over="ignore", invalid="ignore"):  # what is too large is named by an inspector
             for inspector in inspectors:
                 inspector.look(arrays, int(block[0]))

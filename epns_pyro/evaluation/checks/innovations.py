@@ -20,7 +20,7 @@ from epns_pyro.data import Store
 from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
 from epns_pyro.evaluation.evaluated import Evaluated
 from epns_pyro.evaluation.figures.style import BAD, GREY, LINE, MODEL
-from epns_pyro.evaluation.parts import Figure, Key, Panel, Section, Size, Table, Text
+from epns_pyro.evaluation.parts import Figure, Key, Panel, PanelSize, Section, Table, Text
 from epns_pyro.evaluation.record import Count, HeadlineLine, Real, Record
 from epns_pyro.models import Transition
 from epns_pyro.simulator import Simulator
@@ -161,7 +161,7 @@ def _panel(record: Innovations) -> Panel:
         axes.set_yticks(range(len(record.fields)), [brief(one.field, 14) for one in record.fields])
         axes.tick_params(axis="y", length=0)
 
-    return Panel(Size(410, 26 * len(record.fields) + 60, left=88), draw, title="correlation of ranks, one step to the next")
+    return Panel(PanelSize(410, 26 * len(record.fields) + 60, left=88), draw, title="correlation of ranks, one step to the next")
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def rank_scores(transition: Transition, paths: torch.Tensor, *, seed: int) -> np
     """
     spec, (count, steps) = transition.spec, (len(paths), paths.shape[1] - 1)
     carries, following = transition.carries(paths[:, 0], paths[:, 1:]), paths[:, 1:].flatten(0, 1)
-    size = max(1, transition.chunk // DRAWS)
+    size = max(1, transition.block_size // DRAWS)
     parts = []
     with torch.random.fork_rng(devices=[paths.device] if paths.is_cuda else []):
         torch.manual_seed(seed)

@@ -26,7 +26,7 @@ from epns_pyro.evaluation.figures.style import (
     largest,
     thinned,
 )
-from epns_pyro.evaluation.parts import Panel, Size
+from epns_pyro.evaluation.parts import Panel, PanelSize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -205,7 +205,7 @@ def reliability(subject: Subject) -> list[Panel]:
     ]
 
 
-NAMED = Size(LABELLED.width, LABELLED.height, left=LABELLED.left, right=58)  # room for names of references
+NAMED = PanelSize(LABELLED.width, LABELLED.height, left=LABELLED.left, right=58)  # room for names of references
 
 
 def _panel(subject: Subject, draw, size, title: str, time_unit: str) -> Panel:

@@ -10,7 +10,7 @@ import xarray as xr
 
 from epns_pyro.calibration.wording import brief, number
 from epns_pyro.evaluation.figures.style import BAD, GREY, INK, LABELLED, LINE, MODEL, MUTED, SMALL, label_ends, largest, thinned
-from epns_pyro.evaluation.parts import Panel, Size
+from epns_pyro.evaluation.parts import Panel, PanelSize
 from epns_pyro.evaluation.record import Distance, JointTest, LikelihoodRow
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _rungs(rows: Sequence[LikelihoodRow], title: str) -> Panel:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
 
-    return Panel(Size(410, 36 * len(rows) + 52, left=4, right=12, bottom=24), draw, title=title)
+    return Panel(PanelSize(410, 36 * len(rows) + 52, left=4, right=12, bottom=24), draw, title=title)
 
 
 def fans(data: xr.Dataset, observable: str) -> list[Panel]:
@@ -123,7 +123,7 @@ def classifier(tests: Sequence[JointTest]) -> list[Panel]:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.tick_params(axis="y", length=0)
 
-    size = Size(410, 26 * len(tests) + 60, left=78)
+    size = PanelSize(410, 26 * len(tests) + 60, left=78)
     return [Panel(size, draw, title="accuracy of a classifier", x="share of runs told apart rightly")]
 
 

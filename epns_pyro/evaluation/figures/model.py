@@ -12,7 +12,7 @@ from epns_pyro.calibration.sbc import ACTIVE_NATS
 from epns_pyro.calibration.wording import brief
 from epns_pyro.evaluation.figures.distribution import with_unit
 from epns_pyro.evaluation.figures.style import GREY, INK, LABELLED, LINE, MODEL, MUTED, WIDE, label_ends, largest, thinned
-from epns_pyro.evaluation.parts import Panel, Size
+from epns_pyro.evaluation.parts import Panel, PanelSize
 from epns_pyro.evaluation.record import Symmetry
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def symmetry(found: Symmetry, allowed: float) -> list[Panel]:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
 
-    return [Panel(Size(720, 110, left=6, right=20), draw, title="relative change of the log density", x="")]
+    return [Panel(PanelSize(720, 110, left=6, right=20), draw, title="relative change of the log density", x="")]
 
 
 def stability(data: xr.Dataset, time_unit: str) -> list[Panel]:
@@ -73,7 +73,7 @@ def stability(data: xr.Dataset, time_unit: str) -> list[Panel]:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         label_ends(axes, ends)
 
-    size = Size(WIDE.width, WIDE.height, right=40)
+    size = PanelSize(WIDE.width, WIDE.height, right=40)
     return [Panel(size, draw, title="runs that are still plausible", x=with_unit("time", time_unit))]
 
 
@@ -129,7 +129,7 @@ def training(rows: Sequence[tuple[int, str, float]]) -> list[Panel]:
         axes.set_ylim(low - 0.35 * (top - low) - 1, top + 0.08 * (top - low) + 0.5)
         label_ends(axes, ends)
 
-    return [Panel(Size(WIDE.width, 240, right=56), draw, title="ELBO, nats per transition", x="optimiser step")]
+    return [Panel(PanelSize(WIDE.width, 240, right=56), draw, title="ELBO, nats per transition", x="optimiser step")]
 
 
 def _series(rows: Sequence[tuple[int, str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -151,4 +151,4 @@ def sparkline(data: xr.Dataset, level: float = 0.9) -> Panel:
         axes.set(ylim=(nominal - 0.35, 1.0), xlim=(-0.2, max(len(x) - 0.8, 0.2)))
         axes.set_axis_off()
 
-    return Panel(Size(104, 22, left=1, right=1, top=1, bottom=1), draw)
+    return Panel(PanelSize(104, 22, left=1, right=1, top=1, bottom=1), draw)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from epns_pyro.evaluation.parts import Size
+from epns_pyro.evaluation.parts import PanelSize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 INK, MODEL, GREY, LINE, BAD, MUTED = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 MAX_POINTS = 120  # of a line: more would not be seen
 
-TINY = Size(160, 112, left=30, right=6, top=20, bottom=16)
-SMALL = Size(300, 196)
-LABELLED = Size(300, 196, right=34)  # room for labels at the ends of lines
-WIDE = Size(720, 210)
+TINY = PanelSize(160, 112, left=30, right=6, top=20, bottom=16)
+SMALL = PanelSize(300, 196)
+LABELLED = PanelSize(300, 196, right=34)  # room for labels at the ends of lines
+WIDE = PanelSize(720, 210)
 
 
 def tick(value: float, _: int | None = None) -> str:

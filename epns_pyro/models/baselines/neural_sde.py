@@ -40,7 +40,7 @@ class NeuralSDE(Transition):
     """
 
     hidden_event_dim = 2
-    chunk = 1024
+    block_size = 1024
     unit: Tensor
     log_diffusion: Tensor
     basis: Tensor

@@ -42,7 +42,7 @@ class ParticleTransition(Transition):
         self.config, self.spec, self.bodies = config, context.spec, BodyFields(context)
         spec, bodies = self.spec, self.bodies
         pairs = context.sites[0] * max(1, context.sites[0] - 1)
-        self.chunk = max(1, min(1024, PAIRS // pairs))
+        self.block_size = max(1, min(1024, PAIRS // pairs))
         self.register_buffer("step_scales", torch.tensor([context.step_scales[f.name] for f in bodies.free.fields]), persistent=False)
 
         width, vectors, latent = config.width, config.hidden_vectors, config.latent

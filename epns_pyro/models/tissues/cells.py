@@ -25,7 +25,7 @@ class CellsTransition(Transition):
     """EPNS for cells; invariant under renaming cells, and under shifts of the lattice, where its network is."""
 
     hidden_event_dim = 2
-    chunk = 64
+    block_size = 64
 
     def __init__(self, config: CellsModelConfig, context: DataContext) -> None:
         super().__init__()
