@@ -1,4 +1,4 @@
-"""What every network on particles shares: what goes in, what comes out, how it behaves under the symmetry."""
+"""The base class of networks on sets of bodies: their inputs, outputs and equivariance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BACKBONES = Registry("backbone")
 
 @dataclass(frozen=True)
 class Signature:
-    """Representations that go into a backbone and come out of it, per body.
+    """Declare the representations at the input and the output of a backbone, per body.
 
     Parameters
     ----------
@@ -50,15 +50,15 @@ class Signature:
 
 @dataclass(frozen=True)
 class Features:
-    """What a network knows of each body.
+    """Features of bodies, at the input or the output of a network.
 
     Parameters
     ----------
     scalars : Tensor, (*batch, body, channel)
     vectors : Tensor, (*batch, body, channel, space)
     mask : Tensor, (*batch, body), optional
-        False for bodies that are absent: they have no say in the output of any other body. Their own features must be finite, and their
-        own output means nothing.
+        False for bodies that are absent: they do not change the output of any other body. Their own features must be finite; their own
+        output is meaningless.
     """
 
     scalars: Tensor
@@ -74,7 +74,7 @@ class Backbone(nn.Module, ABC):
     """
 
     equivariant: ClassVar[bool]
-    periodic: ClassVar[bool] = False  # whether it measures from body to body alone, so that it can work in a periodic box
+    periodic: ClassVar[bool] = False  # True if it reads only displacements between bodies, and so works in a periodic box
 
     def __init__(self, signature: Signature) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Backbone(nn.Module, ABC):
         ----------
         positions : Tensor, (*batch, body, space)
         features : Features
-            With the channels that the signature declares.
+            Channels as the signature declares.
 
         Returns
         -------
@@ -101,7 +101,7 @@ class Backbone(nn.Module, ABC):
         Raises
         ------
         ShapeError
-            If a neighbour feeds it other representations than it declares.
+            If the features are not those that the signature declares.
         """
         want = (self.signature.in_scalars, self.signature.in_vectors, self.signature.space)
         have = (features.scalars.shape[-1], features.vectors.shape[-2], positions.shape[-1])
@@ -111,12 +111,12 @@ class Backbone(nn.Module, ABC):
 
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:
-        """The linear layers that the output is read from: scaling all of them scales the output."""
+        """Return the last linear layers, one per kind of output: scaling all of them scales the output."""
         return ()
 
     @torch.no_grad()
     def scale_output(self, factor: float) -> Backbone:
-        """Scale the weights that the output is read from, and return the network; a small factor makes it start near zero."""
+        """Scale the weights of the last layers and return the network; with a small factor its first outputs are near zero."""
         for layer in self.last_layers:
             layer.weight.mul_(factor)
             if layer.bias is not None:
@@ -125,11 +125,11 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        """Do the work of `forward`, for arguments whose shapes are right."""
+        """Compute the output of `forward`, after the shapes have been checked."""
 
 
 class BackboneConfig(Config, ABC):
-    """What a user can choose about a backbone; `build` makes it for the representations of its place."""
+    """Settings of a backbone; `build` makes the network for a signature."""
 
     name: str
 
@@ -138,7 +138,7 @@ class BackboneConfig(Config, ABC):
 
 
 def perceptron(*widths: int, small_output: bool = False) -> nn.Sequential:
-    """Return a multilayer perceptron with SiLU between its layers; `small_output` makes it start near zero."""
+    """Return a multilayer perceptron with SiLU between its layers; with `small_output` its first outputs are near zero."""
     linear = [_Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths)]
     if small_output:
         with torch.no_grad():
@@ -149,7 +149,7 @@ def perceptron(*widths: int, small_output: bool = False) -> nn.Sequential:
 
 
 def centroid(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the mean (*batch, 1, channel) of values (*batch, body, channel) over the bodies that are True in a mask (*batch, body)."""
+    """Return the mean (*batch, 1, channel) of values (*batch, body, channel) over the bodies where a mask (*batch, body) is True."""
     if mask is None:
         return values.mean(-2, keepdim=True)
     weight = mask.to(values.dtype)[..., None]

@@ -1,4 +1,4 @@
-"""What a body sees of another: a direction, and smooth functions of a distance that stay bounded however far apart they drift."""
+"""Edge features of pairs of bodies: a direction, and smooth functions of the distance that are bounded at every distance."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from epns_pyro.backbones.bodies.graphs import Graph
 from epns_pyro.geometry import Space
 
 DISTANCE_CHANNELS = 4
-POINT = 1e-3  # distances below this have no clear direction
-REACH = 3.0  # lengths of vectors that are told apart, in units of their scale
+POINT = 1e-3  # below this distance a direction is shortened towards zero
+REACH = 3.0  # longer vectors are hard to distinguish; in units of their scale
 
 
 class Edges(NamedTuple):
@@ -22,13 +22,13 @@ class Edges(NamedTuple):
     Parameters
     ----------
     direction : Tensor, (*edge, space)
-        From the receiver to the sender, of length one, less for distances close to zero.
+        From the receiver to the sender: a unit vector, shorter for distances close to zero.
     length : Tensor, (*edge, 1)
         The distance, in units of the scale of positions.
     distance : Tensor, (*edge, DISTANCE_CHANNELS)
-        Bounded functions of it.
+        Bounded functions of the distance.
     envelope : Tensor, (*edge, 1)
-        What a message weighs: bodies farther apart than any seen in training let go of each other.
+        Weight of a message: it falls to zero for bodies farther apart than any in training.
     """
 
     direction: Tensor
@@ -46,7 +46,7 @@ class Edges(NamedTuple):
 
 
 def distance_features(distance: Tensor) -> Tensor:
-    """Return functions of a distance (*edge) that resolve long, middle and short scales: (*edge, DISTANCE_CHANNELS)."""
+    """Return functions of a distance (*edge,) that resolve long, medium and short scales: (*edge, DISTANCE_CHANNELS)."""
     near, middle, far = (distance / (distance + scale) for scale in (0.1, 1.0, 10.0))
     return torch.stack([near, middle, far, ((distance + 0.03) / (distance + 3.0)).log()], -1)
 
@@ -54,7 +54,7 @@ def distance_features(distance: Tensor) -> Tensor:
 def bounded(vectors: Tensor) -> Tensor:
     """Shorten vectors (..., space), in units of their scale, to lengths below REACH: v / sqrt(1 + |v|^2 / REACH^2).
 
-    A vector longer than any in training then looks like the longest that were: what a network makes up beyond its data does not grow.
+    A vector longer than any in training then looks like the longest of them, so that the network does not extrapolate without bound.
     """
     return vectors * (1 + vectors.square().sum(-1, keepdim=True) / REACH**2).rsqrt()
 

@@ -2,7 +2,7 @@
 
 For positions r with centroid c, the frames are the orthonormal eigenvectors U of sum_i (r_i - c)(r_i - c)^T, sorted by eigenvalue, with
 all 2^d choices of sign. f(x) = mean_F F . g(F^T x) is equivariant for every g. Where eigenvalues coincide (a measure-zero set) the
-frames are not unique: the output stays finite, but equivariance holds only up to the choice made.
+frames are not unique: the output is finite, but it depends on which frames are chosen.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig,
 from epns_pyro.backbones.bodies.graphs import GraphConfig
 from epns_pyro.backbones.bodies.message_passing import MessagePassingConfig
 
-SWEEPS = 4  # cyclic Jacobi converges quadratically: after four nothing above 1e-20 was left off the diagonal of 300,000 random matrices
+SWEEPS = 4  # quadratic convergence: after four sweeps all off-diagonal entries of 300,000 random matrices were below 1e-20
 
 
 def jacobi_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigendecomposition of symmetric (*batch, d, d) matrices, d <= 3, eigenvalues in descending order.
+    """Return eigenvalues, descending, and eigenvectors of symmetric matrices (*batch, d, d), d <= 3.
 
     Cyclic Jacobi rotations (Golub & Van Loan, Matrix Computations, section 8.5): branch-free and of fixed length, so a GPU never waits
-    for the host, and orthogonal to rounding however close the eigenvalues are. No gradient: see `principal_axes`.
+    for the host, and orthogonal to rounding even where eigenvalues are close. No gradient: see `principal_axes`.
     """
     a, size = matrix, matrix.shape[-1]
     a = a / a.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(torch.finfo(a.dtype).tiny)[..., None, None]
@@ -73,7 +73,7 @@ def principal_axes(centred: Tensor) -> Tensor:
 
 
 class FrameAveraged(Backbone):
-    """mean over the 2^d frames F of F . network(F^T x), all frames in one batch."""
+    """Average F . network(F^T x) over the 2^d frames F, all in one batch."""
 
     equivariant: ClassVar[bool] = True
     signs: Tensor
@@ -107,7 +107,7 @@ class FrameAveraged(Backbone):
 
 @BACKBONES.register("frames")
 class FramesConfig(BackboneConfig):
-    """FA-GNN: frame-averaged message passing, the network of the paper."""
+    """FA-GNN: frame-averaged message passing, the published network."""
 
     name: Literal["frames"] = "frames"
     width: int = pydantic.Field(default=64, gt=0)

@@ -1,7 +1,7 @@
-"""Who talks to whom: interaction graphs over the bodies of a batch.
+"""Interaction graphs over the bodies of a batch: which bodies exchange messages.
 
-A graph only gathers the two ends of its edges and sums messages at their receivers, so a message-passing layer is written once.
-`DenseGraph` (complete graphs of few bodies: no index arithmetic at run time) and `SparseGraph` (torch-geometric) agree to rounding.
+A graph gathers features at both ends of its edges and sums messages at the receivers, so that layers do not depend on its storage.
+`DenseGraph` (complete graphs of few bodies: no index arithmetic at run time) and `SparseGraph` (torch-geometric) agree up to rounding.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor
 from epns_pyro.config import Config
 from epns_pyro.geometry import Space
 
-DENSE_BODIES = 32  # above this, all pairs at once cost more memory than the indices do
+DENSE_BODIES = 32  # with more bodies, a dense array of all pairs takes more memory than an edge list
 
 
 class Graph(ABC):
-    """Edges from senders j to receivers i. Edge tensors are (*edge, channel); `edge` is a layout that only the graph knows."""
+    """Edges from senders j to receivers i. Edge tensors are (*edge, channel); the layout of `edge` is private to the graph."""
 
     @abstractmethod
     def receivers(self, nodes: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class Graph(ABC):
 class DenseGraph(Graph):
     """The complete graph without self-loops; edges are laid out as (*batch, receiver, other body).
 
-    `mask` (*batch, body) is False for senders whose messages do not count.
+    Senders where `mask` (*batch, body) is False send nothing.
     """
 
     def __init__(self, positions: Tensor, mask: Tensor | None = None) -> None:
@@ -70,7 +70,7 @@ class SparseGraph(Graph):
         self._shape = shape  # (*batch, body)
 
     def _flat(self, nodes: Tensor) -> Tensor:
-        return nodes.reshape(self._shape.numel(), *nodes.shape[len(self._shape) :])  # -1 would not do for features without channels
+        return nodes.reshape(self._shape.numel(), *nodes.shape[len(self._shape) :])  # -1 is ambiguous for features without channels
 
     def receivers(self, nodes: Tensor) -> Tensor:
         return self._flat(nodes).index_select(0, self._receiver)
@@ -79,7 +79,7 @@ class SparseGraph(Graph):
         return self._flat(nodes).index_select(0, self._sender)
 
     def collect(self, messages: Tensor) -> Tensor:
-        from torch_geometric.utils import scatter  # imported here because it takes seconds and complete graphs do without
+        from torch_geometric.utils import scatter  # imported here: it takes seconds, and complete graphs do not need it
 
         summed = scatter(messages, self._receiver, dim=0, dim_size=self._shape.numel(), reduce="sum")
         return summed.reshape(*self._shape, *messages.shape[1:])
@@ -105,7 +105,7 @@ class GraphConfig(Config):
         return self
 
     def connect(self, positions: Tensor, mask: Tensor | None = None, space: Space | None = None) -> Graph:
-        """Build the graph of positions (*batch, body, space), in units of their scale; bodies that are False in a mask have no edges."""
+        """Build the graph of positions (*batch, body, space), in units of their scale; bodies where a mask is False have no edges."""
         shape, bodies = positions.shape[:-1], positions.shape[-2]
         if self.kind == "complete" and (bodies <= DENSE_BODIES if self.dense is None else self.dense):
             return DenseGraph(positions, mask)
@@ -127,7 +127,7 @@ class GraphConfig(Config):
                 receiver = (graph * bodies + receiver)[..., None].expand_as(near)
                 sender = near + graph[..., None] * bodies
                 edges = torch.stack([sender.reshape(-1), receiver.reshape(-1)])
-                if mask is not None:  # there may be fewer bodies than neighbours asked for
+                if mask is not None:  # there may be fewer bodies than requested neighbours
                     edges = edges[:, distance.gather(-1, near).isfinite().reshape(-1)]
             else:
                 reach = distance < (torch.inf if self.radius is None else self.radius)

@@ -1,4 +1,4 @@
-"""A network for laws that tell left from right: equivariant under rotations, not under reflections."""
+"""A network for chiral systems: equivariant under rotations but not under reflections."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from epns_pyro.backbones.bodies.base import Backbone, Features
 
 
 class Handed(Backbone):
-    """Combines vectors of an equivariant network in ways that a mirror would change.
+    """Combine vectors of an equivariant network in ways that are not symmetric under reflections.
 
-    In the plane u + J w, J the quarter turn; in space u + w x s; in one dimension there is nothing to combine.
+    In 2 dimensions u + J w, J a rotation by 90 degrees; in 3 dimensions u + w x s; in 1 dimension nothing can be combined.
     """
 
     equivariant: ClassVar[bool] = False
@@ -34,7 +34,7 @@ class Handed(Backbone):
 
     @staticmethod
     def vectors(space: int) -> int:
-        """Return how many vectors of the network make one vector of the result."""
+        """Return how many vectors of the inner network are needed for one output vector."""
         return space
 
     @property
@@ -53,6 +53,6 @@ class Handed(Backbone):
 
 
 def quarter_turn(vectors: Tensor) -> Tensor:
-    """Turn vectors of the plane (..., 2) by 90 degrees."""
+    """Rotate vectors of the plane (..., 2) by 90 degrees."""
     x, y = vectors.unbind(-1)
     return torch.stack([-y, x], -1)

@@ -1,6 +1,6 @@
-"""Plain message passing: node features in, node features out, no geometry of its own.
+"""Plain message passing from node features to node features, without built-in geometry.
 
-Inside `FrameAveraged` it sees coordinates in a frame and becomes equivariant; alone it is the non-equivariant PNS-GNN of the paper.
+Inside `FrameAveraged` it reads coordinates in a frame and is equivariant; alone it is the published PNS-GNN, which is not.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MessageLayer(nn.Module):
 class MessagePassing(Backbone):
     """Message passing on raw coordinates: permutation equivariant, but NOT equivariant under rotations (PNS-GNN).
 
-    Edge features are the invariant distance and relative vectors' norms, and the coordinates of the relative position and vectors.
+    Edge features: the distance, the norms of relative vectors, and the coordinates of the relative position and vectors.
     """
 
     equivariant: ClassVar[bool] = False
@@ -67,7 +67,7 @@ class MessagePassing(Backbone):
 
 
 def edge_features(positions: Tensor, vectors: Tensor, graph: Graph) -> Tensor:
-    """Return distances (plain and logarithmic), norms of relative vectors, and the relative coordinates: (*edge, channel)."""
+    """Return edge features (*edge, channel): distance, log distance, norms of relative vectors, relative coordinates."""
     relative = graph.senders(positions) - graph.receivers(positions)
     relative_vectors = graph.senders(vectors) - graph.receivers(vectors)
     distance = safe_norm(relative)[..., None]

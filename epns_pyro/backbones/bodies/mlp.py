@@ -1,4 +1,4 @@
-"""The plainest network: everything concatenated. PNS-MLP of the paper, for ablation."""
+"""One multilayer perceptron on the concatenated features of all bodies: the published PNS-MLP, for ablation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig,
 
 
 class MultilayerPerceptron(Backbone):
-    """All bodies in one vector: neither permutation nor rotation equivariant, and tied to one number of bodies."""
+    """A perceptron on all bodies in one vector: not equivariant under permutations or rotations, and for one number of bodies only."""
 
     equivariant: ClassVar[bool] = False
 

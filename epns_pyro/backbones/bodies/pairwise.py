@@ -1,7 +1,7 @@
-"""Sums over pairs: what one body does to another depends on the two alone, and what a body does by itself on that body.
+"""Sums over pairs of bodies: every term depends on one body or on one pair.
 
-An equivariant network of one round, for laws that are asked many times per frame. Forces span orders of magnitude within a recording,
-so what a pair does along its line is an expansion in powers of the distance, with coefficients that are a network of the two.
+An equivariant network with one round of messages, cheap enough to be evaluated many times per frame. Forces in one recording span
+orders of magnitude, so the radial term of a pair is an expansion in powers of the distance with learned coefficients.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig,
 from epns_pyro.backbones.bodies.edges import DISTANCE_CHANNELS, Edges, bounded, gram
 from epns_pyro.backbones.bodies.graphs import GraphConfig
 
-POWERS = 4  # of UNIT / (distance + NEAR), from the zeroth on
+POWERS = 4  # of UNIT / (distance + NEAR), starting at power 0
 NEAR = 0.1  # in units of the scale of positions
-# In units of the scale of positions. Powers reach (0.3 / 0.1)^3 = 27 where bodies meet; with a larger unit an untrained network would give
-# such bodies huge changes.
+# In units of the scale of positions. At distance zero the powers reach (0.3 / 0.1)^3 = 27; a larger unit would make the output of an
+# untrained network huge there.
 UNIT = 0.3
 
 
 class PairwiseNetwork(Backbone):
-    """out_i = alone(i) + sum_j pair(i, j); vectors of a pair point along its line or along the differences of their vectors."""
+    """out_i = alone(i) + sum_j pair(i, j); vectors of a pair point along its axis or along differences of the two bodies' vectors."""
 
     equivariant: ClassVar[bool] = True
     periodic: ClassVar[bool] = True
@@ -32,10 +32,10 @@ class PairwiseNetwork(Backbone):
     def __init__(self, signature: Signature, config: PairwiseConfig) -> None:
         super().__init__(signature)
         self.graph, s = config.graph, signature
-        # per pair: scalars; then for every vector that goes out, powers of the distance and differences of the vectors that come in
+        # per pair: scalars; then, for every output vector, weights of the powers of the distance and of the differences of input vectors
         self.sizes = [s.out_scalars, s.out_vectors * POWERS, s.out_vectors * s.in_vectors]
         self.pair = perceptron(DISTANCE_CHANNELS + 2 * s.in_scalars, config.width, config.width, sum(self.sizes), small_output=True)
-        # per body: scalars, and what becomes of its own vectors
+        # per body: scalars, and weights of its own vectors
         seen, made = s.in_scalars + s.in_vectors * (s.in_vectors + 1) // 2, s.out_scalars + s.out_vectors * s.in_vectors
         self.alone = perceptron(seen, config.width, made, small_output=True) if seen and made else None
 

@@ -1,7 +1,7 @@
 """Equivariant message passing with spherical tensors, after NequIP (Batzner et al., Nature Communications 2022), on e3nn.
 
-Every body carries tensors of O(3) of any degree and parity. A message is the tensor product of the sender's tensors with the spherical
-harmonics of the direction to it, every channel of every path weighed by a function of invariants (NequIP's "uvu" product: a linear
+Every body has tensor features of O(3) of any degree and parity. A message is the tensor product of the sender's tensors with the spherical
+harmonics of the direction to it; a function of invariants weights every channel of every path (NequIP's "uvu" product: a linear
 map after it makes it as general as a fully connected one, at a fraction of the weights per edge).
 
 Irreps are named as in e3nn: "1o" is a vector, its components in the order x, y, z.
@@ -64,12 +64,12 @@ def products(irrep: str, harmonic: int) -> list[str]:
 
 
 def reached(before: Iterable[str], lmax: int) -> set[str]:
-    """Irreps that one round of messages can make of those `before`, and what passes by the messages."""
+    """Irreps that one layer can produce from those `before`; its residual connection keeps those."""
     return {out for irrep in before for l in range(lmax + 1) for out in products(irrep, l)}  # noqa: E741
 
 
 def plan(hidden: Irreps, last: Irreps, lmax: int, layers: int) -> list[Irreps]:
-    """Irreps between the layers, `layers` + 1 of them: those of `hidden` that something reaches and that reach something of the `last`."""
+    """Irreps before, between and after `layers` layers: those of `hidden` that the input can reach and that can reach `last`."""
     reachable = [{"0e", "1o"}]
     for _ in range(layers - 1):
         reachable.append(reached(reachable[-1], lmax) & hidden.keys())
@@ -84,7 +84,7 @@ def plan(hidden: Irreps, last: Irreps, lmax: int, layers: int) -> list[Irreps]:
 
 
 class Mix(nn.Module):
-    """Linear maps between the channels of equal irreps; what `before` does not have contributes nothing."""
+    """Linear maps between channels of the same irrep; an irrep that `before` lacks contributes zero."""
 
     def __init__(self, before: Irreps, after: Irreps) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class TensorProduct(nn.Module):
 
     def __init__(self, before: Irreps, after: Iterable[str], lmax: int) -> None:
         super().__init__()
-        from e3nn.o3 import wigner_3j  # imported here because it takes a second and most runs do without
+        from e3nn.o3 import wigner_3j  # imported here: it takes a second, and most runs do not need it
 
         wanted = set(after)
         self.before = before
@@ -127,7 +127,7 @@ class TensorProduct(nn.Module):
             columns.append(table.flatten(1))
             spread = torch.repeat_interleave(torch.eye(len(paths)), torch.tensor([size(out) for _, out in paths], dtype=torch.long), 1)
             self.register_buffer(f"_spread_{irrep}", spread, persistent=False)  # (path, component)
-        self._exact = torch.cat(columns, -1)  # not a buffer: keeps its precision when the module changes its own
+        self._exact = torch.cat(columns, -1)  # not a buffer: stays in double precision when the module is cast
         self.register_buffer("_table", self._exact.to(torch.get_default_dtype()), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TensorProduct:
@@ -186,7 +186,7 @@ class Interaction(nn.Module):
         return {irrep: change[irrep] + kept[irrep] if irrep in kept else change[irrep] for irrep in self.after}
 
     def _gate(self, tensors: Tensors) -> Tensors:
-        """SiLU of scalars, tanh of pseudoscalars (it is odd, as they are), and everything else times the sigmoid of a scalar."""
+        """Apply SiLU to scalars and tanh (an odd function) to pseudoscalars; multiply all others by the sigmoid of a scalar."""
         scalars, *gates = tensors["0e"].split([self.after["0e"], *self.gated.values()], -2)
         bent = {"0e": nn.functional.silu(scalars)}
         if "0o" in self.after:
@@ -198,7 +198,7 @@ class Interaction(nn.Module):
 
 
 class TensorProductNetwork(Backbone):
-    """Scalars and vectors in, `layers` rounds of messages between spherical tensors, scalars and vectors out."""
+    """Pass messages between spherical tensors for `layers` rounds, from scalars and vectors to scalars and vectors."""
 
     equivariant: ClassVar[bool] = True
     periodic: ClassVar[bool] = True
@@ -254,7 +254,7 @@ class TensorProductConfig(BackboneConfig):
     )
     lmax: int = pydantic.Field(default=2, ge=1, le=6, description="highest degree of the spherical harmonics")
     layers: int = pydantic.Field(default=3, gt=0)
-    width: int = pydantic.Field(default=64, gt=0, description="of the perceptrons that weigh the messages")
+    width: int = pydantic.Field(default=64, gt=0, description="width of the perceptrons that weight the messages")
     graph: GraphConfig = GraphConfig()
 
     @pydantic.field_validator("hidden")
@@ -270,7 +270,7 @@ class TensorProductConfig(BackboneConfig):
         levels = plan(hidden, {irrep: hidden[irrep] for irrep in ("0e", "1o")}, self.lmax, self.layers)
         if idle := sorted(hidden.keys() - {irrep for level in levels for irrep in level}):
             raise ValueError(
-                f"hidden: nothing makes or uses {', '.join(idle)} with layers = {self.layers} and lmax = {self.lmax}: leave it out"
+                f"hidden: no layer can produce or use {', '.join(idle)} with layers = {self.layers} and lmax = {self.lmax}: leave it out"
             )
         return self
 

@@ -1,7 +1,7 @@
 """Equivariant message passing with vector features, after PaiNN (Schütt et al., ICML 2021).
 
-Every body carries scalars s and vectors V; messages weigh the direction to the other body and its vectors by functions of invariants, so
-the network is O(d)-equivariant by construction, in every state, at an eighth of the arithmetic of frame averaging.
+Every body has scalars s and vectors V; functions of invariants weight the direction to the other body and its vectors in a message, so
+the network is O(d)-equivariant by construction, for every input, at an eighth of the arithmetic of frame averaging.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from epns_pyro.backbones.bodies.graphs import Graph, GraphConfig
 
 
 def vector_norm(vectors: Tensor) -> Tensor:
-    """Shorten a body's vectors (..., space, channel) by their common root mean square where that is above one."""
+    """Divide a body's vectors (..., space, channel) by their common root mean square where that is above one."""
     return vectors * (1 + vectors.square().sum((-2, -1), keepdim=True) / vectors.shape[-1]).rsqrt()
 
 
 class VectorLayer(nn.Module):
     """One round of messages and an update of scalars (width) and vectors (vectors).
 
-    Messages and updates read normalised features: products of vectors and gates would otherwise grow cubically from layer to layer.
+    Messages and updates read normalised features; without this, products of vectors and gates grow cubically from layer to layer.
     Vectors are laid out as (..., space, channel): linear maps of channels are plain matrix products, and sums over space are contiguous.
     """
 
@@ -59,7 +59,7 @@ class VectorLayer(nn.Module):
         return scalars + change, vectors + gate[..., None, :] * left
 
     def _messages(self, hidden: Tensor, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
-        """Read a message: scalars after their sum, which is the same and has fewer rows, gates before."""
+        """Apply the output layers of a message: to the sum for scalars (the same result with fewer rows), to every edge for gates."""
         scalars, *gates = self.sizes
         signal = nn.functional.linear(graph.collect(hidden), self.read.weight[:scalars])
         towards, copy = nn.functional.linear(hidden, self.read.weight[scalars:]).split(gates, -1)
@@ -67,10 +67,10 @@ class VectorLayer(nn.Module):
 
 
 class VectorNetwork(Backbone):
-    """Scalars and vectors in, `layers` rounds of messages, scalars and vectors out.
+    """Pass messages for `layers` rounds, from scalars and vectors to scalars and vectors.
 
-    Positions are seen through pairs alone, never from the centroid: what two bodies do to each other does not depend on where the others
-    have gone.
+    Only displacements between bodies are read, never positions from the centroid: the interaction of two bodies does not depend on
+    where the others are.
     """
 
     equivariant: ClassVar[bool] = True
@@ -100,7 +100,7 @@ class VectorNetwork(Backbone):
         edges = Edges.between(positions, graph, self.signature.geometry)
         seen = bounded(features.vectors)
         scalars = self.embed_scalars(torch.cat([features.scalars, gram(seen)], -1))
-        # (*batch, body, space, channel) from here on; without any to begin with, the first messages make them from directions
+        # (*batch, body, space, channel) from here on; without input vectors the first messages build them from directions
         vectors = self.embed_vectors(seen.mT) if self.signature.in_vectors else positions.new_zeros(*positions.shape, self.vectors)
         for layer in self.layers:
             scalars, vectors = layer(scalars, vectors, edges, graph)

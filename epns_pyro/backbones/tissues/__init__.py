@@ -1,1 +1,1 @@
-"""Networks of label images of cells that do not know cells by name."""
+"""Networks on label images of cells."""

@@ -1,4 +1,4 @@
-"""What every network on label images shares: what goes in, what comes out, how it behaves when cells are renamed."""
+"""The base class of networks on label images: their inputs, outputs and equivariance under relabelling of cells."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ GRIDS = Registry("network for label images")
 
 @dataclass(frozen=True)
 class GridSignature:
-    """What the data dictates to a network on label images: types, names of cells, size of the lattice, and how far cells reach.
+    """Declare what a network on label images takes from the data: types, labels, size of the lattice, and reach of cells.
 
-    `reach`: within this distance of its centre, pixels along y and x, a cell stays in one step; None where it was not measured.
+    `reach`: largest distance along y or x from a cell's centre to its pixels in the next frame; None where it was not measured.
     """
 
     types: int
@@ -28,12 +28,12 @@ class GridSignature:
 
 
 class Draft(NamedTuple):
-    """Features from which the next image is drawn.
+    """Features of the next image, before its pixels are drawn.
 
     Parameters
     ----------
     cells : Tensor, (*batch, cell, place, channel)
-        For every cell and place of its window: what speaks for the pixel becoming the cell's.
+        For every cell and place of its window: features that score this pixel for the cell.
     medium : Tensor, (*batch, pixel, channel)
         The same for the medium.
     """
@@ -43,9 +43,9 @@ class Draft(NamedTuple):
 
 
 class GridNetwork(nn.Module, ABC):
-    """A network on tissues, in the four parts that a transition needs; `width` is the number of channels of all features.
+    """A network on label images, in the four parts that a transition needs; `width` is the number of channels of all features.
 
-    An equivariant one commutes with renaming cells: the cell axes of its results are permuted and nothing else changes.
+    If it is equivariant, relabelling the cells permutes the cell axes of its results and changes nothing else.
     """
 
     equivariant: ClassVar[bool]
@@ -55,31 +55,31 @@ class GridNetwork(nn.Module, ABC):
 
     @abstractmethod
     def window(self, lattice: Size) -> Size:
-        """Size of the windows in which a cell can have its pixels at the next step."""
+        """Return the size of the windows that hold all candidate pixels of a cell at the next step."""
 
     @abstractmethod
     def crops(self, tissue: Tissue) -> Crops:
-        """The windows of the cells."""
+        """Return the windows of all cells."""
 
     @abstractmethod
     def hidden(self, tissue: Tissue) -> Tensor:
-        """h = f(x): (*batch, row, width); what the rows are is known to the network only."""
+        """Compute h = f(x), (*batch, row, width); the meaning of the rows is private to the network."""
 
     @abstractmethod
     def summary(self, tissue: Tissue, h: Tensor) -> Tensor:
-        """Features of every cell: (*batch, cell, summary_width)."""
+        """Compute features of every cell from h: (*batch, cell, summary_width)."""
 
     @abstractmethod
     def draft(self, tissue: Tissue, h: Tensor, z: Tensor) -> Draft:
-        """Features of the next image, for latents z (*sample, *batch, cell, latent)."""
+        """Compute features of the next image for latents z (*sample, *batch, cell, latent)."""
 
     @abstractmethod
     def innovation(self, tissue: Tissue, h: Tensor, following: Tissue) -> Tensor:
-        """Features of what every cell became in the next image: (*batch, cell, innovation_width)."""
+        """Compute features of every cell in the next image: (*batch, cell, innovation_width)."""
 
 
 class GridConfig(Config, ABC):
-    """What a user can choose about a network on label images; `build` makes it."""
+    """Settings of a network on label images; `build` makes the network."""
 
     name: str
 

@@ -1,8 +1,8 @@
-"""The efficient network: one pass over the lattice that all cells share, then small windows around the cells.
+"""The default network: one convolution pass over the lattice, shared by all cells, then a small window around every cell.
 
-The shared pass reads no labels. Of every pixel it reads the type, which of the eight neighbours belong to the same cell, the area of that
-cell, and where the pixel lies in it. Every cell adds its type and area and, inside its window, two masks: its own pixels, and those of the
-other cells of its type.
+The shared pass does not read labels. Features of a pixel: its type, which of its eight neighbours belong to the same cell, the area of
+that cell, and its position in the cell. Every cell adds its type and area and, in its window, two masks: its own pixels, and those of
+the other cells of its type.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from epns_pyro.backbones.tissues.base import GRIDS, Draft, GridConfig, GridNetwo
 from epns_pyro.backbones.tissues.convolutions import DilatedStack, LocalBasis, Pointwise, padded, to_rows
 from epns_pyro.backbones.tissues.tissue import AREA_FEATURES, WALL, Crops, Size, Tissue, area_features
 
-DEFAULT_WINDOW, SMALLEST_WINDOW = 15, 7  # pixels: where nothing was measured, and at least
+DEFAULT_WINDOW, SMALLEST_WINDOW = 15, 7  # pixels: without a measured reach, and the minimum
 NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
 
 class CellWindows(GridNetwork):
-    """Rows of h: the pixels of the lattice, then the places of every cell's window."""
+    """A network on windows around cells. Rows of h: the pixels of the lattice, then the places of every cell's window."""
 
     equivariant: ClassVar[bool] = True
 
@@ -88,7 +88,7 @@ class CellWindows(GridNetwork):
         return h[..., tissue.lattice.pixels :, :].unflatten(-2, (tissue.cells, -1))
 
     def _cells(self, tissue: Tissue) -> Tensor:
-        """What can be said about a cell without looking at its surroundings: (*batch, cell, channel)."""
+        """Features of a cell that do not depend on its surroundings: (*batch, cell, channel)."""
         dtype = self.cell.weight.dtype
         kinds = F.one_hot(tissue.types, self.types + 1).to(dtype)
         return self.cell(torch.cat([kinds, area_features(tissue.areas.to(dtype))], -1))
@@ -96,7 +96,7 @@ class CellWindows(GridNetwork):
     def _masks(self, conv: nn.Conv2d, tissue: Tissue, *images: Tissue) -> Tensor:
         """Convolve the mask of each cell and that of the other cells of its type: (*batch, cell, place, channel).
 
-        The masks are of several images, all cut out by the windows of the first.
+        The masks of several images, all in the windows of the first.
         """
         size = self.window(tissue.lattice).grown(self.config.kernel // 2)
         crops = tissue.crops(size)
@@ -106,7 +106,7 @@ class CellWindows(GridNetwork):
 
 
 def window_for(reach: float | None, lattice: Size) -> int:
-    """Return the side of a window, odd, that holds what lies within `reach` of a cell's centre; no larger than the lattice needs."""
+    """Return the odd side of a window that holds all pixels within `reach` of a cell's centre, no larger than the lattice needs."""
     if reach is None:
         return DEFAULT_WINDOW
     pixels = math.ceil(reach + 0.5)  # the middle pixel of a cell is up to half a pixel from its centre
@@ -114,7 +114,7 @@ def window_for(reach: float | None, lattice: Size) -> int:
 
 
 def self_and_kin(tissue: Tissue, crops: Crops, flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Where in its window a cell is, and where others of its type are, in an image (*batch, pixel): each (*batch, cell, place)."""
+    """Return masks of a cell, and of the other cells of its type, in its window of an image (*batch, pixel): each (*batch, cell, place)."""
     names = torch.arange(1, tissue.cells + 1, device=flat.device)[:, None]
     own = crops.labels(flat) == names
     kin = crops.labels(tissue.type_of_pixels(flat)) == tissue.types.clamp_min(1)[..., None]
@@ -122,10 +122,10 @@ def self_and_kin(tissue: Tissue, crops: Crops, flat: Tensor) -> tuple[Tensor, Te
 
 
 def pixel_features(tissue: Tissue, types: int, dtype: torch.dtype) -> Tensor:
-    """What can be said about a pixel without naming its cell: (*batch, channel, y, x).
+    """Return features of pixels that do not depend on labels: (*batch, channel, y, x).
 
-    Channels: one for the lattice, one per type with the medium first, whether each of the eight neighbours belongs to the same cell, the
-    cell's area (`area_features`), and the pixel's place relative to the cell's centre in cell radii.
+    Channels: whether it is on the lattice, one per type with the medium first, which of its eight neighbours belong to the same cell, the
+    cell's area (`area_features`), and the pixel's position relative to the cell's centre in cell radii.
     """
     lattice, flat = tissue.lattice, tissue.flat
     kinds = F.one_hot(tissue.type_of_pixels(flat), types + 1).mT.to(dtype).unflatten(-1, tuple(lattice))
@@ -137,7 +137,7 @@ def pixel_features(tissue: Tissue, types: int, dtype: torch.dtype) -> Tensor:
 
 
 def owner_features(tissue: Tissue, dtype: torch.dtype) -> Tensor:
-    """Area of the cell that a pixel belongs to, and the pixel's place in it in radii: (*batch, pixel, AREA_FEATURES + 2)."""
+    """Return the area of a pixel's cell and the pixel's position in it, in radii: (*batch, pixel, AREA_FEATURES + 2)."""
     height, width = tissue.lattice
     areas = tissue.areas.to(dtype)
     radius = (areas / torch.pi).sqrt()
@@ -157,24 +157,24 @@ def owner_features(tissue: Tissue, dtype: torch.dtype) -> Tensor:
 
 @GRIDS.register("windows")
 class CellWindowsConfig(GridConfig):
-    """Windows around the cells, context shared by all: the default.
+    """Shared features of the lattice and a window around every cell: the default.
 
-    A cell can have its next pixels within its window only, and wherever it has one already; elsewhere its probability is that of the
-    emission's floor.
+    At the next step a cell can take pixels in its window, and keep those that it has; elsewhere it has the probability of the emission's
+    floor.
     """
 
     name: Literal["windows"] = "windows"
     width: int = pydantic.Field(default=32, gt=0, description="channels of all features")
     window: int | None = pydantic.Field(
-        default=None, ge=3, description="side of the window around a cell, pixels; null: as the cells in the training set need it"
+        default=None, ge=3, description="side of the window around a cell, pixels; null: as large as the cells in the training set need"
     )
     kernel: int = pydantic.Field(default=7, ge=3, description="side of the kernel on a cell's own mask, pixels")
-    dilations: tuple[pydantic.PositiveInt, ...] = pydantic.Field(default=(1, 2, 4), description="of the layers of the shared context")
-    depth: int = pydantic.Field(default=2, ge=1, description="layers on the places of a window")
-    nodes: int = pydantic.Field(default=5, ge=1, description="latents are read and written on nodes x nodes points around the cell")
-    spacing: float | None = pydantic.Field(
-        default=None, gt=0, description="pixels between these points; null: so that they span the window"
+    dilations: tuple[pydantic.PositiveInt, ...] = pydantic.Field(
+        default=(1, 2, 4), description="dilations of the shared layers on the lattice"
     )
+    depth: int = pydantic.Field(default=2, ge=1, description="layers on the features of a window")
+    nodes: int = pydantic.Field(default=5, ge=1, description="latents are read and written on nodes x nodes points around the cell")
+    spacing: float | None = pydantic.Field(default=None, gt=0, description="pixels between these points; null: the points span the window")
 
     @pydantic.model_validator(mode="after")
     def _odd(self) -> CellWindowsConfig:

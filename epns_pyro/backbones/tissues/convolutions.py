@@ -10,7 +10,7 @@ from epns_pyro.backbones.tissues.tissue import Size
 
 
 def padded(image: Tensor, margin: int, *, periodic: bool) -> Tensor:
-    """Extend images (*batch, channel, y, x) by `margin` pixels on every side: around the corner, or with zeros."""
+    """Extend images (*batch, channel, y, x) by `margin` pixels on every side, periodically or with zeros."""
     if not periodic:
         return F.pad(image, (margin,) * 4)
     for axis in (-2, -1):
@@ -32,7 +32,7 @@ class LatticeConv(nn.Module):
 
 
 class DilatedStack(nn.Module):
-    """Residual convolutions on the lattice, one per dilation: exactly equivariant under shifts, a receptive field of their sum."""
+    """Residual convolutions on the lattice, one per dilation: exactly equivariant under shifts; the dilations add up to the reach."""
 
     def __init__(self, fan_in: int, width: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Pointwise(nn.Module):
 
 
 class LocalBasis(nn.Module):
-    """Bilinear hat functions on a square grid of nodes around a cell's centre: how a cell reads its window, and how latents write to it.
+    """Bilinear hat functions on a square grid of nodes around a cell's centre: they pool a window for a cell and spread latents over it.
 
     Zero beyond (nodes + 1) / 2 * spacing pixels, so that what a cell reads does not depend on the size of its window.
     """

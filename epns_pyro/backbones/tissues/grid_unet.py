@@ -1,4 +1,4 @@
-"""PNS-UNet: one UNet on the image with a channel per label. NOT equivariant: it knows cells by their names and pixels by their place."""
+"""PNS-UNet: one UNet on the image with a channel per label. NOT equivariant: it depends on labels and on positions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from epns_pyro.backbones.tissues.unet import UNet
 
 
 class GridUNet(GridNetwork):
-    """Rows of h: the pixels of the lattice."""
+    """A UNet on one-hot labels. Rows of h: the pixels of the lattice."""
 
     equivariant: ClassVar[bool] = False
 
@@ -76,7 +76,7 @@ class GridUNet(GridNetwork):
 
 @GRIDS.register("unet")
 class GridUNetConfig(GridConfig):
-    """PNS-UNet, the non-equivariant twin."""
+    """PNS-UNet: not equivariant, for ablation."""
 
     name: Literal["unet"] = "unet"
     width: int = pydantic.Field(default=32, gt=0, description="channels at full resolution; they double at every level")

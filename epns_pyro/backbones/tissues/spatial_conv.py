@@ -1,10 +1,10 @@
-"""SpatialConv-GNN, the network of the paper: every cell is a node that carries a whole grid.
+"""SpatialConv-GNN, the published network: every cell is a node whose features are a whole grid.
 
-    m   = conv(mean over cells of n_c)        the message, the same for all: renaming cells changes nothing
+    m   = conv(mean over cells of n_c)        the message, the same for all cells
     n_c <- n_c + UNet(n_c, m)                 the node update
 
-A cell's grid is laid out from the cell's own centre, so that the blocks of the UNet move with it. It costs (cells x lattice) where the
-default network costs (cells x window): for comparison, and for hardware that has the time.
+A cell's grid is centred on the cell, so that the pooling of the UNet moves with it. Its cost is cells x lattice; that of the default
+network is cells x window. For comparison.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SpatialConvLayer(nn.Module):
 
 
 class SpatialConv(GridNetwork):
-    """Rows of h: the messages on the lattice, then the places of every cell's grid."""
+    """A network with a grid per cell. Rows of h: the messages on the lattice, then the places of every cell's grid."""
 
     equivariant: ClassVar[bool] = True
 
@@ -110,7 +110,7 @@ class SpatialConv(GridNetwork):
 
 
 def mean_over_cells(grids: Tensor, tissue: Tissue, crops: Crops) -> Tensor:
-    """Mean over the cells that are there, pixel by pixel of the lattice: (*batch, cell, place, channel) -> (*batch, pixel, channel)."""
+    """Average over the cells that are present, per pixel of the lattice: (*batch, cell, place, channel) -> (*batch, pixel, channel)."""
     batch, channels, pixels = grids.shape[:-3], grids.shape[-1], tissue.lattice.pixels
     counted = (crops.counted & tissue.present[..., None])[..., None]
     index = flat_index(crops.index.expand(grids.shape[:-1]).flatten(-2), pixels)
@@ -128,7 +128,7 @@ class SpatialConvConfig(GridConfig):
 
     name: Literal["spatial-conv"] = "spatial-conv"
     embedding: int = pydantic.Field(default=32, gt=0, description="channels of a cell's grid")
-    layers: int = pydantic.Field(default=1, ge=1, description="rounds of messages of the forward model; the others have one")
+    layers: int = pydantic.Field(default=1, ge=1, description="rounds of messages of the forward model; the other networks have one")
     levels: int = pydantic.Field(default=3, ge=1, le=6, description="resolutions of the UNets")
 
     def build(self, signature: GridSignature, latent: int) -> SpatialConv:

@@ -1,7 +1,7 @@
-"""Label images as networks see them: which cell is where, and windows that move with the cells.
+"""Label images as inputs of networks: areas and centres of cells, and windows that move with the cells.
 
-Nothing here depends on what a label is called: renaming cells permutes the cell axis of every result. On a periodic lattice shifting the
-image shifts every result, exactly: all arithmetic on positions is done in whole numbers.
+Relabelling cells permutes the cell axis of every result and changes nothing else. On a periodic lattice, shifting the image shifts every
+result exactly: all arithmetic on positions is in integers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-WALL = -1  # label of what lies off the lattice
+WALL = -1  # label of pixels off the lattice
 FREQUENCIES = (1.0, 2.0, 4.0, 8.0, 16.0)
 AREA_FEATURES = 2 * len(FREQUENCIES)
 
@@ -44,7 +44,7 @@ class Tissue:
         int64; the type of cell i + 1, 1 .. types, and 0 where the cell is absent.
     periodic : bool
     reach : int
-        A cell's centre is that of the pixels within this distance: a fragment further away does not move it.
+        The centre of a cell is computed from pixels within this distance: fragments farther away do not move it.
     """
 
     labels: Tensor
@@ -66,22 +66,22 @@ class Tissue:
 
     @cached_property
     def flat(self) -> Tensor:
-        """Labels (*batch, pixel)."""
+        """Labels with the lattice flattened, (*batch, pixel)."""
         return self.labels.flatten(-2)
 
     @cached_property
     def rows(self) -> Tensor:
-        """Pixels of every label in every row of the lattice, (*batch, label, y)."""
+        """Number of pixels of every label in every row of the lattice, (*batch, label, y)."""
         return self._projection(self.labels, self.lattice.height, self.lattice.width)
 
     @cached_property
     def columns(self) -> Tensor:
-        """Pixels of every label in every column of the lattice, (*batch, label, x)."""
+        """Number of pixels of every label in every column of the lattice, (*batch, label, x)."""
         return self._projection(self.labels.mT, self.lattice.width, self.lattice.height)
 
     @cached_property
     def areas(self) -> Tensor:
-        """Pixels of every cell, (*batch, cell)."""
+        """Area of every cell in pixels, (*batch, cell)."""
         return self.rows[..., 1:, :].sum(-1)
 
     @property
@@ -99,7 +99,7 @@ class Tissue:
     def origin(self) -> Tensor:
         """The pixel in the middle of all borders between cells, (*batch, 2 = y, x): the reference point of the interlacing pattern.
 
-        An image that some shift of a periodic lattice leaves as it is has no such point; any other has one that moves with it.
+        It moves with the image. An image that is unchanged by some shift of a periodic lattice has no such point.
         """
         border = torch.zeros_like(self.labels)
         for axis, side in ((-2, self.lattice.height), (-1, self.lattice.width)):
@@ -115,11 +115,11 @@ class Tissue:
         return table.expand(*batch, -1).gather(-1, labels.clamp_min(0).expand(*batch, -1))
 
     def with_labels(self, labels: Tensor) -> Tissue:
-        """Return the same cells in other places, labels (*batch, y, x); types are kept."""
+        """Return the same cells with other pixels, labels (*batch, y, x); types are kept."""
         return Tissue(labels, self.types, self.periodic, self.reach)
 
     def crops(self, size: Size) -> Crops:
-        """Windows of `size` around the cells."""
+        """Return windows of `size` around the cells."""
         return Crops.around(self, size)
 
     def _projection(self, labels: Tensor, size: int, across: int) -> Tensor:
@@ -132,11 +132,11 @@ class Tissue:
 
 
 def middle(counts: Tensor, reach: int, *, periodic: bool) -> Tensor:
-    """Return the position in the middle of pixels that are counted by position, (*batch, size) -> (*batch,).
+    """Return the middle of pixels from their counts per position, (*batch, size) -> (*batch,).
 
     It maximises sum over pixels of max(0, reach^2 - d^2), d the distance: for pixels within reach of each other that is the mean, rounded.
-    Ties are broken by arbitrary weights of the distances, never by where the numbering of a periodic lattice begins. All sums are of whole
-    numbers, exact in float64.
+    Ties are broken by arbitrary weights of the distances, never by the origin of a periodic lattice. All sums are of integers and exact in
+    float64.
     """
     size = counts.shape[-1]
     position = torch.arange(size, device=counts.device)
@@ -157,11 +157,11 @@ class Crops:
     Parameters
     ----------
     index : Tensor, (*batch, cell, place)
-        The pixel of the lattice at every place of the window, places row by row; of some pixel where a place is off the lattice.
+        The pixel of the lattice at every place of the window, places row by row; an arbitrary pixel where a place is off the lattice.
     inside : Tensor, (*batch, cell, place)
         Whether the place is on the lattice.
     counted : Tensor, (*batch, cell, place)
-        The same, but of a window larger than a periodic lattice every pixel once.
+        The same, but if a window is larger than a periodic lattice every pixel counts once.
     start : Tensor, (*batch, cell, 2 = y, x)
         Position of the first place relative to the cell's centre, pixels.
     size : Size
@@ -175,14 +175,14 @@ class Crops:
 
     @classmethod
     def around(cls, tissue: Tissue, size: Size) -> Crops:
-        """Windows with the centre of the cell in their middle."""
+        """Return windows centred on the cells."""
         return cls.at(tissue, tissue.centres - torch.tensor(size, device=tissue.labels.device) // 2, size)
 
     @classmethod
     def frames(cls, tissue: Tissue, multiple: int) -> Crops:
-        """Windows that hold the whole lattice, with the centre of the cell a multiple of `multiple` from their corner.
+        """Return windows that hold the whole lattice, with the cell's centre a multiple of `multiple` from their corner.
 
-        So a network that halves the resolution cuts blocks that move with the cell. Sides are multiples of `multiple`.
+        So the pooling of a network that halves the resolution moves with the cell. Sides are multiples of `multiple`.
         """
         sides = torch.tensor(tissue.lattice, device=tissue.labels.device)
         if tissue.periodic:
@@ -194,12 +194,12 @@ class Crops:
 
     @classmethod
     def whole(cls, tissue: Tissue) -> Crops:
-        """The lattice itself, for every cell."""
+        """Return the whole lattice as the window of every cell."""
         return cls.at(tissue, torch.zeros_like(tissue.centres), tissue.lattice)
 
     @classmethod
     def at(cls, tissue: Tissue, corner: Tensor, size: Size) -> Crops:
-        """Windows of `size` whose first places are at `corner` (*batch, cell, 2 = y, x)."""
+        """Return windows of `size` whose first places are at `corner` (*batch, cell, 2 = y, x)."""
         positions, inside, once = [], [], []
         for axis, (side, limit) in enumerate(zip(size, tissue.lattice, strict=True)):
             step = torch.arange(side, device=corner.device)
@@ -225,7 +225,7 @@ class Crops:
         return torch.where(self.inside, read, WALL)
 
     def read(self, features: Tensor) -> Tensor:
-        """Read features (*batch, pixel, channel) in the windows, of any pixel off the lattice: (*batch, cell, place, channel)."""
+        """Read features (*batch, pixel, channel) in the windows, arbitrary off the lattice: (*batch, cell, place, channel)."""
         batch = torch.broadcast_shapes(features.shape[:-2], self.index.shape[:-2])
         features, index = features.expand(*batch, -1, -1), self.index.expand(*batch, -1, -1)
         rows = torch.nn.functional.embedding(flat_index(index.flatten(-2), features.shape[-2]), features.flatten(0, -2))
@@ -240,9 +240,9 @@ def flat_index(index: Tensor, pixels: int) -> Tensor:
 
 
 def area_features(areas: Tensor) -> Tensor:
-    """Describe areas in pixels (*any) by waves of their logarithm: (*any, AREA_FEATURES).
+    """Encode areas in pixels (*any) as sines and cosines of their logarithm: (*any, AREA_FEATURES).
 
-    Cells of 5 pixels and of 5,000 are told from others that are a few per cent larger, without a scale that the data must provide.
+    Cells of 5 pixels and of 5,000 are distinguished from others a few per cent larger, without a scale from the data.
     """
     phase = areas.clamp_min(0).log1p()[..., None] * areas.new_tensor(FREQUENCIES)
     return torch.cat([phase.sin(), phase.cos()], -1)

@@ -23,9 +23,9 @@ class DoubleConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """Features at several resolutions, each half as fine as the one before, and back (Ronneberger et al., MICCAI 2015).
+    """An encoder and decoder over several resolutions, each half of the one before (Ronneberger et al., MICCAI 2015).
 
-    Sides that are not multiples of `2^(levels - 1)` are padded inside, with zeros or around the corner.
+    Sides that are not multiples of `2^(levels - 1)` are padded inside, periodically or with zeros.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class UNet(nn.Module):
         return self.leave(F.silu(image))[..., :height, :width]
 
     def _complete(self, image: Tensor, *, periodic: bool) -> Tensor:
-        """Extend the far ends of both sides to whole multiples."""
+        """Pad both sides at their ends to whole multiples."""
         for axis in (-2, -1):
             size = image.shape[axis]
             missing = -size % self.multiple

@@ -120,9 +120,9 @@ def test_irreps_are_read_as_e3nn_reads_them():
         ({"hidden": "4x1e"}, "found no 0e and no 1o in '4x1e'"),
         (
             {"hidden": "8x0e + 8x1o + 4x4e", "layers": 2, "lmax": 1},
-            "hidden: nothing makes or uses 4e with layers = 2 and lmax = 1: leave it out",
+            "hidden: no layer can produce or use 4e with layers = 2 and lmax = 1: leave it out",
         ),
-        ({"layers": 1}, "hidden: nothing makes or uses 1e, 2e with layers = 1"),
+        ({"layers": 1}, "hidden: no layer can produce or use 1e, 2e with layers = 1"),
         ({"lmax": 0}, "lmax: input should be greater than or equal to 1, found 0"),
     ],
 )
