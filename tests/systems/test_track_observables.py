@@ -10,6 +10,7 @@ import pytest
 
 from epns_pyro.evaluation.ensembles import observe
 from epns_pyro.systems import RecordedConfig, System
+from epns_pyro.systems.track_observables import MANY
 
 POSITION = {"name": "position", "irreps": "1o", "translates": True}
 VELOCITY = {"name": "velocity", "irreps": "1o", "rate_of": "position"}
@@ -105,6 +106,22 @@ def test_the_loops_say_the_same(space, velocity, box, absent):
         for name in expected.keys() & found.keys():
             np.testing.assert_allclose(found[name][i], expected[name], rtol=1e-9, atol=1e-7, err_msg=f"{name} of {i}")  # of an arc cosine
     assert not absent or np.isnan(found["displacement"]).any()
+
+
+@pytest.mark.parametrize("bodies", [MANY, MANY + 1])
+@pytest.mark.parametrize("sides", [(), (1.0, 1.5)])
+def test_neighbours_in_a_crowd(bodies, sides):
+    system, rng = recorded(2, sides), np.random.default_rng(bodies)
+    x = rng.uniform(-1, 2, (1, 4, bodies, 2))
+    x[0, 0, 0], x[0, 0, 1:3] = -1e-17, [[0.01, 0.0], [0.99, 1.5]]  # on the seam
+    x[0, 1, rng.random(bodies) < 0.3] = np.nan
+    x[0, 2, 1:] = np.nan
+    x[0, 3] = np.nan
+    found = values(system, x)
+    for t in range(4):
+        expected = reference(x[0, t : t + 1].repeat(2, 0), None, sides)
+        for name in ("least_pair_distance", "nearest_neighbour_distance"):
+            np.testing.assert_allclose(found[name][0, t], expected[name][0], rtol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize("velocity", [False, True])
