@@ -63,9 +63,12 @@ def train(
     settings |= {"imports": imported(ctx)} if imported(ctx) else {}
     store, config = _prepare(family, data, preset, file, settings, folder, resume)
     check_trainable(store, config)
-    if not resume and hardware.is_main:
-        folder.create(config)
+    new = not resume and hardware.is_main
+    if new:
+        folder.check_free()
     trainer = Trainer(config, store, folder, hardware)
+    if new:  # after the trainer, which refuses what cannot be trained here: then no empty folder is left
+        folder.create(config)
     try:
         _fit(trainer, resume=resume)
     except KeyboardInterrupt:

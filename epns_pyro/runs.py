@@ -112,7 +112,11 @@ def train(
         config = config.override({"imports": names})
     check_trainable(store, config)
     hardware = hardware or Hardware("cpu")
-    if not resume and hardware.is_main:
+    new = not resume and hardware.is_main
+    if new:
+        folder.check_free()
+    trainer = Trainer(config, store, folder, hardware)
+    if new:  # after the trainer, which refuses what cannot be trained here: then no empty folder is left
         folder.create(config)
-    Trainer(config, store, folder, hardware).fit(resume=resume, on_progress=on_progress)
+    trainer.fit(resume=resume, on_progress=on_progress)
     return load(folder.path)

@@ -75,14 +75,24 @@ def check_zarr(path: Path) -> None:
     _believe(path, claims(path))
 
 
+def refuse_damaged_blosc(path: Path, group: str | None = None) -> None:
+    """Raise DataError if a chunk of an array is damaged that Blosc packed; of the arrays of one group, or of all for None.
+
+    Blosc believes the sizes in a chunk and reads past its end, so its chunks are looked at before it is asked.
+    """
+    for claim in claims(path):
+        parent, _, name = claim.name.rpartition("/")
+        if group in (None, parent) and (chunk := damaged_blosc(claim)) is not None:
+            where = f"{path}: set {parent!r}: " if parent else f"{path}: "
+            what = f"variable {name!r}: " if name else ""
+            raise DataError(f"{where}{what}chunk {chunk} is damaged (its header says another size than it has){ANEW}")
+
+
 def open_dataset(path: Path, group: str | None = None) -> xr.Dataset:
     """Open a zarr directory or netCDF file, or one group of it; variables are read by `load`, and times stay numbers."""
     contents(path)
-    for claim in claims(path) if path.is_dir() else ():
-        parent, _, name = claim.name.rpartition("/")
-        if parent == (group or "") and (chunk := damaged_blosc(claim)) is not None:
-            where = f"{path}: set {group!r}: " if group else f"{path}: "
-            raise DataError(f"{where}variable {name!r}: chunk {chunk} is damaged (its header says another size than it has){ANEW}")
+    if path.is_dir():
+        refuse_damaged_blosc(path, group or "")
     options = {"consolidated": False} if path.is_dir() else {}
     engine = "zarr" if path.is_dir() else "h5netcdf"
     where = f"{path}: group {group!r}" if group else f"{path}:"

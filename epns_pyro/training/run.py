@@ -200,16 +200,14 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
-    def create(self, config: RunConfig) -> None:
-        """Make the folder for a new run; an existing run is never overwritten.
-
-        Raises
-        ------
-        CheckpointError
-            If a run is there already.
-        """
+    def check_free(self) -> None:
+        """Raise CheckpointError if a run is there already: it is never overwritten."""
         if self.last.exists():
             raise CheckpointError(f"{self.path}: holds a run already: --resume goes on with it, --out chooses another folder")
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder for a new run, or raise CheckpointError if a run is there already."""
+        self.check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         if not os.access(self.path, os.W_OK):
             raise PermissionError(13, "not writable", str(self.path))

@@ -16,8 +16,9 @@ from epns_pyro import runs
 from epns_pyro.cli import _log, main
 from epns_pyro.cli._common import trajectory_of
 from epns_pyro.config import list_settings
-from epns_pyro.errors import ConfigError
+from epns_pyro.errors import ConfigError, TrainingError
 from epns_pyro.training.presets import preset
+from epns_pyro.training.trainer import Hardware
 
 
 def invoke(*arguments: object) -> Result:
@@ -91,6 +92,16 @@ def test_a_device_that_is_not_there_is_refused(run: Path, tmp_path: Path, device
         assert "device" in one_line(invoke(*command, "--device", device))
     with pytest.raises(ConfigError, match="device"):
         epns_pyro.load(run, device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_where_nothing_can_be_trained_no_folder_is_left(store, tmp_path: Path) -> None:
+    out, train = tmp_path / "run", ["train", "nbody", "--data", store.path, "--no-evaluate", "--steps", 1]
+    assert "accelerator 'cuda'" in one_line(invoke(*train, "--out", out, "--accelerator", "cuda"))
+    assert not out.exists()
+    with pytest.raises(TrainingError, match="accelerator 'cuda'"):
+        epns_pyro.train("nbody", store, out, hardware=Hardware("cuda"))
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

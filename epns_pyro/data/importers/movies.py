@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from epns_pyro.data.files import check_zarr, reading
+from epns_pyro.data.files import check_zarr, reading, refuse_damaged_blosc
 from epns_pyro.data.importers.epns_format import natural
 from epns_pyro.data.importers.tiff import MOST_IMAGE_PIXELS, MOST_PIXELS, SUFFIXES, count_images, open_stack
 from epns_pyro.errors import DataError, nearest
@@ -156,6 +156,7 @@ def open_films(path: Path) -> zarr.Array:
 def open_node(path: Path) -> zarr.Group | zarr.Array:
     """Open a zarr directory after a look at what it says of itself."""
     check_zarr(path)
+    refuse_damaged_blosc(path)
     with reading(f"{path}: is no zarr directory, or is damaged"):
         return zarr.open(path, mode="r")
 

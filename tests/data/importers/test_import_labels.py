@@ -7,6 +7,8 @@ import pytest
 import tifffile
 import zarr
 from click.testing import CliRunner
+from numcodecs import Blosc
+from zarr.codecs import BloscCodec
 
 from epns_pyro.cli import main
 from epns_pyro.data import Split, check, import_labels, open_store
@@ -161,6 +163,19 @@ def test_what_holds_no_films(tmp_path):
 def test_films_that_are_no_labels(films, tmp_path, change, options, message):
     zarr.create_array(tmp_path / "films.zarr", data=change(films[0]))
     refused(tmp_path, message, "films.zarr", **options)
+
+
+@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize("format", [2, 3])
+def test_a_damaged_chunk_of_blosc_is_named(films, tmp_path, group, format):
+    path, packed = tmp_path / "films.zarr", Blosc() if format == 2 else BloscCodec()
+    parent = zarr.create_group(path, zarr_format=format) if group else None
+    kind = {"chunks": (1, 3, 8, 10), "compressors": packed}
+    array = parent.create_array("cell", data=films, **kind) if group else zarr.create_array(path, data=films, zarr_format=format, **kind)
+    key = array.metadata.encode_chunk_key((2, 1, 0, 0))
+    chunk = path / array.path / key
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    refused(tmp_path, rf"films\.zarr: (variable 'cell': )?chunk {key} is damaged", "films.zarr")
 
 
 def without_cells(films, *frames):
