@@ -61,10 +61,10 @@ class Store:
 
     @cached_property
     def system(self) -> System:
-        """The system that the trajectories are of; of recorded particles the extent of the training set is measured first."""
+        """The system that the trajectories are of; of recorded particles the training set is measured first."""
         config = SYSTEMS.parse(self.config)
         if isinstance(config, RecordedConfig) and not config.extent and "train" in self.splits:
-            config = config.override({"extent": self._extent(config)})
+            config = config.override({"extent": self._extent(config), "bodies": max(self.sites("train"), default=0)})
         return config.build()
 
     @property

@@ -34,6 +34,8 @@ class RecordedConfig(SystemConfig):
         an entry is only asked to be finite.
     extent_multiple : float
         A trajectory is no longer alive once a field exceeds this multiple of its extent.
+    bodies : int
+        Places for bodies in a trajectory; 0 where that is not known. Presets choose graphs and minibatches by it.
     """
 
     name: Literal["recorded"] = "recorded"
@@ -42,6 +44,7 @@ class RecordedConfig(SystemConfig):
     time_unit: str = ""
     extent: dict[str, pydantic.PositiveFloat] = pydantic.Field(default_factory=dict)
     extent_multiple: float = pydantic.Field(10.0, gt=1)
+    bodies: int = pydantic.Field(0, ge=0)
 
     @classmethod
     def describing(cls, spec: StateSpec, x: np.ndarray, *, frame_dt: float, time_unit: str = "") -> Self:

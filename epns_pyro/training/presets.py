@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from epns_pyro.config import Registry
 from epns_pyro.errors import ConfigError, nearest
@@ -14,6 +15,9 @@ from epns_pyro.state import StateSpec
 from epns_pyro.systems import CellsConfig, NBodyConfig, RecordedConfig, SystemConfig
 from epns_pyro.training.run import EvaluationConfig, RunConfig, TrainingConfig
 from epns_pyro.training.schedules import KLSchedule, RateSchedule
+
+NEIGHBOURS = 8  # that a body of a recording sees, where there are more than twice as many
+BODIES_PER_BATCH = 320  # 64 states of 5 bodies
 
 
 def _emission(system: SystemConfig) -> str:
@@ -29,10 +33,19 @@ def nbody_quick(system: SystemConfig) -> RunConfig:
     One-step windows: the state is fully observed, so they are the whole likelihood. Feeding means back (`training.horizon.end` above 1)
     asks the emission to explain noise that an earlier step left out, and costs nats.
     """
+    model: dict[str, Any] = {"emission": _emission(system)}
+    batch = 64
+    if isinstance(system, RecordedConfig):
+        batch = max(4, min(64, BODIES_PER_BATCH // max(system.bodies, 1)))
+        graph = {"kind": "nearest", "neighbours": NEIGHBOURS} if system.bodies > 2 * NEIGHBOURS else {}
+        integrator: dict[str, Any] = {"network": {"name": "pairwise", "graph": graph}}
+        if any(field["differences"] for field in system.spec["fields"]):  # a difference of positions knows no more than a frame
+            integrator["steps"] = 2
+        model |= {"backbone": {"name": "vector", "graph": graph}, "integrator": integrator}
     return RunConfig(
         system=system,
-        model=ParticlesConfig.parse({"emission": _emission(system)}),
-        training=TrainingConfig(steps=2000, batch=64, learning_rate=3e-3),
+        model=ParticlesConfig.parse(model),
+        training=TrainingConfig(steps=2000, batch=batch, learning_rate=3e-3),
     )
 
 
