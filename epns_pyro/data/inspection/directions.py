@@ -51,6 +51,8 @@ class Directions(Inspector):
             self._ends += list(place[:, -1])
 
     def findings(self) -> Iterator[tuple[str, str]]:
+        if not self._means:  # nothing has been written yet
+            return
         means, squares = np.asarray(self._means), np.asarray(self._squares)
         moving = np.einsum("taa->t", squares) > 0
         means, squares = means[moving], squares[moving]
