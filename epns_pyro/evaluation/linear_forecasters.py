@@ -101,15 +101,15 @@ class Autoregression(LinearForecaster):
     label: ClassVar[str] = "linear autoregression"
 
     @classmethod
-    def fit(cls, store: Store, context: DataContext) -> Self:
-        """Fit to the training set of a store."""
+    def fit(cls, store: Store, context: DataContext, *, order: int | None = None) -> Self:
+        """Fit to the training set of a store; `order` is the number of velocities to use, by default all of the state."""
         spec, fields = context.spec, free_fields(context.spec)
-        count = len(_velocities(spec))
+        count = len(_velocities(spec)[:order])
         gram = np.zeros((count, count))
         moments = {f.name: np.zeros(count) for f in fields if f.is_vector}
         for x, after, both in _transitions(store):
             if count:
-                seen = _rows(spec, x, both)
+                seen = _rows(spec, x, both)[:count]
                 gram += seen @ seen.T
                 for name in moments:
                     left = change(spec, spec[name], persisting(context, x, spec[name]), spec.get(after, name))
@@ -132,7 +132,9 @@ class Autoregression(LinearForecaster):
         for f in free_fields(spec):
             mean[f.name] = persisting(self.context, x, f)
             if f.name in self.weights:
-                mean[f.name] = mean[f.name] + np.einsum("...kd,k->...d", _by_body(spec, x), self.weights[f.name])
+                mean[f.name] = mean[f.name] + np.einsum(
+                    "...kd,k->...d", _by_body(spec, x)[..., : len(self.weights[f.name]), :], self.weights[f.name]
+                )
         return mean, self.scales
 
 

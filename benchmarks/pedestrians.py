@@ -1,0 +1,91 @@
+"""Pedestrians of three scenes, one side left out: is the ensemble honest, and is it better than a linear autoregression?
+
+    python benchmarks/pedestrians.py DIR [--steps 1000] [--seed 0] [--out benchmarks/results/pedestrians.csv]
+
+DIR holds biwi_hotel.txt, crowds_zara01.txt and crowds_zara02.txt of the ETH/UCY recordings (frame, person, x, y; 10 frame numbers are
+0.4 s). 8 frames are seen and 12 predicted. Coverage and CRPS are of every person who is there at the start, as long as the recording
+has them; best-of-20 ADE and FDE of those who are there in all 20 frames, as is usual. The autoregression is the best, on the TEST set,
+of orders 1 to 7: the strictest reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scoringrules
+
+import epns_pyro
+from epns_pyro.data import Store
+from epns_pyro.data.importers.tracks import Options, import_tracks
+from epns_pyro.evaluation.linear_forecasters import Autoregression
+from epns_pyro.simulator import Simulator
+
+ZARA, HOTEL = ("crowds_zara01.txt", "crowds_zara02.txt"), ("biwi_hotel.txt",)
+SIDES = {"hotel": (ZARA, HOTEL), "zara": (HOTEL, ZARA)}  # by what is left out for the test
+SEEN, STEPS, MEMBERS = 8, 12, 99
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=SIDES)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pedestrians.csv"))
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in [options.only] if options.only else SIDES:
+            train, test = ([options.folder / file for file in files] for files in SIDES[name])
+            how = Options(columns="frame,id,x,y", frame_dt=0.04, every=10, unit="m", time_unit="s", segment=SEEN + STEPS, history=SEEN - 1)
+            store = import_tracks(train, Path(scratch) / f"{name}.zarr", how, tests=test)
+            config = epns_pyro.preset("particles", data=store.system.config)
+            config = config.override({"training.steps": options.steps, "seed": options.seed})
+            simulator = epns_pyro.train(config, store, Path(scratch) / name)
+            rows += judge(name, simulator, store, options.seed)
+            print(pd.DataFrame(rows).to_string(index=False), flush=True)
+    pd.DataFrame(rows).to_csv(options.out, index=False, float_format="%.4g")
+
+
+def judge(name: str, simulator: Simulator, store: Store, seed: int) -> list[dict]:
+    """Score the model and the best autoregression on the side that was left out."""
+    spec, start = store.spec, store.system.forecast_frame
+    path = store.read("test", start=start)
+    truth = spec.get(path, "position")[:, 1:]  # (trajectory, time, body, space)
+    there = ~np.isnan(truth).any(-1) & ~np.isnan(spec.get(path, "position")[:, :1]).any(-1)
+    whole = there.all(1) & ~np.isnan(spec.get(store.read("test"), "position")).any((1, -1))
+    futures = simulator.rollout(path[:, 0], steps=STEPS, members=MEMBERS, seed=seed)["position"].values[:, :, 1:]
+    linear = [
+        spec.get(Autoregression.fit(store, simulator.context, order=order).sample(path[:, 0], STEPS, MEMBERS, seed), "position")[:, :, 1:]
+        for order in range(1, SEEN)
+    ]
+    best = min(linear, key=lambda ensemble: crps(ensemble, truth, there))
+    rows = []
+    for who, ensemble in (("model", futures), ("autoregression", best)):
+        distance = np.linalg.norm(ensemble[:20] - truth, axis=-1)  # (sample, trajectory, time, body)
+        of_whole = np.moveaxis(distance, 2, 3)[:, whole]  # (sample, person, time)
+        row = {"left out": name, "forecast": who, "persons": int(there[:, 0].sum()), "in all frames": int(whole.sum())}
+        row |= {"CRPS (m)": crps(ensemble, truth, there), "ADE": of_whole.mean(-1).min(0).mean(), "FDE": of_whole[..., -1].min(0).mean()}
+        row |= {f"90% at {0.4 * (t + 1):.1f} s": c for t, c in enumerate(coverage(ensemble, truth, there))}
+        rows.append(row)
+    return rows
+
+
+def crps(ensemble: np.ndarray, truth: np.ndarray, there: np.ndarray) -> float:
+    """Mean CRPS of single coordinates of persons who are there, m; ensemble (sample, trajectory, time, body, space)."""
+    return float(scoringrules.crps_ensemble(truth[there], np.moveaxis(ensemble[:, there], 0, -1), estimator="fair").mean())
+
+
+def coverage(ensemble: np.ndarray, truth: np.ndarray, there: np.ndarray) -> list[float]:
+    """Share of coordinates within the central 90% interval, exact for 99 members, by lead time."""
+    ordered = np.sort(ensemble, axis=0)
+    inside = (truth >= ordered[4]) & (truth <= ordered[-5])
+    return [float(inside[:, t][there[:, t]].mean()) for t in range(truth.shape[1])]
+
+
+if __name__ == "__main__":
+    main()
