@@ -4,7 +4,7 @@
     q(z_{1:T} | x_{0:T})      = prod_t q(z_t | h_t, x_t)                                          EPNSGuide
 
 Model and guide have one signature. With a path, its dynamic channels are observed; without one the model forecasts and the guide has no
-sites, so that `Predictive(model, guide=guide, ...)` falls back to the prior.
+sites, so that `Predictive(model, guide=guide, ...)` samples latents from the prior.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from epns_pyro.state import StateSpec
 
 
 class Feedback(enum.Enum):
-    """What is fed back as the state from which the next step starts."""
+    """What becomes the start of the next step."""
 
     TEACHER = "teacher"  # the observed state
     PUSHFORWARD = "pushforward"  # the mean of the emission, detached: no gradient flows from step to step
@@ -29,7 +29,7 @@ class Feedback(enum.Enum):
 
 
 class _Unrolled(PathProgram):
-    """What model and guide share: the transition, what is fed back along an observed path, and the weight of the KL term."""
+    """A transition unrolled over time, with its feedback along an observed path and the weight of the KL term."""
 
     def __init__(self, transition: Transition, *, feedback: Feedback = Feedback.TEACHER, kl_weight: float = 1.0) -> None:
         super().__init__()
@@ -55,14 +55,14 @@ class EPNSModel(_Unrolled):
     ----------
     transition : Transition
     feedback : Feedback
-        What is fed back along an observed path: TEACHER (default) or PUSHFORWARD. Without a path TEACHER has nothing to feed back, and
-        the sample is fed (ANCESTRAL); PUSHFORWARD then gives the published mean feedback.
+        What is fed back along an observed path: TEACHER (default) or PUSHFORWARD. Without a path TEACHER means
+        ANCESTRAL (the sample is fed back), and PUSHFORWARD is the published mean feedback.
     kl_weight : float
-        Weight of the latents in the objective (annealing); a likelihood needs 1.
+        Weight of the KL term in the objective (annealing); a likelihood needs 1.
     """
 
     def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> Tensor:
-        """Run the program.
+        """Sample or score a path from full initial states (batch, *site, channel).
 
         Parameters
         ----------
@@ -76,9 +76,9 @@ class EPNSModel(_Unrolled):
         Returns
         -------
         Tensor, (batch, *site, channel)
-            The state that the last step ended in (with a path: the last observed state).
+            The state after the last step (with a path: the last observed state).
         """
-        transition = self.transition  # looked up once: every look makes Pyro register every parameter
+        transition = self.transition  # looked up once: at every access Pyro registers every parameter
         spec, carry = transition.spec, transition.start(x0)
         steps = self._start(x0, path, horizon)
         with trajectory_plate(spec, x0):
@@ -102,7 +102,7 @@ class EPNSModel(_Unrolled):
 class EPNSGuide(_Unrolled):
     """q(z_{1:T} | x_{0:T}) = prod_t Normal(z_t; mu(h_t, x_t), sigma(h_t, x_t)), h_t = f(x_{t-1}).
 
-    The signature is the model's. Without a path there is nothing to infer: no sites.
+    It has the signature of the model. Without a path there is nothing to infer, so it has no sites.
     """
 
     def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Normal laws whose draws never raise, and laws of which a part is left out."""
+"""A Normal distribution whose draws never raise, and masks of joint distributions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 class Normal(pyro.distributions.Normal):
-    """A Normal that answers parameters which are not finite with a draw that is not finite, where PyTorch's raises.
+    """A Normal distribution that returns non-finite draws for non-finite parameters, where PyTorch's raises.
 
-    One run of an ensemble that diverges must not end all others; nor does a draw wait for the device, as PyTorch's check does.
+    One diverging member must not end an ensemble. And a draw does not wait for the device, as PyTorch's check does.
     """
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
@@ -21,12 +21,12 @@ class Normal(pyro.distributions.Normal):
 
 
 def unmasked(law: Independent) -> TorchDistribution:
-    """Return the law of single bodies or channels that a joint law is made of, without its mask."""
+    """Return the law per body or channel from which a joint law is built, without its mask."""
     return law.base_dist.base_dist if isinstance(law.base_dist, MaskedDistribution) else law.base_dist
 
 
 def masked(law: Independent, mask: Tensor | None) -> Independent:
-    """Return a joint law without the densities of the entities that are False in a mask (*batch, entity); None leaves out none."""
+    """Return a joint law without the densities of entities where a mask (*batch, entity) is False; None keeps all."""
     if mask is None:
         return law
     dims = law.reinterpreted_batch_ndims

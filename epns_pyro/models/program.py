@@ -1,4 +1,4 @@
-"""The face that every Pyro program on trajectories has: program(x0, path=None, *, horizon=None)."""
+"""The common signature of Pyro programs on trajectories: program(x0, path=None, *, horizon=None)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from epns_pyro.state import StateSpec
 
 
 class PathProgram(PyroModule):
-    """A model or a guide of paths that start from known states.
+    """A Pyro model or guide of paths (batch, time, *site, channel) from known initial states.
 
     Parameters of `forward`
     -----------------------
@@ -32,10 +32,10 @@ class PathProgram(PyroModule):
     @property
     @abstractmethod
     def spec(self) -> StateSpec:
-        """Specification of the states that the program describes."""
+        """Spec of the states."""
 
     def __call__(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray | None = None, *, horizon: int | None = None) -> Any:
-        """Run the program on tensors or arrays, moved and cast to where its parameters are."""
+        """Run the program on tensors or arrays, cast to the dtype and device of its parameters."""
         return super().__call__(self._tensor(x0), None if path is None else self._tensor(path), horizon=horizon)
 
     def _tensor(self, x: Tensor | np.ndarray) -> Tensor:
@@ -46,8 +46,8 @@ class PathProgram(PyroModule):
     def _start(self, x0: Tensor, path: Tensor | None, horizon: int | None) -> int:
         """Check the arguments; return the number of steps."""
         spec = self.spec
-        # SVI.step asks every parameter for its unconstrained form; with module_local_params Pyro 1.9 tells only its own kind of
-        # parameters. Ours are unconstrained, so each is its own form.
+        # SVI.step reads the attribute `unconstrained` of every parameter; with module_local_params Pyro 1.9 sets it on PyroParam only.
+        # These parameters are unconstrained, so each is its own unconstrained form.
         for parameter in self.parameters():
             parameter.unconstrained = weakref.ref(parameter)
         spec.check_shape(x0, what="x0")
@@ -64,7 +64,7 @@ class PathProgram(PyroModule):
 
 
 def trajectory_plate(spec: StateSpec, x0: Tensor) -> pyro.plate:
-    """The plate of independent trajectories, the last batch dimension of x0."""
+    """Return the plate of independent trajectories, the last batch dimension of x0."""
     return pyro.plate("trajectory", x0.shape[x0.dim() - len(spec.sites) - 2], dim=-1)
 
 

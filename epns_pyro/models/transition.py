@@ -1,12 +1,12 @@
-"""One step of a stochastic system: what it starts from, and the laws that it offers.
+"""One time step of a stochastic system: the state before it and its conditional distributions (laws).
 
     h  = f(x)                 deterministic, equivariant
     z  ~ p(z | h)             diagonal Normal, invariant
     x' ~ p(x' | h, z)         its law is equivariant
     z  ~ q(z | h, x')         diagonal Normal, invariant: for training, smoothing and importance sampling only
 
-A `Transition` makes a `Step` from a `Carry`. A step computes what its laws share once, and says what the next step starts from.
-Distributions describe the DYNAMIC channels of a state; static fields are given and copied.
+A `Transition` makes a `Step` from a `Carry`. A step computes shared quantities of its laws once, and makes the next carry.
+Distributions are over the DYNAMIC channels of a state; static fields are given and copied.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ TRANSITIONS = Registry("model")
 
 @dataclass(frozen=True)
 class Carry:
-    """What a step starts from: the present state, and what else the transition remembers.
+    """The start of a step: the present state and the memory of the transition.
 
     Parameters
     ----------
     x : Tensor, (*batch, *site, channel)
         Full state.
     memory : tuple of Tensor, each (*batch, ...)
-        Empty for a Markov transition; earlier frames or beliefs about hidden states for others.
+        Empty for a Markov transition; otherwise e.g. earlier frames or beliefs about hidden states.
     """
 
     x: Tensor
     memory: tuple[Tensor, ...] = ()
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Carry:
-        """Apply a function of the batch dimensions to the state and to the memory."""
+        """Apply a function on batch dimensions to the state and the memory."""
         return Carry(function(self.x), tuple(function(part) for part in self.memory))
 
     def __len__(self) -> int:
@@ -74,21 +74,21 @@ class Carry:
 
 
 class Observed(NamedTuple):
-    """The law of the dynamic channels that an observed next state is scored with, and the value to score."""
+    """The law that scores an observed next state, and the value to score."""
 
     law: TorchDistribution
     value: Tensor
 
 
 class Step(ABC):
-    """One step from a carry: h, p(z | h), p(x' | h, z), q(z | h, x'), and the carry of the next step.
+    """One step from a carry: h, p(z | h), p(x' | h, z), q(z | h, x'), and the next carry.
 
     Parameters
     ----------
     spec : StateSpec
     carry : Carry
     h : Tensor, (*batch, *hidden)
-        What the forward model returns.
+        Output of the forward model.
     """
 
     def __init__(self, spec: StateSpec, carry: Carry, h: Tensor) -> None:
@@ -101,31 +101,31 @@ class Step(ABC):
 
     @abstractmethod
     def emission(self, z: Tensor) -> TorchDistribution:
-        """p(x' | h, z) over the dynamic channels, event (*site, dynamic channel); `.mean` is what mean feedback feeds back."""
+        """p(x' | h, z) over the dynamic channels, event (*site, dynamic channel); mean feedback uses its `.mean`."""
 
     @abstractmethod
     def posterior(self, x_next: Tensor) -> Independent:
         """q(z | h, x') = Normal(mu(h, x'), sigma(h, x')), event (entity, latent); x_next is a full state."""
 
     def observe(self, emission: TorchDistribution, x_next: Tensor) -> Observed:
-        """Return the law and the value that score a full next state; what cannot be scored is masked."""
+        """Return the law and the value that score a full next state (*batch, *site, channel); absent bodies are masked."""
         return Observed(emission, self.spec.dynamic(x_next))
 
     def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
-        """Return what the next step starts from.
+        """Return the carry of the next step, from dynamic channels (*batch, *site, dynamic channel).
 
         Parameters
         ----------
         y : Tensor, (*batch, *site, dynamic channel)
             The dynamic channels of the next state.
         following : Tensor, (*batch, *site, channel), optional
-            The observed next state: bodies enter and leave as they do there.
+            The observed next state: it says which bodies enter and leave.
         """
         return Carry(self.spec.advance(self.carry.x, y))
 
 
 class Transition(nn.Module, ABC):
-    """Makes steps; `EPNSModel` and `EPNSGuide` unroll them over time. Any number of leading batch dimensions."""
+    """A learned time step, which `EPNSModel` and `EPNSGuide` unroll. Any number of leading batch dimensions."""
 
     spec: StateSpec
     hidden_event_dim: int
@@ -134,14 +134,14 @@ class Transition(nn.Module, ABC):
 
     @abstractmethod
     def step(self, carry: Carry) -> Step:
-        """Make the step that starts from a carry."""
+        """Make the step from a carry."""
 
     def start(self, x0: Tensor) -> Carry:
-        """Return what the first step starts from, for full initial states (*batch, *site, channel)."""
+        """Return the carry of the first step, for full initial states (*batch, *site, channel)."""
         return Carry(x0)
 
     def carries(self, x0: Tensor, path: Tensor) -> Carry:
-        """Return what every step along an observed path starts from, batch and time flattened: (batch * time, ...).
+        """Return the carries of all steps along an observed path, batch and time flattened: (batch * time, ...).
 
         Parameters
         ----------
@@ -156,16 +156,16 @@ class Transition(nn.Module, ABC):
 
     @property
     def sampling_rule(self) -> str:
-        """How a step is sampled, in words, for reports."""
+        """How a step is sampled, in words for reports."""
         return "ancestral: prior and emission are sampled at every step"
 
 
 class MarkovTransition(Transition):
-    """A transition that is written as its four parts, where they share nothing but h; x is the full present state."""
+    """A Markov transition given by four methods that share only h; x is the full present state (*batch, *site, channel)."""
 
     @abstractmethod
     def forward_model(self, x: Tensor) -> Tensor:
-        """h = f(x), equivariant: (*batch, *hidden)."""
+        """Compute h = f(x), equivariant: (*batch, *hidden)."""
 
     @abstractmethod
     def prior(self, x: Tensor, h: Tensor) -> Independent:
@@ -184,7 +184,7 @@ class MarkovTransition(Transition):
 
 
 class _MarkovStep(Step):
-    """One step of a transition that is written as its four parts."""
+    """One step of a `MarkovTransition`."""
 
     def __init__(self, transition: MarkovTransition, carry: Carry) -> None:
         super().__init__(transition.spec, carry, transition.forward_model(carry.x))
@@ -202,7 +202,7 @@ class _MarkovStep(Step):
 
 
 class TransitionConfig(Config, ABC):
-    """What a user can choose about a transition; `build` makes it for the data at hand."""
+    """Settings of a transition; `build` makes it for the data at hand."""
 
     name: str
 
@@ -211,5 +211,5 @@ class TransitionConfig(Config, ABC):
 
 
 def bounded_exp(x: Tensor) -> Tensor:
-    """Return exp(x) with x bent smoothly into (-5, 5), so that a scale can neither vanish nor explode."""
+    """Return exp(x) with x squashed smoothly into (-5, 5), so that a scale can neither vanish nor explode."""
     return torch.exp(5 * torch.tanh(x / 5))

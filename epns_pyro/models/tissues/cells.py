@@ -1,4 +1,4 @@
-"""The transition of a tissue: label images of cells, with latents per cell."""
+"""The transition of label images of cells, with latents per cell."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from epns_pyro.state import StateSpec
 
 
 class CellsTransition(Transition):
-    """EPNS for cells; invariant under renaming cells, and under shifts of the lattice, where its network is."""
+    """EPNS for cells: equivariant under relabelling of cells, and under shifts of a periodic lattice, if its network is."""
 
     hidden_event_dim = 2
     block_size = 64
@@ -39,7 +39,7 @@ class CellsTransition(Transition):
         hidden = config.prior_width
         self.prior_net = nn.Sequential(nn.Linear(net.summary_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
         self.posterior_net = nn.Sequential(nn.Linear(net.innovation_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
-        self.direct = nn.Linear(net.innovation_width, latent)  # from what a cell became to its latents, without a detour
+        self.direct = nn.Linear(net.innovation_width, latent)  # a linear path from the features of a cell's next image to its latents
         for start in (self.prior_net[-1], self.posterior_net[-1], self.direct):
             nn.init.zeros_(start.weight)
             nn.init.zeros_(start.bias)
@@ -49,17 +49,19 @@ class CellsTransition(Transition):
 
     @property
     def sampling_rule(self) -> str:
-        """How an image is drawn, in words, for reports."""
+        """How an image is drawn, in words for reports."""
         count = len(self.scores.classes)
         if count == 1:
-            return "ancestral: latents from the prior, then every pixel for itself from its Categorical, the law that the likelihood is of"
+            return (
+                "ancestral: latents from the prior, then every pixel independently from its Categorical; the likelihood is of the same law"
+            )
         return (
             f"ancestral: latents from the prior, then the pixels in {count} interlaced classes, each from its Categorical given the pixels "
-            "drawn before: an exact draw from the law that the likelihood is of"
+            "drawn before: an exact draw; the likelihood is of the same law"
         )
 
     def tissue(self, x: Tensor) -> Tissue:
-        """Read full states (*batch, y, x, channel)."""
+        """Read full states (*batch, y, x, channel) as a tissue."""
         labels = self.spec.get(x, self.label).long()
         if self.type:
             types = self.spec.entity_property(x, self.type)[..., 1:].long()
@@ -71,7 +73,7 @@ class CellsTransition(Transition):
 
 
 class CellsStep(Step):
-    """The laws of one step of a label image; the image is read as a tissue once. h is (*batch, row, width)."""
+    """The laws of one step of a label image; the image becomes a tissue once. h is (*batch, row, width)."""
 
     def __init__(self, transition: CellsTransition, carry: Carry) -> None:
         self.transition, self.tissue = transition, transition.tissue(carry.x)
@@ -79,7 +81,7 @@ class CellsStep(Step):
 
     @cached_property
     def prior(self) -> Independent:
-        """p(z | h) = Normal(mu(h), sigma(h)) of every cell; Normal(0, 1) of those that are not there."""
+        """p(z | h) = Normal(mu(h), sigma(h)) of every cell; Normal(0, 1) of absent cells."""
         mean, log_scale = self._of_cells(self.transition.prior_net(self.transition.network.summary(self.tissue, self.h)))
         return Normal(mean, bounded_exp(log_scale)).to_event(2)
 
@@ -94,7 +96,7 @@ class CellsStep(Step):
         return LabelImage(self.tissue, self._crops, draft, transition.scores, transition.config.floor)
 
     def posterior(self, x_next: Tensor) -> Independent:
-        """q(z | h, x') = Normal(mu_p + sigma_p a(h, x'), sigma_p exp(b(h, x'))): the prior at first, and always of absent cells."""
+        """q(z | h, x') = Normal(mu_p + sigma_p a(h, x'), sigma_p exp(b(h, x'))): at first, and for absent cells, the prior."""
         transition, tissue = self.transition, self.tissue
         following = tissue.with_labels(self.spec.get(x_next, transition.label).long())
         innovation = transition.network.innovation(tissue, self.h, following)
@@ -104,7 +106,7 @@ class CellsStep(Step):
         return Normal(prior.loc + prior.scale * shift, prior.scale * bounded_exp(log_scale)).to_event(2)
 
     def _of_cells(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Two numbers per latent and cell, zero for cells that are not there."""
+        """Two numbers per latent and cell, zero for absent cells."""
         return (numbers * self.tissue.present[..., None]).chunk(2, -1)
 
 
@@ -118,9 +120,7 @@ def label_fields(spec: StateSpec) -> tuple[str, str]:
     """
     dynamic = [f.name for f in spec.dynamic_fields]
     if len(dynamic) != 1 or spec[dynamic[0]].kind != "label" or len(spec.sites) != 2:
-        raise ConfigError(
-            f"a model of cells needs one dynamic field, of labels, on a lattice of two dimensions; found {', '.join(dynamic)}"
-        )
+        raise ConfigError(f"a model of cells needs one dynamic field, of labels, on a two-dimensional lattice; found {', '.join(dynamic)}")
     static = [f.name for f in spec.static_fields]
     if len(static) > 1 or any(spec[name].kind != "category" or not spec[name].of for name in static):
         raise ConfigError(f"a model of cells takes one static field at most, the type of every cell; found {', '.join(static)}")
@@ -135,10 +135,12 @@ class CellsModelConfig(TransitionConfig):
     network: Annotated[GridConfig, one_of(GRIDS)] = pydantic.Field(default="windows", validate_default=True)
     latent: int = pydantic.Field(default=16, gt=0, description="latent dimensions per cell")
     interlacing: Literal[1, 2, 4, 8] = pydantic.Field(
-        default=8, description="pixels are drawn in the order of a dither of this side, and see those drawn before; 1: independently"
+        default=8, description="side of the dither pattern that orders the pixels; a pixel sees those drawn before it; 1: all independent"
     )
-    neighbourhood: int = pydantic.Field(default=7, ge=3, description="side of the square of pixels that a pixel sees")
-    floor: float = pydantic.Field(default=1e-6, gt=0, lt=0.1, description="probability that a pixel takes any label, shared evenly")
+    neighbourhood: int = pydantic.Field(
+        default=7, ge=3, description="side of the square of pixels around a pixel that its scores depend on"
+    )
+    floor: float = pydantic.Field(default=1e-6, gt=0, lt=0.1, description="weight of a uniform law over the labels in the law of a pixel")
     prior_width: int = pydantic.Field(default=64, gt=0)
 
     def build(self, context: DataContext) -> CellsTransition:

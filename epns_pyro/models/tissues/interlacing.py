@@ -1,10 +1,10 @@
-"""The order in which the pixels of an image are drawn, and what a pixel learns from those drawn before it.
+"""The order in which the pixels of an image are drawn, and which earlier pixels each of them depends on.
 
     p(x' | h, z) = prod_k prod_{i in class k} Categorical(x'_i; h, z, x' on the classes before k)
 
 The classes are those of an ordered dither: a coarse grid of pixels first, then those in the gaps, and so on. With one class the pixels are
-independent, as published. With several a pixel sees its neighbours of the classes before its own: cells stay whole and keep their size
-because the law says so, and sampling is exact: what is sampled is what is scored.
+independent, as published. With several, a pixel depends on its neighbours in earlier classes: the law itself keeps cells connected and
+of the right size, and sampling is exact: samples come from the law that is scored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from epns_pyro.backbones.tissues.tissue import Crops, Size, Tissue
 
 
 def dither(side: int) -> Tensor:
-    """Ranks 0 .. side^2 - 1 of the pixels of a square (side, side), a power of two: the next rank lies as far from those before as can be.
+    """Ranks 0 .. side^2 - 1 of the pixels of a square (side, side), a power of two: each rank is as far as possible from those before it.
 
     Bayer (1973), An optimum method for two-level rendition of continuous-tone pictures.
     """
@@ -31,7 +31,7 @@ def dither(side: int) -> Tensor:
 
 
 def pixel_classes(tissue: Tissue, side: int) -> Tensor:
-    """Class of every pixel, (*batch, pixel): the dither, laid out from the middle of the tissue."""
+    """Return the class of every pixel, (*batch, pixel): the dither pattern, with its origin in the middle of the tissue."""
     ranks = dither(side).to(tissue.labels.device)
     place = []
     for axis, size in enumerate(tissue.lattice):
@@ -44,14 +44,14 @@ def pixel_classes(tissue: Tissue, side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Rows:
-    """Positions in another list, sorted by class: `bounds[k]` is where class k begins."""
+    """Indices into another list, sorted by class; `bounds[k]` is the start of class k."""
 
     order: Tensor
     bounds: tuple[int, ...]
 
     @classmethod
     def by_class(cls, classes: Tensor, count: int) -> Rows:
-        """Sort the positions of a list of classes (any,)."""
+        """Sort the indices of a list of classes (any,)."""
         sizes = torch.bincount(classes, minlength=count)
         return cls(classes.argsort(stable=True), (0, *sizes.cumsum(0).tolist()))
 
@@ -64,7 +64,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Candidates:
-    """All pairs of a pixel and a cell that can have it next, as lists (row,) sorted by the class of the pixel.
+    """All pairs of a pixel and a cell that can take it next, as lists (row,) sorted by the class of the pixel.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class Candidates:
 
 
 class PixelBatch(NamedTuple):
-    """The pixels whose turn it is, those of some classes, and their candidates.
+    """The pixels of some classes and their candidates, which are drawn or scored together.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class PixelBatch(NamedTuple):
     turn_of_row : Tensor, (row,)
         Class of every candidate's pixel, counted from the first of `classes`.
     around, known : Tensor, (pixel, neighbourhood^2)
-        Pixels in the square around each pixel, and which of them its class may look at.
+        Pixels in the square around each pixel, and which of them belong to earlier classes.
     """
 
     classes: range
@@ -118,16 +118,16 @@ class PixelBatch(NamedTuple):
 
 
 class LabelField:
-    """Where everything is: the present image, its candidates and the classes of its pixels, for a whole batch at once.
+    """The present images of a batch, with the candidates and the classes of their pixels.
 
     Parameters
     ----------
     tissue : Tissue
         The present image, with one batch dimension.
     crops : Crops
-        Windows in which cells can have their pixels.
+        Windows that hold the pixels a cell can take.
     side, neighbourhood : int
-        Of the dither, and of the square of pixels that a pixel sees.
+        Sides of the dither pattern, and of the square of pixels that a pixel depends on.
     """
 
     def __init__(self, tissue: Tissue, crops: Crops, side: int, neighbourhood: int) -> None:
@@ -148,14 +148,14 @@ class LabelField:
 
     @cached_property
     def contested(self) -> Rows:
-        """Pixels that a cell can have next, in its window or because it has them now; all others stay the medium's."""
+        """Pixels that some cell can have next, because of its window or because it has them now; all others stay medium."""
         reached = torch.zeros_like(self.labels).index_fill(0, self.candidates.pixel, 1)
         pixel = ((reached > 0) | (self.labels > 0)).nonzero()[:, 0]
         rows = Rows.by_class(self.classes[pixel], self.count)
         return Rows(pixel[rows.order], rows.bounds)
 
     def turn(self, classes: range) -> PixelBatch:
-        """Whose turn it is when some classes are drawn or scored."""
+        """Return the pixels and candidates of some classes."""
         c, rows, here = self.candidates, self.candidates.rows.of(classes), self.contested.of(classes)
         of_row = self.class_of_row[rows] - classes.start
         around, known = (table[here] for table in self._surroundings)
@@ -171,7 +171,7 @@ class LabelField:
 
     @cached_property
     def stray(self) -> Tensor:
-        """Pixels of cells outside of their own window, (pixel,): of large cells, and of fragments."""
+        """Pixels that a cell has outside of its own window, (pixel,): of large cells and of fragments."""
         reached = torch.zeros_like(self.labels).index_add(0, self.candidates.pixel, self.owned.long())
         return (self.labels > 0) & (reached == 0)
 
@@ -180,9 +180,9 @@ class LabelField:
         return torch.arange(len(self.tissue.labels), device=self.labels.device) * self.tissue.lattice.pixels
 
     def seen(self, labels: Tensor, turn: PixelBatch) -> tuple[Tensor, Tensor]:
-        """Labels of an image (pixel,) around each pixel of a turn, and their types, -1 where its class cannot: (pixel, neighbourhood^2).
+        """Return labels of an image (pixel,) around each pixel of a batch, and their types, -1 if not drawn yet: (pixel, neighbourhood^2).
 
-        Both of int32, for these tables are large.
+        Both are int32, because these tables are large.
         """
         label = labels[turn.around]
         first = turn.pixel // self.tissue.lattice.pixels * self._types_by_label.shape[-1]
@@ -200,14 +200,14 @@ class LabelField:
 
     @cached_property
     def _pixel_of_candidate(self) -> Tensor:
-        """Where the pixel of each candidate stands among the contested, (row,)."""
+        """Index of each candidate's pixel among the contested pixels, (row,)."""
         order = self.contested.order
         rank = torch.zeros_like(self.labels).scatter(0, order, torch.arange(len(order), device=order.device))
         return rank[self.candidates.pixel]
 
     @cached_property
     def _surroundings(self) -> tuple[Tensor, Tensor]:
-        """Pixels around each contested pixel, and which of them belong to classes before its own: each (contested, neighbourhood^2)."""
+        """Pixels around each contested pixel, and which of them belong to earlier classes: each (contested, neighbourhood^2)."""
         pixel = self.contested.order
         inner = pixel % self.tissue.lattice.pixels
         table = surroundings(self.tissue.lattice, self.neighbourhood, self.tissue.periodic).to(inner.device)[inner]
@@ -217,7 +217,7 @@ class LabelField:
 
 @lru_cache(maxsize=16)
 def surroundings(lattice: Size, neighbourhood: int, periodic: bool) -> Tensor:
-    """The square of pixels around every pixel of a lattice: (pixel, neighbourhood^2), -1 off the lattice."""
+    """Return the square of pixels around every pixel of a lattice: (pixel, neighbourhood^2), -1 off the lattice."""
     height, width = lattice
     step = torch.arange(neighbourhood) - neighbourhood // 2
     pixel = torch.arange(lattice.pixels)

@@ -1,4 +1,4 @@
-"""The law of a label image: every pixel becomes the medium's or that of a cell near it."""
+"""The law of a label image: every pixel gets the label of the medium or of a cell near it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from epns_pyro.backbones.tissues.tissue import Crops, Tissue
 from epns_pyro.models.tissues.interlacing import LabelField, PixelBatch
 from epns_pyro.models.tissues.pixel_scores import DraftMarginals, PixelScores
 
-ABSENT = -60.0  # log probability that a pixel becomes that of a cell which is not there: finite, and lost in the rounding of the total
+ABSENT = -60.0  # log probability of the label of an absent cell: finite, and too small to change a sum of probabilities
 
 
 class LabelImage(TorchDistribution):
     """p(x' | h, z) = prod_k prod_{i in class k} [(1 - floor) Categorical(scores of i given the classes before k) + floor Uniform].
 
     A pixel's candidates are the medium, the cell that has it now, and the cells whose window holds it. The uniform part covers the
-    medium and all cells that are there; it keeps the likelihood finite where a cell turns up elsewhere. A cell that is not there gets no
-    probability (`ABSENT`).
+    medium and all cells that are present; it keeps the likelihood finite where a cell appears elsewhere. An absent cell has practically
+    no probability (`ABSENT`).
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class LabelImage(TorchDistribution):
         The present image.
     crops : Crops
     draft : Draft
-        May have sample dimensions in front of the batch of the tissue.
+        It may have sample dimensions before the batch dimensions of the tissue.
     scores : PixelScores
     floor : float
         Weight of the uniform part.
@@ -52,11 +52,11 @@ class LabelImage(TorchDistribution):
     # -- scoring -----------------------------------------------------------------------------------------------------------
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Nats, (*batch,), of images (*batch, y, x, 1)."""
+        """Score images (*batch, y, x, 1): nats, (*batch,)."""
         return self.pixel_log_prob(value).sum(-1)
 
     def pixel_log_prob(self, value: Tensor) -> Tensor:
-        """Nats of every pixel given the classes before its own, (*batch, pixel)."""
+        """Score every pixel given earlier classes: nats, (*batch, pixel)."""
         batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
         field, draft = self._flat(batch)
         labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
@@ -78,7 +78,7 @@ class LabelImage(TorchDistribution):
         return torch.where(possible, likely, ABSENT).view(*batch, -1)
 
     def _flat(self, batch: torch.Size) -> tuple[LabelField, Draft]:
-        """Put everything into one batch dimension."""
+        """Flatten sample and batch dimensions into one."""
         t, c, d = self.tissue, self.crops, self.draft
         labels = t.labels.expand(*batch, -1, -1).reshape(-1, *t.lattice)
         tissue = Tissue(labels, t.types.expand(*batch, -1).reshape(len(labels), -1), t.periodic, t.reach)
@@ -91,7 +91,7 @@ class LabelImage(TorchDistribution):
 
     @torch.no_grad()
     def _outlook(self, field: LabelField, draft: Draft) -> DraftMarginals:
-        """What the draft alone says: the law that class 0 is drawn from, and learned from there."""
+        """Return the marginals given by the draft alone, which are also the law of class 0."""
         turn = field.turn(self.scores.classes)
         cells, medium, stray = self._candidates(field, draft, turn)
         return DraftMarginals(
@@ -99,7 +99,7 @@ class LabelImage(TorchDistribution):
         )
 
     def _candidates(self, field: LabelField, draft: Draft, turn: PixelBatch, *told: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of cells (row,), of the medium and of owners that stray (pixel,), in the order of the turn."""
+        """Scores of cells (row,), of the medium and of present owners outside their windows (pixel,), in the order of the pixel batch."""
         cells, medium = self.scores(field, draft, turn, *told)
         bonus = self.scores.stay(draft.medium.flatten(0, -2).index_select(0, turn.pixel))[..., 0]
         cells = cells + torch.where(field.owned[turn.rows], bonus[turn.pixel_of_candidate], 0.0)
@@ -120,16 +120,16 @@ class LabelImage(TorchDistribution):
     @property
     @torch.no_grad()
     def mode(self) -> Tensor:
-        """The likeliest label of every pixel given the likeliest before it, (*batch, y, x, 1)."""
+        """The most probable label of every pixel given the most probable labels of earlier classes, (*batch, y, x, 1)."""
         return self._image(self._draw(*self._flat(self.batch_shape)), self.batch_shape)
 
     @property
     def mean(self) -> Tensor:
-        """What mean feedback feeds back: labels have no mean, so it is the mode, as published."""
+        """The state that mean feedback uses: labels have no mean, so it is the mode, as published."""
         return self.mode
 
     def _draw(self, field: LabelField, draft: Draft, uniform: Tensor | None = None) -> Tensor:
-        """Draw labels class by class, those that are not -1 in `uniform` (pixel,) from there; without it choose the likeliest: (pixel,)."""
+        """Draw labels (pixel,) class by class; where `uniform` (pixel,) is not -1 it gives the label; without it take the most probable."""
         labels = torch.zeros_like(field.labels) if uniform is None else uniform.clamp_min(0)
         outlook = self._outlook(field, draft) if len(self.scores.classes) > 1 else None
         past, told = draft.cells.new_zeros(field.tissue.types.numel(), 1, 3), ()
@@ -160,6 +160,6 @@ def _gumbel(like: Tensor) -> Tensor:
 
 
 def _logsumexp(start: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """log(exp(start) + sum over the values that fall on each place of exp(value)): (place,)."""
+    """log(exp(start) + sum of exp(value) over the values whose `index` is this place): (place,)."""
     peak = start.detach().scatter_reduce(0, index, values.detach(), "amax")
     return peak + ((start - peak).exp().index_add(0, index, (values - peak[index]).exp())).log()

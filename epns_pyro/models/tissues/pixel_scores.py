@@ -1,4 +1,4 @@
-"""What speaks for a pixel becoming a cell's, given the pixels that are drawn already."""
+"""Scores of the candidate cells of a pixel, given the pixels drawn before."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from epns_pyro.backbones.tissues.base import Draft
 from epns_pyro.backbones.tissues.tissue import AREA_FEATURES, area_features
 from epns_pyro.models.tissues.interlacing import LabelField, PixelBatch
 
-CELL_RADIUS = 3.0  # pixels; networks see the moments of a cell in units of it
+CELL_RADIUS = 3.0  # pixels: the unit of a cell's moments as network inputs
 HEADING_FEATURES = AREA_FEATURES + 7
 
 
 class DraftMarginals:
-    """What the draft alone says about every cell and, with the pixels drawn so far, where it is heading.
+    """Expected area and centre of every cell: by the draft alone, and updated by the pixels drawn so far.
 
     Parameters
     ----------
     field : LabelField
     probability : Tensor, (row,)
-        Of every candidate to have its pixel, by the draft alone.
+        Marginal probability of every candidate by the draft alone.
     """
 
     def __init__(self, field: LabelField, probability: Tensor) -> None:
@@ -31,21 +31,21 @@ class DraftMarginals:
         self.place = F.pad(field.candidates.offset.to(probability.dtype) / CELL_RADIUS, (1, 0), value=1.0)
 
     def past(self, labels: Tensor) -> Tensor:
-        """Surplus of each cell by the pixels before each class, of an image (pixel,): (cell, class, 3)."""
+        """Return the surplus of each cell from the pixels before each class of an image (pixel,): (cell, class, 3)."""
         surplus = self._per_class(self._surplus(labels, slice(None)))
         return surplus.cumsum(1) - surplus
 
     def surplus(self, labels: Tensor, turn: PixelBatch) -> Tensor:
-        """Area and first moments that each cell has gained by the pixels of one turn beyond what the draft said: (cell, 1, 3)."""
+        """Return area and first moments of each cell from one batch of pixels, minus those expected from the draft: (cell, 1, 3)."""
         gained = self._surplus(labels, turn.rows)
         cells = self.field.tissue.types.numel()
         return gained.new_zeros(cells, 3).index_add(0, self.field.candidates.cell[turn.rows], gained)[:, None]
 
     def heading(self, past: Tensor, classes: range) -> Tensor:
-        """Where each cell is heading before some classes are drawn: (cell, class, HEADING_FEATURES).
+        """Return the expected area and centre of each cell before some classes are drawn: (cell, class, HEADING_FEATURES).
 
-        The area, also beside the mean of all cells, and the centre that it would have if its other pixels came as the draft says, how far
-        the pixels drawn so far have gone beyond that (`past`, (cell, class, 3)), and the standard deviation of the area that is still open.
+        Features: the expected area, also relative to the mean of all cells, and the expected centre, with pixels not drawn yet as in the
+        draft; the surplus of the pixels drawn so far (`past`, (cell, class, 3)); and the standard deviation of the area not drawn yet.
         """
         total, still = self._expected + past, self._open[:, classes.start : classes.stop]
         excess = (total[..., :1] - self._mean_area) / (1 + self._mean_area).sqrt()
@@ -59,7 +59,7 @@ class DraftMarginals:
 
     @cached_property
     def _expected(self) -> Tensor:
-        """Area, with pixels outside of the window, and first moments by the draft alone: (cell, 1, 3)."""
+        """Expected area, pixels outside of the window included, and first moments by the draft alone: (cell, 1, 3)."""
         p, owned = self.probability[:, None], self.field.owned[:, None].to(self.place.dtype)
         inside = self._per_class(torch.cat([p * self.place, owned], -1)).sum(1, keepdim=True)
         outside = self.field.tissue.areas.flatten()[:, None, None] - inside[..., 3:]
@@ -67,26 +67,26 @@ class DraftMarginals:
 
     @cached_property
     def _mean_area(self) -> Tensor:
-        """Of the cells of the same image that are there, now: (cell, 1, 1)."""
+        """Mean present area of the cells in the same image: (cell, 1, 1)."""
         t = self.field.tissue
         mean = t.areas.sum(-1, keepdim=True).to(self.place.dtype) / t.present.sum(-1, keepdim=True).clamp_min(1)
         return mean.expand(t.areas.shape).flatten()[:, None, None]
 
     @cached_property
     def _open(self) -> Tensor:
-        """Standard deviation of the area to be drawn from each class on, by the draft alone: (cell, class, 1)."""
+        """Standard deviation of the area in this and later classes, by the draft alone: (cell, class, 1)."""
         variance = self._per_class((self.probability * (1 - self.probability))[:, None])
         return variance.flip(1).cumsum(1).flip(1).sqrt()
 
     def _per_class(self, values: Tensor) -> Tensor:
-        """Sum over the candidates of every cell and class: (row, channel) -> (cell, class, channel)."""
+        """Sum over candidates per cell and class: (row, channel) -> (cell, class, channel)."""
         cells, count = self.field.tissue.types.numel(), self.field.count
         slot = self.field.candidates.cell * count + self.field.class_of_row
         return values.new_zeros(cells * count, values.shape[-1]).index_add(0, slot, values).view(cells, count, -1)
 
 
 class Readout(nn.Module):
-    """A number per row, linear at first neighbourhood: w . x + perceptron(x)."""
+    """A number per row: w . x + perceptron(x)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Readout(nn.Module):
 
 
 class ByClass(nn.Module):
-    """A matrix per class, shared + own, for rows that are sorted by class; class 0, which has been told nothing, has none."""
+    """A linear map per class, shared + own, for rows sorted by class; class 0 sees no earlier pixels and has none."""
 
     def __init__(self, fan_in: int, fan_out: int, later: int) -> None:
         super().__init__()
@@ -117,8 +117,8 @@ class PixelScores(nn.Module):
     """Scores of the candidates of every pixel, given the pixels of the classes before its own.
 
     score(cell, pixel) = f(draft + nearby pixels of the cell and of other cells of its type + nearby types + heading); the cell that has the
-    pixel now gets a bonus. The heading of a cell is the area and the centre that are to be expected: its pixels drawn so far, and of the
-    pixels not drawn yet the probabilities of the draft. So the last pixels of a cell can correct the area that the first ones gave it.
+    pixel now gets a bonus. The heading of a cell is its expected area and centre: from its pixels drawn so far, and from the draft's
+    probabilities for the others. So the last pixels of a cell can correct an area that the first ones made too large or too small.
 
     Parameters
     ----------
@@ -126,9 +126,9 @@ class PixelScores(nn.Module):
         Channels of the draft.
     types : int
     side : int
-        Of the dither: 1, 2, 4, ...
+        Side of the dither pattern: 1, 2, 4, ...
     neighbourhood : int
-        Side of the square of pixels that a pixel sees.
+        Side of the square of pixels that a pixel depends on.
     """
 
     def __init__(self, width: int, types: int, side: int, neighbourhood: int) -> None:
@@ -149,7 +149,7 @@ class PixelScores(nn.Module):
     def forward(
         self, field: LabelField, draft: Draft, turn: PixelBatch, labels: Tensor | None = None, heading: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Score the candidates of the pixels whose turn it is.
+        """Score the candidates of a batch of pixels: (row,) for cells, (pixel,) for the medium.
 
         Parameters
         ----------
@@ -158,15 +158,14 @@ class PixelScores(nn.Module):
             With one batch dimension.
         turn : PixelBatch
         labels : Tensor, (pixel,)
-            The image, of the whole batch; it is looked at only where a class comes before that of the pixel that looks. None: by the draft
-            alone.
+            The images of the whole batch; a pixel reads only pixels of earlier classes. None: scores by the draft alone.
         heading : Tensor, (cell, class, HEADING_FEATURES)
-            Of the classes of the turn.
+            Of the classes in `turn`.
 
         Returns
         -------
         Tensor, (row,), and Tensor, (pixel,)
-            Scores of cells and of the medium, in the order of the turn.
+            Scores of cells and of the medium, in the order of `turn`.
         """
         cells = draft.cells.flatten(0, -2).index_select(0, field.candidates.place[turn.rows])
         medium = draft.medium.flatten(0, -2).index_select(0, turn.pixel)
@@ -181,14 +180,14 @@ class PixelScores(nn.Module):
         """Score candidates by the pixels of their cell, those of other cells of its type, and the heading: (row, width)."""
         c, square = field.candidates, self.neighbourhood**2
         told = heading.new_empty(len(turn.pixel_of_candidate), 2 * square + HEADING_FEATURES)
-        # written in place: this table is the largest of all, and nothing in it has a gradient
+        # written in place: this is the largest table, and it has no gradient
         torch.eq(seen.index_select(0, turn.pixel_of_candidate), c.name[turn.rows, None].to(seen), out=told[:, :square])
         torch.eq(kinds.index_select(0, turn.pixel_of_candidate), c.kind[turn.rows, None].to(kinds), out=told[:, square : 2 * square])
         told[:, 2 * square :] = heading[c.cell[turn.rows], turn.turn_of_row]
         return self.own(told, turn.row_sizes, turn.classes)
 
     def _of_kinds(self, kinds: Tensor, turn: PixelBatch) -> Tensor:
-        """What the types of the pixels seen nearby say about a pixel: (pixel, 2 * width)."""
+        """Score contributions from the types of nearby pixels: (pixel, 2 * width)."""
         told = self.kinds.shared.new_empty(*kinds.shape, self.types + 1)
         torch.eq(kinds[..., None], torch.arange(self.types + 1, device=kinds.device).to(kinds), out=told)
         return self.kinds(told.flatten(-2), turn.pixel_sizes, turn.classes)

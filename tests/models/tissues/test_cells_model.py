@@ -282,7 +282,7 @@ def test_labels_without_types_are_all_of_one():
 
 def test_the_rule_of_an_ensemble_is_said_in_words():
     spec = label_spec(3)
-    assert "every pixel for itself" in fresh(spec, (8, 8), interlacing=1).sampling_rule
+    assert "every pixel independently" in fresh(spec, (8, 8), interlacing=1).sampling_rule
     assert "16 interlaced classes" in fresh(spec, (8, 8), interlacing=4).sampling_rule
 
 
