@@ -20,7 +20,7 @@ NAMES = {
     "epns_pyro.inference.conditioning": ("unweighted", "filter_states", "smooth_paths"),
     "epns_pyro.inference.observations": ("Observations", "InitialNormal"),
     "epns_pyro.inference.presets": ("preset",),
-    "epns_pyro.inference.programs": ("fit", "forecast"),
+    "epns_pyro.inference.programs": ("fit", "sample_futures"),
     "epns_pyro.inference.run": ("EvaluationConfig", "RunConfig", "RunFolder", "TrainingConfig"),
     "epns_pyro.inference.schedules": ("HorizonSchedule",),
     "epns_pyro.inference.simulator": ("Simulator", "load"),

@@ -47,7 +47,8 @@ def test_the_public_face_as_documented(run: Path, store: Store, tmp_path: Path, 
         assert names["ens"]["position"].dims == ("sample", "trajectory", "time", "body", "space")
         assert names["ens"]["position"].shape == (6, 6, 7, 3, 3)
         assert names["elbo"].shape == names["iwae"].shape == (6,)
-        assert names["iwae"].mean() > names["elbo"].mean()
+        lead = names["iwae"] - names["elbo"]  # of one sample each: the guide of so short a run is all but exact; see tests/inference
+        assert lead.mean() > -3 * lead.std() / len(lead) ** 0.5
         sim = names["sim"]
         assert (sim.model.transition, sim.system.spec.names, sim.config.seed) == (sim.transition, sim.spec.names, 0)
 

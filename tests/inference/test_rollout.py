@@ -169,7 +169,7 @@ def test_networks_that_overflow_for_one_member_end_that_member_alone(sim: Simula
     [
         ({"steps": 0}, ShapeError, "at least one step and one member, found steps 0, members 2"),
         ({"members": 0}, ShapeError, "at least one step and one member"),
-        ({"seed": -1}, ConfigError, "seed of at least 0"),
+        ({"seed": -1}, ConfigError, "seed >= 0"),
         ({"block_size": 0}, ConfigError, "block_size >= 1"),
     ],
 )
