@@ -6,7 +6,8 @@ exceeds a critical value, so "the ECDF leaves its band" and "p <= 1 - prob" are 
 simulated: counts along the grid are a Poisson process conditioned on its total, so the probability to stay inside a band is a chain of
 small convolutions.
 
-All of it assumes INDEPENDENT values: independent trajectories at one lead time, never pooled over bodies, pixels or times.
+All of it assumes INDEPENDENT values: independent trajectories at one lead time, never pooled over bodies, pixels or times. Dependent
+stretches of one recording are judged as the smaller number of independent ones that they are worth (see `dependence`).
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class RankLaw:
 
     def statistic(self, pit: np.ndarray) -> np.ndarray:
         """Gamma, the smallest pointwise tail probability along the ECDF: pit (*batch, trajectory) -> (*batch)."""
-        counts = counts_below(pit, self.members, self.cells)
+        return self._statistic(counts_below(pit, self.members, self.cells))
+
+    def _statistic(self, counts: np.ndarray) -> np.ndarray:
         return self._tails[np.arange(len(self.cells)), counts].min(-1)
 
     def p_value(self, pit: np.ndarray) -> np.ndarray:
@@ -75,9 +78,20 @@ class RankLaw:
 
         pit (*batch, trajectory) without NaN -> (*batch); exact, but never below 1e-12.
         """
-        gamma = self.statistic(pit)
+        return self._p_value_of_counts(counts_below(pit, self.members, self.cells))
+
+    def _p_value_of_counts(self, counts: np.ndarray) -> np.ndarray:
+        gamma = self._statistic(counts)
         unique, where = np.unique(gamma, return_inverse=True)
         return np.clip(1 - self._stays(unique, self.level), 1e-12, 1)[where].reshape(gamma.shape)
+
+    def p_value_of(self, difference: np.ndarray) -> np.ndarray:
+        """Probability that the ECDF of n independent truths strays at least as far as another ECDF, of more but dependent truths.
+
+        difference (*batch, point), ECDF minus its expectation -> (*batch). Counts are rounded towards their expectation.
+        """
+        count, expected = self.n * (difference + self.level), self.n * self.level
+        return self._p_value_of_counts(np.where(count > expected, np.floor(count + 1e-9), np.ceil(count - 1e-9)).astype(int))
 
     def critical(self, prob: float) -> float:
         """Largest attainable gamma whose p-value is at most 1 - prob; 0 if even the most extreme ECDF is not that rare."""

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from epns_pyro.calibration import scores
+from epns_pyro.calibration.dependence import widening
 from epns_pyro.calibration.diagnostics import joint_diagnostics
 from epns_pyro.calibration.measurements import choose_lead_times
 from epns_pyro.calibration.pit import pit_values
@@ -107,25 +108,24 @@ def label_diagnostics(values: xr.Dataset, *, prob: float = 0.95) -> xr.Dataset:
     """
     members = int(values.attrs["members"])
     out = joint_diagnostics(values, prob=prob).rename(bin="rank_bin")  # of ranks, of which few members have few
+    n = np.isfinite(values["joint_pit"].isel(pre_rank=0).transpose("trajectory", "lead_time").values).sum(0)
+    wider = widening(n, out["joint_decorrelation"].values[0]) if "joint_decorrelation" in out else np.ones(n.shape)
+    out["trajectories"] = ("lead_time", n)
     binned = {name: values[name].transpose("trajectory", "lead_time", "bin").values for name in _BINNED}
     frequency = scores.ratio_of_means(binned["happened"], binned["pairs"])
     at = ("lead_time", "bin")
     out["forecast_probability"] = (at, scores.ratio_of_means(binned["probability"], binned["pairs"]).value)
-    out["frequency"], out["frequency_error"] = (at, frequency.value), (at, frequency.error)
+    out["frequency"], out["frequency_error"] = (at, frequency.value), (at, frequency.error * wider[:, None])
     out["expected_frequency"] = (at, scores.ratio_of_means(binned["expected"], binned["expected_pairs"]).value)
     out["pairs"] = (at, binned["pairs"].sum(0))
     for name in ("brier", "log_score"):
         estimate = scores.mean_estimate(values[name].transpose("trajectory", "lead_time").values)
-        out[name], out[f"{name}_error"] = ("lead_time", estimate.value), ("lead_time", estimate.error)
+        out[name], out[f"{name}_error"] = ("lead_time", estimate.value), ("lead_time", estimate.error * wider)
     if "brier_reference" in values:
         brier = values["brier"].transpose("trajectory", "lead_time").values
         skill = scores.skill_score(brier[:, None], values["brier_reference"].transpose("trajectory", "reference", "lead_time").values)
-        out["skill"], out["skill_error"] = (("reference", "lead_time"), skill.value), (("reference", "lead_time"), skill.error)
+        out["skill"], out["skill_error"] = (("reference", "lead_time"), skill.value), (("reference", "lead_time"), skill.error * wider)
         out = out.assign_coords(reference=values["reference"])
-    out["trajectories"] = (
-        "lead_time",
-        np.isfinite(values["joint_pit"].isel(pre_rank=0).transpose("trajectory", "lead_time").values).sum(0),
-    )
     out["alive"] = ("lead_time", values["alive"].mean("trajectory").values / members)
     edges = np.asarray(values.attrs["bin_edges"])
     return out.assign_coords(bin=(edges[1:] + edges[:-1]) / 2)

@@ -16,6 +16,7 @@ from scipy import stats
 
 from epns_pyro.calibration import scores
 from epns_pyro.calibration.bands import ecdf_difference, proportion_interval, rank_law
+from epns_pyro.calibration.dependence import decorrelation, enough, widening
 from epns_pyro.calibration.measurements import field_values, observable_values
 from epns_pyro.calibration.multivariate import PRE_RANKS, PreRank
 from epns_pyro.calibration.pit import central_interval, dispersion, location, normal_score_moments, normal_scores, rank_histogram
@@ -73,6 +74,7 @@ def observable_diagnostics(values: xr.Dataset, *, prob: float = 0.95, levels: Se
     Dataset, dims observable, lead_time and
         ======================== ============ ==========================================================================
         trajectories                          number of trajectories used
+        decorrelation                         in trials, where they hang together (see `dependence`): n of them are worth n over it
         alive                                 fraction of members alive, where there is a truth
         p_value                               exact p-value of the rank ECDF
         ecdf_difference          point        rank ECDF minus its expectation, at `point` in (0, 1)
@@ -96,33 +98,36 @@ def observable_diagnostics(values: xr.Dataset, *, prob: float = 0.95, levels: Se
     """
     members = _members(values)
     pit = values["pit"].transpose("observable", "lead_time", "trajectory").values
-    known = np.isfinite(pit)
+    n = np.isfinite(pit).sum(-1)
     at = ("observable", "lead_time")
     judged = values["alive"].where(np.isfinite(values["truth"]))  # of a quantity that is not there no member is lost
+    tau = _tau(values, pit[..., None], members)
     out = {
-        "trajectories": (at, known.sum(-1)),
+        "trajectories": (at, n),
+        **_worth(values, tau, at),
         "alive": (at, judged.mean("trajectory").fillna(members).transpose(*at).values / members),
-        **_ecdf(pit, members, prob, at),
-        **_coverage(pit, members, levels, prob, at),
-        **_effects(pit[..., None], members, at),
+        **_ecdf(pit, members, prob, at, tau),
+        **_coverage(pit, members, levels, prob, at, tau),
+        **_effects(pit[..., None], members, at, tau),
     }
-    out |= {name: (("observable",), value) for name, value in pooled_tests(pit[..., None], members).items()}
+    out |= {name: (("observable",), value) for name, value in _pooled(values, pit[..., None], members).items()}
+    wider = widening(n, tau)
     by_trajectory = {name: values[name].transpose("trajectory", ..., *at).values for name in values.data_vars}
     mean, variance, y = by_trajectory["mean"], by_trajectory["variance"], by_trajectory["truth"]
     relation = scores.spread_skill(mean, variance, by_trajectory["alive"], y)
     out |= {
-        **_estimate("crps", scores.mean_estimate(by_trajectory["crps"]), at),
-        **_estimate("bias", scores.mean_estimate(mean - y), at),
+        **_estimate("crps", scores.mean_estimate(by_trajectory["crps"]), at, wider),
+        **_estimate("bias", scores.mean_estimate(mean - y), at, wider),
         "spread": (at, relation.spread),
         "rmse": (at, relation.rmse),
         "spread_skill": (at, relation.ratio),
-        "spread_skill_lower": (at, relation.lower),
-        "spread_skill_upper": (at, relation.upper),
+        "spread_skill_lower": (at, relation.ratio * (relation.lower / relation.ratio) ** wider),
+        "spread_skill_upper": (at, relation.ratio * (relation.upper / relation.ratio) ** wider),
         "sharpness": (at, scores.mean_estimate(by_trajectory["width"]).value),
     }
     if "crps_reference" in by_trajectory:
         skill = scores.skill_score(by_trajectory["crps"][:, None], by_trajectory["crps_reference"])
-        out |= _estimate("skill", skill, ("reference", *at))
+        out |= _estimate("skill", skill, ("reference", *at), wider)
     return _dataset(out, values, members, prob, levels)
 
 
@@ -159,22 +164,24 @@ def field_diagnostics(values: xr.Dataset, *, prob: float = 0.95, levels: Sequenc
     members = _members(values)
     at = ("field", "lead_time")
     pit = values["pit"].transpose(*at, "trajectory", "component").values
+    n, tau = np.isfinite(pit).any(-1).sum(-1), _tau(values, pit, members)
     out = {
-        "trajectories": (at, np.isfinite(pit).any(-1).sum(-1)),
+        "trajectories": (at, n),
+        **_worth(values, tau, at),
         "alive": (at, values["alive"].mean("trajectory").transpose(*at).values / members),
-        **_clustered_coverage(pit, members, levels, prob, at),
-        **_effects(pit, members, at),
+        **_clustered_coverage(pit, members, levels, prob, at, tau),
+        **_effects(pit, members, at, tau),
     }
     for name, contrast in (("p_location", location), ("p_dispersion", dispersion)):
-        out[name] = (at, _t_test(_component_mean(contrast(pit, members))))
-    out |= {name: (("field",), value) for name, value in pooled_tests(pit, members).items()}
+        out[name] = (at, _t_test(_component_mean(contrast(pit, members)), tau))
+    out |= {name: (("field",), value) for name, value in _pooled(values, pit, members).items()}
     out |= _joint(values, members, prob)
     for name, skill in (("energy_score", "skill"), ("variogram_score", "variogram_skill")):
         score = values[name].transpose("trajectory", *at).values
-        out |= _estimate(name, scores.mean_estimate(score), at)
+        out |= _estimate(name, scores.mean_estimate(score), at, widening(n, tau))
         if f"{name}_reference" in values:
             reference = values[f"{name}_reference"].transpose("trajectory", "reference", *at).values
-            out |= _estimate(skill, scores.skill_score(score[:, None], reference), ("reference", *at))
+            out |= _estimate(skill, scores.skill_score(score[:, None], reference), ("reference", *at), widening(n, tau))
     return _dataset(out, values, members, prob, levels)
 
 
@@ -187,12 +194,12 @@ def joint_diagnostics(values: xr.Dataset, *, prob: float = 0.95) -> xr.Dataset:
 def rank_diagnostics(pit: xr.DataArray, members: int, *, prob: float = 0.95, levels: Sequence[float] = LEVELS) -> xr.Dataset:
     """Diagnose PIT values (*batch, trajectory) by themselves: the rank tests, coverage and effects of `observable_diagnostics`."""
     pit = pit.transpose(..., "trajectory")
-    dims, values = tuple(map(str, pit.dims[:-1])), pit.values
+    dims, values, tau = tuple(map(str, pit.dims[:-1])), pit.values, np.ones(pit.shape[:-1])
     found = {
         "trajectories": (dims, np.isfinite(values).sum(-1)),
-        **_ecdf(values, members, prob, dims),
-        **_coverage(values, members, levels, prob, dims),
-        **_effects(values[..., None], members, dims),
+        **_ecdf(values, members, prob, dims, tau),
+        **_coverage(values, members, levels, prob, dims, tau),
+        **_effects(values[..., None], members, dims, tau),
     }
     return _dataset(found, pit.to_dataset(name="pit"), members, prob, levels)
 
@@ -209,22 +216,39 @@ def _members(values: xr.Dataset) -> int:
 def _joint(values: xr.Dataset, members: int, prob: float) -> dict:
     joint = values["joint_pit"].transpose(..., "pre_rank", "lead_time", "trajectory")
     dims, pit = tuple(map(str, joint.dims[:-1])), joint.values
-    found = {**_ecdf(pit, members, prob, dims), **_effects(pit[..., None], members, dims)}
-    found |= {name: (dims[:-1], p) for name, p in pooled_tests(pit[..., None], members).items()}
+    tau = _tau(values, pit[..., None], members)
+    found = {**_worth(values, tau, dims), **_ecdf(pit, members, prob, dims, tau), **_effects(pit[..., None], members, dims, tau)}
+    found |= {name: (dims[:-1], p) for name, p in _pooled(values, pit[..., None], members).items()}
     return {f"joint_{name}": value for name, value in found.items()}
 
 
-def _ecdf(pit: np.ndarray, members: int, prob: float, dims: tuple[str, ...]) -> dict:
-    """Rank ECDF, band, p-value and histogram of pit (*batch, trajectory); batch entries may know different trajectories."""
+def _tau(values: xr.Dataset, pit: np.ndarray, members: int) -> np.ndarray:
+    """Decorrelation time of the trials of pit (*batch, trajectory, component): that of location or dispersion, whichever is longer."""
+    return decorrelation(values, *(_component_mean(contrast(pit, members)) for contrast in (location, dispersion)))
+
+
+def _worth(values: xr.Dataset, tau: np.ndarray, dims: tuple[str, ...]) -> dict:
+    return {"decorrelation": (dims, tau)} if "recording" in values.coords else {}
+
+
+def _ecdf(pit: np.ndarray, members: int, prob: float, dims: tuple[str, ...], tau: np.ndarray) -> dict:
+    """Rank ECDF, band, p-value and histogram of pit (*batch, trajectory); batch entries may know different trajectories.
+
+    Dependent trials are judged by the law of as many independent ones as they are worth, and say nothing if these are too few.
+    """
     points = len(rank_law(1, members).cells)
     batch = pit.shape[:-1]
     p_value, difference, lower, upper = (np.full(shape, np.nan) for shape in (batch, *[(*batch, points)] * 3))
+    worth = np.maximum(np.isfinite(pit).sum(-1) / tau, 1).astype(int)
     for n, where in _by_count(pit):
-        law = rank_law(n, members)
         some = _compact(pit[where], n)
-        p_value[where], difference[where] = law.p_value(some), ecdf_difference(some, law)
-        band = law.band(prob)
-        lower[where], upper[where] = band.lower - band.level, band.upper - band.level
+        difference[where] = ecdf_difference(some, rank_law(n, members))
+        for fewer in np.unique(worth[where]):
+            law, here = rank_law(int(fewer), members), where & (worth == fewer)
+            p = law.p_value(_compact(pit[here], n)) if fewer == n else law.p_value_of(difference[here])
+            p_value[here] = np.where(enough(n, tau[here]), p, 1.0)
+            band = law.band(prob)
+            lower[here], upper[here] = band.lower - band.level, band.upper - band.level
     histogram = rank_histogram(pit, members, BINS)
     return {
         "p_value": (dims, p_value),
@@ -246,10 +270,10 @@ def _compact(pit: np.ndarray, n: int) -> np.ndarray:
     return np.sort(pit, axis=-1)[..., :n]  # NaN last
 
 
-def _coverage(pit: np.ndarray, members: int, levels: Sequence[float], prob: float, dims: tuple[str, ...]) -> dict:
+def _coverage(pit: np.ndarray, members: int, levels: Sequence[float], prob: float, dims: tuple[str, ...], tau: np.ndarray) -> dict:
     covered = np.stack([central_interval(members, level).covers(pit) for level in levels], -1)  # (*batch, trajectory, level)
     n, hits = np.isfinite(covered).sum(-2), np.nansum(covered, -2)
-    lower, upper = proportion_interval(hits, n, prob)
+    lower, upper = proportion_interval(hits / tau[..., None], n / tau[..., None], prob)
     with np.errstate(invalid="ignore", divide="ignore"):
         fraction = hits / n
     return {
@@ -259,9 +283,11 @@ def _coverage(pit: np.ndarray, members: int, levels: Sequence[float], prob: floa
     }
 
 
-def _clustered_coverage(pit: np.ndarray, members: int, levels: Sequence[float], prob: float, dims: tuple[str, ...]) -> dict:
-    covered = [_component_mean(central_interval(members, level).covers(pit)) for level in levels]  # each (*batch, trajectory)
-    estimate = scores.mean_estimate(np.stack(covered, -1), axis=-2)
+def _clustered_coverage(
+    pit: np.ndarray, members: int, levels: Sequence[float], prob: float, dims: tuple[str, ...], tau: np.ndarray
+) -> dict:
+    covered = np.stack([_component_mean(central_interval(members, level).covers(pit)) for level in levels], -1)  # (..., trajectory, level)
+    estimate = _widened(scores.mean_estimate(covered, axis=-2), widening(np.isfinite(covered).sum(-2), tau[..., None]))
     lower, upper = estimate.interval(prob)
     return {
         "coverage": ((*dims, "level"), estimate.value),
@@ -270,11 +296,12 @@ def _clustered_coverage(pit: np.ndarray, members: int, levels: Sequence[float], 
     }
 
 
-def _effects(pit: np.ndarray, members: int, dims: tuple[str, ...]) -> dict:
+def _effects(pit: np.ndarray, members: int, dims: tuple[str, ...], tau: np.ndarray) -> dict:
     """Shift and stretch of normal scores: pit (*batch, trajectory, component)."""
     variance, spare = normal_score_moments(members)
     score = normal_scores(pit, members)
     n = np.isfinite(score).any(-1).sum(-1)
+    worth, wider = n / tau, widening(n, tau)
     shift = scores.mean_estimate(_component_mean(score), axis=-1)
     centre = scores.mean_estimate(score, axis=-2).value[..., None, :]  # of every component
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -282,43 +309,57 @@ def _effects(pit: np.ndarray, members: int, dims: tuple[str, ...]) -> dict:
         stretch = np.sqrt(square.value)
         return {
             "shift": (dims, shift.value / np.sqrt(variance)),
-            "shift_error": (dims, shift.error / np.sqrt(variance)),
-            "shift_z": (dims, shift.value / np.sqrt(variance / n)),
+            "shift_error": (dims, wider * shift.error / np.sqrt(variance)),
+            "shift_z": (dims, shift.value / np.sqrt(variance / worth)),
             "stretch": (dims, stretch),
-            "stretch_error": (dims, square.error / (2 * stretch)),
-            "stretch_z": (dims, (square.value - 1) / np.sqrt(spare / n)),
+            "stretch_error": (dims, wider * square.error / (2 * stretch)),
+            "stretch_z": (dims, (square.value - 1) / np.sqrt(spare / worth)),
         }
 
 
 def pooled_tests(pit: np.ndarray, members: int) -> dict[str, np.ndarray]:
     """Test bias and spread with lead times and components averaged within each trajectory.
 
-    pit (*batch, lead_time, trajectory, component) -> contrasts, their errors and p-values, each (*batch).
+    pit (*batch, lead_time, trajectory, component) -> contrasts, their errors and p-values, each (*batch). Trajectories are independent.
     """
-    out = {}
-    for name, contrast in (("location", location), ("dispersion", dispersion)):
-        by_lead_time = np.moveaxis(_component_mean(contrast(pit, members)), -2, -1)  # (*batch, trajectory, lead_time)
-        estimate = scores.mean_estimate(_component_mean(by_lead_time), axis=-1)
+    return _pooled(xr.Dataset(), pit, members)
+
+
+def _pooled(values: xr.Dataset, pit: np.ndarray, members: int) -> dict[str, np.ndarray]:
+    pooled = {
+        name: _component_mean(np.moveaxis(_component_mean(contrast(pit, members)), -2, -1))  # (*batch, trajectory)
+        for name, contrast in (("location", location), ("dispersion", dispersion))
+    }
+    tau, out = decorrelation(values, *pooled.values()), {}
+    for name, series in pooled.items():
+        estimate = _widened(scores.mean_estimate(series, axis=-1), widening(np.isfinite(series).sum(-1), tau))
         out[f"pooled_{name}"], out[f"pooled_{name}_error"] = estimate.value, estimate.error
-        out[f"pooled_p_{name}"] = _t_test(_component_mean(by_lead_time))
+        out[f"pooled_p_{name}"] = _t_test(series, tau)
     return out
 
 
-def _t_test(values: np.ndarray) -> np.ndarray:
-    """Two-sided p-value of mean 0 for independent values (*batch, trajectory); NaN are left out, fewer than 3 say nothing (p = 1)."""
-    estimate = scores.mean_estimate(values, axis=-1)
+def _t_test(values: np.ndarray, tau: np.ndarray) -> np.ndarray:
+    """Two-sided p-value of mean 0 for values (*batch, trajectory) with decorrelation times tau (*batch).
+
+    NaN are left out; fewer than 3 say nothing (p = 1).
+    """
     n = np.isfinite(values).sum(-1)
+    estimate = _widened(scores.mean_estimate(values, axis=-1), widening(n, tau))
     with np.errstate(invalid="ignore", divide="ignore"):
         t = np.where(estimate.value == 0, 0, estimate.value / estimate.error)
-        return np.where(n >= 3, 2 * stats.t.sf(np.abs(t), np.maximum(n - 1, 1)), 1.0)
+        return np.where(enough(n, tau, fewest=3), 2 * stats.t.sf(np.abs(t), np.maximum(n / tau - 1, 1)), 1.0)
 
 
 def _component_mean(values: np.ndarray) -> np.ndarray:
     return scores.mean_estimate(values, axis=-1).value
 
 
-def _estimate(name: str, estimate: scores.Estimate, dims: tuple[str, ...]) -> dict:
-    return {name: (dims, estimate.value), f"{name}_error": (dims, estimate.error)}
+def _widened(estimate: scores.Estimate, factor: np.ndarray) -> scores.Estimate:
+    return scores.Estimate(estimate.value, estimate.error * factor)
+
+
+def _estimate(name: str, estimate: scores.Estimate, dims: tuple[str, ...], wider: np.ndarray) -> dict:
+    return {name: (dims, estimate.value), f"{name}_error": (dims, estimate.error * wider)}
 
 
 def _dataset(variables: dict, values: xr.Dataset, members: int, prob: float, levels: Sequence[float]) -> xr.Dataset:
@@ -333,4 +374,6 @@ def _dataset(variables: dict, values: xr.Dataset, members: int, prob: float, lev
     attrs: dict[str, int | float | str] = {"members": members, "prob": prob}
     if "lead_time" in values.coords:
         attrs["time_unit"] = str(values["lead_time"].attrs.get("units", ""))
+    if "order" in values.coords:
+        attrs["spacing"] = float(values["order"].attrs.get("spacing", 0))  # time between trials, 0 where it is not known
     return xr.Dataset(variables, coords={**kept, **coords}, attrs=attrs)

@@ -14,6 +14,8 @@ The rule, for one subject and L lead times, with a probability of at most 5% to 
 - If nothing is at fault, the ensemble is called calibrated only if the tests had power: they would have found an ensemble so narrow
   that its 90% intervals (of components, for a vector) cover 70% at every lead time, with probability 80% or more. Otherwise there are too
   few data to say. Of a vector this says nothing about the power against wrong dependence.
+- Stretches of one recording depend on each other: in every test and in the power they count as the smaller number of independent trials
+  that they are worth (see `dependence`); fewer than 15 of these say nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import xarray as xr
 from scipy import stats
 
 from epns_pyro.calibration.bands import normal_rank_cdf, rank_law, spread_that_covers
+from epns_pyro.calibration.dependence import enough, in_words
 from epns_pyro.calibration.pit import dispersion, largest_shift, location
 from epns_pyro.calibration.wording import measured
 
@@ -257,16 +260,30 @@ class Evidence:
         return int(self.one["trajectories"].min())
 
     @cached_property
+    def decorrelation(self) -> float | None:
+        """Decorrelation time in trials, a mean over lead times; None where trials are independent."""
+        return next((float(self.one[name].mean()) for name in ("decorrelation", "joint_decorrelation") if name in self.one), None)
+
+    @property
+    def trials(self) -> str:
+        if self.decorrelation is None:
+            return f"{self.trajectories} trajectories"
+        return in_words(self.trajectories, self.decorrelation, self.one.attrs.get("spacing", 0.0), self.one.attrs.get("time_unit", ""))
+
+    @cached_property
     def power(self) -> float:
-        members, lead_times = int(self.one.attrs["members"]), self.one.sizes["lead_time"]
-        return detection_power(self.trajectories, members, lead_times, error=self.pooled_error, share=self.share, fault=self.must_find)
+        tau = self.decorrelation or 1.0
+        if not enough(self.trajectories, tau):
+            return 0.0
+        size = int(self.trajectories / tau), int(self.one.attrs["members"]), self.one.sizes["lead_time"]
+        return detection_power(*size, error=self.pooled_error, share=self.share, fault=self.must_find)
 
     @property
     def rule(self) -> str:
         parts = "" if self.share == 1 else f" in {round(1 / self.share)} equal parts for margins and pre-ranks"
         return (
             f"at most {FALSE_ALARM:.0%} false alarms{parts}: half for the tests at {self.one.sizes['lead_time']} lead times (Holm), half "
-            f"for bias and spread over all of them; {self.trajectories} trajectories, {self.one.attrs['members']} members; "
+            f"for bias and spread over all of them; {self.trials}, {self.one.attrs['members']} members; "
             f"called calibrated only if {self.must_find.words} at every lead time would be found with probability {POWER:.0%}"
         )
 
@@ -276,9 +293,7 @@ class Evidence:
             found += "; the power against wrong dependence is not known"
         if self.power >= POWER:
             return self._verdict(Word.CALIBRATED, f"{Word.CALIBRATED}: no test fails, {seen}; {found}", ())
-        return self._verdict(
-            Word.TOO_FEW_DATA, f"{Word.TOO_FEW_DATA}: no test fails, but with {self.trajectories} trajectories {found}", ()
-        )
+        return self._verdict(Word.TOO_FEW_DATA, f"{Word.TOO_FEW_DATA}: no test fails, but with {self.trials} {found}", ())
 
     def failed(self, word: Word, phrase: str) -> Verdict:
         at = tuple(float(t) for t in self.one["lead_time"].values[self.fault])
@@ -286,8 +301,9 @@ class Evidence:
 
     def _verdict(self, word: Word, sentence: str, at: tuple[float, ...]) -> Verdict:
         alive = float(self.one["alive"].min())
-        lost = "" if alive > 0.995 else f"; up to {percent(1 - alive)} of the members were no longer plausible and are left out"
-        return Verdict(self.subject, word, sentence + lost, self.rule, at, self.tests.smallest, self.trajectories, self.power)
+        more = "" if self.decorrelation is None or word == Word.TOO_FEW_DATA else f"; {self.trials}"
+        more += "" if alive > 0.995 else f"; up to {percent(1 - alive)} of the members were no longer plausible and are left out"
+        return Verdict(self.subject, word, sentence + more, self.rule, at, self.tests.smallest, self.trajectories, self.power)
 
 
 def _pooled(one: xr.Dataset, prefix: str = "") -> list[float]:

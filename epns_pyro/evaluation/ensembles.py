@@ -51,11 +51,17 @@ def forecast(
 def recorded(store: Store, split: str, rows: np.ndarray, keep: Keep) -> Kept:
     """Read trajectories of a set block by block, from the first natural frame on, and join what `keep` keeps of them."""
     path = (store.steps(split) + 1) * store.spec.channels * int(np.prod(store.sites(split))) * NUMBER
+    some = (rows[block] for block in blocks(len(rows), max(1, BLOCK // path)))
+    read = (store.read(split, block, start=store.system.forecast_frame) for block in some)
+    return _join([kept_of(store.system, x, keep) for x in read], "trajectory")
+
+
+def kept_of(system: System, x: np.ndarray, keep: Keep) -> Kept:
+    """Join, block by block, what `keep` keeps of recorded states (trajectory, time, *site, channel)."""
     kept = []
-    for some in blocks(len(rows), max(1, BLOCK // path)):
-        x = store.read(split, rows[some], start=store.system.forecast_frame)
-        there = followed(store.system, x)
-        kept.append(keep(x if there is None else without(x, there)))
+    for some in blocks(len(x), max(1, BLOCK // (x[0].size * NUMBER))):
+        there = followed(system, x[some])
+        kept.append(keep(x[some] if there is None else without(x[some], there)))
     return _join(kept, "trajectory")
 
 

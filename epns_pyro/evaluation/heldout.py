@@ -1,4 +1,4 @@
-"""Forecasts of held-out trajectories, measured block by block so that memory does not grow with their number."""
+"""Forecasts of held-out trajectories or stretches of them, measured block by block so that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from epns_pyro.derived import judged_fields
 from epns_pyro.evaluation import ensembles
 from epns_pyro.evaluation.ensembles import Kept
 from epns_pyro.evaluation.forecasters import Forecaster
+from epns_pyro.evaluation.trials import trials
 from epns_pyro.state import StateSpec
 from epns_pyro.training.run import EvaluationConfig
 
@@ -47,9 +48,9 @@ def measure(
     references: Mapping[str, Forecaster],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> HeldOut:
-    """Forecast the first `settings.trajectories` of a set from their first natural frame, and diagnose observables and fields."""
-    system, count = store.system, min(settings.trajectories, store.size(split))
-    steps = store.steps(split) - system.forecast_frame
+    """Forecast up to `settings.trajectories` trajectories of a set, or stretches of them, and diagnose observables and fields."""
+    system, held_out = store.system, trials(store, split, settings)
+    count, steps = len(held_out), held_out.steps
     frames = ensembles.lead_frames(steps)
     lead_times, keep = system.frame_dt * frames, ensembles.at_frames(system, frames)
     rng = np.random.default_rng((settings.seed, 1))
@@ -58,8 +59,8 @@ def measure(
     fit = MEASURED // (settings.members * len(frames) * state * (1 + len(references)))
     measured: dict[str, list[xr.Dataset]] = {}
     for block in ensembles.blocks(count, max(1, min(settings.block, fit))):
-        truth = ensembles.recorded(store, split, np.arange(block.start, block.stop), keep)
-        path = store.read(split, block, start=system.forecast_frame)
+        path = held_out.read(block)
+        truth = ensembles.kept_of(system, path, keep)
         x0, there = path[:, 0], ensembles.followed(system, path)
         seed = _seed(settings.seed, split, block.start)
         seen, *others = (
@@ -72,7 +73,7 @@ def measure(
         progress(block.stop, count)
     joined = {name: xr.concat(parts, "trajectory", combine_attrs="override") for name, parts in measured.items()}
     diagnose = {"observables": observable_diagnostics, "fields": field_diagnostics, "labels": label_diagnostics}
-    diagnostics = {name: function(joined[name]) for name, function in diagnose.items() if name in joined}
+    diagnostics = {name: function(held_out.label(joined[name])) for name, function in diagnose.items() if name in joined}
     image = next((f"{f.name} image" for f in system.spec.dynamic_fields if f.kind == "label"), "")
     judge = {"observables": judge_observables, "fields": judge_fields, "labels": lambda d: [judge_labels(d, image)]}
     verdicts = {name: judge[name](found) for name, found in diagnostics.items()}

@@ -15,6 +15,7 @@ from epns_pyro.data import Store
 from epns_pyro.evaluation.ensembles import blocks, lead_frames
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.evaluation.record import Likelihood, LikelihoodRow
+from epns_pyro.evaluation.trials import trials
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.run import EvaluationConfig
 
@@ -78,14 +79,14 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
 
 
 def _transitions(store: Store, settings: EvaluationConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames (time,) that test transitions end at, and these, x and x' (trajectory * time, *site, channel), trajectory by trajectory."""
-    count, first = min(settings.trajectories, store.size("test")), store.system.forecast_frame
-    steps = store.steps("test") - first
+    """Frames (time,) that test transitions end at, and these, x and x' (trial * time, *site, channel), trial by trial."""
+    held_out = trials(store, "test", settings)
+    count, steps = len(held_out), held_out.steps
     spread = np.linspace(0, steps, min(steps, settings.likelihood_transitions // count) + 1)[1:]
     frames = np.union1d(lead_frames(steps), np.round(spread).astype(int))
     chosen = []
     for some in blocks(count, settings.block):
-        states = store.read("test", some, start=first)
+        states = held_out.read(some)
         chosen.append((states[:, frames - 1], states[:, frames]))
     before, after = (np.concatenate(part) for part in zip(*chosen, strict=True))
     return frames, before.reshape(-1, *before.shape[2:]), after.reshape(-1, *after.shape[2:])

@@ -97,7 +97,10 @@ class EvaluationConfig(Config):
     members : int
         Members of the ensemble of every held-out trajectory; with 39, 99, ... intervals of 50, 80, 90 and 95% are exact.
     trajectories : int
-        Held-out trajectories, of the test set and, for recalibration, of the validation set.
+        Held-out trajectories, of the test set and, for recalibration, of the validation set; or stretches of them.
+    stretch : int, optional
+        Steps of a held-out forecast: longer trajectories are cut into stretches of so many, and each is forecast from its first frame. By
+        default recordings with fewer than 20 test trajectories are cut into about 50 stretches of at least 8 steps; others are left whole.
     initial_members : int
         Runs from each initial state of the set `same_init`, of model and truth alike.
     importance_samples : int
@@ -118,6 +121,7 @@ class EvaluationConfig(Config):
 
     members: Count = 39
     trajectories: Count = 100
+    stretch: Count | None = None
     initial_members: Count = 200
     importance_samples: Count = 64
     likelihood_transitions: Count = 2000

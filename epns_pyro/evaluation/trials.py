@@ -1,0 +1,100 @@
+"""What held-out forecasts are of: whole trajectories, or stretches of a few long ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from epns_pyro.data import Store
+from epns_pyro.errors import ConfigError
+from epns_pyro.training.run import EvaluationConfig
+
+ENOUGH, STRETCHES, SHORTEST = 20, 50, 8  # trajectories that are not cut, stretches to cut fewer into, and steps of each at least
+RECORDING, FIRST_FRAME = "recording", "first_frame"  # variables (trajectory) of imported recordings
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Stretches of a set that are forecast: each is `steps` steps of trajectory `rows` (trial,) from frame `starts` (trial,) on.
+
+    Trials of one recording follow each other in time. `recording` (trial,) says which one it is; None where all are independent.
+    """
+
+    store: Store
+    split: str
+    rows: np.ndarray
+    starts: np.ndarray
+    steps: int
+    recording: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, block: slice) -> np.ndarray:
+        """Read the states of some trials: (trial, time, *site, channel)."""
+        rows, starts, frames = self.rows[block], self.starts[block], self.steps + 1
+        if (starts == starts[0]).all():
+            return self.store.read(self.split, rows, start=int(starts[0]), stop=int(starts[0]) + frames)
+        parts: list[np.ndarray] = []
+        for row in dict.fromkeys(rows.tolist()):  # trials of one trajectory stand together, in time order
+            of_row = starts[rows == row]
+            x = self.store.read(self.split, [row], start=int(of_row[0]), stop=int(of_row[-1]) + frames)[0]
+            parts += [x[start : start + frames] for start in of_row - of_row[0]]
+        return np.stack(parts)
+
+    def label(self, values: xr.Dataset) -> xr.Dataset:
+        """Say in measurements (trajectory, ...) of all trials how these hang together; see `calibration.dependence`."""
+        if self.recording is None:
+            return values
+        same = self.rows[1:] == self.rows[:-1]
+        apart = np.diff(self.starts)[same] if same.any() else [self.store.steps(self.split) + 1]
+        spacing = {"spacing": float(np.median(apart) * self.store.frame_dt)}
+        return values.assign_coords(recording=("trajectory", self.recording), order=("trajectory", np.arange(len(self)), spacing))
+
+
+def trials(store: Store, split: str, settings: EvaluationConfig) -> Trials:
+    """Return what is forecast of a set: its first `settings.trajectories`, or as many stretches of long ones, evenly spread.
+
+    Raises
+    ------
+    ConfigError
+        If the test trajectories are shorter than `settings.stretch`.
+    """
+    first, size = store.system.forecast_frame, store.size(split)
+    longest = store.steps(split) - first
+    steps = settings.stretch or _chosen(store)
+    if split == "test" and steps and steps > longest:
+        raise ConfigError(f"evaluation.stretch: the set 'test' has {longest} steps to forecast, found {steps}: choose at most {longest}")
+    recording, order = _origin(store, split)
+    if steps is None or 2 * steps > longest:
+        rows = np.arange(min(settings.trajectories, size))
+        whole = Trials(store, split, rows, np.full(len(rows), first), min(settings.stretch or longest, longest), None)
+        if recording is None or len(np.unique(recording[rows])) == len(rows):
+            return whole
+        rows = rows[np.lexsort((order[rows], recording[rows]))]
+        return Trials(store, split, rows, whole.starts, whole.steps, recording[rows])
+    recording = np.arange(size) if recording is None else recording
+    sorted_rows = np.lexsort((order, recording))
+    starts = np.arange(first, first + longest - steps + 1, steps)
+    rows, starts = np.repeat(sorted_rows, len(starts)), np.tile(starts, size)
+    some = np.unique(np.round(np.linspace(0, len(rows) - 1, min(len(rows), settings.trajectories))).astype(int))
+    return Trials(store, split, rows[some], starts[some], steps, recording[rows[some]])
+
+
+def _chosen(store: Store) -> int | None:
+    """Steps of a stretch of the test set, and of every other one alike; None for trajectories that are whole by default."""
+    size, longest = store.size("test"), store.steps("test") - store.system.forecast_frame
+    if store.system.can_simulate or size >= ENOUGH or longest < 2 * SHORTEST:
+        return None
+    return int(np.clip(size * longest // STRETCHES, SHORTEST, longest))
+
+
+def _origin(store: Store, split: str) -> tuple[np.ndarray | None, np.ndarray]:
+    """Which recording trajectories (trajectory,) come from, None where a store does not say, and what sorts those of one recording."""
+    data, rows = store.dataset(split), store.rows(split)
+    known = {name: data[name].values[rows] for name in (RECORDING, FIRST_FRAME) if name in data and data[name].dims == ("trajectory",)}
+    if RECORDING not in known or RECORDING in store.spec.names:
+        return None, rows
+    return np.unique(known[RECORDING], return_inverse=True)[1], known.get(FIRST_FRAME, rows)
