@@ -366,7 +366,7 @@ def _check_symmetry(promises: _Promises, system: System, x: np.ndarray, rng: np.
 
 
 def sample_trajectories(system: System, *, trajectories: int = 2, steps: int = 2, seed: int = 0) -> np.ndarray:
-    """Return trajectories (batch, time, *site, channel): simulated, or Normal noise about 4 bodies where nobody knows the law."""
+    """Return trajectories (batch, time, *site, channel): simulated, or Normal noise for 4 bodies where the system has no simulator."""
     rng = np.random.default_rng(seed)
     if system.can_simulate:
         seeds = np.arange(seed, seed + trajectories, dtype=np.uint64)

@@ -21,7 +21,7 @@ BODIES_PER_BATCH = 320  # 64 states of 5 bodies
 
 
 def _emission(system: SystemConfig) -> str:
-    """Return the richest emission that can describe the fields of a system; of recordings nobody knows that their noise is Normal."""
+    """Return the most general emission for the fields of a system; the noise of recordings may not be Normal."""
     if isinstance(system, RecordedConfig):
         return "mixture"
     return "coupled" if all(field.is_vector for field in system.build().spec.dynamic_fields) else "diagonal"

@@ -15,9 +15,9 @@ Fraction = pydantic.Field(ge=0.0, le=1.0)
 class KLSchedule(Config):
     """Weight of the KL term: rises linearly from `start` to 1 over `warmup` of training and stays; `cycles` > 1 repeats that (cyclical)."""
 
-    start: float = pydantic.Field(default=0.0, ge=0.0, le=1.0)
-    warmup: float = pydantic.Field(default=0.1, ge=0.0, le=1.0)
-    cycles: int = pydantic.Field(default=1, ge=1)
+    start: float = pydantic.Field(default=0.0, ge=0.0, le=1.0, description="first weight")
+    warmup: float = pydantic.Field(default=0.1, ge=0.0, le=1.0, description="share of training, or of a cycle, with a rising weight")
+    cycles: int = pydantic.Field(default=1, ge=1, description="number of times that the weight rises")
     weight: float = pydantic.Field(default=1.0, gt=0.0, description="final weight (beta); only 1 gives an evidence bound")
 
     def at(self, fraction: float) -> float:
@@ -29,10 +29,10 @@ class KLSchedule(Config):
 class HorizonSchedule(Config):
     """Steps of the training windows: `start` until `begin` of training, then growing linearly to `end` at `finish`, and constant."""
 
-    start: int = pydantic.Field(default=1, ge=1)
-    end: int = pydantic.Field(default=1, ge=1)
-    begin: float = pydantic.Field(default=0.5, ge=0.0, le=1.0)
-    finish: float = pydantic.Field(default=1.0, ge=0.0, le=1.0)
+    start: int = pydantic.Field(default=1, ge=1, description="first length, in steps")
+    end: int = pydantic.Field(default=1, ge=1, description="last length, in steps")
+    begin: float = pydantic.Field(default=0.5, ge=0.0, le=1.0, description="share of training after which windows grow")
+    finish: float = pydantic.Field(default=1.0, ge=0.0, le=1.0, description="share of training after which they have their last length")
 
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> HorizonSchedule:
@@ -53,9 +53,9 @@ class HorizonSchedule(Config):
 class RateSchedule(Config):
     """Learning rate as a factor of its peak: linear warm-up over `warmup`, then constant, or a cosine down to `floor`."""
 
-    kind: Literal["cosine", "constant"] = "cosine"
-    warmup: float = pydantic.Field(default=0.05, ge=0.0, le=1.0)
-    floor: float = pydantic.Field(default=0.01, ge=0.0, le=1.0)
+    kind: Literal["cosine", "constant"] = pydantic.Field(default="cosine", description="course after the warm-up")
+    warmup: float = pydantic.Field(default=0.05, ge=0.0, le=1.0, description="share of training with a rising rate")
+    floor: float = pydantic.Field(default=0.01, ge=0.0, le=1.0, description="last factor of a cosine")
 
     def at(self, fraction: float) -> float:
         if fraction < self.warmup:

@@ -110,8 +110,8 @@ class FramesConfig(BackboneConfig):
     """FA-GNN: frame-averaged message passing, the published network."""
 
     name: Literal["frames"] = "frames"
-    width: int = pydantic.Field(default=64, gt=0)
-    layers: int = pydantic.Field(default=3, gt=0)
+    width: int = pydantic.Field(default=64, gt=0, description="channels of hidden layers")
+    layers: int = pydantic.Field(default=3, gt=0, description="rounds of messages")
     graph: GraphConfig = GraphConfig()
 
     def build(self, signature: Signature) -> FrameAveraged:

@@ -89,8 +89,10 @@ class GraphConfig(Config):
     """The interaction graph: `complete`, all pairs nearer than `radius`, or the `neighbours` nearest bodies of each."""
 
     kind: Literal["complete", "radius", "nearest"] = "complete"
-    radius: float | None = pydantic.Field(default=None, gt=0, description="in standard deviations of the positions")
-    neighbours: int | None = pydantic.Field(default=None, gt=0)
+    radius: float | None = pydantic.Field(
+        default=None, gt=0, description="with kind radius: length of the longest edge, in standard deviations of the positions"
+    )
+    neighbours: int | None = pydantic.Field(default=None, gt=0, description="with kind nearest: neighbours of each body")
     dense: bool | None = pydantic.Field(default=None, description="force (true) or forbid (false) the dense path of a complete graph")
 
     @pydantic.model_validator(mode="after")

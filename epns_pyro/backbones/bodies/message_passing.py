@@ -82,8 +82,8 @@ class MessagePassingConfig(BackboneConfig):
     """PNS-GNN: message passing on raw coordinates, for ablation."""
 
     name: Literal["message-passing"] = "message-passing"
-    width: int = pydantic.Field(default=64, gt=0)
-    layers: int = pydantic.Field(default=3, gt=0)
+    width: int = pydantic.Field(default=64, gt=0, description="channels of hidden layers")
+    layers: int = pydantic.Field(default=3, gt=0, description="rounds of messages")
     graph: GraphConfig = GraphConfig()
 
     def build(self, signature: Signature) -> MessagePassing:

@@ -40,8 +40,8 @@ class MultilayerPerceptronConfig(BackboneConfig):
     """PNS-MLP: one multilayer perceptron on all bodies."""
 
     name: Literal["mlp"] = "mlp"
-    width: int = pydantic.Field(default=256, gt=0)
-    layers: int = pydantic.Field(default=3, gt=0)
+    width: int = pydantic.Field(default=256, gt=0, description="channels of hidden layers")
+    layers: int = pydantic.Field(default=3, gt=0, description="hidden layers")
 
     def build(self, signature: Signature) -> MultilayerPerceptron:
         return MultilayerPerceptron(signature, self)

@@ -69,7 +69,7 @@ class PairwiseConfig(BackboneConfig):
     """Sums over pairs of bodies."""
 
     name: Literal["pairwise"] = "pairwise"
-    width: int = pydantic.Field(default=32, gt=0)
+    width: int = pydantic.Field(default=32, gt=0, description="channels of hidden layers")
     graph: GraphConfig = GraphConfig()
 
     def build(self, signature: Signature) -> PairwiseNetwork:

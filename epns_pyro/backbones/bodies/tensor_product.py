@@ -253,7 +253,7 @@ class TensorProductConfig(BackboneConfig):
         default="32x0e + 16x1o + 8x1e + 8x2e", validate_default=True, description="channels per body, in e3nn's notation"
     )
     lmax: int = pydantic.Field(default=2, ge=1, le=6, description="highest degree of the spherical harmonics")
-    layers: int = pydantic.Field(default=3, gt=0)
+    layers: int = pydantic.Field(default=3, gt=0, description="rounds of messages")
     width: int = pydantic.Field(default=64, gt=0, description="width of the perceptrons that weight the messages")
     graph: GraphConfig = GraphConfig()
 

@@ -116,9 +116,9 @@ class VectorConfig(BackboneConfig):
     """Equivariant message passing with vector features."""
 
     name: Literal["vector"] = "vector"
-    width: int = pydantic.Field(default=64, gt=0)
+    width: int = pydantic.Field(default=64, gt=0, description="scalar channels per body")
     vectors: int = pydantic.Field(default=16, gt=0, description="vector channels per body")
-    layers: int = pydantic.Field(default=3, gt=0)
+    layers: int = pydantic.Field(default=3, gt=0, description="rounds of messages")
     graph: GraphConfig = GraphConfig()
 
     def build(self, signature: Signature) -> VectorNetwork:

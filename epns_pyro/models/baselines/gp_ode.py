@@ -1,4 +1,4 @@
-"""Interacting Gaussian process ODE (GP-ODE): what a body does by itself, and what others do to it, are draws of Gaussian processes.
+"""Interacting Gaussian process ODE (GP-ODE): the self-interaction and the pair interaction are draws of Gaussian processes.
 
     dr_i/dt = v_i,   dv_i/dt = f(v_i, c_i) + sum_{j != i} g(r_j - r_i, v_j - v_i, c_j, c_i),    f, g ~ GP,   c: static fields
     x_t | f, g ~ Normal(ODE(x_0, t; f, g), s)                                                  s: one number per field
@@ -163,7 +163,7 @@ def white(like: Tensor, *shape: int) -> TorchDistribution:
 
 
 class GPODEConfig(Config):
-    """What a user can choose about a GP-ODE."""
+    """Settings of a GP-ODE."""
 
     name: Literal["gp-ode"] = "gp-ode"
     inducing: int = pydantic.Field(default=128, gt=0, description="inducing inputs of either process")

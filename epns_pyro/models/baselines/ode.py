@@ -38,7 +38,7 @@ class GlobalDrawProgram(PathProgram):
 
     @contextmanager
     def _of_all(self, path: Tensor | None) -> Iterator[None]:
-        """The place of sites that all trajectories share, batch shape (1,): a minibatch owes its share of their KL."""
+        """Context of sites shared by all trajectories, batch shape (1,): their KL is scaled by the share of data in the minibatch."""
         scale = 1.0 if path is None else path.shape[:-2].numel() / self.transitions
         with pyro.plate("draw", 1, dim=-1), poutine.scale(scale=scale):
             yield

@@ -152,7 +152,7 @@ class ODE2VAEGuide(GlobalDrawProgram):
 
 
 class ODE2VAEConfig(Config):
-    """What a user can choose about an ODE2VAE."""
+    """Settings of an ODE2VAE."""
 
     name: Literal["ode2vae"] = "ode2vae"
     latent: int = pydantic.Field(default=32, gt=0, description="dimensions of the latent position, and of the latent velocity")

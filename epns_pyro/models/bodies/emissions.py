@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import pydantic
 import torch
 from pyro.distributions import Independent
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -125,8 +126,8 @@ class EmissionConfig(Config, ABC):
     """How the noise of a body's dynamic fields is described by `parameters(spec)` invariant numbers per body."""
 
     name: str
-    minimum: float = 1e-4
-    maximum: float = 10.0
+    minimum: float = pydantic.Field(default=1e-4, description="smallest standard deviation, in units of a typical change per frame")
+    maximum: float = pydantic.Field(default=10.0, description="largest standard deviation, in the same units")
 
     @abstractmethod
     def parameters(self, spec: StateSpec) -> int:

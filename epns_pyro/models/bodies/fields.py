@@ -1,4 +1,4 @@
-"""What every particle model does with a state: read its fields as features of a network, and put a next state together."""
+"""Conversion between states of bodies and features of networks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from epns_pyro.state import StateSpec
 
 
 class BodyFields:
-    """The fields of particle states, by the part they play.
+    """The fields of states of bodies, by their role in a model.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ class BodyFields:
     # -- a periodic box --------------------------------------------------------------------------------------------------
 
     def next_to(self, x: Tensor, x_next: Tensor) -> Tensor:
-        """Return a next state (*batch, body, channel) with every position the image nearest to where it would go by itself."""
+        """Return a next state (*batch, body, channel) with every position moved to the periodic image nearest to its first guess."""
         if not self.space.box:
             return x_next
         channels = self.spec.slice(self.position, among_dynamic=True)

@@ -1,10 +1,10 @@
-"""Where a state goes by itself: a learned equation of motion, followed in steps shorter than a frame.
+"""A learned equation of motion, integrated in steps shorter than a frame.
 
     dy = rate(y) dt        for fields whose rate is a field, as that of a position is
-    dy = a(x) dt           for all others: a is a network of the state, small, for it is asked at every step
+    dy = a(x) dt           for all others: a is a small network of the state, evaluated at every step
 
-What happens within a frame, such as two bodies swinging around each other, is then the work of the steps and not of a network, which would
-have to know the outcome of every encounter by heart. With forces between pairs the motion is that of a conservative system, of which
+The steps resolve what happens within a frame, such as a close encounter of two bodies; a network alone would have to learn the outcome of
+every encounter. With forces between pairs the motion is that of a conservative system, of which
 leapfrog keeps the energy (Hairer, Lubich and Wanner, Geometric Numerical Integration, chapter VI).
 """
 
@@ -25,15 +25,15 @@ START = 0.1  # the output of the network before training: a small force, so that
 
 
 class Motion(NamedTuple):
-    """What a learned equation of motion says about a frame.
+    """The result of integrating the equation of motion over one frame.
 
     Parameters
     ----------
     change : Tensor, (*batch, body, dynamic channel)
-        What the frame adds to persistence.
+        Change over the frame, relative to persistence.
     log_max_kick : Tensor, (*batch, body, kicked field)
-        Logarithm of the strongest kick, in typical changes from frame to frame: where it is large, the end of the frame depends much
-        on its start, and noise grows on the way.
+        Logarithm of the largest velocity change in one step, in typical changes per frame. Where it is large, the end of the frame is
+        sensitive to its start, and noise grows.
     """
 
     change: Tensor
@@ -60,7 +60,7 @@ class Integrator(nn.Module):
         return len(self.vectors) + len(self.scalars)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Motion:
-        """Follow x (*batch, body, channel) through a frame; bodies that are False in a mask (*batch, body) act on no other."""
+        """Integrate states x (*batch, body, channel) over one frame; bodies where a mask (*batch, body) is False act on no other."""
         bodies, step = self.bodies, self.bodies.frame_dt / self.steps
         start, strengths = x, []
         if bodies.differences:  # a backward difference is the velocity of half a frame ago
@@ -88,7 +88,7 @@ class Integrator(nn.Module):
 
 
 class IntegratorConfig(Config):
-    """A learned equation of motion that the first guess follows."""
+    """A learned equation of motion for the first guess."""
 
-    steps: int = pydantic.Field(default=10, ge=1, le=1000, description="per frame")
+    steps: int = pydantic.Field(default=10, ge=1, le=1000, description="integration steps per frame")
     network: Annotated[BackboneConfig, one_of(BACKBONES)] = pydantic.Field(default="pairwise", validate_default=True)

@@ -1,8 +1,8 @@
 """The transition of a set of bodies: positions, other vectors, scalars.
 
 The mean is a residual in physical units, x' = x + v dt + ..., v' = v + ..., in two parts: a first guess from h alone, whose law
-("what would be said without latents") also standardises the innovation that the posterior sees, and a correction that reads z. The
-first guess follows a learned equation of motion (`integrator`) and adds what a network makes of h.
+also standardises the innovation that the posterior reads, and a correction that reads z. The first guess is the result of a learned
+equation of motion (`integrator`) plus a network of h.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig
 from epns_pyro.models.normal import Normal, masked, unmasked
 from epns_pyro.models.transition import TRANSITIONS, Carry, Observed, Step, Transition, TransitionConfig, bounded_exp
 
-START = 0.01  # output of networks before training, of what it would be
-SHARE = 0.3  # of the innovation that latents hold before training
-PAIRS = 40_960  # of bodies that pass through the networks at a time: what they make of them then stays near the processor
+START = 0.01  # scale of the output of networks before training
+SHARE = 0.3  # share of the innovation that latents encode before training
+PAIRS = 40_960  # pairs of bodies evaluated at a time: their features then fit into the processor's cache
 FRAME_FLOOR = 1e-3  # vectors of h shorter than this give no axis
 
 
@@ -68,10 +68,10 @@ class ParticleTransition(Transition):
 
     @torch.no_grad()
     def _start_linear_path(self, axes: int, latent: int) -> None:
-        """Let latents hold a share of the innovation of one vector field, in the body's own frame, and give it back to its mean.
+        """Set weights so that latents encode a share of one vector field's innovation, in the body's own frame, and add it to the mean.
 
         With x' = persistence + sigma (a z + sqrt(1 - a^2) e) the law of x' is the same for every share a, and a guide with the mean
-        a (x' - persistence) / sigma is the posterior: latents are in use from the start, and cost nothing.
+        a (x' - persistence) / sigma is the posterior: latents are in use from the start, at no cost in the bound.
         """
         bodies = self.bodies
         path = torch.zeros(len(bodies.dynamic_vectors), axes, latent)  # (vector field, axis, latent)
@@ -97,7 +97,7 @@ class ParticleTransition(Transition):
         return torch.stack(axes, -2)
 
     def pool(self, per_body: Tensor, mask: Tensor | None) -> Tensor:
-        """Return what latents are made from: (*batch, entity, channel)."""
+        """Return the features per latent entity, body or whole system: (*batch, entity, channel)."""
         return per_body if self.config.latents == "per-body" else centroid(per_body, mask)
 
 
@@ -178,7 +178,7 @@ class ParticleStep(Step):
 
     @cached_property
     def _guess(self) -> Independent:
-        """The law of x' that h suggests without latents."""
+        """The law of the first guess: x' given h alone."""
         return self._law(self._guess_mean, self._noise)
 
     @cached_property
@@ -220,12 +220,14 @@ class ParticlesConfig(TransitionConfig):
 
     name: Literal["particles"] = "particles"
     backbone: Annotated[BackboneConfig, one_of(BACKBONES)] = pydantic.Field(default="vector", validate_default=True)
-    integrator: IntegratorConfig | None = pydantic.Field(default=IntegratorConfig(), description="null: the first guess is a network alone")
-    emission: Annotated[EmissionConfig, one_of(EMISSIONS)] = pydantic.Field(default="coupled", validate_default=True)
+    integrator: IntegratorConfig | None = pydantic.Field(default=IntegratorConfig(), description="null: no equation of motion")
+    emission: Annotated[EmissionConfig, one_of(EMISSIONS)] = pydantic.Field(
+        default="coupled", validate_default=True, description="the law of the noise of a step"
+    )
     width: int = pydantic.Field(default=64, gt=0, description="scalar channels of h per body")
     hidden_vectors: int = pydantic.Field(default=8, gt=0, description="vector channels of h per body")
     latent: int = pydantic.Field(default=16, gt=0, description="latent dimensions per body, or of the whole system")
-    latents: Literal["per-body", "shared"] = "per-body"
+    latents: Literal["per-body", "shared"] = pydantic.Field(default="per-body", description="per body, or shared by all")
     linear_path: bool = pydantic.Field(
         default=True, description="a linear path from innovation to latents to mean, in the body's own frame"
     )

@@ -141,7 +141,7 @@ class CellsModelConfig(TransitionConfig):
         default=7, ge=3, description="side of the square of pixels around a pixel that its scores depend on"
     )
     floor: float = pydantic.Field(default=1e-6, gt=0, lt=0.1, description="weight of a uniform law over the labels in the law of a pixel")
-    prior_width: int = pydantic.Field(default=64, gt=0)
+    prior_width: int = pydantic.Field(default=64, gt=0, description="hidden channels of the networks of prior and posterior")
 
     def build(self, context: DataContext) -> CellsTransition:
         return CellsTransition(self, context)
