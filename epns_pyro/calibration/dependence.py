@@ -81,8 +81,9 @@ def widening(n: np.ndarray, tau: np.ndarray) -> np.ndarray:
         return np.where(tau > 1, np.sqrt(tau * (n - 1) / np.maximum(n - tau, 1)), 1.0)
 
 
-def enough(n: np.ndarray, tau: np.ndarray, fewest: int = 1) -> np.ndarray:
+def enough(n: np.ndarray | int, tau: np.ndarray | float, fewest: int = 1) -> np.ndarray:
     """Say where n trials can be tested: `fewest` independent ones, `RELIABLE` where their worth is an estimate."""
+    n, tau = np.asarray(n), np.asarray(tau)
     return np.where(tau > 1, n / tau >= RELIABLE, n >= fewest)
 
 

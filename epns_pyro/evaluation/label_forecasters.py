@@ -44,10 +44,11 @@ class LabelPersistence(Forecaster):
         before, after = x[:, :-1].reshape(-1, *x.shape[2:]), x[:, 1:].reshape(-1, *x.shape[2:])
         kept = after == before
         distance = border_distance(before) if by_distance else np.zeros(before.shape, int)
-        count = np.bincount(distance.ravel()) + 2
-        stay = (np.bincount(distance.ravel(), kept.ravel()) + 1) / count
+        known = ~of_new_cells(before, after, spec[label].size)
+        count = np.bincount(distance[known]) + 2
+        stay = (np.bincount(distance[known], kept[known], len(count)) + 1) / count
         near = np.any([shifted == after for shifted in _neighbours(before)], axis=0)
-        stray = (1 + (~kept & ~near).sum()) / (2 + (~kept).sum())
+        stray = (1 + (known & ~kept & ~near).sum()) / (2 + (known & ~kept).sum())
         return cls(spec, stay, float(stray))
 
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
@@ -68,7 +69,7 @@ class LabelPersistence(Forecaster):
         return np.stack(path, 1).reshape(members, len(x0), steps + 1, *x0.shape[1:])
 
     def log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
-        """log p(x' | x) of full states (transition, y, x, channel): nats, (transition,)."""
+        """log p(x' | x) of full states (transition, y, x, channel), without pixels of cells that appear: nats, (transition,)."""
         label = label_of(self.spec)
         now, then = self.spec.get(x, label), self.spec.get(x_next, label)
         stay = self.stay[self._distance(now)]
@@ -77,7 +78,8 @@ class LabelPersistence(Forecaster):
         chosen = np.sum([shifted == then for shifted in around], axis=0) / np.maximum(differing, 1)
         stray = np.where(differing > 0, self.stray, 1.0)
         moved = (1 - stay) * ((1 - stray) * chosen + stray / (self.spec[label].size - 1))
-        return np.log(np.where(now == then, stay, moved)).sum((-2, -1))
+        known = ~of_new_cells(now, then, self.spec[label].size)
+        return np.log(np.where(now == then, stay, moved)).sum((-2, -1), where=known)
 
     def _distance(self, labels: np.ndarray) -> np.ndarray:
         return border_distance(labels) if len(self.stay) > 1 else np.zeros(labels.shape, int)
@@ -86,6 +88,15 @@ class LabelPersistence(Forecaster):
 def label_of(spec: StateSpec) -> str:
     """Name of the field of labels."""
     return next(f.name for f in spec.dynamic_fields if f.kind == "label")
+
+
+def of_new_cells(before: np.ndarray, after: np.ndarray, labels: int) -> np.ndarray:
+    """Say which pixels of images (*batch, y, x) have a label that no pixel had a frame before; 0, the medium, is always there."""
+    flat, after_flat = (image.reshape(-1, image.shape[-2] * image.shape[-1]).astype(int) for image in (before, after))
+    there = np.zeros((len(flat), labels), bool)
+    np.put_along_axis(there, flat, values=True, axis=1)
+    there[:, 0] = True
+    return ~np.take_along_axis(there, after_flat, 1).reshape(after.shape)
 
 
 def border_distance(labels: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from epns_pyro.calibration.scores import mean_estimate
 from epns_pyro.data import Store
 from epns_pyro.evaluation.ensembles import blocks, lead_frames
 from epns_pyro.evaluation.forecasters import Forecaster
+from epns_pyro.evaluation.label_forecasters import label_of, of_new_cells
 from epns_pyro.evaluation.record import Likelihood, LikelihoodRow
 from epns_pyro.evaluation.trials import trials
 from epns_pyro.simulator import Simulator
@@ -73,9 +74,22 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
         reconstruction=float(bounds.log_likelihood.mean()),
         kl=float(bounds.kl.mean()),
         gap_sentence=sbc.bound_gap(scores["elbo"].mean(1), scores["iwae"].mean(1), transitions=1, samples=samples).sentence(),
+        left_out_sentence=_left_out(store, x, x_next),
     )
     time = ("time", system.frame_dt * frames, {"units": system.time_unit})
     return Scored(table, xr.Dataset({key: (("trajectory", "time"), value) for key, value in scores.items()}, {"time": time}))
+
+
+def _left_out(store: Store, x: np.ndarray, x_next: np.ndarray) -> str:
+    """Say how many pixels of label images no law is of; "" where there are none."""
+    spec = store.spec
+    if not any(f.kind == "label" for f in spec.dynamic_fields):
+        return ""
+    label = label_of(spec)
+    new = of_new_cells(spec.get(x, label), spec.get(x_next, label), spec[label].size)
+    if not new.any():
+        return ""
+    return f"{new.sum()} of {new.size} pixels of these frames belong to cells that appear in them: no law is of them, so they are left out"
 
 
 def _transitions(store: Store, settings: EvaluationConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

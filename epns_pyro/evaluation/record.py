@@ -118,6 +118,7 @@ class Likelihood(Record):
     reconstruction: Real = NAN
     kl: Real = NAN
     gap_sentence: str = ""
+    left_out_sentence: str = ""
 
     @property
     def known(self) -> tuple[LikelihoodRow, ...]:

@@ -11,7 +11,6 @@ from epns_pyro.data.inspection.findings import ERROR, WARNING, Inspector, Tally
 from epns_pyro.state import Field
 
 BY_LABEL = ("trajectory", "frame", "label")
-NATS_OF_NEW_PIXEL = 60  # what a model of cells pays for a pixel of a cell that was not there in the frame before, which it never makes
 
 
 class EmptyFrames(Tally):
@@ -94,14 +93,16 @@ class Labels(Inspector):
             yield (
                 WARNING,
                 f"field {name!r}: labels vanish and come back {self._gaps.count} times, first in {self._gaps.where}: fill the gaps; models "
-                f"make no cells, so each of the {self._returned_pixels} pixels that come back costs about {NATS_OF_NEW_PIXEL} nats",
+                f"make no cells, so the {self._returned_pixels} pixels that come back "
+                "are left out of the likelihood, and no forecast holds them",
             )
         if self._births.count:
             yield (
                 WARNING,
                 f"field {name!r}: labels first appear within a trajectory {self._births.count} times, first in {self._births.where}: "
-                f"models make no cells, so each of their first {self._born_pixels} pixels costs about {NATS_OF_NEW_PIXEL} nats and no "
-                "forecast holds them; cut trajectories where cells appear or divide (--segment), or give daughters their mother's label",
+                f"models make no cells, so their first {self._born_pixels} pixels are left out of the likelihood, "
+                "and no forecast holds them; "
+                "cut trajectories where cells appear or divide (--segment), or give daughters their mother's label",
             )
         unused = np.flatnonzero(~self._seen[1:]) + 1
         if unused.size:

@@ -56,6 +56,8 @@ class LikelihoodCheck(Check[Likelihood]):
             if math.isfinite(record.reconstruction + record.kl):
                 words = f"The ELBO is reconstruction, {number(record.reconstruction)}, minus KL, {number(record.kl)} nats."
                 section.items.append(Text(words))
+            if record.left_out_sentence:
+                section.items.append(Text(sentence(record.left_out_sentence)))
             if record.gap_sentence:
                 section.items.append(Text(sentence(record.gap_sentence)))
         yield section

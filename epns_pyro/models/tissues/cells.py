@@ -17,7 +17,7 @@ from epns_pyro.errors import ConfigError
 from epns_pyro.models.normal import Normal
 from epns_pyro.models.tissues.label_images import LabelImage
 from epns_pyro.models.tissues.pixel_scores import PixelScores
-from epns_pyro.models.transition import TRANSITIONS, Carry, Step, Transition, TransitionConfig, bounded_exp
+from epns_pyro.models.transition import TRANSITIONS, Carry, Observed, Step, Transition, TransitionConfig, bounded_exp
 from epns_pyro.state import StateSpec
 
 
@@ -94,6 +94,10 @@ class CellsStep(Step):
         transition = self.transition
         draft = transition.network.draft(self.tissue, self.h, z)
         return LabelImage(self.tissue, self._crops, draft, transition.scores, transition.config.floor)
+
+    def observe(self, emission: LabelImage, x_next: Tensor) -> Observed:
+        """Return what scores all pixels but those of cells that appear in this step, for which the model has no law."""
+        return Observed(emission.given_new(), self.spec.dynamic(x_next))
 
     def posterior(self, x_next: Tensor) -> Independent:
         """q(z | h, x') = Normal(mu_p + sigma_p a(h, x'), sigma_p exp(b(h, x'))): at first, and for absent cells, the prior."""

@@ -22,7 +22,7 @@ class LabelImage(TorchDistribution):
 
     A pixel's candidates are the medium, the cell that has it now, and the cells whose window holds it. The uniform part covers the
     medium and all cells that are present; it keeps the likelihood finite where a cell appears elsewhere. An absent cell has practically
-    no probability (`ABSENT`).
+    no probability (`ABSENT`); `given_new` is the law given where such cells appear.
 
     Parameters
     ----------
@@ -34,20 +34,36 @@ class LabelImage(TorchDistribution):
     scores : PixelScores
     floor : float
         Weight of the uniform part.
+    leave_out_new : bool
+        Whether pixels of cells that are not there add nothing to the log-likelihood, in place of `ABSENT` each.
     """
 
     arg_constraints = {}  # noqa: RUF012
     support = constraints.independent(constraints.nonnegative_integer, 3)
 
     def __init__(
-        self, tissue: Tissue, crops: Crops, draft: Draft, scores: PixelScores, floor: float, batch_shape: torch.Size | None = None
+        self,
+        tissue: Tissue,
+        crops: Crops,
+        draft: Draft,
+        scores: PixelScores,
+        floor: float,
+        batch_shape: torch.Size | None = None,
+        *,
+        leave_out_new: bool = False,
     ) -> None:
+        self.leave_out_new = leave_out_new
         self.tissue, self.crops, self.draft, self.scores, self.floor = tissue, crops, draft, scores, floor
         batch = torch.broadcast_shapes(tissue.batch, draft.cells.shape[:-3], draft.medium.shape[:-2])
         super().__init__(batch_shape or batch, torch.Size((*tissue.lattice, 1)), validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: LabelImage | None = None) -> LabelImage:
-        return LabelImage(self.tissue, self.crops, self.draft, self.scores, self.floor, torch.Size(batch_shape))
+        parts = self.tissue, self.crops, self.draft, self.scores, self.floor
+        return LabelImage(*parts, torch.Size(batch_shape), leave_out_new=self.leave_out_new)
+
+    def given_new(self) -> LabelImage:
+        """Return the law of the other pixels, given those of cells that appear: no cell is born under the model."""
+        return LabelImage(self.tissue, self.crops, self.draft, self.scores, self.floor, self.batch_shape, leave_out_new=True)
 
     # -- scoring -----------------------------------------------------------------------------------------------------------
 
@@ -75,7 +91,7 @@ class LabelImage(TorchDistribution):
         uniform = (math.log(self.floor) - there.sum(-1, keepdim=True).to(total.dtype).log()).expand(-1, self.tissue.lattice.pixels)
         likely = torch.logaddexp(score + math.log1p(-self.floor), uniform.flatten())
         possible = there.gather(-1, labels.view(len(there), -1)).flatten()
-        return torch.where(possible, likely, ABSENT).view(*batch, -1)
+        return torch.where(possible, likely, 0.0 if self.leave_out_new else ABSENT).view(*batch, -1)
 
     def _flat(self, batch: torch.Size) -> tuple[LabelField, Draft]:
         """Flatten sample and batch dimensions into one."""

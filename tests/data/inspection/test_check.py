@@ -180,12 +180,12 @@ LABEL_CASES = {
     "gap": (
         lambda d: edit(d, "cell", (0, slice(5, 8)), np.where(d["cell"].values[0, 5:8] == 2, 0, d["cell"].values[0, 5:8])),
         "warning: set 'train': field 'cell': labels vanish and come back 1 times, first in trajectory 0, frame 5, label 2: fill the gaps; "
-        "models make no cells, so each of the 6 pixels that come back costs about 60 nats",
+        "models make no cells, so the 6 pixels that come back are left out of the likelihood",
     ),
     "birth": (
         lambda d: edit(d, "cell", (0, slice(0, 4)), np.where(d["cell"].values[0, :4] == 2, 0, d["cell"].values[0, :4])),
         "warning: set 'train': field 'cell': labels first appear within a trajectory 1 times, first in trajectory 0, frame 4, label 2: "
-        "models make no cells, so each of their first 6 pixels costs about 60 nats and no forecast holds them; cut trajectories where",
+        "models make no cells, so their first 6 pixels are left out of the likelihood, and no forecast holds them; cut trajectories where",
     ),
     "unused": (
         lambda d: d.assign({"cell": d["cell"].where(d["cell"] != 2, 0)}),

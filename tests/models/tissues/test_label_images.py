@@ -49,6 +49,20 @@ def test_cells_that_are_not_there_get_no_probability():
     assert here.expand((500,)).sample().unique().tolist() == [0, 1]
 
 
+def test_pixels_of_cells_that_appear_are_left_out_of_what_a_step_scores():
+    t = transition(label_spec(3, types=2), (2, 3), interlacing=2)
+    step = t.at(image("001 011", "112"))
+    emission = step.emission(step.prior.mean)
+    new, before = image("003 002", "112"), image("001 011", "112")
+    scored, value = step.observe(emission, new)
+    expected = emission.pixel_log_prob(value)
+    expected[0, [2, 5]] = 0
+    torch.testing.assert_close(scored.pixel_log_prob(value), expected)
+    torch.testing.assert_close(scored.expand((4,)).log_prob(value), expected.sum(-1).expand(4))
+    law, same = step.observe(emission, before)
+    torch.testing.assert_close(law.log_prob(same), emission.log_prob(same))
+
+
 @pytest.mark.parametrize("interlacing", [1, 2])
 def test_samples_follow_the_law(interlacing):
     """Chi-squared over all 64 images of 2 x 3 pixels, 20,000 draws: false failures 1 in 10,000."""
