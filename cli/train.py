@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--config", "file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A config.yaml instead of a preset.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting, e.g. training.batch=128; repeatable.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps: short for --set training.steps=N.")
-@click.option("--seed", type=SEED, help="Of everything random; 0 by default.")
+@click.option("--seed", type=SEED, help="Seed of all random numbers; 0 by default.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the run; by default runs/nbody, ...")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out from its last checkpoint.")
 @click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)

@@ -142,5 +142,5 @@ def _join(parts: list[Kept], dim: str) -> Kept:
 
 
 def _block_seed(seed: int, number: int) -> int:
-    """Of the first block it is the seed itself, so that an ensemble of one block is what the forecaster samples."""
+    """Return the seed of a block; that of the first is the seed itself, so that one block is what the forecaster samples."""
     return seed if number == 0 else int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
