@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, Self
 
 import pydantic
 import torch
@@ -126,8 +126,14 @@ class EmissionConfig(Config, ABC):
     """How the noise of a body's dynamic fields is described by `parameters(spec)` invariant numbers per body."""
 
     name: str
-    minimum: float = pydantic.Field(default=1e-4, description="smallest standard deviation, in units of a typical change per frame")
-    maximum: float = pydantic.Field(default=10.0, description="largest standard deviation, in the same units")
+    minimum: float = pydantic.Field(default=1e-4, gt=0, description="smallest standard deviation, in units of a typical change per frame")
+    maximum: float = pydantic.Field(default=10.0, gt=0, description="largest standard deviation, in the same units")
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.minimum >= self.maximum:
+            raise ValueError(f"minimum has to be smaller than maximum, found {self.minimum:g} and {self.maximum:g}")
+        return self
 
     @abstractmethod
     def parameters(self, spec: StateSpec) -> int:

@@ -89,7 +89,7 @@ class MixtureConfig(EmissionConfig):
     widths: int = pydantic.Field(default=6, ge=2, le=16, description="Normal laws in the mixture")
     narrowest: float = pydantic.Field(default=0.02, gt=0, lt=1, description="smallest width, in units of the one that training starts with")
     widest: float = pydantic.Field(default=5.0, gt=1, description="largest width, likewise")
-    minimum: float = 0.05
+    minimum: float = pydantic.Field(default=0.05, gt=0, description="smallest standard deviation of width 1, in typical changes")
 
     def parameters(self, spec: StateSpec) -> int:
         return self._inner(spec).parameters(spec) + self.widths

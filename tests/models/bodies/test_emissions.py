@@ -122,6 +122,20 @@ def test_standard_deviations_stay_within_bounds(name):
     torch.testing.assert_close(law.variance.sqrt(), 1e-3 * unit.repeat_interleave(3)[None])
 
 
+@pytest.mark.parametrize("name", EMISSIONS.names)
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"minimum": 0.0}, "greater than 0"),
+        ({"maximum": -1.0}, "greater than 0"),
+        ({"minimum": 2.0, "maximum": 1.0}, "smaller than maximum"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(name, settings, words):
+    with pytest.raises(ConfigError, match=words):
+        EMISSIONS[name].parse(settings)
+
+
 @pytest.mark.parametrize(("name", "world"), [(n, w) for n in EMISSIONS.names for w in WORLDS if (n, w) != ("coupled", "warm plane")])
 def test_noise_is_isotropic_and_its_parameters_are_counted(name, world):
     """One number per vector field, not per axis: the law turns with its mean."""
