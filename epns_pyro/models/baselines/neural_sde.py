@@ -26,8 +26,9 @@ from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.bodies.emissions import DiagonalConfig
 from epns_pyro.models.bodies.fields import BodyFields, shortened
+from epns_pyro.models.bodies.step import BodyStep
 from epns_pyro.models.normal import Normal, masked
-from epns_pyro.models.transition import TRANSITIONS, Carry, Observed, Step, Transition, TransitionConfig, bounded_exp
+from epns_pyro.models.transition import TRANSITIONS, Carry, Transition, TransitionConfig, bounded_exp
 
 OBSERVATION = 0.1  # of the step scale: the noise around the end of a path, before training
 CARRIED = -3.0  # log of the diffusion, before training, of a field whose rate carries noise to it
@@ -83,7 +84,7 @@ class NeuralSDE(Transition):
         return value[..., 0] if self.spec[name].is_vector else value
 
 
-class NeuralSDEStep(Step):
+class NeuralSDEStep(BodyStep):
     """The laws of one step. Bodies that are absent, NaN in the carry, act on no other, and have no latents and no likelihood."""
 
     def __init__(self, transition: NeuralSDE, carry: Carry) -> None:
@@ -125,14 +126,6 @@ class NeuralSDEStep(Step):
         if stays is not None:  # the prior for a body that has left
             mean, log_scale = mean * stays[..., None], log_scale * stays[..., None]
         return masked(Normal(mean, bounded_exp(log_scale)).to_event(2), self.mask)
-
-    def observe(self, emission: Independent, x_next: Tensor) -> Observed:
-        """Score every body that is there before and after the step."""
-        return self.bodies.observe(emission, self.x, x_next, self.mask)
-
-    def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
-        """Go on from y; without an observed next state exactly the bodies of this one are there."""
-        return super().advance(self.bodies.entering_and_leaving(self.bodies.wrapped(y), self.mask, following))
 
     def _solve(self, z: Tensor) -> Tensor:
         """End of the path that noise z (*batch, body, step, dynamic channel) drives: (*batch, body, dynamic channel)."""

@@ -23,8 +23,9 @@ from epns_pyro.context import DataContext
 from epns_pyro.models.bodies.emissions import EMISSIONS, EmissionConfig, completed, innovation
 from epns_pyro.models.bodies.fields import BodyFields, shortened
 from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig
+from epns_pyro.models.bodies.step import BodyStep
 from epns_pyro.models.normal import Normal, masked, unmasked
-from epns_pyro.models.transition import TRANSITIONS, Carry, Observed, Step, Transition, TransitionConfig, bounded_exp
+from epns_pyro.models.transition import TRANSITIONS, Carry, Transition, TransitionConfig, bounded_exp
 
 START = 0.01  # scale of the output of networks before training
 SHARE = 0.3  # share of the innovation that latents encode before training
@@ -101,7 +102,7 @@ class ParticleTransition(Transition):
         return per_body if self.config.latents == "per-body" else centroid(per_body, mask)
 
 
-class ParticleStep(Step):
+class ParticleStep(BodyStep):
     """The laws of one step of a set of bodies.
 
     h holds `width` scalars and `hidden_vectors` vectors per body, (*batch, body, width + hidden_vectors * space), then what the
@@ -165,14 +166,6 @@ class ParticleStep(Step):
         if stays is not None and self._with_latents is not None:
             shift, log_scale = shift * stays[..., None], log_scale * stays[..., None]
         return masked(Normal(prior.loc + prior.scale * shift, prior.scale * bounded_exp(log_scale)).to_event(2), self._with_latents)
-
-    def observe(self, emission: Independent, x_next: Tensor) -> Observed:
-        """Score every body that is there before and after the step."""
-        return self.bodies.observe(emission, self.x, x_next, self.mask)
-
-    def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
-        """Go on from y; without an observed next state exactly the bodies of this one are there."""
-        return super().advance(self.bodies.entering_and_leaving(self.bodies.wrapped(y), self.mask, following))
 
     # -- what the laws share ---------------------------------------------------------------------------------------------
 

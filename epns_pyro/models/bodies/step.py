@@ -1,0 +1,34 @@
+"""What steps of sets of bodies share: who is scored, and who is there afterwards."""
+
+from __future__ import annotations
+
+from pyro.distributions import Independent
+from torch import Tensor
+
+from epns_pyro.models.bodies.fields import BodyFields
+from epns_pyro.models.transition import Carry, Observed, Step
+
+
+class BodyStep(Step):
+    """A step of bodies of which some may be absent, NaN in the carry.
+
+    Attributes
+    ----------
+    bodies : BodyFields
+    x : Tensor, (*batch, body, channel)
+        The present state, with zeros for bodies that are absent.
+    mask : Tensor, (*batch, body), optional
+        Which bodies are there; None where the data know no absences.
+    """
+
+    bodies: BodyFields
+    x: Tensor
+    mask: Tensor | None
+
+    def observe(self, emission: Independent, x_next: Tensor) -> Observed:
+        """Score every body that is there before and after the step."""
+        return self.bodies.observe(emission, self.x, x_next, self.mask)
+
+    def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
+        """Go on from y; without an observed next state exactly the bodies of this one are there."""
+        return super().advance(self.bodies.entering_and_leaving(self.bodies.wrapped(y), self.mask, following))
