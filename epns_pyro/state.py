@@ -242,6 +242,14 @@ class StateSpec:
         parts = [part(field) for field in self.fields]
         return torch.cat(parts, -1) if is_torch else np.concatenate(parts, -1)
 
+    def wrap(self, x: Array, *, among_dynamic: bool = False) -> Array:
+        """Return states, or their dynamic channels (*batch, *site, channel), with every position inside of the periodic box."""
+        if not self.box or self.position is None:
+            return x
+        place = self.slice(self.position.name, among_dynamic=among_dynamic)
+        parts = [x[..., : place.start], self.geometry.wrap(x[..., place]), x[..., place.stop :]]
+        return torch.cat(parts, -1) if isinstance(x, torch.Tensor) else np.concatenate(parts, -1)
+
     def entity_property(self, x: Array, name: str) -> Array:
         """Return a property of the entities of a label field, read off the sites they occupy: (*batch, label); 0 for the absent."""
         field = self[name]

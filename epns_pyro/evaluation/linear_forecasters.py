@@ -42,8 +42,8 @@ class LinearForecaster(Forecaster):
         for _ in range(steps):
             mean, scale = self.law(x)
             drawn = {name: mean[name] + scale[name] * rng.standard_normal(mean[name].shape) for name in mean}
-            x = spec.advance(x, complete(spec, x, drawn, self.context.frame_dt))
-            path.append(self._wrapped(x))
+            x = spec.wrap(spec.advance(x, complete(spec, x, drawn, self.context.frame_dt)))
+            path.append(x)
         return np.stack(path, axis=2)
 
     def log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
@@ -56,13 +56,6 @@ class LinearForecaster(Forecaster):
             terms = -0.5 * z**2 - np.log(scale[name]) - 0.5 * np.log(2 * np.pi)
             total += terms.sum(-1) if spec[name].is_vector else terms
         return np.where(both, total, 0.0).sum(-1)
-
-    def _wrapped(self, x: np.ndarray) -> np.ndarray:
-        spec = self.context.spec
-        if not spec.box:
-            return x
-        place = spec.slice(spec.position.name)
-        return np.concatenate([x[..., : place.start], spec.geometry.wrap(x[..., place]), x[..., place.stop :]], -1)
 
 
 @dataclass(frozen=True)

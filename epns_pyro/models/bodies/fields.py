@@ -160,13 +160,6 @@ class BodyFields:
         image = self.space.nearest(y[..., channels], goal)
         return self.spec.advance(x_next, torch.cat([y[..., : channels.start], image, y[..., channels.stop :]], -1))
 
-    def wrapped(self, y: Tensor) -> Tensor:
-        """Return dynamic channels (*batch, body, dynamic channel) with every position inside of the box."""
-        if not self.space.box:
-            return y
-        channels = self.spec.slice(self.position, among_dynamic=True)
-        return torch.cat([y[..., : channels.start], self.space.wrap(y[..., channels]), y[..., channels.stop :]], -1)
-
     # -- putting together ------------------------------------------------------------------------------------------------
 
     def join(self, vectors: Tensor, scalars: Tensor) -> Tensor:
