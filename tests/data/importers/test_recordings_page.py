@@ -1,4 +1,4 @@
-"""The commands and the script of docs/recordings.md, run as they stand there on made-up tables of the same names."""
+"""The commands and the script of docs/how/recordings.md, run as they stand there on made-up tables of the same names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from small_tracks import walkers
 from epns_pyro.cli import main
 from epns_pyro.data import open_store
 
-PAGE = (Path(__file__).parents[3] / "docs" / "recordings.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "how" / "recordings.md").read_text()
 
 
 @pytest.fixture
