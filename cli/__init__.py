@@ -19,6 +19,8 @@ COMMANDS = {
     "condition": "epns_pyro.cli.condition:condition",
     "data": "epns_pyro.cli.data:data",
     "evaluate": "epns_pyro.cli.evaluate:evaluate",
+    "list": "epns_pyro.cli.list:list_runs",
+    "plot": "epns_pyro.cli.plot:plot",
     "report": "epns_pyro.cli.report:report",
     "settings": "epns_pyro.cli.settings:settings",
     "simulate": "epns_pyro.cli.simulate:simulate",

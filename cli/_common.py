@@ -26,6 +26,18 @@ SEED = click.IntRange(min=0, max=2**63 - 1)
 IMPORTS = "epns_pyro.imports"
 
 
+class _Run(click.Path):
+    """The folder of a run; "pretrained:NAME" is one that comes with the package."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from epns_pyro.pretrained import find_run
+
+        return super().convert(find_run(value) if isinstance(value, str) else value, param, ctx)
+
+
+RUN = _Run(path_type=Path)
+
+
 class Group(click.Group):
     """A group that imports its sub-commands when they are asked for, and turns every mistake into one line.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epns_pyro.cli._common import LARGEST, SEED, console, fail, result_file, status_console, trajectory_of, with_imports
+from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, result_file, status_console, trajectory_of, with_imports
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RUN)
 @click.option(
     "--observations", type=click.Path(path_type=Path), required=True, help="FILE.nc or FILE.zarr: fields by name, NaN for not observed."
 )

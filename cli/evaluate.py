@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from epns_pyro.cli._common import console, overrides, progress_bars, with_imports
+from epns_pyro.cli._common import RUN, console, fail, overrides, progress_bars, with_imports
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RUN)
 @click.option("--data", type=click.Path(path_type=Path), help="Store with the held-out sets; by default the one of training.")
 @click.option("--members", type=click.IntRange(min=2), help="Members per ensemble: short for --set members=N.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting of the evaluation; repeatable.")
@@ -19,6 +19,10 @@ from epns_pyro.cli._common import console, overrides, progress_bars, with_import
 @with_imports
 def evaluate(run: Path, data: Path | None, members: int | None, changes: tuple[str, ...], device: str) -> None:
     """Judge the simulator in RUN on held-out data; writes RUN/evaluation/."""
+    from epns_pyro.pretrained import is_pretrained
+
+    if is_pretrained(run):
+        fail(f"pretrained:{run.name}: comes with its evaluation, and is not written to: epns-pyro report pretrained:{run.name} shows it")
     settings = overrides(changes) | ({"members": members} if members else {})
     evaluate_run(run, data, settings, device)
     console().print(f"\nnext:\n  epns-pyro report {shlex.quote(str(run))}", soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epns_pyro.cli._common import console, with_imports
+from epns_pyro.cli._common import RUN, console, with_imports
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,21 +16,36 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RUN)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The page.  [default: RUN/report.html]")
+@click.option("--open", "show", is_flag=True, help="Show the page in a browser.")
+@click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.md", help="Write the summary as Markdown too.")
+@click.option("--figures", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help="Write every figure as a file too.")
+@click.option("--format", "form", type=click.Choice(["svg", "pdf", "png"]), default="svg", show_default=True, help="Of the figures.")
 @with_imports
-def report(run: Path) -> None:
-    """Write RUN/report.html, one self-contained page, from the evaluation of RUN."""
-    from epns_pyro.report import write_report
+def report(run: Path, out: Path | None, show: bool, markdown: Path | None, figures: Path | None, form: str) -> None:
+    """Write RUN/report.html, one self-contained page, from the evaluation of RUN, a folder or pretrained:NAME."""
+    from epns_pyro.pretrained import is_pretrained
+    from epns_pyro.report import write_figures, write_markdown, write_report
     from epns_pyro.training.metrics import read_metrics
     from epns_pyro.training.run import RunFolder
 
     folder = RunFolder(run)
-    page = write_report(folder.evaluation, folder.report, read_metrics(folder.metrics))
+    out = out or (Path(f"{run.name}-report.html") if is_pretrained(run) else folder.report)
+    log = read_metrics(folder.metrics)
+    page = write_report(folder.evaluation, out, log)
     console().print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
+    if markdown:
+        console().print(f"summary: {write_markdown(folder.evaluation, markdown)}", soft_wrap=True)
+    if figures:
+        written = write_figures(folder.evaluation, figures, log, suffix=f".{form}")
+        console().print(f"figures: {len(written)} in {figures}", soft_wrap=True)
+    if show:
+        click.launch(page.resolve().as_uri())
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=RUN)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("compare.html"), show_default=True)
 @with_imports
 def compare(runs: tuple[Path, ...], out: Path) -> None:

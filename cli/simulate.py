@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 from rich.filesize import decimal
 
-from epns_pyro.cli._common import LARGEST, SEED, console, fail, progress_bars, result_file, trajectory_of, with_imports
+from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, progress_bars, result_file, trajectory_of, with_imports
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RUN)
 @click.option("--members", type=click.IntRange(1, LARGEST), default=100, show_default=True, help="Samples per initial state.")
 @click.option("--steps", type=click.IntRange(1, LARGEST), default=100, show_default=True)
 @click.option(
@@ -33,9 +33,10 @@ from epns_pyro.cli._common import LARGEST, SEED, console, fail, progress_bars, r
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @with_imports
 def simulate(run: Path, members: int, steps: int, source: str | None, out: Path, seed: int, mean_feedback: bool, device: str) -> None:
-    """Sample futures of recorded initial states with the simulator in RUN."""
+    """Sample futures of recorded initial states with the simulator in RUN, a folder or pretrained:NAME."""
     import epns_pyro
     from epns_pyro.data import open_store, to_dataset
+    from epns_pyro.data.writing import Identity
     from epns_pyro.models import Feedback
 
     chosen = trajectory_of(source) if source else None
@@ -48,7 +49,7 @@ def simulate(run: Path, members: int, steps: int, source: str | None, out: Path,
     x0 = store.read(group, index, stop=1)[:, 0]
     _require_room(out, members * (steps + 1) * x0.size * 4, labels=x0.dtype.kind != "f")
 
-    dims = ("sample", "trajectory", "time")
+    dims, about = ("sample", "trajectory", "time"), Identity.of(sim.system).attributes()
     blocks = sim.rollout_blocks(
         x0,
         steps=steps,
@@ -63,7 +64,7 @@ def simulate(run: Path, members: int, steps: int, source: str | None, out: Path,
         for block in blocks:
             dataset = to_dataset(sim.spec, block.states, dims, frame_dt=sim.context.frame_dt)
             dataset = dataset.assign(alive=(dims, sim.system.alive(block.states)))
-            dataset.attrs = {"run": str(run), "seed": seed, "feedback": "mean" if mean_feedback else "sample"}
+            dataset.attrs = about | {"run": str(run), "seed": seed, "feedback": "mean" if mean_feedback else "sample"}
             moving = dataset if not block.samples.start else dataset.drop_vars([n for n in dataset if "sample" not in dataset[n].dims])
             moving.to_zarr(temporary, **({"append_dim": "sample"} if block.samples.start else {"mode": "w"}), consolidated=False)
             show("sampling", block.samples.stop, members)

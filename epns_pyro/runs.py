@@ -11,6 +11,7 @@ from epns_pyro.data import Store, open_store
 from epns_pyro.errors import CheckpointError, ConfigError, nearest
 from epns_pyro.extensions import load_extensions
 from epns_pyro.machine import find_device
+from epns_pyro.pretrained import find_run
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.checkpoint import build_transition, read_checkpoint
 from epns_pyro.training.presets import preset
@@ -25,7 +26,7 @@ def load(run: str | Path, *, which: str = "best", device: str | torch.device = "
     Parameters
     ----------
     run : str or Path
-        Folder that `epns-pyro train` wrote.
+        Folder that `epns-pyro train` wrote, or "pretrained:NAME" for a simulator that comes with the package ("pretrained:nbody").
     which : {"best", "last"}
         The state with the best validation ELBO, or the newest.
     device : str or torch.device
@@ -37,10 +38,11 @@ def load(run: str | Path, *, which: str = "best", device: str | torch.device = "
     CheckpointError
         If there is no readable checkpoint.
     ConfigError
-        If `which` is neither, if the device is not there, or if the run needs a name that nothing has registered.
+        If `which` is neither, if the device is not there, if no simulator of that name comes with the package, or if the run needs a name
+        that nothing has registered.
     """
     load_extensions(imports)
-    folder = RunFolder(Path(run))
+    folder = RunFolder(find_run(run))
     if not folder.path.is_dir():
         raise CheckpointError(f"{run}: no such run: epns-pyro train --out {run} makes one")
     paths = {"best": folder.best, "last": folder.last}
@@ -58,7 +60,7 @@ def load(run: str | Path, *, which: str = "best", device: str | torch.device = "
         context=content["context"],
         config=config,
         step=content["counters"].step,
-        store=content["store"],
+        store=str(folder.data) if folder.data.is_file() else content["store"],
         versions=content["versions"],
     )
 

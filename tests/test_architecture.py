@@ -54,13 +54,16 @@ LAYERS = {
     "training": _MODELS | {"models", "inference"},
     "conditioning": _MODELS | {"models", "inference"},
     "simulator": _MODELS | {"models", "inference", "training", "conditioning"},
-    "runs": _MODELS | {"extensions", "models", "training", "simulator"},
+    "pretrained": {"errors"},
+    "runs": _MODELS | {"extensions", "models", "training", "simulator", "pretrained"},
     "testing": _MODELS | {"models", "inference"},
     "calibration": {"errors", "state"},
     "evaluation": _MODELS | {"models", "inference", "training", "simulator", "calibration"},
-    "report": {"errors", "plain", "state", "calibration", "evaluation"},
+    "plots": _MODELS | {"simulator", "calibration", "evaluation"},
+    "report": {"errors", "plain", "state", "calibration", "evaluation", "plots"},
     "cli": _MODELS
-    | {"models", "inference", "training", "conditioning", "simulator", "calibration", "evaluation", "report", "epns_pyro", "extensions"},
+    | {"models", "inference", "training", "conditioning", "simulator", "calibration", "evaluation", "report", "epns_pyro", "extensions"}
+    | {"pretrained", "plots"},
     "epns_pyro": {"_moved", "_version", "conditioning", "simulator", "runs", "training"},
 }
 # Libraries that only the named parts or modules may import.

@@ -3,11 +3,13 @@
 What a page says comes from `epns_pyro.evaluation`: every check makes its own sections, as plain records.
 
 pages      templates and writing
+papers     figures as files, the summary as Markdown
 svg        panels of figures, drawn by matplotlib in the colours of the page
 training   the section about the training
 viewers    numbers for the players of the page
 """
 
-from epns_pyro.report.pages import write_comparison, write_report
+from epns_pyro.report.pages import write_comparison, write_player, write_report
+from epns_pyro.report.papers import write_figures, write_markdown
 
-__all__ = ["write_comparison", "write_report"]
+__all__ = ["write_comparison", "write_figures", "write_markdown", "write_player", "write_report"]

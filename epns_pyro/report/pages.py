@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import xarray as xr
 from markupsafe import Markup
 
 from epns_pyro.errors import DataError
@@ -27,7 +28,7 @@ from epns_pyro.evaluation.parts import Figure, Key, Panel, Section
 from epns_pyro.evaluation.record import Run
 from epns_pyro.report import svg
 from epns_pyro.report.training import TrainingLog, training
-from epns_pyro.report.viewers import viewer
+from epns_pyro.report.viewers import player, viewer
 
 PLAYERS = {"orbits": ("player.js", "viewer.js"), "film": ("player.js", "film.js")}
 
@@ -53,7 +54,7 @@ def write_report(folder: Path, out: Path, log: TrainingLog | None = None) -> Pat
     show, judged = viewer(found), lines(found.record.verdicts)
     scripts = ["\n".join(_asset(name) for name in PLAYERS[show.kind])] if show else []
     page = _environment().get_template("report.html.j2")
-    return _write(
+    return write_text(
         out,
         page.render(
             run=found.record.run,
@@ -64,11 +65,40 @@ def write_report(folder: Path, out: Path, log: TrainingLog | None = None) -> Pat
             level=found.level,
             rules=list(dict.fromkeys(line.rule for line in judged if line.rule)),
             viewer=show,
-            sections=_sections(found, log or []),
+            sections=sections(found, log or []),
             scripts=[Markup(script) for script in scripts],
             script_hashes=[_hash(script) for script in scripts],
         ),
     )
+
+
+def write_player(data: xr.Dataset, time_unit: str, title: str, out: Path) -> Path:
+    """Write a page with a player alone: bodies in space, or label images.
+
+    Parameters
+    ----------
+    data : Dataset, (source, trajectory, time, ...)
+        As in examples.nc of an evaluation.
+    time_unit, title : str
+    out : Path
+
+    Raises
+    ------
+    DataError
+        If the data are neither bodies in two or three dimensions nor label images.
+    """
+    show = player(data, time_unit)
+    if show is None:
+        raise DataError(f"a film shows bodies in two or three dimensions or label images, found {', '.join(map(str, data.data_vars))}")
+    scripts = ["\n".join(_asset(name) for name in PLAYERS[show.kind])]
+    page = (
+        _environment()
+        .get_template("player.html.j2")
+        .render(
+            title=title, viewer=show, scripts=[Markup(script) for script in scripts], script_hashes=[_hash(script) for script in scripts]
+        )
+    )
+    return write_text(out, page)
 
 
 def write_comparison(folders: Mapping[str, Path], out: Path) -> list[summary.ComparisonRow]:
@@ -79,7 +109,7 @@ def write_comparison(folders: Mapping[str, Path], out: Path) -> list[summary.Com
     rows = [summary.comparison_row(name, found.record, data=letters[key]) for (name, found), key in zip(runs.items(), data, strict=True)]
     judged = {name: {line.subject: line for line in lines(found.record.verdicts)} for name, found in runs.items()}
     page = _environment().get_template("compare.html.j2")
-    _write(
+    write_text(
         out,
         page.render(
             rows=rows,
@@ -93,7 +123,8 @@ def write_comparison(folders: Mapping[str, Path], out: Path) -> list[summary.Com
     return rows
 
 
-def _sections(found: Evaluated, log: TrainingLog) -> list[Section]:
+def sections(found: Evaluated, log: TrainingLog) -> list[Section]:
+    """Return the sections of a report that have something to show."""
     made = [section for check in CHECKS for section in check.sections(check.read(found.record), found)]
     return [section for section in (*made, training(log)) if section]
 
@@ -159,7 +190,8 @@ def safe_json(value: Any) -> Markup:
     return Markup(text)
 
 
-def _write(out: Path, page: str) -> Path:
+def write_text(out: Path, page: str) -> Path:
+    """Write a file; a crash leaves the old one or the new one, never half of one."""
     if not out.parent.is_dir():
         raise DataError(f"{out.parent}: no such folder: make it first, or name another place for the page")
     partial = out.with_name(out.name + ".partial")

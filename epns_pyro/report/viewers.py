@@ -30,12 +30,15 @@ class Viewer:
 def viewer(found: Evaluated) -> Viewer | None:
     """Return the player for the examples of an evaluation; None where there are none it can show."""
     data = found.files.get("examples")
-    if data is None:
-        return None
+    return None if data is None else player(data, found.time_unit)
+
+
+def player(data: xr.Dataset, time_unit: str) -> Viewer | None:
+    """Return the player for fields (source, trajectory, time, ...); None where they are nothing that a player can show."""
     if "cell" in data:
-        return _film(data, found.time_unit)
+        return _film(data, time_unit)
     if "position" in data and data.sizes.get("space") in (2, 3):
-        return _orbits(data, found.time_unit)
+        return _orbits(data, time_unit)
     return None
 
 

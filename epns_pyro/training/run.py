@@ -6,6 +6,7 @@ RUN/best.ckpt          the state with the best validation ELBO: what `epns_pyro.
 RUN/metrics.csv        training and validation, a row per record
 RUN/evaluation/        written by `epns-pyro evaluate`
 RUN/report.html        written by `epns-pyro report`
+RUN/data.nc            only where a run travels without its store: a few trajectories to start from
 """
 
 from __future__ import annotations
@@ -195,6 +196,10 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data.nc"
 
     @property
     def evaluation(self) -> Path:
