@@ -193,7 +193,7 @@ def _fields(store: Store) -> None:
     for heading in ("field", "is a", "unit", "scale", "change per step"):
         table.add_column(heading)
     for field in store.spec.fields:
-        kind = IRREPS[field.irreps] if field.kind == "real" else f"{field.kind} below {field.size}"
+        kind = IRREPS[field.irreps] if field.kind == "real" else "of pairs" if field.is_pair else f"{field.kind} below {field.size}"
         measured = context is not None and field.kind == "real"
         scale = f"{context.spec[field.name].scale:.4g}" if measured else ""
         step = f"{context.step_scales[field.name]:.4g}" if measured and field.dynamic else "static" if not field.dynamic else ""

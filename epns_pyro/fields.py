@@ -9,7 +9,7 @@ import numpy as np
 from epns_pyro.errors import ConfigError, shown
 
 IRREPS = {"0e": "scalar", "0o": "pseudoscalar", "1o": "vector", "1e": "pseudovector"}
-KINDS = ("real", "label", "category")
+KINDS = ("real", "label", "category", "pair")
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,12 @@ class Field:
         Unit, for labels.
     scale : float
         Typical size (standard deviation, in `unit`), computed from training data; networks see value / scale.
-    kind : {"real", "label", "category"}
-        A label is an arbitrary name of an entity (a cell id), which relabelling permutes; a category is a class (a type).
+    kind : {"real", "label", "category", "pair"}
+        A label is an arbitrary name of an entity (a cell id), which relabelling permutes; a category is a class (a type); a pair is a
+        static attribute of pairs of bodies (a bond), of which body i holds its row e_i*: as many channels as there are bodies.
     size : int
-        Labels and categories take the values 0 .. size - 1; 0 for real fields.
+        Labels and categories take the values 0 .. size - 1; 0 for real fields. Of pairs the largest number of bodies; a store that is
+        opened fills it in.
     rate_of : str
         Name of the field whose rate of change this is: a velocity is the rate of a position. "" for none.
     of : str
@@ -67,7 +69,9 @@ class Field:
             raise ConfigError(f"field {shown(self.name)}: kind {shown(self.kind)} is not one of {', '.join(KINDS)}")
         if self.translates and self.irreps != "1o":
             raise ConfigError(f"field {shown(self.name)}: only a vector (irreps '1o') can translate, found {shown(self.irreps)}")
-        if (self.kind == "real") != (self.size == 0):
+        if self.is_pair and (self.irreps != "0e" or self.dynamic):
+            raise ConfigError(f"field {shown(self.name)}: an attribute of pairs is a static scalar: irreps '0e' and dynamic = false")
+        if not self.is_pair and (self.kind == "real") != (self.size == 0):
             raise ConfigError(
                 f"field {shown(self.name)}: size is for labels and categories, and they need one; "
                 f"found kind {self.kind!r}, size {self.size}"
@@ -86,6 +90,10 @@ class Field:
     @property
     def is_vector(self) -> bool:
         return self.irreps[0] == "1"
+
+    @property
+    def is_pair(self) -> bool:
+        return self.kind == "pair"
 
     @property
     def parity(self) -> int:

@@ -126,7 +126,7 @@ class StateSpec:
     def width(self, field: Field | str) -> int:
         """Number of channels of a field."""
         field = self[field] if isinstance(field, str) else field
-        return self.space if field.is_vector else 1
+        return field.size if field.is_pair else self.space if field.is_vector else 1
 
     @property
     def channels(self) -> int:
@@ -151,9 +151,9 @@ class StateSpec:
     # -- reading and building states -----------------------------------------------------------------------------------
 
     def get(self, x: Array, name: str) -> Array:
-        """Return a field of a full state: (*batch, *site, space) for a vector, (*batch, *site) for a scalar."""
+        """Return a field of a full state: (*batch, *site, space) of vectors, (*batch, *site) of scalars, (*batch, body, size) of pairs."""
         part = x[..., self.slice(name)]
-        return part if self[name].is_vector else part[..., 0]
+        return part if self[name].is_vector or self[name].is_pair else part[..., 0]
 
     def get_dynamic(self, y: Array, name: str) -> Array:
         """Return a field of the dynamic part of a state, shaped as `get` does."""
@@ -185,9 +185,11 @@ class StateSpec:
         parts: list[Any] = []  # all of torch or all of NumPy
         for field in fields:
             value: Any = torch.as_tensor(values[field.name]) if is_torch else np.asarray(values[field.name])
-            if not (value.dtype.is_floating_point if is_torch else np.issubdtype(value.dtype, np.floating)) and field.kind == "real":
+            if not _is_floating(value) and field.kind in ("real", "pair"):
                 value = value.to(torch.get_default_dtype()) if is_torch else value.astype(np.float64)
-            if field.is_vector:
+            if field.is_pair:
+                value = _padded(field, value)
+            elif field.is_vector:
                 if value.ndim < 1 + len(self.sites) or value.shape[-1] != self.space:
                     raise ShapeError(
                         f"field {field.name!r} is a vector: expected (*batch, {', '.join(self.sites)}, {self.space}), "
@@ -336,6 +338,18 @@ class StateSpec:
         for key, value in rest.items():
             _check_type(key, value, _SETTINGS[key])
         return cls(fields=tuple(fields), **rest)
+
+
+def _padded(field: Field, value: Array) -> Array:
+    """Return an attribute of pairs (*batch, body, body) with as many columns as its field has channels; those of no body are zero."""
+    if value.ndim < 2 or value.shape[-1] not in (value.shape[-2], field.size) or value.shape[-1] > field.size:
+        raise ShapeError(
+            f"field {field.name!r} is of pairs: expected (*batch, body, body) of at most {field.size} bodies, found {tuple(value.shape)}"
+        )
+    missing = field.size - value.shape[-1]
+    if isinstance(value, torch.Tensor):
+        return torch.nn.functional.pad(value, (0, missing))
+    return np.pad(value, [(0, 0)] * (value.ndim - 1) + [(0, missing)])
 
 
 _PLAIN = {

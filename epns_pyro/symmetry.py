@@ -71,9 +71,11 @@ class EuclideanElement(GroupElement):
         start, parts = 0, []
         like = _caster(x)
         for field in fields:
-            width = len(self.rotation) if field.is_vector else 1
+            width = field.size if field.is_pair else len(self.rotation) if field.is_vector else 1
             part = x[..., start : start + width]
             start += width
+            if field.is_pair:  # row i of a state holds e_i*: its columns are bodies too
+                part = self._permute_columns(part)
             if field.is_vector:
                 part = part @ like(self.rotation.T)
             if field.parity < 0:
@@ -84,9 +86,12 @@ class EuclideanElement(GroupElement):
         return torch.cat(parts, -1) if isinstance(x, torch.Tensor) else np.concatenate(parts, -1)
 
     def _permute(self, x: Array, axis: int) -> Array:
-        if isinstance(x, torch.Tensor):
-            return x.index_select(axis % x.ndim, torch.as_tensor(self.permutation, device=x.device))
-        return np.take(x, self.permutation, axis=axis)
+        return _reordered(x, self.permutation, axis)
+
+    def _permute_columns(self, pairs: Array) -> Array:
+        """Exchange the columns of pairs (*batch, body, column), of which those after the last body belong to nobody."""
+        bodies, columns = len(self.permutation), pairs.shape[-1]
+        return _reordered(pairs, np.concatenate([self.permutation, np.arange(bodies, columns)]), axis=-1)
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,13 @@ class Euclidean(Group):
         else:
             name, turns = f"T({self.space})" if moved else "1", []
         return f"{name} × S_N: {', '.join([*turns, *moved, 'permutations of bodies'])}"
+
+
+def _reordered(x: Array, order: np.ndarray, axis: int) -> Array:
+    """Return x with its entries along an axis in another order."""
+    if isinstance(x, torch.Tensor):
+        return x.index_select(axis % x.ndim, torch.as_tensor(order, device=x.device))
+    return np.take(x, order, axis=axis)
 
 
 def _haar(size: int, rng: np.random.Generator) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 A field `position` is a variable `position` (trajectory, time, body, space). A static field has no time dimension. A property of the
 entities of a label field, such as the type of a cell, is a variable `cell_type` (trajectory, cell) whose entry l - 1 belongs to label l.
+An attribute of pairs, such as a bond, is a variable (trajectory, body, body_): entry (i, j) is what body i has to do with body j.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -46,14 +47,28 @@ def _variable(spec: StateSpec, field: Field) -> Variable:
         dims = (TRAJECTORY, TIME, *spec.sites) if field.dynamic else (TRAJECTORY, *spec.sites)
     if field.is_vector:
         dims = (*dims, SPACE)
+    if field.is_pair:
+        dims = (*dims, other(spec))
     whole = np.uint16 if field.size <= 2**16 else np.uint32
-    dtype = np.dtype(np.float64 if field.kind == "real" else whole)
+    dtype = np.dtype(np.float64 if field.kind in ("real", "pair") else whole)
     return Variable(f"{field.of}_{field.name}" if field.of else field.name, field, dims, dtype)
+
+
+def with_bodies(spec: StateSpec, bodies: int) -> StateSpec:
+    """Return the spec with room for so many bodies in attributes of pairs that do not say for how many they are."""
+    fields = tuple(replace(f, size=bodies) if f.is_pair and not f.size else f for f in spec.fields)
+    return replace(spec, fields=fields)
+
+
+def other(spec: StateSpec) -> str:
+    """Return the name of the dimension of the other body of a pair."""
+    return f"{spec.sites[0]}_"
 
 
 def shape(variable: Variable, spec: StateSpec, trajectories: int, frames: int, sites: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of a variable for a set of given size."""
     sizes = dict(zip(spec.sites, sites, strict=True)) | {TRAJECTORY: trajectories, TIME: frames, SPACE: spec.space}
+    sizes[other(spec)] = sites[0]
     if variable.field.of:
         sizes[variable.field.of] = spec[variable.field.of].size - 1
     return tuple(sizes[d] for d in variable.dims)
@@ -75,6 +90,8 @@ def _encode(spec: StateSpec, variable: Variable, x: np.ndarray) -> np.ndarray:
         table = np.zeros((len(x), spec[field.of].size, *values.shape[labels.ndim :]), values.dtype)
         table[_rows(labels), labels] = values
         return table[:, 1:]
+    if field.is_pair:
+        return values[:, 0, :, : values.shape[-2]]
     return values if field.dynamic else values[:, 0]
 
 
@@ -159,7 +176,7 @@ def times(dataset: xr.Dataset) -> np.ndarray:
 
 
 def _in_memory(field: Field, array: np.ndarray) -> np.ndarray:
-    if field.kind == "real":
+    if field.kind in ("real", "pair"):
         return array
     if array.size and (array.min() < 0 or array.max() >= field.size):
         found = array.min() if array.min() < 0 else array.max()
@@ -205,9 +222,13 @@ def variable_problems(spec: StateSpec, variable: Variable, dataset: xr.Dataset) 
         expected, have = ", ".join(variable.dims), ", ".join(map(str, found.dims))
         return [f"field {name!r}: expected the dimensions ({expected}), found ({have}): rename them, or change the specification"]
     problems = []
-    if field.kind == "real" and found.dtype.kind not in "fiu":
+    if field.is_pair:
+        bodies, others = found.sizes[spec.sites[0]], found.sizes[other(spec)]
+        if bodies != others or bodies > field.size:
+            problems.append(f"field {name!r}: expected as many rows as columns, at most {field.size}, found {bodies} x {others}")
+    if field.kind in ("real", "pair") and found.dtype.kind not in "fiu" + "b" * field.is_pair:
         problems.append(f"field {name!r}: expected real numbers, found dtype {found.dtype}")
-    if field.kind != "real" and found.dtype.kind not in "iu":
+    if field.kind not in ("real", "pair") and found.dtype.kind not in "iu":
         problems.append(f"field {name!r}: a {field.kind} is a whole number, found dtype {found.dtype}: convert it to unsigned integers")
     if field.is_vector and found.sizes[SPACE] != spec.space:
         problems.append(f"field {name!r}: space has {spec.space} dimensions, found {found.sizes[SPACE]}")

@@ -41,6 +41,7 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     spec = store.spec
     real = [f for f in spec.fields if f.kind == "real"]
     values, places = {f.name: _Moments() for f in real}, {f.name: _Moments() for f in real if f.translates}
+    pairs = {f.name: _Moments() for f in spec.fields if f.is_pair}
     dynamic = [f for f in real if f.dynamic]
     changes, surprises = ({f.name: _Moments() for f in dynamic} for _ in range(2))
     absences = False
@@ -51,6 +52,8 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
             values[field.name].add(_about_centroid(spec, field, spec.get(x, field.name), there)[there], spec.width(field))
         for name, moments in places.items():
             moments.add(spec.get(x, name)[there], spec.space)
+        for name, moments in pairs.items():
+            moments.add(spec.get(x[:, 0], name)[..., : x.shape[-2]], 1)
         for field in dynamic:
             change = field_changes(spec, field, spec.get(x, field.name))
             stays = there[:, 1:] & there[:, :-1]
@@ -58,7 +61,7 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
             surprises[field.name].add((change - _predicted(spec, field, x, store.frame_dt))[stays], spec.width(field))
     if real and not values[real[0].name].count:
         raise DataError(f"{store.path}: set {split!r} holds no body in any frame: all of its dynamic fields are NaN")
-    scales = {name: moments.spread for name, moments in values.items()}
+    scales = {name: moments.spread for name, moments in (values | pairs).items()}
     if spec.box:  # positions spread evenly over it, and there is no centroid
         scales[spec.position.name], places = float(np.sqrt(np.mean(np.square(spec.box)) / 12)), {}
     steps = {f.name: _step_scale(changes[f.name].rms, surprises[f.name].rms) or scales[f.name] for f in dynamic}

@@ -236,17 +236,21 @@ def open_store(path: str | Path, *, spec: str | Path | None = None, split: Split
     description = _description(path, spec, attributes)
     locations: list[str | None] = [*sorted(names, key=_place)] or [None]
     sample = files.open_dataset(path, locations[0])
+    fields = description.spec
+    if any(f.is_pair and not f.size for f in fields.fields):
+        bodies = max(files.open_dataset(path, place).sizes.get(fields.sites[0], 0) for place in locations)
+        fields = layout.with_bodies(fields, bodies)
     frame_dt = description.frame_dt or _spacing(path, sample)
     if "system_config" in attributes and spec is None:
         config = _json(path, attributes, "system_config")
     else:
-        config = _recorded(description.spec, sample) | {"frame_dt": frame_dt, "time_unit": description.time_unit}
+        config = _recorded(fields, sample) | {"frame_dt": frame_dt, "time_unit": description.time_unit}
     if locations == [None]:
         trajectories = sample.sizes.get(layout.TRAJECTORY, 1)
         sets = {name: _Set(None, rows) for name, rows in (split or description.split).rows(trajectories).items()}
     else:
         sets = {str(name): _Set(name) for name in locations}
-    return Store(path, description.spec, frame_dt, description.time_unit, config, sets)
+    return Store(path, fields, frame_dt, description.time_unit, config, sets)
 
 
 def _place(name: str) -> tuple[int, str]:

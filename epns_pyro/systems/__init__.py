@@ -2,6 +2,7 @@
 
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig, trajectory_seeds
 from epns_pyro.systems.nbody import NBody, NBodyConfig
+from epns_pyro.systems.pair_systems import Charged, ChargedConfig, Gravity, GravityConfig, Springs, SpringsConfig
 from epns_pyro.systems.potts import Cells, CellsConfig, ContactEnergies
 from epns_pyro.systems.recorded import Recorded, RecordedConfig
 from epns_pyro.systems.recorded_cells import RecordedCells, RecordedCellsConfig
@@ -10,7 +11,11 @@ __all__ = [
     "SYSTEMS",
     "Cells",
     "CellsConfig",
+    "Charged",
+    "ChargedConfig",
     "ContactEnergies",
+    "Gravity",
+    "GravityConfig",
     "NBody",
     "NBodyConfig",
     "Observable",
@@ -19,6 +24,8 @@ __all__ = [
     "RecordedCellsConfig",
     "RecordedConfig",
     "SetConfig",
+    "Springs",
+    "SpringsConfig",
     "System",
     "SystemConfig",
     "trajectory_seeds",

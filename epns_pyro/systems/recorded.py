@@ -51,7 +51,12 @@ class RecordedConfig(SystemConfig):
         """Return the config of data x (*batch, time, body, channel), with the extent of every field measured."""
         sizes = {f.name: float(np.fmax.reduce(_size(spec, f, x), axis=None)) for f in spec.dynamic_fields}
         extent = {name: size for name, size in sizes.items() if size > 0}
-        return cls(spec=asdict(spec), frame_dt=frame_dt, time_unit=time_unit, extent=extent)
+        return cls(spec=cls.plain(spec), frame_dt=frame_dt, time_unit=time_unit, extent=extent)
+
+    @staticmethod
+    def plain(spec: StateSpec) -> dict[str, Any]:
+        """Return a spec as the plain data that a config holds."""
+        return asdict(spec)
 
     @pydantic.field_validator("spec")
     @classmethod

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from epns_pyro.state import Field, StateSpec
-from epns_pyro.systems import SYSTEMS, CellsConfig, NBodyConfig, RecordedCellsConfig, RecordedConfig, SystemConfig
+from epns_pyro.systems import (
+    SYSTEMS,
+    CellsConfig,
+    ChargedConfig,
+    GravityConfig,
+    NBodyConfig,
+    RecordedCellsConfig,
+    RecordedConfig,
+    SpringsConfig,
+    SystemConfig,
+)
 from epns_pyro.systems.nbody import NBody
 from epns_pyro.testing import ContractError, check_system
 
@@ -14,6 +24,11 @@ PLANE = StateSpec((Field("charge", dynamic=False), Field("position", "1o", trans
 CASES: dict[str, tuple[SystemConfig, np.ndarray | None]] = {
     "nbody": (NBodyConfig(dt=0.01), None),
     "nbody, no noise": (NBodyConfig(dt=0.01, sigma=0, bodies=2), None),
+    "charged": (ChargedConfig(), None),
+    "springs": (SpringsConfig(), None),
+    "springs, velocities recorded": (SpringsConfig(velocity="recorded", bodies=3), None),
+    "gravity": (GravityConfig(dt=0.01), None),
+    "gravity, kicked": (GravityConfig(dt=0.01, noise=0.1, bodies=4), None),
     "cells": (CellsConfig.small(), None),
     "cells, periodic": (CellsConfig.small().override({"boundary": "periodic"}), None),
     "recorded": (RecordedConfig(spec=PLANE.__dict__ | {"fields": [f.__dict__ for f in PLANE.fields]}, frame_dt=0.1), None),

@@ -108,6 +108,8 @@ def _inspectors(spec: StateSpec, sound: list[layout.Variable], frame_dt: float) 
             inspectors += [NonFinite(spec, field), Outliers(spec, field), Constant(spec, field)]
             if field.translates and field.dynamic and not spec.box:
                 inspectors.append(Wrapped(spec, field))
+        elif field.is_pair:
+            inspectors.append(NonFinite(spec, field))
         elif field.kind == "label":
             inspectors.append(Labels(field, periodic=spec.periodic))
         else:
