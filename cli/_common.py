@@ -1,4 +1,4 @@
-"""What all commands share: one line for an error, lazy sub-commands, the console, progress bars, and options that several have."""
+"""What all commands share: errors in one line, sub-commands imported on demand, the console, progress bars and shared options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from epns_pyro.errors import EpnsError
 EXIT_USER_ERROR = 2
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130
-LARGEST = 10**9  # members, steps, particles: larger numbers are slips of the finger
+LARGEST = 10**9  # members, steps, particles: a larger number is a typing error
 SEED = click.IntRange(min=0, max=2**63 - 1)
 IMPORTS = "epns_pyro.imports"
 
@@ -39,12 +39,12 @@ RUN = _Run(path_type=Path)
 
 
 class Group(click.Group):
-    """A group that imports its sub-commands when they are asked for, and turns every mistake into one line.
+    """A group that imports a sub-command when it is called, and reports every error in one line.
 
     Parameters
     ----------
     lazy : dict, optional
-        Name of a sub-command -> "module:attribute" that holds it. The modules must be quick to import, for `--help` shows them all.
+        Name of a sub-command -> "module:attribute" that holds it. `--help` imports all modules: they must be quick to import.
     """
 
     def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **settings: Any) -> None:
@@ -64,7 +64,7 @@ class Group(click.Group):
         try:
             with _quiet():
                 return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort, BrokenPipeError):  # click knows what to do
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):  # click handles these itself
             raise
         except click.ClickException as error:
             if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
@@ -79,7 +79,7 @@ class Group(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
-        except Exception as error:  # the last net: readers refuse what is wrong before this, so this is a fault of the program
+        except Exception as error:  # last resort: readers have refused wrong input before this point, so this is a fault of the program
             where = write_log(error)
             what = one_line(f"{type(error).__name__}: {error}".removesuffix(": "))
             click.echo(f"unexpected error: {what[:300]}: a fault of epns-pyro; please report it with the log {where}", err=True)
@@ -88,7 +88,7 @@ class Group(click.Group):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Python's warnings off the screen: they speak to programmers. PYTHONWARNINGS and `python -W` bring them back."""
+    """Hide Python's warnings, which are for programmers. PYTHONWARNINGS and `python -W` show them."""
     if sys.warnoptions:
         yield
         return
@@ -102,7 +102,7 @@ def one_line(text: str) -> str:
 
 
 def fail(message: str) -> None:
-    """Say what is wrong, in one line on standard error, and leave with exit code 2."""
+    """Print what is wrong, in one line on standard error, and exit with code 2."""
     click.echo(f"error: {one_line(message)}", err=True)
     raise click.exceptions.Exit(EXIT_USER_ERROR)
 
@@ -119,7 +119,7 @@ def status_console() -> Console:
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show bars on standard error; gives a function (what, done, total) that starts and moves the bar `what`."""
+    """Show progress bars on standard error; yields a function (what, done, total) that starts or moves the bar `what`."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=status_console()) as bars:
         tasks: dict[str, Any] = {}
@@ -146,7 +146,7 @@ def overrides(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def trajectory_of(source: str) -> tuple[Path, int | None]:
-    """Read PATH or PATH:INDEX; a path that is there may have colons of its own."""
+    """Read PATH or PATH:INDEX; the name of an existing file may contain colons."""
     path, colon, index = source.rpartition(":")
     if not colon or os.path.exists(source):  # False, not an error, where the name is too long
         return Path(source), None
@@ -156,7 +156,7 @@ def trajectory_of(source: str) -> tuple[Path, int | None]:
 
 
 def result_file(ctx: click.Context, param: click.Parameter, out: Path) -> Path:
-    """Check the name of a result: FILE.zarr or FILE.nc that is not there yet."""
+    """Check the name of a result: FILE.zarr or FILE.nc that does not exist yet."""
     if out.suffix not in (".zarr", ".nc"):
         fail(f"{out}: expected a name that ends in .zarr or .nc")
     if out.exists():
@@ -165,7 +165,7 @@ def result_file(ctx: click.Context, param: click.Parameter, out: Path) -> Path:
 
 
 def with_imports(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the option --import, which lets outside code in before the command runs."""
+    """Give a command the option --import, which loads the user's code before the command runs."""
     return click.option(
         "--import",
         "--plugin",
@@ -174,12 +174,12 @@ def with_imports(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="MODULE|FILE.py",
         expose_value=False,
         callback=_load_imports,
-        help="Python code that registers systems, backbones or models of your own; it runs. Repeatable.",
+        help="Load Python code that registers your own systems, backbones or models; the code is executed. Repeatable.",
     )(command)
 
 
 def imported(ctx: click.Context) -> tuple[str, ...]:
-    """What --import was given."""
+    """Return the values of --import."""
     return ctx.meta.get(IMPORTS, ())
 
 

@@ -1,4 +1,4 @@
-"""The log that an unexpected error leaves behind: the traceback, the command and the versions, for whoever mends it."""
+"""The log file of an unexpected error: traceback, command and versions, for the developers."""
 
 from __future__ import annotations
 

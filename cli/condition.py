@@ -1,4 +1,4 @@
-"""`epns-pyro condition`: infer states or paths from measurements with a trained simulator."""
+"""`epns-pyro condition`: infer states or trajectories from observations, with a trained simulator."""
 
 from __future__ import annotations
 
@@ -18,13 +18,23 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run", type=RUN)
 @click.option(
-    "--observations", type=click.Path(path_type=Path), required=True, help="FILE.nc or FILE.zarr: fields by name, NaN for not observed."
+    "--observations",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="FILE.nc or FILE.zarr with one variable per observed field; NaN where nothing was observed.",
 )
-@click.option("--noise", "noises", multiple=True, metavar="FIELD=SIGMA", help="Standard deviation of a field's error; else as in the file.")
 @click.option(
-    "--from", "source", metavar="PATH[:INDEX]", help="Store and trajectory of its test set that start as this one; else as in the file."
+    "--noise", "noises", multiple=True, metavar="FIELD=SIGMA", help="Standard deviation of the error of a field, instead of the file's."
 )
-@click.option("--smooth", "smoothing", is_flag=True, help="Whole paths given all observations, instead of states given those up to them.")
+@click.option(
+    "--from",
+    "source",
+    metavar="PATH[:INDEX]",
+    help="Store and number of the test trajectory with the initial state, instead of the file's.",
+)
+@click.option(
+    "--smooth", "smoothing", is_flag=True, help="Infer whole trajectories given all observations, not each state given those up to it."
+)
 @click.option("--particles", type=click.IntRange(1, LARGEST), default=500, show_default=True)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
@@ -32,7 +42,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     required=True,
     callback=result_file,
-    help="FILE.zarr or FILE.nc; nothing is overwritten.",
+    help="FILE.zarr or FILE.nc to write; an existing file is not overwritten.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @with_imports
@@ -47,7 +57,7 @@ def condition(
     out: Path,
     device: str,
 ) -> None:
-    """Infer what a trajectory did from partial and noisy observations of it, with the simulator in RUN."""
+    """Infer the states of a trajectory from partial and noisy observations, with the simulator in RUN."""
     import epns_pyro
     from epns_pyro.conditioning.observations import read_observations
 
@@ -98,5 +108,5 @@ def _summarise(posterior: xr.Dataset, observed: np.ndarray, particles: int, out:
     say(f"log evidence  {float(posterior['log_evidence'].values.ravel()[-1]):.2f} nats")
     say(f"effective sample size  median {float(posterior['ess'].median()):.0f}, smallest {ess[worst]:.0f} at frame {worst}")
     if ess[worst] < 0.05 * particles:
-        say("few particles carry the result there: use more, or check the noise", soft_wrap=True)
+        say("few particles carry the weight at that frame: use more particles, or check the noise", soft_wrap=True)
     say(f"posterior: {out}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`epns-pyro data`: make, import and look into trajectory stores."""
+"""`epns-pyro data`: make, import and inspect trajectory stores."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Crop(click.ParamType):
 
 @click.group(cls=Group, lazy={"import-tracks": "epns_pyro.cli.import_tracks:import_tracks"})
 def data() -> None:
-    """Make, import and look into trajectory stores."""
+    """Make, import and inspect trajectory stores."""
 
 
 @data.command()
 @click.argument("system", metavar="SYSTEM")
 @click.option("--out", type=PATH, help="Where to write the store.  [default: data/SYSTEM.zarr]")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Every trajectory follows from seed, set and number.")
-@click.option("--sets", help="Comma-separated sets to make, all by default; more can be added later.")
-@click.option("--trajectories", type=click.IntRange(min=1), help="At most so many trajectories per set (or per shared initial state).")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="The same seed always gives the same trajectories.")
+@click.option("--sets", help="Sets to make, separated by commas: train, val, test, ...  [default: all; more can be added later]")
+@click.option("--trajectories", type=click.IntRange(min=1), help="Largest number of trajectories per set (or per shared initial state).")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting of the system, e.g. --set sigma=0.2.")
 @click.option("--workers", type=click.IntRange(min=1), help="Threads of the simulator.  [default: all cores]")
 @with_imports
@@ -52,7 +52,7 @@ def generate(
 ) -> None:
     """Simulate the trajectory sets of SYSTEM (nbody, cells, ...).
 
-    An interrupted run is finished by giving the same command again.
+    If a run was interrupted, the same command completes it.
     """
     from epns_pyro.data.generate import generate as simulate
     from epns_pyro.systems import SYSTEMS
@@ -77,10 +77,10 @@ def _limited(config: SystemConfig, trajectories: int) -> SystemConfig:
 @data.command("import-epns")
 @click.argument("directory", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Where to write the store.")
-@click.option("--every", type=click.IntRange(min=1), help="Keep every so many frames.  [default: 10 celestial, 1 cellular]")
+@click.option("--every", type=click.IntRange(min=1), help="Keep every N-th frame.  [default: 10 celestial, 1 cellular]")
 @click.option("--frame-dt", type=click.FloatRange(min=0, min_open=True), help="Time between two frames that are kept.")
 def import_epns(directory: Path, out: Path, every: int | None, frame_dt: float | None) -> None:
-    """Import .npy files in the layout of the published code: DIRECTORY holds train/, val/, test/, test_same_init/, ..."""
+    """Import .npy files in the layout of the published EPNS code: DIRECTORY holds train/, val/, test/, test_same_init/, ..."""
     from epns_pyro.data.importers.epns_format import FOLDERS
     from epns_pyro.data.importers.epns_format import import_epns as run
 
@@ -88,7 +88,7 @@ def import_epns(directory: Path, out: Path, every: int | None, frame_dt: float |
         store = run(directory, out, every=every, frame_dt=frame_dt, progress=progress)
     for name in FOLDERS:
         if name not in store.splits:
-            click.echo(f"no folder {FOLDERS[name]}/: there is no set {name}", err=True)
+            click.echo(f"no folder {FOLDERS[name]}/: the store has no set {name}", err=True)
     _summarise(store)
 
 
@@ -97,12 +97,12 @@ def import_epns(directory: Path, out: Path, every: int | None, frame_dt: float |
 @click.option("--out", type=PATH, required=True, help="Where to write the store.")
 @click.option("--types", type=PATH, help="Type of every cell: CSV with columns label, type (and movie), or .npy (cell,) or (movie, cell).")
 @click.option("--frame-dt", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Time between two frames.")
-@click.option("--time-unit", default="", help="Its unit.")
-@click.option("--segment", type=click.IntRange(min=2), help="Cut every movie into trajectories of so many frames.")
-@click.option("--crop", type=Crop(), help="Keep these rows and columns only, counted from 0, the last not included.")
-@click.option("--downscale", type=click.IntRange(min=1), default=1, help="Make one pixel of so many by so many: the label of most.")
-@click.option("--stack-is-time", is_flag=True, help="The images of a TIFF stack are frames, not slices or channels.")
-@click.option("--periodic", is_flag=True, help="The image wraps around at its edges.")
+@click.option("--time-unit", default="", help="Unit of time, e.g. min.")
+@click.option("--segment", type=click.IntRange(min=2), help="Cut every movie into trajectories of N frames.")
+@click.option("--crop", type=Crop(), help="Keep only these rows and columns, e.g. 0:200,50:250; counted from 0, the end not included.")
+@click.option("--downscale", type=click.IntRange(min=1), default=1, help="Merge N x N pixels into one, with their most frequent label.")
+@click.option("--stack-is-time", is_flag=True, help="Read the images of a TIFF stack as frames, not as slices or channels.")
+@click.option("--periodic", is_flag=True, help="The image is periodic: its opposite edges meet.")
 def import_labels(
     path: Path,
     out: Path,
@@ -134,7 +134,7 @@ def import_labels(
             progress=progress,
         )
     if (lineage := find_lineage(path)) is not None:
-        console().print(f"{lineage.summary}; what appears within a trajectory is named by epns-pyro data info", soft_wrap=True)
+        console().print(f"{lineage.summary}; epns-pyro data info lists the cells that appear within a trajectory", soft_wrap=True)
     _summarise(store)
 
 
@@ -143,7 +143,7 @@ def import_labels(
 @click.option("--spec", type=PATH, help="YAML file that describes the fields of PATH.")
 @with_imports
 def info(path: Path, spec: Path | None) -> None:
-    """Say what is in the store PATH, and what is wrong with it; exit code 2 if that keeps it from being used."""
+    """Show what is in the store PATH, and what is wrong with it; exit code 2 if training cannot use it."""
     from epns_pyro.data.inspection.check import check
     from epns_pyro.data.inspection.findings import ERROR, Finding
     from epns_pyro.data.inspection.motion import motion_lines
@@ -164,7 +164,7 @@ def info(path: Path, spec: Path | None) -> None:
     for finding in findings:
         console().print(Text(str(finding), style="red" if finding.level == ERROR else "yellow"), soft_wrap=True)
     if errors := [finding for finding in findings if finding.level == ERROR]:
-        fail(f"{path}: {len(errors)} thing{'s' * (len(errors) > 1)} must be put right before it can be used")
+        fail(f"{path}: {len(errors)} error{'s' * (len(errors) > 1)} to correct before it can be used")
     if not findings:
         console().print("nothing wrong found")
 
@@ -190,7 +190,7 @@ def _fields(store: Store) -> None:
     except EpnsError:  # the findings say why
         context = None
     table = Table(box=None)
-    for heading in ("field", "is a", "unit", "scale", "change per step"):
+    for heading in ("field", "type", "unit", "scale", "change per step"):
         table.add_column(heading)
     for field in store.spec.fields:
         kind = IRREPS[field.irreps] if field.kind == "real" else "of pairs" if field.is_pair else f"{field.kind} below {field.size}"
@@ -205,7 +205,8 @@ def _fields(store: Store) -> None:
 
         side = window_for(context.cell_reach, Size(*context.sites))
         console().print(
-            f"cells stay within {context.cell_reach:.1f} pixels of their centre in a step: windows around them are {side} x {side} pixels",
+            f"cells stay within {context.cell_reach:.1f} pixels of their centre during a step: "
+            f"windows around them are {side} x {side} pixels",
             soft_wrap=True,
         )
 

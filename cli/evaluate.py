@@ -1,4 +1,4 @@
-"""`epns-pyro evaluate`: judge a trained simulator on held-out data."""
+"""`epns-pyro evaluate`: test a trained simulator on held-out data."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from epns_pyro.cli._common import RUN, console, fail, overrides, progress_bars, 
 
 @click.command()
 @click.argument("run", type=RUN)
-@click.option("--data", type=click.Path(path_type=Path), help="Store with the held-out sets; by default the one of training.")
-@click.option("--members", type=click.IntRange(min=2), help="Members per ensemble: short for --set members=N.")
+@click.option("--data", type=click.Path(path_type=Path), help="Store with the held-out sets.  [default: the training store]")
+@click.option("--members", type=click.IntRange(min=2), help="Members per ensemble; the same as --set members=N.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting of the evaluation; repeatable.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @with_imports
 def evaluate(run: Path, data: Path | None, members: int | None, changes: tuple[str, ...], device: str) -> None:
-    """Judge the simulator in RUN on held-out data; writes RUN/evaluation/."""
+    """Test the simulator in RUN on held-out data; writes RUN/evaluation/."""
     from epns_pyro.pretrained import is_pretrained
 
     if is_pretrained(run):
@@ -29,7 +29,7 @@ def evaluate(run: Path, data: Path | None, members: int | None, changes: tuple[s
 
 
 def evaluate_run(run: Path, data: Path | None = None, settings: dict | None = None, device: str = "cpu") -> None:
-    """Evaluate a run with progress bars and print what was found."""
+    """Evaluate a run, show progress, and print the results."""
     import epns_pyro
     from epns_pyro.calibration.verdicts import table
     from epns_pyro.data import open_store
@@ -41,7 +41,7 @@ def evaluate_run(run: Path, data: Path | None = None, settings: dict | None = No
     simulator = epns_pyro.load(run, device=device)
     path = data or Path(simulator.store)
     if not path.exists():
-        raise DataError(f"{path}: the data that {run} was trained on are not there: --data says where they are now")
+        raise DataError(f"{path}: the data that {run} was trained on are not there: name their new place with --data")
     config = simulator.config.evaluation.override(settings or {})
     with progress_bars() as show:
         found = judge(simulator, open_store(path), RunFolder(run), config, progress=show)

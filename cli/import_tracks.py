@@ -15,30 +15,40 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.command("import-tracks")
 @click.argument("paths", metavar="TABLE...", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="Where to write the store.")
-@click.option("--columns", default="", help="What the columns are: frame,id,x,y[,z] (- skips one), or frame=NAME,id=NAME,...")
-@click.option("--frame-dt", type=POSITIVE, help="Time between two frame numbers.  [default: 1]")
-@click.option("--time-unit", default="", help="Its unit.")
-@click.option("--every", type=click.IntRange(min=1), help="Keep every so many frame numbers.  [default: their common step]")
-@click.option("--scale", type=POSITIVE, default=1.0, show_default=True, help="Size of a pixel, in the unit of positions.")
+@click.option("--columns", default="", help="Meaning of the columns: frame,id,x,y[,z] in order (- skips one), or frame=NAME,id=NAME,...")
+@click.option("--frame-dt", type=POSITIVE, help="Time between consecutive frame numbers.  [default: 1]")
+@click.option("--time-unit", default="", help="Unit of time, e.g. s.")
+@click.option("--every", type=click.IntRange(min=1), help="Keep every N-th frame number.  [default: their common step]")
+@click.option("--scale", type=POSITIVE, default=1.0, show_default=True, help="Size of a pixel: positions are multiplied by it.")
 @click.option("--unit", default="", help="Unit of positions.")
-@click.option("--segment", type=click.IntRange(min=2), help="Frames of a trajectory.  [default: a whole recording]")
-@click.option("--field", "fields", multiple=True, metavar="NAME[=COLUMN][:UNIT]", help="A scalar that changes, e.g. intensity.")
-@click.option("--static", "statics", multiple=True, metavar="NAME[=COLUMN][:UNIT]", help="A scalar that does not, e.g. diameter:um.")
+@click.option("--segment", type=click.IntRange(min=2), help="Frames per trajectory.  [default: a whole recording]")
+@click.option("--field", "fields", multiple=True, metavar="NAME[=COLUMN][:UNIT]", help="A scalar that changes in time, e.g. intensity.")
+@click.option("--static", "statics", multiple=True, metavar="NAME[=COLUMN][:UNIT]", help="A scalar that is constant, e.g. diameter:um.")
 @click.option("--category", "categories", multiple=True, metavar="NAME[=COLUMN]", help="A class of bodies, e.g. species.")
 @click.option("--vector", "vectors", multiple=True, metavar="NAME=COLUMN,COLUMN[:UNIT]", help="A vector, e.g. velocity=vx,vy.")
-@click.option("--likelihood", type=click.FloatRange(0, 1), help="Drop detections less likely than this.")
+@click.option("--likelihood", type=click.FloatRange(0, 1), help="Leave out detections with a likelihood below this.")
 @click.option(
-    "--duplicates", type=click.Choice(["refuse", "first"]), default="refuse", show_default=True, help="Two places of one id in a frame."
+    "--duplicates",
+    type=click.Choice(["refuse", "first"]),
+    default="refuse",
+    show_default=True,
+    help="If an id has two positions in one frame: stop, or use the first.",
 )
-@click.option("--split", type=click.Choice(["time", "recording"]), default="time", show_default=True, help="What the sets are made of.")
-@click.option("--margin", type=click.IntRange(min=0), help="Frames between the sets of a recording.  [default: one segment]")
-@click.option("--test", "tests", multiple=True, type=PATH, metavar="TABLE", help="A recording that is left out, for the test.")
+@click.option(
+    "--split",
+    type=click.Choice(["time", "recording"]),
+    default="time",
+    show_default=True,
+    help="Make the sets from stretches of time, or from whole recordings.",
+)
+@click.option("--margin", type=click.IntRange(min=0), help="Frames left out between two sets of one recording.  [default: one segment]")
+@click.option("--test", "tests", multiple=True, type=PATH, metavar="TABLE", help="A recording that is used for the test set only.")
 @click.option(
     "--history",
     type=click.IntRange(0, 64),
     default=4,
     show_default=True,
-    help="Velocities of so many steps as part of the state, as differences; 0: none.",
+    help="Put the velocities of the last N steps (differences of positions) into the state; 0: none.",
 )
 def import_tracks(
     paths: tuple[Path, ...],
@@ -61,9 +71,9 @@ def import_tracks(
     tests: tuple[Path, ...],
     history: int,
 ) -> None:
-    """Import tables of tracks, one row per detection: CSV, TSV, text, Parquet or .npy, or folders of them; a file is a recording.
+    """Import tables of tracks, one row per detection: CSV, TSV, text, Parquet or .npy files, or folders of them. One file is one recording.
 
-    Known are the layouts of trackpy, TrackMate, btrack and napari, DeepLabCut and idtracker; others need --columns.
+    Layouts of trackpy, TrackMate, btrack, napari, DeepLabCut and idtracker are recognised; other tables need --columns.
     """
     from epns_pyro.cli.data import _summarise
     from epns_pyro.data.importers.track_fields import Column, Quantities

@@ -1,4 +1,4 @@
-"""`epns-pyro report` and `epns-pyro compare`: pages to read."""
+"""`epns-pyro report` and `epns-pyro compare`: HTML pages of results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--format", "form", type=click.Choice(["svg", "pdf", "png"]), default="svg", show_default=True, help="Of the figures.")
 @with_imports
 def report(run: Path, out: Path | None, show: bool, markdown: Path | None, figures: Path | None, form: str) -> None:
-    """Write RUN/report.html, one self-contained page, from the evaluation of RUN, a folder or pretrained:NAME."""
+    """Write RUN/report.html, one self-contained page about the evaluation of RUN, which is a folder or pretrained:NAME."""
     from epns_pyro.pretrained import is_pretrained
     from epns_pyro.report import write_figures, write_markdown, write_report
     from epns_pyro.training.metrics import read_metrics
@@ -49,18 +49,18 @@ def report(run: Path, out: Path | None, show: bool, markdown: Path | None, figur
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("compare.html"), show_default=True)
 @with_imports
 def compare(runs: tuple[Path, ...], out: Path) -> None:
-    """Print one table for several evaluated runs, and write it as a page."""
+    """Print one table that compares evaluated runs, and write it as a page."""
     from epns_pyro.report import write_comparison
 
     rows = write_comparison({name: run / "evaluation" for name, run in zip(_names(runs), runs, strict=True)}, out)
     console().print(_table(rows))
     if len({row.data for row in rows}) > 1:
-        console().print("these runs were evaluated on different data: only those with the same letter can be compared line by line")
+        console().print("these runs were evaluated on different data: compare only runs with the same letter")
     console().print(f"page: {out}", soft_wrap=True)
 
 
 def _names(runs: tuple[Path, ...]) -> list[str]:
-    """Names of folders, or whole paths where two have the same name."""
+    """Return the name of each folder, or its whole path where two have the same name."""
     names = [run.resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 

@@ -17,13 +17,13 @@ LONGEST = 56  # characters of a setting and its value
 
 @click.command()
 @click.argument("family", metavar="[nbody|particles|cells]", default="nbody")
-@click.option("--preset", default="quick", show_default=True, metavar="quick|paper", help="Whose values to show.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting first: other choices have other settings.")
+@click.option("--preset", default="quick", show_default=True, metavar="quick|paper", help="Preset that gives the values.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting first; other choices have other settings.")
 @with_imports
 def settings(family: str, preset: str, changes: tuple[str, ...]) -> None:
     """Show every setting of a run, by the KEY that `epns-pyro train --set KEY=VALUE` takes.
 
-    A section that starts with the name of a choice, such as model.backbone, shows the settings of what is chosen now.
+    Where a setting is a choice, such as model.backbone, the settings of the current choice follow.
     """
     from epns_pyro.config import list_settings
     from epns_pyro.training.presets import preset as get

@@ -1,4 +1,4 @@
-"""`epns-pyro simulate`: sample futures with a trained simulator."""
+"""`epns-pyro simulate`: sample future trajectories with a trained simulator."""
 
 from __future__ import annotations
 
@@ -14,26 +14,31 @@ from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, progress_ba
 
 @click.command()
 @click.argument("run", type=RUN)
-@click.option("--members", type=click.IntRange(1, LARGEST), default=100, show_default=True, help="Samples per initial state.")
+@click.option("--members", type=click.IntRange(1, LARGEST), default=100, show_default=True, help="Sampled futures per initial state.")
 @click.option("--steps", type=click.IntRange(1, LARGEST), default=100, show_default=True)
 @click.option(
-    "--from", "source", metavar="PATH[:INDEX]", help="Store with the initial states, and a trajectory of its test set (default: all)."
+    "--from",
+    "source",
+    metavar="PATH[:INDEX]",
+    help="Store with the initial states, and number of one test trajectory.  [default: all of the training store's test set]",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
     callback=result_file,
-    help="FILE.zarr or FILE.nc; nothing is overwritten.",
+    help="FILE.zarr or FILE.nc to write; an existing file is not overwritten.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
-    "--mean-feedback", is_flag=True, help="Feed back the emission mean, as published: then the ensemble is no sample of the model."
+    "--mean-feedback",
+    is_flag=True,
+    help="Feed back the mean of the emission, as the published code does; the ensemble is then not a sample of the model.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @with_imports
 def simulate(run: Path, members: int, steps: int, source: str | None, out: Path, seed: int, mean_feedback: bool, device: str) -> None:
-    """Sample futures of recorded initial states with the simulator in RUN, a folder or pretrained:NAME."""
+    """Sample futures of recorded initial states with the simulator in RUN, which is a folder or pretrained:NAME."""
     import epns_pyro
     from epns_pyro.data import open_store, to_dataset
     from epns_pyro.data.writing import Identity
@@ -43,7 +48,7 @@ def simulate(run: Path, members: int, steps: int, source: str | None, out: Path,
     sim = epns_pyro.load(run, device=device)
     path, index = chosen or (Path(sim.store), None)
     if not chosen and not path.exists():
-        fail(f"{path}: the data that {run} was trained on are not there: --from says which initial states to take")
+        fail(f"{path}: the data that {run} was trained on are not there: name a store with initial states with --from")
     store = open_store(path)
     group = "test" if "test" in store.splits else store.splits[0]
     x0 = store.read(group, index, stop=1)[:, 0]
@@ -56,7 +61,7 @@ def simulate(run: Path, members: int, steps: int, source: str | None, out: Path,
         members=members,
         seed=seed,
         feedback=Feedback.PUSHFORWARD if mean_feedback else Feedback.ANCESTRAL,
-        block_size=max(len(x0), sim.transition.block_size),  # whole members, so that blocks follow each other along one dimension
+        block_size=max(len(x0), sim.transition.block_size),  # whole members, so that blocks can be appended along "sample"
     )
     temporary = out.with_name(out.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -73,14 +78,14 @@ def simulate(run: Path, members: int, steps: int, source: str | None, out: Path,
 
 
 def _require_room(out: Path, size: int, *, labels: bool) -> None:
-    """Refuse what cannot fit on the disk: `size` bytes before compression, of which label images keep about a fiftieth."""
+    """Refuse a result that cannot fit on the disk: `size` bytes before compression, which leaves about 1/50 of label images."""
     home = out.resolve().parent
     if not home.is_dir():
         fail(f"{out}: there is no folder {home}")
     free = shutil.disk_usage(home).free
     needed = size // 50 if labels else size
     if needed > free:
-        fail(f"{out}: would take about {decimal(needed)}, and {decimal(free)} are free there: ask for fewer --members or --steps")
+        fail(f"{out}: needs about {decimal(needed)}, found {decimal(free)} free: ask for fewer --members or --steps")
 
 
 def _finish(temporary: Path, out: Path) -> None:

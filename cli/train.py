@@ -1,4 +1,4 @@
-"""`epns-pyro train`: data, training, evaluation, and what to do next."""
+"""`epns-pyro train`: prepare data, train, evaluate, and name the next commands."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("family", metavar="nbody|particles|cells")
-@click.option("--data", "data", type=click.Path(path_type=Path), help="Store to train on; by default one is simulated once, in data/.")
-@click.option("--preset", default="quick", show_default=True, metavar="quick|paper", help="What to start from.")
-@click.option("--config", "file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A config.yaml instead of a preset.")
+@click.option("--data", "data", type=click.Path(path_type=Path), help="Store to train on.  [default: simulated once, in data/]")
+@click.option("--preset", default="quick", show_default=True, metavar="quick|paper", help="Settings to start from.")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A config.yaml with the settings, instead of a preset.",
+)
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting, e.g. training.batch=128; repeatable.")
-@click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps: short for --set training.steps=N.")
-@click.option("--seed", type=SEED, help="Seed of all random numbers; 0 by default.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the run; by default runs/nbody, ...")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out from its last checkpoint.")
+@click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps; the same as --set training.steps=N.")
+@click.option("--seed", type=SEED, help="Seed of all random numbers.  [default: 0]")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the run.  [default: runs/FAMILY]")
+@click.option("--resume", is_flag=True, help="Continue the run in --out from its last checkpoint.")
 @click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Processes per node, one device each.")
 @click.option("--num-nodes", type=click.IntRange(min=1), default=1, show_default=True)
@@ -49,8 +54,8 @@ def train(
 ) -> None:
     """Train a simulator from recorded trajectories: of bodies (nbody, particles) or of label images (cells).
 
-    With nothing else given, `epns-pyro train nbody` simulates the default data set once, trains the quick preset on it, evaluates the
-    result, and says which commands come next.
+    Without options, `epns-pyro train nbody` simulates the default data set once, trains the quick preset on it, evaluates the
+    result, and names the next commands.
     """
     from epns_pyro.training.run import RunFolder
     from epns_pyro.training.trainable import check_trainable
@@ -67,14 +72,14 @@ def train(
     if new:
         folder.check_free()
     trainer = Trainer(config, store, folder, hardware)
-    if new:  # after the trainer, which refuses what cannot be trained here: then no empty folder is left
+    if new:  # after the trainer, which refuses data that it cannot train on: then no empty folder is left behind
         folder.create(config)
     try:
         _fit(trainer, resume=resume)
     except KeyboardInterrupt:
         if hardware.is_main:
             again = ["epns-pyro", "train", family, "--out", str(folder.path), "--data", str(store.path), "--resume"]
-            console().print(f"interrupted: saved in {folder.last}. Go on with:\n  {shlex.join(again)}", soft_wrap=True)
+            console().print(f"interrupted: saved in {folder.last}. Continue with:\n  {shlex.join(again)}", soft_wrap=True)
         raise
     if not hardware.is_main:
         return
@@ -93,7 +98,7 @@ def train(
 def _prepare(
     family: str, data: Path | None, preset: str, file: Path | None, settings: dict, folder: RunFolder, resume: bool
 ) -> tuple[Store, RunConfig]:
-    """Find out what to train, and open or make the data for it."""
+    """Read the settings, and open or make the data for them."""
     from epns_pyro.data import open_store
     from epns_pyro.errors import CheckpointError
     from epns_pyro.training import presets
@@ -104,14 +109,14 @@ def _prepare(
     presets.get_preset(family, preset)
     if resume:
         if file or settings.keys() - {"imports"}:
-            fail(f"--resume goes on with the settings of {folder.config}; leave out --config, --set, --steps and --seed")
+            fail(f"--resume uses the settings of {folder.config}: leave out --config, --set, --steps and --seed")
         if folder.config.exists() and not folder.last.exists():
             fail(f"{folder.path}: stopped before its first checkpoint: start again without --resume")
         content = read_checkpoint(folder.last)
         config = RunConfig.parse(content["config"], where=str(folder.last))
         path = data or Path(content["store"])
         if not path.exists():
-            raise CheckpointError(f"{folder.last}: its data {path} are not there: --data says where they are now")
+            raise CheckpointError(f"{folder.last}: its data {path} are not there: name their new place with --data")
         store = open_store(path)
         presets.check_family(family, store.spec, where=str(path))
         return store, config
@@ -139,7 +144,7 @@ def _default_store(config: RunConfig, path: Path) -> Store:
 
 
 def _fit(trainer, *, resume: bool) -> None:
-    """Train with a bar of step, nats per transition, KL, gap to the oracle and time left; in a log file, with a line per validation."""
+    """Train with a progress bar: step, nats per transition, KL, gap to the oracle, time left; in a log file, one line per validation."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = BarColumn(bar_width=8), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(), TextColumn("left")
@@ -166,14 +171,15 @@ def _fit(trainer, *, resume: bool) -> None:
         used = f"{validation.active} of {validation.latent} latent dimensions active, KL {validation.kl:.2f}"
         gap = "" if validation.gap is None else f", {validation.gap:.2f} below the oracle ({validation.oracle:.2f})"
         console().print(
-            f"trained: validation ELBO {validation.elbo:.2f} nats per transition{gap}; {used}; {trainer.folder.path}", soft_wrap=True
+            f"trained: validation ELBO {validation.elbo:.2f} nats per transition{gap}; {used}; saved in {trainer.folder.path}",
+            soft_wrap=True,
         )
         step, best = trainer.best
         if step == 0:
             console().print(
-                f"not better than persistence ({best:.2f} nats), which is what was kept: train longer, look at the data with epns-pyro "
-                "data info, or give the state what it lacks (velocities, `history: 4`)",
+                f"not better than persistence: no state of the training beat the first ({best:.2f} nats), which is kept: train longer, "
+                "check the data with epns-pyro data info, or give the state what it lacks (velocities, `history: 4`)",
                 soft_wrap=True,
             )
         elif best > validation.elbo:
-            console().print(f"the best state, of step {step} ({best:.2f} nats), is the one that was kept", soft_wrap=True)
+            console().print(f"the best parameters, of step {step} ({best:.2f} nats), are kept", soft_wrap=True)

@@ -135,7 +135,7 @@ def test_an_existing_run_is_not_overwritten(trained: Path, store: Path) -> None:
 
 
 def test_resume_refuses_new_settings(trained: Path) -> None:
-    refused(run("train", "nbody", "--out", trained, "--resume", "--steps", 9), "--resume goes on with the settings")
+    refused(run("train", "nbody", "--out", trained, "--resume", "--steps", 9), "--resume uses the settings")
 
 
 def test_resume_and_simulate_need_a_run(tmp_path: Path) -> None:

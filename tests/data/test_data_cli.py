@@ -105,7 +105,7 @@ def test_an_interrupted_run_says_so_and_is_finished_by_the_same_command(tmp_path
     result = run(*args)
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1].startswith("interrupted")
-    one_line_error(run("data", "info", tmp_path / "a.zarr"), "must be put right")
+    one_line_error(run("data", "info", tmp_path / "a.zarr"), "to correct before it can be used")
     assert run(*args).exit_code == 0
     assert open_store(tmp_path / "a.zarr").missing("train") == 0
 
@@ -117,7 +117,7 @@ def test_info_of_broken_data_names_the_fault_and_fails(walkers, tmp_path):
     data.assign(position=(data.position.dims, position)).to_zarr(tmp_path / "a.zarr", group="train", consolidated=False)
     walkers.dataset("val").load().to_zarr(tmp_path / "a.zarr", group="val", mode="a", consolidated=False)
     result = run("data", "info", tmp_path / "a.zarr")
-    one_line_error(result, "1 thing must be put right before it can be used")
+    one_line_error(result, "1 error to correct before it can be used")
     assert "error: set 'train': field 'position': 1 values are NaN or infinite, the first in trajectory 4, frame 2, body 0" in result.stdout
 
 
@@ -138,7 +138,7 @@ def test_imports(tmp_path, rng):
     np.save(tmp_path / "published" / "train" / "0.npy", states)
     result = run("data", "import-epns", tmp_path / "published", "--out", tmp_path / "a.zarr", "--every", 5)
     assert result.exit_code == 0, result.output
-    assert "no folder test_long_simulation/: there is no set long" in result.stderr
+    assert "no folder test_long_simulation/: the store has no set long" in result.stderr
     assert open_store(tmp_path / "a.zarr").steps("train") == 4
     zarr.create_array(tmp_path / "film.zarr", data=np.repeat(np.eye(4, dtype=np.uint16)[None], 6, 0))
     result = run("data", "import-labels", tmp_path / "film.zarr", "--out", tmp_path / "b.zarr", "--segment", 3, "--time-unit", "min")

@@ -36,7 +36,7 @@ def test_what_appears_divides_and_ends_is_counted(folder, tmp_path):
     assert result.exit_code == 0, result.output
     assert (
         "man_track.txt: 5 tracks, 2 from the first frame on; 1 appear later, 2 are daughters in 1 divisions, "
-        "1 end before the last frame without a division; what appears within a trajectory is named by epns-pyro data info"
+        "1 end before the last frame without a division; epns-pyro data info lists the cells that appear within a trajectory"
     ) in result.output
     found = [str(finding) for finding in check(import_labels(folder, tmp_path / "whole.zarr"))]
     assert any("labels first appear within a trajectory 3 times, first in trajectory 0, frame 2, label 4" in line for line in found)
