@@ -27,12 +27,14 @@ from epns_pyro.context import DataContext
 from epns_pyro.errors import CheckpointError, ConfigError, EpnsError
 from epns_pyro.machine import limit_weights
 from epns_pyro.models import Transition
+from epns_pyro.models.bodies.fields import embedding_shapes
 from epns_pyro.state import StateSpec
 from epns_pyro.training.run import RunConfig, migrate_config
 from epns_pyro.training.validation import Validation
 
 FORMAT = "epns-pyro checkpoint"
 OLDEST, VERSION = 1, 2
+EMBEDDED = 2  # times a model embeds a category; checkpoints from before there were embeddings have no weights of these
 CONTENT = frozenset({"config", "system", "context", "store", "weights", "optimizer", "noise", "windows", "counters", "versions"})
 
 
@@ -121,7 +123,8 @@ def build_transition(path: Path, config: RunConfig, context: DataContext, weight
     """Build the transition of a checkpoint, which may not have more weights than the checkpoint holds."""
     many = CheckpointError(f"{path}: the weights do not fit the model of its config, which has more of them")
     try:
-        with limit_weights(sum(weight.numel() for weight in weights.values()), many):
+        unnamed = EMBEDDED * sum(classes * channels for classes, channels in embedding_shapes(context.spec))
+        with limit_weights(unnamed + sum(weight.numel() for weight in weights.values()), many):
             transition = config.model.build(context)
         transition.load_state_dict(weights)
     except EpnsError as error:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from pyro.distributions import Independent
-from torch import Tensor
+from torch import Tensor, nn
 
 from epns_pyro.backbones import Backbone, BackboneConfig, Features, Signature
 from epns_pyro.backbones.bodies.handed import Handed
@@ -18,9 +19,13 @@ from epns_pyro.models.transition import Observed
 from epns_pyro.presence import presence, presence_dynamic
 from epns_pyro.state import StateSpec
 
+MOST_CHANNELS = 128  # of the embedding of a category; as many as classes where there are fewer
 
-class BodyFields:
+
+class BodyFields(nn.Module):
     """The fields of states of bodies, by their role in a model.
+
+    A module, because the classes of categories are embedded: numbers of classes are names, so all classes start alike, at zero.
 
     Attributes
     ----------
@@ -34,9 +39,12 @@ class BodyFields:
         Vectors and scalars among them.
     rates : dict of str to str
         The rate of every field that has one.
+    embeddings : ParameterList of Tensor, (class, channel)
+        What networks read of the classes, per category.
     """
 
     def __init__(self, context: DataContext) -> None:
+        super().__init__()
         spec = self.spec = context.spec
         self.frame_dt, self.absences, self._bodies = context.frame_dt, context.absences, context.sites[0]
         self.position = position_field(spec)
@@ -45,6 +53,7 @@ class BodyFields:
         self.vectors = tuple(f.name for f in spec.fields if f.is_vector and (fixed_centre or f.name != self.position))
         self.scalars = tuple(f.name for f in spec.fields if not f.is_vector and f.kind == "real")
         self.categories = tuple(f.name for f in spec.fields if f.kind == "category")
+        self.embeddings = nn.ParameterList(torch.zeros(shape) for shape in embedding_shapes(spec))
         self.free = StateSpec(tuple(replace(f, rate_of="", differences=False) for f in free_fields(spec)), space=spec.space)
         self.dynamic_vectors = tuple(f for f in free_fields(spec) if f.is_vector)
         self.dynamic_scalars = tuple(f for f in free_fields(spec) if not f.is_vector)
@@ -59,7 +68,7 @@ class BodyFields:
     @property
     def feature_counts(self) -> tuple[int, int]:
         """Scalars and vectors per body that `features` returns."""
-        scalars = 2 * len(self.scalars) + sum(self.spec[name].size for name in self.categories)
+        scalars = 2 * len(self.scalars) + sum(channels for _, channels in embedding_shapes(self.spec))
         return scalars, len(self.vectors) + len(self.space.special_directions)
 
     def build(self, config: BackboneConfig, in_scalars: int, in_vectors: int, out_scalars: int, out_vectors: int) -> Backbone:
@@ -87,15 +96,22 @@ class BodyFields:
     def features(self, x: Tensor, mask: Tensor | None = None) -> Features:
         """All other fields in units of their scales; scalars twice, the second time bent so that small ones are told apart.
 
-        A category is one scalar per class, 1 for the class of the body and 0 for all others: numbers of classes are names.
+        A category is the embedding of the body's class.
         """
         spec = self.spec
         scalars = torch.stack([spec.get(x, name) / spec[name].scale for name in self.scalars], -1) if self.scalars else x[..., :0]
         vectors = [self._vector(x, name) for name in self.vectors]
         vectors += [x.new_tensor(direction).expand(*x.shape[:-1], -1) for direction in self.space.special_directions]
         stacked = torch.stack(vectors, -2) if vectors else x.new_zeros(*x.shape[:-1], 0, spec.space)
-        classes = [self._one_hot(spec.get(x, name), spec[name].size) for name in self.categories]
+        pairs = zip(self.categories, self.embeddings, strict=True)
+        classes = [self._one_hot(spec.get(x, name), spec[name].size) @ embedding.to(x.dtype) for name, embedding in pairs]
         return Features(torch.cat([scalars, torch.asinh(10 * scalars), *classes], -1), stacked, mask)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Read weights; those from before there were embeddings are of networks that read classes as they are."""
+        for name, start in self.embeddings.state_dict(prefix=prefix + "embeddings.").items():
+            state_dict.setdefault(name, torch.eye(*start.shape, dtype=start.dtype))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @staticmethod
     def _one_hot(classes: Tensor, size: int) -> Tensor:
@@ -197,6 +213,11 @@ class BodyFields:
                 for f in spec.dynamic_fields
             }
         )
+
+
+def embedding_shapes(spec: StateSpec) -> list[tuple[int, int]]:
+    """Return (class, channel) of the embedding of every category of bodies."""
+    return [(f.size, min(f.size, MOST_CHANNELS)) for f in spec.fields if f.kind == "category"]
 
 
 def position_field(spec: StateSpec) -> str:

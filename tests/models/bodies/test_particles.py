@@ -19,6 +19,7 @@ from epns_pyro.inference.elbo import Objective, log_density, path_bounds
 from epns_pyro.models import EPNSModel
 from epns_pyro.models.bodies.fields import BodyFields
 from epns_pyro.models.bodies.particles import ParticlesConfig, ParticleTransition
+from epns_pyro.models.transition import TRANSITIONS, Transition
 from epns_pyro.state import Field, StateSpec
 
 BATCH, STEPS, LATENT = 3, 2, 3
@@ -49,26 +50,77 @@ def with_species(names: tuple[int, ...], seed: int = 0) -> tuple[DataContext, Te
     return DataContext(SPECIES, DT, {"position": 1.0}, (4,)), x
 
 
-def test_categories_are_read_one_by_one():
+MODELS = {
+    "particles": {"width": 8, "hidden_vectors": 3, "latent": 3},
+    "neural-sde": {"substeps": 2},
+}
+
+
+def fresh_model(name: str, about: DataContext) -> Transition:
+    torch.manual_seed(3)
+    return TRANSITIONS.parse({"name": name} | MODELS[name]).build(about).double()
+
+
+def bounds_while_training(model: Transition, x0: Tensor, path: Tensor, updates: int) -> list[float]:
+    """ELBO before and after every update."""
+    objective, bounds = Objective(model), []
+    optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
+    for update in range(updates + 1):
+        torch.manual_seed(update)
+        loss = objective(x0, path).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        bounds.append(-loss.item())
+    return bounds
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_names_of_classes_change_nothing_before_and_during_training(name):
+    bounds = []
+    for names in ((0, 1, 2), (4, 0, 3)):
+        about, x = with_species(names)
+        x = SPECIES.pack(
+            species=SPECIES.get(x, "species"), charge=torch.full_like(SPECIES.get(x, "charge"), 0.1), position=SPECIES.get(x, "position")
+        )
+        path = torch.stack([SPECIES.advance(x, SPECIES.dynamic(x) + 0.1 * t) for t in range(1, 3)], 1)
+        bounds.append(bounds_while_training(fresh_model(name, about), x, path, updates=5))
+    np.testing.assert_allclose(bounds[1], bounds[0], rtol=1e-9)
+    assert bounds[0][-1] > bounds[0][0]
+
+
+def test_what_a_class_does_is_learnt():
+    """Bodies of class 0 stay, those of class 2 move away from the others: nothing but the class tells them apart."""
+    about, x = with_species((0, 2, 2))
+    species, position = SPECIES.get(x, "species"), SPECIES.get(x, "position")
+    charge = torch.full_like(species, 0.1)
+    x = SPECIES.pack(species=species, charge=charge, position=position)
+    outwards = position - position.mean(-2, keepdim=True)
+    path = SPECIES.advance(x, position + torch.where(species[..., None] == 2, outwards, 0.0))[:, None]
+    model = fresh_model("particles", about)
+    bounds_while_training(model, x, path, updates=150)
+    other = SPECIES.pack(
+        species=2 - species, charge=torch.full_like(SPECIES.get(x, "charge"), 0.1), position=position
+    )  # who was of class 0 is now of class 2
+    moved, swapped = ((forward_mean(model, states) - position).norm(dim=-1) for states in (x, other))
+    assert (moved[species == 2].mean() > 3 * moved[species == 0].mean()).item()
+    assert (swapped[species == 0].mean() > 1.5 * moved[species == 0].mean()).item()
+
+
+def forward_mean(model: Transition, x: Tensor) -> Tensor:
+    step = model.step(model.start(x))
+    return step.emission(step.prior.mean).mean.detach()
+
+
+def test_weights_from_before_embeddings_read_a_class_as_one_scalar_each():
     about, x = with_species((0, 4, 2))
-    features = BodyFields(about).features(x).scalars
-    assert features.shape[-1] == BodyFields(about).feature_counts[0] == 2 + 5
+    fields = BodyFields(about)
+    fields.load_state_dict({})
+    features = fields.features(x).scalars
+    assert features.shape[-1] == fields.feature_counts[0] == 2 + 5
     classes = features[..., 2:]
     assert set(classes.unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(classes.sum(-1), torch.ones(BATCH, 4, dtype=x.dtype))
     assert torch.equal(classes.argmax(-1).to(x.dtype), SPECIES.get(x, "species"))
-
-
-def test_renaming_classes_permutes_features_and_nothing_else():
-    """So a network whose input weights are permuted alike says the same: no number of a class is reckoned with."""
-    names, renamed = (0, 1, 2), (4, 0, 3)
-    (about, x), (_, y) = with_species(names), with_species(renamed)
-    before, after = (BodyFields(about).features(states).scalars for states in (x, y))
-    where = list(range(7))
-    for old, new in zip(names, renamed, strict=True):
-        where[2 + new] = 2 + old
-    used = [0, 1, *(2 + new for new in renamed)]
-    assert torch.equal(after[..., used], before[..., where][..., used])
 
 
 # -- every make of world ---------------------------------------------------------------------------------------------------
