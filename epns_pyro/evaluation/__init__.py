@@ -1,11 +1,11 @@
-"""Judging a trained simulator on held-out data, beside references that every user needs.
+"""Testing a trained simulator on held-out data, beside references that need no learning.
 
 evaluate         runs every check and writes RUN/evaluation/
-check, checks    what a check is, and the one list of them: each measures one thing and says what was found
-record           what the checks find, typed: metrics.json
-evaluated        reads the folder again
-summary, lines   the first sentence, the headline, the row of a comparison; the lines of the verdicts
-parts, figures   what a page is made of, as plain records; `epns_pyro.report` makes HTML of them
+check, checks    the class Check and the list of checks: each measures one thing and says what it found
+record           typed records of what the checks found, stored in metrics.json
+evaluated        reads the folder RUN/evaluation/
+summary, lines   first sentence, headline and row of a comparison; one line per verdict
+parts, figures   the parts of a page as plain records; `epns_pyro.report` makes HTML of them
 """
 
 from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity

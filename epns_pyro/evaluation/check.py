@@ -1,4 +1,4 @@
-"""What a check is: it measures one thing about a trained simulator, and says what was found.
+"""The base class of checks: a check measures one thing about a trained simulator and says what it found.
 
 To add one, write one file like those in `epns_pyro.evaluation.checks`: a class derived from `Check`, and a record of what it measures.
 Put an instance into the list CHECKS there; code from outside calls `add_check`.
@@ -30,9 +30,9 @@ R = TypeVar("R")
 
 @dataclass
 class Inputs:
-    """What a check may look at, and where it leaves its files.
+    """What a check can use, and where it writes its files.
 
-    What several checks need (forecasts of a set, one-step scores, runs from one initial state) is made when it is first asked for.
+    What several checks need (forecasts of a set, one-step scores, runs from one initial state) is computed at the first request and kept.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ class Inputs:
     store : Store
     settings : EvaluationConfig
     references : mapping of Forecaster
-        By name: naive forecasters, and the true process where it can be simulated.
+        Forecasters by name: the references that need no learning, and the true process where it can be simulated.
     folder : Path
-        RUN/evaluation/ while it is written.
+        RUN/evaluation/ while it is being written.
     progress : callable
         Called as ``progress(done, total)`` by checks that take long.
     """
@@ -57,21 +57,21 @@ class Inputs:
 
     @cached_property
     def model(self) -> Forecaster:
-        """The simulator as a forecaster."""
+        """Return the simulator as a forecaster."""
         return Model(self.simulator)
 
     @cached_property
     def scored(self) -> likelihood.Scored:
-        """One-step scores of test transitions."""
+        """Return one-step scores of test transitions."""
         return likelihood.score(self.simulator, self.store, self.settings, dict(self.references))
 
     @cached_property
     def compared(self) -> initial_state.Compared | None:
-        """Runs from one initial state, model against truth; None where the store has too few."""
+        """Compare runs of model and truth from one initial state; None where the store has too few."""
         return initial_state.compare(self.model, self.store, self.settings, dict(self.references))
 
     def forecasts(self, split: str) -> heldout.HeldOut:
-        """Forecasts of held-out trajectories of a set, diagnosed; those of the set `test` beside the references."""
+        """Forecast the held-out trajectories of a set and diagnose the forecasts; for the set `test` those of the references too."""
         if split not in self._forecasts:
             others = self.references if split == "test" else {}
             self._forecasts[split] = heldout.measure(
@@ -80,38 +80,38 @@ class Inputs:
         return self._forecasts[split]
 
     def save(self, name: str, data: xr.Dataset, *, group: str | None = None) -> None:
-        """Write a file NAME.nc of the evaluation, or a group of it; `Evaluated.files` has it under its name."""
+        """Write a file NAME.nc of the evaluation, or one group of it; `Evaluated.files` holds it under this name."""
         data.to_netcdf(self.folder / f"{name}.nc", group=group, mode="a" if group else "w", engine="h5netcdf")
 
 
 class Severity(IntEnum):
-    """How much a fault matters: the first sentence of a page has the worst first."""
+    """How serious a fault is: the first sentence of a page names the most serious first."""
 
-    BROKEN = 0  # a promise of the construction does not hold
-    USELESS = 1  # no better than what needs no learning
+    BROKEN = 0  # a property that the model guarantees does not hold
+    USELESS = 1  # no better than a reference that needs no learning
     UNSTABLE = 2
     MISCALIBRATED = 3
-    DIFFERENT = 4  # from the truth, where that is known in many runs
+    DIFFERENT = 4  # from the true process, where many of its runs are known
     INCOMPLETE = 5  # the model or the state lacks something
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong, in words that go on after "Use with care: "."""
+    """A fault, in words that follow "Use with care: "."""
 
     severity: Severity
     words: str
 
 
 class Check(ABC, Generic[R]):
-    """Measures one thing about a trained simulator; its record R goes into metrics.json and is all that the page needs.
+    """Measures one thing about a trained simulator. Its record R is stored in metrics.json and is all that the page needs.
 
     Attributes
     ----------
     key : str
-        Name of its section of metrics.json.
+        Name of its record in metrics.json.
     title : str
-        What a progress bar calls it.
+        Its name in progress bars.
     record : type
         R: a `Record`, or a tuple or mapping of records.
     """
@@ -122,27 +122,27 @@ class Check(ABC, Generic[R]):
 
     @abstractmethod
     def measure(self, inputs: Inputs) -> R | None:
-        """Measure; None where there is nothing to measure it on."""
+        """Measure, and return the record; None if there is nothing to measure."""
 
     def sections(self, record: R | None, found: Evaluated) -> Iterator[Section]:
-        """Yield what the page shows; sections without items are left out. The record is None where an evaluation has none."""
+        """Yield the sections of the page; sections without items are left out. `record` is None if the evaluation has none."""
         yield from ()
 
     def headline(self, record: R) -> Iterator[HeadlineLine]:
-        """Yield lines of the summary."""
+        """Yield the lines for the summary."""
         yield from ()
 
     def faults(self, record: R) -> Iterator[Fault]:
-        """Yield what is wrong."""
+        """Yield the faults that were found."""
         yield from ()
 
     def read(self, record: EvaluationRecord) -> R | None:
-        """Return what this check found; None where an evaluation has nothing of it.
+        """Return the record of this check; None if the evaluation has none.
 
         Raises
         ------
         DataError
-            If it is not the record of such a check.
+            If the entry is not a record of this check.
         """
         raw = getattr(record, self.key, None)
         return parse(self.record, raw, where=f"{record.where}: {self.key}") if raw else None

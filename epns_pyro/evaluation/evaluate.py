@@ -1,11 +1,11 @@
-"""Judging a trained simulator: runs every check and writes RUN/evaluation/, which the report reads.
+"""Evaluation of a trained simulator: runs every check and writes RUN/evaluation/, which the report reads.
 
 metrics.json        the records of all checks, the headline, and how to reproduce them: see `epns_pyro.evaluation.record`
 diagnostics.nc      groups observables, fields, labels: see `epns_pyro.calibration.diagnostics`
-fans.nc             quantiles of observables over time from one initial state (source, initial_state, observable, time, quantile)
-stability.nc        share of plausible runs over time (source, time)
-examples.nc         a few futures to look at (source, trajectory, time, ...)
-recalibration.nc    by how much to widen intervals, learnt from the validation set
+fans.nc             quantiles of observables over time, from one initial state (source, initial_state, observable, time, quantile)
+stability.nc        fraction of plausible runs over time (source, time)
+examples.nc         a few sampled futures to look at (source, trajectory, time, ...)
+recalibration.nc    widening factors of intervals, learnt from the validation set
 inference_data.nc   ArviZ InferenceData
 """
 
@@ -47,7 +47,7 @@ EXAMPLES, EXAMPLE_MEMBERS = 3, 3
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found: the record that metrics.json holds, and the verdicts."""
+    """Results of `evaluate`: the record that metrics.json holds, and the verdicts."""
 
     record: EvaluationRecord
     verdicts: dict[str, list[Verdict]]
@@ -61,13 +61,13 @@ def evaluate(
     *,
     progress: Progress = lambda what, done, total: None,
 ) -> Evaluation:
-    """Evaluate a simulator on held-out data and write the folder `evaluation` of its run, whole or not at all.
+    """Evaluate a simulator on held-out data and write the folder `evaluation` of its run, completely or not at all.
 
     Parameters
     ----------
     simulator : Simulator
     store : Store
-        With a set `test`; `val` is used for recalibration, `same_init` and `long` where they are there.
+        Needs a set `test`; uses `val` for recalibration, and `same_init` and `long` if present.
     folder : RunFolder
     settings : EvaluationConfig
     progress : callable
@@ -106,7 +106,7 @@ def _write_examples(model: Forecaster, store: Store, settings: EvaluationConfig,
 
 
 def _write_inference_data(store: Store, judged: heldout.HeldOut, scored: likelihood.Scored, settings: EvaluationConfig, out: Path) -> None:
-    """Observables of forecast and truth, and one-step log-likelihoods (trajectory, time), all at the lead times."""
+    """Write observables of forecast and truth, and one-step log-likelihoods (trajectory, time), at the lead times."""
     at_lead_times = scored.log_likelihood.sel(time=judged.lead_times, method="nearest").assign_coords(time=judged.forecast["time"])
     attrs = {"system": store.system.name, "members": settings.members}
     data = inference_data(judged.forecast, judged.truth, log_likelihood=dict(at_lead_times.data_vars), attrs=attrs)
@@ -142,7 +142,7 @@ def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: Eval
 
 @contextmanager
 def _stage(what: str, progress: Progress) -> Iterator[Callable[[int, int], None]]:
-    """Show the progress of a stage and note how long it took; gives a function (done, total) for stages in several parts."""
+    """Show the progress of a stage and log how long it took; yields a function (done, total) for a stage of several parts."""
     started, parts = time.perf_counter(), 1
 
     def advance(done: int, total: int) -> None:
@@ -158,7 +158,7 @@ def _stage(what: str, progress: Progress) -> Iterator[Callable[[int, int], None]
 
 @contextmanager
 def _written_together(path: Path) -> Iterator[Path]:
-    """Give an empty folder that takes the place of `path` once all is written; what was there stays if anything goes wrong."""
+    """Yield an empty folder that replaces `path` after all is written; if anything fails, the old one stays."""
     partial, old = (path.with_name(f"{path.name}.{state}") for state in ("partial", "old"))
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)

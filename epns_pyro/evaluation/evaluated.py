@@ -1,4 +1,4 @@
-"""Reading RUN/evaluation/: whatever of it is there."""
+"""Reading the files in RUN/evaluation/; any of them may be missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import xarray as xr
 from epns_pyro.errors import DataError
 from epns_pyro.evaluation.record import EvaluationRecord
 
-GROUPS = {"observables": "observable", "fields": "field", "labels": ""}  # of diagnostics.nc, with the dim that lists their subjects
+GROUPS = {"observables": "observable", "fields": "field", "labels": ""}  # of diagnostics.nc, with the dim that lists their quantities
 # The variable that figures draw from a file, and its dims.
 DRAWN = {
     "fans": ("value", {"source", "initial_state", "observable", "time", "quantile"}),
@@ -24,7 +24,7 @@ NOT_SHOWN = {"diagnostics", "inference_data"}  # the first is read by group, the
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing that was judged, with its diagnostics over lead time.
+    """One quantity that was tested, with its diagnostics over lead time.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The files of an evaluation: its record, the groups of diagnostics.nc, and other files by name; any of them may lack."""
+    """The files of an evaluation: its record, the groups of diagnostics.nc, and other files by name; any of them may be missing."""
 
     record: EvaluationRecord
     groups: dict[str, xr.Dataset] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Evaluated:
         Raises
         ------
         DataError
-            If there is no evaluation, or not one that this version reads.
+            If there is no evaluation, or not one that this version can read.
         """
         record = EvaluationRecord.read(folder)
         groups = {name: data for name in GROUPS if (data := _load(folder / "diagnostics.nc", name)) is not None}
@@ -73,18 +73,18 @@ class Evaluated:
 
     @property
     def level(self) -> float | None:
-        """The level that 90% intervals of this ensemble really have: few members promise less, 9 of them 80%; None without intervals."""
+        """Exact level of the intervals called 90%: with few members it is lower, e.g. 80% with 9; None without intervals."""
         shown = (s.data["nominal"] for s in self.subjects("observables", "fields") if "coverage" in s.data)
         return next((float(nominal.sel(level=0.9, method="nearest")) for nominal in shown), None)
 
     def subjects(self, *groups: str) -> Iterator[Subject]:
-        """Iterate over what was judged, in the groups named or in all of them."""
+        """Iterate over the tested quantities, of the given groups or of all."""
         for group, dim in GROUPS.items():
             if group not in self.groups or (groups and group not in groups):
                 continue
             data = self.groups[group]
             if not dim:
-                judged = self.record.verdicts.get(group)  # figures call it what its verdict does
+                judged = self.record.verdicts.get(group)  # figures use the name that the verdict uses
                 yield Subject(group, group, judged[0].subject if judged else "label image", "", data)
                 continue
             for name in data[dim].values:
@@ -94,12 +94,12 @@ class Evaluated:
 
 
 def _checked(path: Path, data: xr.Dataset) -> xr.Dataset:
-    """Return the content of a file if it has what the figures draw."""
+    """Return the content of a file if it has the variable that the figures show."""
     name, dims = DRAWN.get(path.stem, ("", set()))
     if name and (name not in data or set(data[name].dims) != dims or not all(data.sizes.values())):
         found = f"{name} with {', '.join(map(str, data[name].dims))}" if name in data else ", ".join(map(str, data.data_vars)) or "nothing"
         raise DataError(
-            f"{path}: expected {name} with the dims {', '.join(sorted(dims))}, none empty; found {found}: epns-pyro evaluate makes it anew"
+            f"{path}: expected {name} with the dims {', '.join(sorted(dims))}, none empty; found {found}: run epns-pyro evaluate again"
         )
     return data
 
@@ -109,9 +109,9 @@ def _load(path: Path, group: str | None = None) -> xr.Dataset | None:
     if not path.is_file():
         return None
     try:
-        return xr.load_dataset(path, group=group, engine="h5netcdf", decode_times=False)  # a unit such as "days" is but a word here
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:  # what HDF5 and xarray say to damaged bytes
+        return xr.load_dataset(path, group=group, engine="h5netcdf", decode_times=False)  # keep a time unit such as "days" as text
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:  # raised by HDF5 and xarray on damaged files
         if group is not None and "group not found" in str(error):
             return None
         words = " ".join(str(error).split())
-        raise DataError(f"{path}: not a netCDF file that can be read ({words}): epns-pyro evaluate makes it anew") from None
+        raise DataError(f"{path}: not a readable netCDF file ({words}): run epns-pyro evaluate again") from None

@@ -1,4 +1,4 @@
-"""Things that forecast: the trained model, the true process, and the naive references that a model has to beat."""
+"""Forecasters: the trained model, the true process, and the references that a model must beat."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from epns_pyro.training.validation import as_tensor
 
 
 class Forecaster(ABC):
-    """Samples futures."""
+    """Samples futures of initial states."""
 
-    label: str  # what tables call it
+    label: str  # its name in tables
     has_density: ClassVar[bool] = False  # whether `log_prob` is known
 
     @abstractmethod
@@ -27,13 +27,13 @@ class Forecaster(ABC):
         """Sample futures of x0 (trajectory, *site, channel): (sample, trajectory, time, *site, channel); time 0 is x0."""
 
     def log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
-        """log p(x' | x) of full states (*batch, *site, channel): nats, (*batch,)."""
+        """Return log p(x' | x) of full states (*batch, *site, channel): nats, (*batch,)."""
         raise TypeError(f"{self.label}: its transition density is not known")
 
 
 @dataclass(frozen=True)
 class Model(Forecaster):
-    """The trained simulator, by ancestral sampling unless its mean is fed back."""
+    """The trained simulator: ancestral sampling by default, or with its mean fed back."""
 
     simulator: Simulator
     feedback: Feedback = Feedback.ANCESTRAL
@@ -42,7 +42,7 @@ class Model(Forecaster):
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
         out = None
         for block in self.simulator.rollout_blocks(x0, steps=steps, members=members, seed=seed, feedback=self.feedback):
-            if out is None:  # labels go back to the integers that they are stored as
+            if out is None:  # store labels as integers, like the initial states
                 kind = block.states.dtype if np.issubdtype(x0.dtype, np.floating) else x0.dtype
                 out = np.empty((members, len(x0), *block.states.shape[2:]), kind)
             out[block.samples, block.trajectories] = block.states
@@ -51,7 +51,7 @@ class Model(Forecaster):
 
 @dataclass(frozen=True)
 class Programs(Forecaster):
-    """A pair of Pyro programs on paths that is no step-by-step simulator."""
+    """A pair of Pyro programs over whole trajectories, for models that are not step-by-step simulators."""
 
     model: PathProgram
     guide: PathProgram
@@ -65,7 +65,7 @@ class Programs(Forecaster):
 
 @dataclass(frozen=True)
 class Truth(Forecaster):
-    """The true process: another ensemble of it is the best that any model can do."""
+    """The true process: no forecast can be better than another ensemble of it."""
 
     system: System
     label: ClassVar[str] = "true process"

@@ -1,4 +1,4 @@
-"""Forecasts of held-out trajectories or stretches of them, measured block by block so that memory does not grow with their number."""
+"""Forecasts of held-out trajectories or stretches of them, measured in blocks so that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from epns_pyro.evaluation.trials import trials
 from epns_pyro.state import StateSpec
 from epns_pyro.training.run import EvaluationConfig
 
-MEASURED = 256 * 2**20  # bytes of the ensembles at their lead times that are measured at once
+MEASURED = 256 * 2**20  # bytes of ensembles (at their lead times) that are measured at once
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What held-out trajectories say: diagnostics by split (observables, fields, labels), verdicts, and the observables themselves.
+    """Results on held-out trajectories: diagnostics by group (observables, fields, labels), verdicts, and the observables themselves.
 
     `forecast` (sample, trajectory, time) and `truth` (trajectory, time) hold the observables at the lead times, for recalibration.
     """
@@ -89,7 +89,7 @@ def _measure(
     scales: dict[str, float],
     lead_times: np.ndarray,
 ) -> dict[str, xr.Dataset]:
-    """Measure one block of trajectories: by split of `HeldOut.diagnostics`, and the observables of forecast and truth."""
+    """Measure one block of trajectories: diagnostics by group, and the observables of forecast and truth."""
     naive = {name: other["observables"] for name, other in others.items()}
     out = {
         "observables": observable_values(seen["observables"], truth["observables"], rng=rng, lead_times=lead_times, references=naive),
@@ -111,7 +111,7 @@ def _measure(
 
 
 def recalibrate(fitted_on: HeldOut, judged_on: HeldOut) -> tuple[xr.Dataset, dict[str, str]]:
-    """Learn by how much to widen intervals from one set of forecasts; say what that does to another.
+    """Learn from one set of forecasts by how much to widen intervals; say how this changes the intervals of another set.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Many futures of one initial state, model against truth: the distribution itself, beside the floor of truth against truth."""
+"""Comparison of model and truth by many futures of one initial state, beside the noise floor of truth against truth."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from epns_pyro.training.run import EvaluationConfig
 logger = logging.getLogger(__name__)
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 GROUP = "same_init"
-FEWEST = 40  # runs per initial state: with fewer no distribution can be compared
-LEFT = 10  # of them that must still be finite at the last report frame
+FEWEST = 40  # runs per initial state: fewer are too few to compare distributions
+LEFT = 10  # runs that must still be finite at the last report frame
 SECOND = "truth (second ensemble)"
 
 
@@ -51,7 +51,7 @@ def compare(forecaster: Forecaster, store: Store, settings: EvaluationConfig, re
     Returns
     -------
     Compared
-        Or None where the store has no such set, or too few runs from every initial state.
+        None if the store has no such set, or too few runs from every initial state.
     """
     if GROUP not in store.splits or not (starts := _starts(store)):
         return None
@@ -67,7 +67,7 @@ def compare(forecaster: Forecaster, store: Store, settings: EvaluationConfig, re
         values = {key: _values(data, names, frames) for key, data in sources.items()}  # (run, observable, frame)
         left = len(values["model"]) / sources["model"].sizes["run"]
         if len(values["model"]) < LEFT:
-            logger.info("initial state %d is not compared: only %.0f%% of the runs of the model are left", number, 100 * left)
+            logger.info("initial state %d is not compared: only %.0f%% of the runs of the model are finite", number, 100 * left)
             continue
         records.append(_distances(values, rng) | {"runs_left": np.full((len(names), len(frames)), left)})
         tests.append(_together(values, frames[-1] * system.frame_dt, number, rng, relabellings_for(2 * len(starts))))
@@ -83,7 +83,7 @@ def _sources(
     system, first = store.system, store.system.forecast_frame
     keep, steps = ensembles.observables(system), store.steps(GROUP) - first
     rows, second = rows[: settings.initial_members], rows[settings.initial_members : 2 * settings.initial_members]
-    # After a burn-in the runs have parted: a forecast starts where each true run is.
+    # After a burn-in the runs have different states: each forecast starts from one true run.
     x0, members = (
         (store.read(GROUP, rows, start=first, stop=first + 1)[:, 0], 1) if first else (store.read(GROUP, rows[:1], stop=1)[:, 0], len(rows))
     )
@@ -104,7 +104,7 @@ def _sources(
 
 
 def _starts(store: Store) -> list[np.ndarray]:
-    """Trajectories of the set that share an initial state, in the order of the set."""
+    """Return the trajectories of the set that share an initial state, in the order of the set."""
     x0 = store.read(GROUP, stop=1)[:, 0].reshape(store.size(GROUP), -1)
     same = (x0[1:] == x0[:-1]).all(1)
     return [rows for rows in np.split(np.arange(len(x0)), np.flatnonzero(~same) + 1) if len(rows) >= FEWEST]
@@ -116,7 +116,7 @@ def _values(data: xr.Dataset, names: list[str], frames: list[int]) -> np.ndarray
 
 
 def _distances(values: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Numbers of one initial state, each (observable, frame)."""
+    """Return the numbers of one initial state, each (observable, frame)."""
     model, truth = values["model"], values["truth"]
     test, difference = ks_test(model, truth, rng=rng), difference_of_means(model, truth)
     floor = ks_distance(values[SECOND], truth) if SECOND in values else test.typical
@@ -145,7 +145,7 @@ def _table(records: list[dict], names: list[str], frames: list[int], about: xr.D
             at = {key: float(value[i, j]) for key, value in mean.items()} | {"p_value": float(least[i, j])}
             z = at["difference"] / at["error"] if at["error"] > 0 else 0.0
             unit = str(about[name].attrs.get("unit", ""))
-            sentence = f"D_KS {at['ks']:.2f} (two true ensembles: {at['typical']:.2f}); means differ by {z:+.1f} standard errors"
+            sentence = f"D_KS {at['ks']:.2f} (between two true ensembles: {at['typical']:.2f}); means differ by {z:+.1f} standard errors"
             if at["runs_left"] < 1:
                 sentence += f"; {1 - at['runs_left']:.0%} of the runs of the model had diverged and are left out"
             label = str(about[name].attrs.get("label", name))

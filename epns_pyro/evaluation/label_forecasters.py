@@ -1,4 +1,4 @@
-"""Naive forecasters of label images, fitted on the training set: what needs no learning."""
+"""References for label images that need no learning: frequencies counted on the training set."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.state import StateSpec
 
 FITTED_ON = 40  # training trajectories
-DISTANCES = 4  # pixels farther than this from a border of their cell are counted together
+DISTANCES = 4  # pixels at this distance or more from the border of their cell are counted together
 
 
 @dataclass(frozen=True)
 class LabelPersistence(Forecaster):
     """A pixel keeps its label, or takes that of a neighbour.
 
-    p(x' = x) = stay[d], with d the distance of the pixel from the border of its cell. What changes takes the label of one of those of the 8
-    neighbours that differ, or, with probability `stray` and wherever none differs, any other label. With one entry in `stay` this is plain
-    persistence with the fitted error rate, with more the frequency given the distance to the border.
+    p(x' = x) = stay[d], where d is the distance of the pixel from the border of its cell. A pixel that changes takes the label of one of
+    the 8 neighbours that differ from it; with probability `stray`, or if no neighbour differs, it takes any other label. With one entry in
+    `stay` this is persistence with a fitted error rate; with more, the frequency depends on the distance to the border.
     """
 
     spec: StateSpec
@@ -33,12 +33,12 @@ class LabelPersistence(Forecaster):
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """Return its name in tables."""
         return "frequency by distance to the border" if len(self.stay) > 1 else "persistence with fitted error rate"
 
     @classmethod
     def fit(cls, store: Store, *, by_distance: bool) -> LabelPersistence:
-        """Count in the training set how often pixels keep their label, and how often a new label comes from farther than a neighbour."""
+        """Count in the training set how often pixels keep their label, and how often a new label is that of no neighbour."""
         spec, label = store.spec, label_of(store.spec)
         x = spec.get(store.read("train", slice(0, FITTED_ON), start=store.system.first_frame), label)
         before, after = x[:, :-1].reshape(-1, *x.shape[2:]), x[:, 1:].reshape(-1, *x.shape[2:])
@@ -69,7 +69,7 @@ class LabelPersistence(Forecaster):
         return np.stack(path, 1).reshape(members, len(x0), steps + 1, *x0.shape[1:])
 
     def log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
-        """log p(x' | x) of full states (transition, y, x, channel), without pixels of cells that appear: nats, (transition,)."""
+        """Return log p(x' | x) of full states (transition, y, x, channel), without pixels of cells that appear: nats, (transition,)."""
         label = label_of(self.spec)
         now, then = self.spec.get(x, label), self.spec.get(x_next, label)
         stay = self.stay[self._distance(now)]
@@ -86,12 +86,12 @@ class LabelPersistence(Forecaster):
 
 
 def label_of(spec: StateSpec) -> str:
-    """Name of the field of labels."""
+    """Return the name of the field of labels."""
     return next(f.name for f in spec.dynamic_fields if f.kind == "label")
 
 
 def of_new_cells(before: np.ndarray, after: np.ndarray, labels: int) -> np.ndarray:
-    """Say which pixels of images (*batch, y, x) have a label that no pixel had a frame before; 0, the medium, is always there."""
+    """Find pixels of images (*batch, y, x) whose label is in no pixel of the frame before; label 0, the medium, is never new."""
     flat, after_flat = (image.reshape(-1, image.shape[-2] * image.shape[-1]).astype(int) for image in (before, after))
     there = np.zeros((len(flat), labels), bool)
     np.put_along_axis(there, flat, values=True, axis=1)
@@ -100,7 +100,7 @@ def of_new_cells(before: np.ndarray, after: np.ndarray, labels: int) -> np.ndarr
 
 
 def border_distance(labels: np.ndarray) -> np.ndarray:
-    """Distance (chessboard, at most DISTANCES) of every pixel of images (*batch, y, x) from the next pixel with another label."""
+    """Return the chessboard distance (at most DISTANCES) of every pixel of images (*batch, y, x) to the nearest other label."""
     flat = labels.reshape(-1, *labels.shape[-2:])
     distance = np.zeros(flat.shape, int)
     size = (1, 3, 3)
@@ -112,7 +112,7 @@ def border_distance(labels: np.ndarray) -> np.ndarray:
 
 
 def _neighbours(labels: np.ndarray) -> list[np.ndarray]:
-    """The 8 neighbours of every pixel of images (*batch, y, x); the border repeats itself."""
+    """Return the 8 neighbours of every pixel of images (*batch, y, x); at the border the edge pixels are repeated."""
     padded = np.pad(labels, [(0, 0)] * (labels.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
     height, width = labels.shape[-2:]
     steps = [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]

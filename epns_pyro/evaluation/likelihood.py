@@ -1,4 +1,4 @@
-"""How probable held-out transitions are under the model, beside what is possible: nats per transition of the whole system."""
+"""Log-likelihood of held-out transitions under the model and its references: nats per transition of the whole system."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from epns_pyro.training.run import EvaluationConfig
 
 @dataclass(frozen=True)
 class Scored:
-    """The likelihood table, and what it was made from.
+    """The likelihood table, and the values behind it.
 
-    `log_likelihood` (trajectory, time): one-step log-likelihoods, nats, by key; `time` is that of the state that was scored.
+    `log_likelihood` (trajectory, time): one-step log-likelihoods, nats, by key; `time` is the time of the state after the step.
     """
 
     table: Likelihood
@@ -33,10 +33,10 @@ class Scored:
 
 
 def score(simulator: Simulator, store: Store, settings: EvaluationConfig, references: dict[str, Forecaster]) -> Scored:
-    """Score test transitions under the model and its references, with errors from the scatter between trajectories.
+    """Score test transitions under the model and its references; standard errors are computed over trajectories.
 
-    The transitions are those that end at the lead times of the forecasts, and more of the same trajectories, evenly spread over time, up to
-    `settings.likelihood_transitions`.
+    The transitions are those that end at the lead times of the forecasts, plus others of the same trajectories, evenly spread over time, up
+    to `settings.likelihood_transitions`.
     """
     system, samples = store.system, settings.importance_samples
     frames, x, x_next = _transitions(store, settings)
@@ -57,16 +57,16 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
         paired = {"difference": float(ahead.value), "difference_error": float(ahead.error)} if key != "elbo" else {}
         rows.append(LikelihoodRow(key=key, name=name, note=note, **score, **paired))
 
-    add("elbo", "model, ELBO", bounds.elbo.cpu(), "reconstruction minus KL, never annealed")
-    add("iwae", f"model, IWAE bound (K = {samples})", bounds.iwae.cpu(), "tighter: closer to the log-likelihood of the model")
+    add("elbo", "model, ELBO", bounds.elbo.cpu(), "lower bound: reconstruction minus KL, without annealing")
+    add("iwae", f"model, IWAE bound (K = {samples})", bounds.iwae.cpu(), "tighter lower bound of the model's log-likelihood")
     for name, reference in references.items():
         if reference.has_density:
-            add(name, reference.label, reference.log_prob(x, x_next), "what needs no learning")
+            add(name, reference.label, reference.log_prob(x, x_next), "reference that needs no learning")
     if system.has_diagonal_law:
         diagonal = system.diagonal_log_prob(x, x_next)
-        add("diagonal", "best diagonal Normal", diagonal, "no emission of independent channels passes this without latents")
+        add("diagonal", "best diagonal Normal", diagonal, "upper limit for models with independent Normal channels and no latents")
     if system.has_oracle:
-        add("oracle", "oracle", system.transition_log_prob(x, x_next), "the true transition density: nothing can do better")
+        add("oracle", "oracle", system.transition_log_prob(x, x_next), "true transition density: no model can be better on average")
     table = Likelihood(
         transitions=len(x),
         trajectories=trajectories,
@@ -81,7 +81,7 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
 
 
 def _left_out(store: Store, x: np.ndarray, x_next: np.ndarray) -> str:
-    """Say how many pixels of label images no law is of; "" where there are none."""
+    """Say how many pixels of label images are not scored; "" if all are."""
     spec = store.spec
     if not any(f.kind == "label" for f in spec.dynamic_fields):
         return ""
@@ -89,11 +89,11 @@ def _left_out(store: Store, x: np.ndarray, x_next: np.ndarray) -> str:
     new = of_new_cells(spec.get(x, label), spec.get(x_next, label), spec[label].size)
     if not new.any():
         return ""
-    return f"{new.sum()} of {new.size} pixels of these frames belong to cells that appear in them: no law is of them, so they are left out"
+    return f"{new.sum()} of {new.size} pixels of these frames belong to cells that appear in them, which no model forecasts: not scored"
 
 
 def _transitions(store: Store, settings: EvaluationConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames (time,) that test transitions end at, and these, x and x' (trial * time, *site, channel), trial by trial."""
+    """Return the frames (time,) at which test transitions end, and x and x' of these (trial * time, *site, channel), trial by trial."""
     held_out = trials(store, "test", settings)
     count, steps = len(held_out), held_out.steps
     spread = np.linspace(0, steps, min(steps, settings.likelihood_transitions // count) + 1)[1:]

@@ -1,9 +1,9 @@
-"""References for particles that need no network: linear in the state, with Normal noise of one width per field.
+"""References for particles without a network: linear in the state, with Normal noise of one standard deviation per field.
 
 persistence       x' = x + v dt for fields with a rate, x' = x for the others
-autoregression    v' = sum_k c_k v_k over the velocities in the state (with a history: of its last frames), the same c for all axes
+autoregression    v' = sum_k c_k v_k over the velocities in the state (with a history: of the last frames), the same c for all axes
 
-What a model says beyond the second is what bodies do to each other, and what is not Normal.
+A model that beats the second has learnt interactions between bodies, or noise that is not Normal.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ FITTED_ON = 200  # trajectories
 
 
 class LinearForecaster(Forecaster):
-    """x' ~ Normal(mean(x), scale) of the fields that are predicted; all others follow from them."""
+    """x' ~ Normal(mean(x), scale) for the forecast fields; all other fields follow from them."""
 
     context: DataContext
     has_density: ClassVar[bool] = True
 
     @abstractmethod
     def law(self, x: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Means (*batch, body[, space]) and standard deviations of the predicted fields, by name."""
+        """Return means (*batch, body[, space]) and standard deviations of the forecast fields, by name."""
 
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
         rng, spec = np.random.default_rng(seed), self.context.spec
@@ -47,7 +47,7 @@ class LinearForecaster(Forecaster):
         return np.stack(path, axis=2)
 
     def log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
-        """log p(x' | x) of full states (*batch, body, channel): nats, (*batch,), of the bodies that are there before and after."""
+        """Return log p(x' | x) of full states (*batch, body, channel), of the bodies present before and after: nats, (*batch,)."""
         spec, total = self.context.spec, np.zeros(x.shape[:-1])
         mean, scale = self.law(x)
         both = presence(spec, x) & presence(spec, x_next)
@@ -62,7 +62,7 @@ class LinearForecaster(Forecaster):
 class Persistence(LinearForecaster):
     """x' = x + v dt + fitted Normal noise for fields with a rate, x' = x + noise for the others.
 
-    The noise is that of the training set: one standard deviation per field, `DataContext.step_scales`.
+    The standard deviations are those of the training set, one per field: `DataContext.step_scales`.
     """
 
     context: DataContext
@@ -83,9 +83,9 @@ class Autoregression(LinearForecaster):
     ----------
     context : DataContext
     weights : dict of str to numpy.ndarray
-        For every predicted vector one number per velocity, fitted by least squares to the training set; empty for scalars.
+        For every forecast vector one weight per velocity, fitted to the training set by least squares; empty for scalars.
     scales : dict of str to float
-        Standard deviations of what is left.
+        Standard deviations of the residuals.
     """
 
     context: DataContext
@@ -95,7 +95,7 @@ class Autoregression(LinearForecaster):
 
     @classmethod
     def fit(cls, store: Store, context: DataContext, *, order: int | None = None) -> Self:
-        """Fit to the training set of a store; `order` is the number of velocities to use, by default all of the state."""
+        """Fit to the training set of a store; `order` is the number of velocities to use, by default all velocities in the state."""
         spec, fields = context.spec, free_fields(context.spec)
         count = len(_velocities(spec)[:order])
         gram = np.zeros((count, count))
@@ -132,19 +132,19 @@ class Autoregression(LinearForecaster):
 
 
 def persisting(context: DataContext, x: np.ndarray, field: Field) -> np.ndarray:
-    """Return a field (*batch, body[, space]) after a frame in which nothing happens: x + v dt, or x where there is no rate."""
+    """Return a field (*batch, body[, space]) one step later if nothing happens: x + v dt, or x where the field has no rate."""
     spec = context.spec
     rate = next((f.name for f in spec.fields if f.rate_of == field.name), None)
     return spec.get(x, field.name) + (context.frame_dt * spec.get(x, rate) if rate else 0.0)
 
 
 def change(spec: StateSpec, field: Field, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Return how far a field (*batch, body[, space]) is from another value of it; positions in a box by the nearest image."""
+    """Return the difference of two values of a field (*batch, body[, space]); in a periodic box that to the nearest image."""
     return spec.geometry.displacement(before, after) if field == spec.position else after - before
 
 
 def _velocities(spec: StateSpec) -> list[str]:
-    """Names of the vectors that a change can depend on: all that are dynamic but the position."""
+    """Return the names of the vectors that a change can depend on: all dynamic vectors except the position."""
     return [f.name for f in spec.dynamic_fields if f.is_vector and f != spec.position]
 
 
@@ -153,12 +153,12 @@ def _by_body(spec: StateSpec, x: np.ndarray) -> np.ndarray:
 
 
 def _rows(spec: StateSpec, x: np.ndarray, both: np.ndarray) -> np.ndarray:
-    """Velocities of the bodies that are True in `both` (row, body), as regressors: (velocity, body * space)."""
+    """Return velocities of the bodies that are True in `both` (row, body), as regressors: (velocity, body * space)."""
     return np.moveaxis(_by_body(spec, x)[both], -2, 0).reshape(len(_velocities(spec)), -1)
 
 
 def _transitions(store: Store) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """States, next states (row, body, channel), and which bodies are there in both (row, body), of the training set, in blocks."""
+    """Yield blocks of the training set: states, next states (row, body, channel), and which bodies are present in both (row, body)."""
     spec, left = store.spec, FITTED_ON
     for block in store.blocks("train"):
         if left <= 0:

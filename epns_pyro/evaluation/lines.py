@@ -1,4 +1,4 @@
-"""Verdicts as a page or a table shows them: one line per quantity."""
+"""Verdicts as lines of a page or a table: one line per quantity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GROUPS = {"observables": "observables", "fields": "fields", "labels": "label ima
 
 @dataclass(frozen=True)
 class Line:
-    """A verdict as the page shows it: `state` is "good", "fault" or "silent"; `seen` is the sentence without its first word."""
+    """One verdict as the page shows it: `state` is "good", "fault" or "silent"; `seen` is the sentence without its first word."""
 
     group: str
     subject: str
@@ -32,12 +32,12 @@ def lines(verdicts: Mapping[str, Sequence[VerdictRecord]]) -> list[Line]:
 
 
 def state(word: str) -> str:
-    """Say whether a word is good news, a fault, or silence."""
+    """Return the kind of a verdict: "good", "fault" or "silent" (too few data)."""
     return "good" if word == Word.CALIBRATED else "silent" if word == Word.TOO_FEW_DATA else "fault"
 
 
 def after_word(sentence: str, word: str) -> str:
-    """Drop the word of a verdict from the front of its sentence, where a badge says it already."""
+    """Remove the word of a verdict from the start of its sentence, because a badge shows it."""
     return sentence.removeprefix(word).lstrip(": ")
 
 
@@ -48,7 +48,7 @@ def _line(group: str, v: VerdictRecord) -> Line:
         subject=v.subject,
         word=v.word,
         state=state(v.word),
-        seen="; ".join(part for i, part in enumerate(parts) if i == 0 or "would be found" not in part),  # "power" says it already
+        seen="; ".join(part for i, part in enumerate(parts) if i == 0 or "would be found" not in part),  # `power` holds this number
         power=percent(v.power) if math.isfinite(v.power) else "–",
         rule=v.rule,
         p_value=v.p_value if math.isfinite(v.p_value) else 1.0,

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of figures, tables and sentences. Plain records, which the report turns into HTML."""
+"""The parts of a page: sections of figures, tables and sentences, as plain records that the report turns into HTML."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Panel:
     ----------
     size : PanelSize
     draw : callable
-        Draws into the axes of matplotlib that it is given, in the colours of `figures.style`.
+        Draws into the matplotlib axes that it is given, with the colours of `figures.style`.
     title : str
-        Stands above, flush left: the name of the y axis, or what tells the panel from its neighbours.
+        Printed above, flush left: the name of the y axis, or what is different in this panel.
     x : str
         Name of the x axis.
     colour : str
-        Of the title; by default that of the page's ink.
+        Colour of the title; by default that of the text of the page.
     """
 
     size: PanelSize
@@ -61,11 +61,11 @@ class Figure:
     Parameters
     ----------
     panels : sequence of Panel
-        The page lays them out, as many to a row as fit.
+        The page puts as many into a row as fit.
     alt : str
-        What the figure shows, for those who cannot see it.
+        Text alternative: what the figure shows.
     caption : str
-        What one should see if the model is honest.
+        What the figure shows if the model is right.
     title : str
     key : sequence of Key
     size : {"tiny", "small", "wide"}
@@ -83,7 +83,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a head; columns named in `numeric` are set flush right."""
+    """Rows of text under a header; columns named in `numeric` are right-aligned."""
 
     kind: ClassVar[str] = "table"
     head: Sequence[str]
@@ -102,7 +102,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Details:
-    """Sentences that are folded away until they are asked for."""
+    """Sentences that are hidden until the reader opens them."""
 
     kind: ClassVar[str] = "details"
     summary: str
@@ -111,7 +111,7 @@ class Details:
 
 @dataclass(frozen=True)
 class Judged:
-    """A verdict: a word for the badge, and the sentence behind it."""
+    """A verdict: a word for the badge, and the sentence that explains it."""
 
     kind: ClassVar[str] = "judged"
     subject: str

@@ -1,7 +1,7 @@
-"""The record of an evaluation: what metrics.json holds, typed, between the checks that write it and the pages that read it.
+"""Typed records of an evaluation, stored in metrics.json: checks write them, pages read them.
 
-A number that is not known is NaN in memory and null in the file. Entries that this version does not know are ignored; sections that are
-not in the file are None or empty, so evaluations of older versions can be read.
+An unknown number is NaN in memory and null in the file. Unknown entries are ignored, and missing records are None or empty, so
+evaluations of older versions can be read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def _known(value: Any) -> Any:
-    """Read null, NaN and infinities as NaN, and no number from text."""
+    """Read null, NaN and infinities as NaN; refuse text."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return NAN
     if isinstance(value, int) and not isinstance(value, bool):
@@ -45,7 +45,7 @@ def _raise(words: str) -> None:
 
 
 class Record(pydantic.BaseModel):
-    """Base of all records: frozen; what it does not know is ignored."""
+    """Base of all records: frozen; unknown entries are ignored."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="ignore", from_attributes=True)
 
@@ -58,7 +58,7 @@ class SetSize(Record):
 
 
 class Run(Record):
-    """What was evaluated, on what, and how to repeat it."""
+    """What was evaluated, on which data, and how to repeat it."""
 
     name: str | None = None
     system: str | None = None
@@ -84,7 +84,7 @@ class Run(Record):
 
 
 class HeadlineLine(Record):
-    """One line of the summary; `good` is None where it is a matter of taste."""
+    """One line of the summary; `good` is None where the value is neither good nor bad."""
 
     label: str
     value: str
@@ -93,9 +93,9 @@ class HeadlineLine(Record):
 
 
 class LikelihoodRow(Record):
-    """Score of one law: mean and standard error over trajectories, nats per transition.
+    """Score of one distribution: mean and standard error over trajectories, nats per transition.
 
-    `difference` is the score of the model minus that of this law, paired by trajectory; NaN where it was not measured.
+    `difference` is the score of the model minus this one, paired by trajectory; NaN where it was not measured.
     """
 
     key: str
@@ -108,7 +108,7 @@ class LikelihoodRow(Record):
 
 
 class Likelihood(Record):
-    """Scores of held-out transitions under the model and under the laws that it is compared with."""
+    """Scores of held-out transitions under the model and under the distributions that it is compared with."""
 
     unit: str = "nats per transition"
     transitions: Count | None = None
@@ -122,11 +122,11 @@ class Likelihood(Record):
 
     @property
     def known(self) -> tuple[LikelihoodRow, ...]:
-        """Rows that have a value."""
+        """Return the rows that have a value."""
         return tuple(row for row in self.rows if math.isfinite(row.value))
 
     def row(self, key: str) -> LikelihoodRow | None:
-        """Return the row of one law, if it has a value."""
+        """Return the row with this key, if it has a value."""
         return next((row for row in self.known if row.key == key), None)
 
 
@@ -144,7 +144,7 @@ class VerdictRecord(Record):
 
 
 class Latents(Record):
-    """Which latents are used: KL in nats per entity and dimension; and whether the guide is honest about them."""
+    """Use of the latents: KL in nats per entity and dimension, and the verdict on the guide."""
 
     active: Count
     latent: Count
@@ -156,7 +156,7 @@ class Latents(Record):
 
 
 class Symmetry(Record):
-    """Relative change of the log density under random elements of the group."""
+    """Relative change of the log density under random elements of the symmetry group."""
 
     maximum: Real
     median: Real = NAN
@@ -174,7 +174,7 @@ class StepNats(Record):
 
 
 class Stability(Record):
-    """Shares of long runs of model and truth that are plausible at their end."""
+    """Fractions of long runs of model and truth that are plausible at their end."""
 
     final_alive_model: Share
     final_alive_truth: Share
@@ -207,7 +207,7 @@ class Distance(Record):
 
 
 class JointTest(Record):
-    """Tests of all observables together from one initial state; p-values of each test by itself."""
+    """Tests of all observables together from one initial state; each p-value is that of a single test, not corrected."""
 
     initial_state: Count
     time: Known
@@ -221,12 +221,12 @@ class JointTest(Record):
 
     @property
     def p_values(self) -> list[float]:
-        """The p-values that are known."""
+        """Return the p-values that are known."""
         return [p for p in (self.energy_p, self.classifier_p) if math.isfinite(p)]
 
 
 class EvaluationRecord(Record):
-    """All that an evaluation says in numbers and words. Sections that are no fields here belong to further checks: `Check.read`."""
+    """All results of an evaluation, in numbers and words. Entries that are not fields here belong to other checks: see `Check.read`."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="allow", from_attributes=True)
 
@@ -246,7 +246,7 @@ class EvaluationRecord(Record):
 
     @property
     def where(self) -> str:
-        """The file that it was read from."""
+        """Return the name of the file that was read."""
         return self._where
 
     @pydantic.model_validator(mode="before")
@@ -261,14 +261,14 @@ class EvaluationRecord(Record):
         Raises
         ------
         DataError
-            In one line: if there is no evaluation, or not one that this version reads.
+            If there is no evaluation, or not one that this version can read.
         """
         path, run = folder / "metrics.json", shlex.quote(str(folder.parent))
         if not folder.parent.is_dir():
-            raise DataError(f"{folder.parent}: no such run: epns-pyro train --out {run} makes one")
+            raise DataError(f"{folder.parent}: no such run: make one with epns-pyro train --out {run}")
         if not path.is_file():
-            raise DataError(f"{folder}: no evaluation there: epns-pyro evaluate {run} makes it")
-        again = f"epns-pyro evaluate {run} makes it anew"
+            raise DataError(f"{folder}: no evaluation found: make it with epns-pyro evaluate {run}")
+        again = f"run epns-pyro evaluate {run} again"
         try:
             raw = read_json(path)
         except DataError as error:
@@ -285,7 +285,7 @@ class EvaluationRecord(Record):
         (folder / "metrics.json").write_text(text, encoding="utf-8")
 
 
-def parse(kind: type[T], raw: Any, *, where: str, advice: str = "epns-pyro evaluate makes it anew") -> T:
+def parse(kind: type[T], raw: Any, *, where: str, advice: str = "run epns-pyro evaluate again") -> T:
     """Read plain data as a record, or as tuples or mappings of records.
 
     Raises

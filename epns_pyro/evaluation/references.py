@@ -1,4 +1,4 @@
-"""Which forecasters a model is compared with."""
+"""The forecasters that a model is compared with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRUE_PROCESS = "true process"
 
 
 def references(simulator: Simulator, store: Store) -> dict[str, Forecaster]:
-    """Return naive forecasters, and the true process where it can be simulated: another ensemble of it is what nothing can beat."""
+    """Return the references that need no learning, and the true process where it can be simulated."""
     found: dict[str, Forecaster] = {}
     kinds = {f.kind for f in simulator.spec.dynamic_fields}
     if kinds == {"real"}:

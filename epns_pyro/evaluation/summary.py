@@ -1,4 +1,4 @@
-"""What an evaluation says in one sentence, in a few lines, and in one row per run."""
+"""Summary of an evaluation: the first sentence, the headline, and the row in a comparison of runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from epns_pyro.evaluation.record import EvaluationRecord, HeadlineLine
 
 
 def verdict(record: EvaluationRecord) -> str:
-    """Return the first sentence of the page: what is wrong, worst first; praise only where nothing is."""
+    """Return the first sentence of the page: the faults, most serious first, or that no test failed."""
     judged = lines(record.verdicts)
     found = ((check, check.read(record)) for check in CHECKS)
     faults = sorted((fault for check, seen in found if seen is not None for fault in check.faults(seen)), key=lambda fault: fault.severity)
@@ -33,18 +33,18 @@ def headline(record: EvaluationRecord) -> tuple[HeadlineLine, ...]:
 def _praise(judged: list[Line]) -> str:
     silent = sum(line.state == "silent" for line in judged)
     if not judged:
-        return "Nothing was judged on held-out data."
+        return "No quantity was tested on held-out data."
     if silent == len(judged):
         return "There are too few held-out data to say whether the ensemble can be trusted."
-    doubt = f" For {silent} more there are too few data to say." if silent else ""
+    doubt = f" For {silent} more, there are too few data to say." if silent else ""
     return f"No test of {len(judged) - silent} quantities on held-out data found fault with the ensemble.{doubt}"
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """The numbers of one run that runs are compared by; None where there is none.
+    """The numbers that runs are compared by; None where one is missing.
 
-    `data` is a letter: runs with the same one were evaluated on the same data. `decimals` are those that the error of the ELBO allows.
+    `data` is a letter: runs with the same letter were evaluated on the same data. `decimals` suits the standard error of the ELBO.
     """
 
     name: str
@@ -94,7 +94,7 @@ def comparison_row(name: str, record: EvaluationRecord, *, data: str = "") -> Co
 
 
 def _first(*values: float | None) -> float | None:
-    """The first number that is known."""
+    """Return the first number that is known."""
     return next((value for value in values if value is not None and math.isfinite(value)), None)
 
 

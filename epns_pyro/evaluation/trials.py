@@ -1,4 +1,4 @@
-"""What held-out forecasts are of: whole trajectories, or stretches of a few long ones."""
+"""Trials: the pieces of held-out data that are forecast, whole trajectories or stretches of a few long ones."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from epns_pyro.data import Store
 from epns_pyro.errors import ConfigError
 from epns_pyro.training.run import EvaluationConfig
 
-ENOUGH, STRETCHES, SHORTEST = 20, 50, 8  # trajectories that are not cut, stretches to cut fewer into, and steps of each at least
+ENOUGH, STRETCHES, SHORTEST = 20, 50, 8  # trajectories that need no cutting, stretches to cut fewer into, least steps of a stretch
 RECORDING, FIRST_FRAME = "recording", "first_frame"  # variables (trajectory) of imported recordings
 
 
 @dataclass(frozen=True)
 class Trials:
-    """Stretches of a set that are forecast: each is `steps` steps of trajectory `rows` (trial,) from frame `starts` (trial,) on.
+    """Stretches of a set to forecast: each is `steps` steps of trajectory `rows` (trial,), starting at frame `starts` (trial,).
 
-    Trials of one recording follow each other in time. `recording` (trial,) says which one it is; None where all are independent.
+    `recording` (trial,) says from which recording a trial is; trials of one recording are dependent. None where all are independent.
     """
 
     store: Store
@@ -38,14 +38,14 @@ class Trials:
         if (starts == starts[0]).all():
             return self.store.read(self.split, rows, start=int(starts[0]), stop=int(starts[0]) + frames)
         parts: list[np.ndarray] = []
-        for row in dict.fromkeys(rows.tolist()):  # trials of one trajectory stand together, in time order
+        for row in dict.fromkeys(rows.tolist()):  # trials of one trajectory are neighbours, in order of time
             of_row = starts[rows == row]
             x = self.store.read(self.split, [row], start=int(of_row[0]), stop=int(of_row[-1]) + frames)[0]
             parts += [x[start : start + frames] for start in of_row - of_row[0]]
         return np.stack(parts)
 
     def label(self, values: xr.Dataset) -> xr.Dataset:
-        """Say in measurements (trajectory, ...) of all trials how these hang together; see `calibration.dependence`."""
+        """Add to measurements (trajectory, ...) of all trials which of them are dependent; see `calibration.dependence`."""
         if self.recording is None:
             return values
         same = self.rows[1:] == self.rows[:-1]
@@ -55,7 +55,7 @@ class Trials:
 
 
 def trials(store: Store, split: str, settings: EvaluationConfig) -> Trials:
-    """Return what is forecast of a set: its first `settings.trajectories`, or as many stretches of long ones, evenly spread.
+    """Choose what is forecast of a set: its first `settings.trajectories`, or as many stretches of long ones, evenly spread.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def trials(store: Store, split: str, settings: EvaluationConfig) -> Trials:
 
 
 def _chosen(store: Store) -> int | None:
-    """Steps of a stretch of the test set, and of every other one alike; None for trajectories that are whole by default."""
+    """Return the steps of a stretch, the same for all sets; None if trajectories are forecast whole, which is the default."""
     size, longest = store.size("test"), store.steps("test") - store.system.forecast_frame
     if store.system.can_simulate or size >= ENOUGH or longest < 2 * SHORTEST:
         return None
@@ -92,7 +92,7 @@ def _chosen(store: Store) -> int | None:
 
 
 def _origin(store: Store, split: str) -> tuple[np.ndarray | None, np.ndarray]:
-    """Which recording trajectories (trajectory,) come from, None where a store does not say, and what sorts those of one recording."""
+    """Return the recordings that trajectories (trajectory,) come from, None if the store does not say, and their order in time."""
     data, rows = store.dataset(split), store.rows(split)
     known = {name: data[name].values[rows] for name in (RECORDING, FIRST_FRAME) if name in data and data[name].dims == ("trajectory",)}
     if RECORDING not in known or RECORDING in store.spec.names:

@@ -202,7 +202,7 @@ def test_the_steps_of_long_runs_are_scored_by_the_true_density(nbody: Store) -> 
     assert model.median == pytest.approx(truth.median, abs=1.0)
     assert model.first_percentile == pytest.approx(truth.first_percentile, abs=3.0)
     assert wrong.step_nats["model"].median < truth.first_percentile - 5
-    assert "under the true transition density" in right.steps_sentence
+    assert "the true transition density of their steps" in right.steps_sentence
 
 
 def test_the_true_tissue_used_as_a_model_is_found_calibrated(cells: Store) -> None:

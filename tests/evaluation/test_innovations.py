@@ -119,9 +119,9 @@ def test_absent_bodies_have_no_say() -> None:
 @pytest.mark.parametrize(
     ("correlation", "error", "p", "value", "good"),
     [
-        (0.6, 0.02, 0.001, "steps remember the one before", False),
-        (0.15, 0.01, 0.001, "nearly: steps remember a little", None),
-        (0.3, 0.03, 0.2, "no memory found", True),
+        (0.6, 0.02, 0.001, "steps depend on the step before", False),
+        (0.15, 0.01, 0.001, "nearly: a small dependence", None),
+        (0.3, 0.03, 0.2, "no dependence found", True),
         (0.3, 0.2, 0.2, "too few data to say", None),
     ],
 )

@@ -25,7 +25,7 @@ def test_a_difference_is_called_one_where_the_paired_test_finds_it(difference, e
     record = likelihood(difference, error)
     line = next(iter(LikelihoodCheck().headline(record)))
     assert line.good is good
-    assert [f.words for f in LikelihoodCheck().faults(record)] == (["one step is predicted worse than by persistence"] if fault else [])
+    assert [f.words for f in LikelihoodCheck().faults(record)] == (["the forecast of one step is worse than persistence"] if fault else [])
     assert ("which is no clear difference" in line.note) == (good is None)
     assert (line.value, "1.647 ± 0.023" in line.note or difference > 0) == ("1.644 ± 0.024 nats", True)
 

@@ -181,10 +181,10 @@ def test_what_is_missing_is_left_out(
     ("damage", "words"),
     [
         (lambda run: shutil.rmtree(run), "no such run"),
-        (lambda run: (run / "evaluation" / "metrics.json").unlink(), "no evaluation there: epns-pyro evaluate"),
+        (lambda run: (run / "evaluation" / "metrics.json").unlink(), "no evaluation found: make it with epns-pyro evaluate"),
         (lambda run: (run / "evaluation" / "metrics.json").write_text("{"), "not valid JSON"),
         (lambda run: (run / "evaluation" / "metrics.json").write_text('{"format": "x"}'), "expected 'epns-pyro evaluation' of version 1"),
-        (lambda run: (run / "evaluation" / "fans.nc").write_bytes(b"\x89HDF" + b"x" * 99), "not a netCDF file that can be read"),
+        (lambda run: (run / "evaluation" / "fans.nc").write_bytes(b"\x89HDF" + b"x" * 99), "not a readable netCDF file"),
         (
             lambda run: shutil.copy(run / "evaluation" / "stability.nc", run / "evaluation" / "fans.nc"),
             "fans.nc: expected value with the dims",

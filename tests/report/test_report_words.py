@@ -54,11 +54,11 @@ NO_BETTER = {"likelihood": {"kl": 1.0, "rows": [{"key": "elbo", "value": 1}, {"k
 @pytest.mark.parametrize(
     ("metrics", "words"),
     [
-        ({}, "Nothing was judged on held-out data."),
+        ({}, "No quantity was tested on held-out data."),
         (judged("calibrated", "calibrated"), "No test of 2 quantities on held-out data found fault with the ensemble."),
         (judged("biased", "calibrated", "biased", "over-confident"), "Use with care: q0 and q2 are biased; q3 is over-confident."),
         (judged("too few data to say"), "There are too few held-out data to say whether the ensemble can be trusted."),
-        (judged("calibrated", "too few data to say"), "For 1 more there are too few data to say."),
+        (judged("calibrated", "too few data to say"), "For 1 more, there are too few data to say."),
         (judged(*["biased"] * 6), "Use with care: q0, q1, q2 and 3 more are biased."),
         (
             judged("calibrated") | DIFFERENT,
@@ -72,7 +72,7 @@ NO_BETTER = {"likelihood": {"kl": 1.0, "rows": [{"key": "elbo", "value": 1}, {"k
             judged("calibrated") | DYING,
             "Use with care: only 15% of 20 long runs stay plausible (100% of the true process). No test of 1 quantities",
         ),
-        (DYING, "(100% of the true process). Nothing was judged on held-out data."),
+        (DYING, "(100% of the true process). No quantity was tested on held-out data."),
         (
             judged("too few data to say") | DIFFERENT,
             "Use with care: from one initial state 1 of 2 distributions (E) differ from the truth.",
@@ -85,7 +85,7 @@ NO_BETTER = {"likelihood": {"kl": 1.0, "rows": [{"key": "elbo", "value": 1}, {"k
         (judged("calibrated") | {"equivariance": {"maximum": 1e-3}}, "Use with care: the symmetry is broken (error 1e-03)."),
         (
             judged("calibrated") | NO_BETTER,
-            "Use with care: one step is predicted worse than by persistence.",
+            "Use with care: the forecast of one step is worse than persistence.",
         ),
     ],
 )
@@ -114,7 +114,7 @@ def test_what_the_first_sentence_blames_the_headline_marks(changed: dict, label:
     found = record(**HEADLINE | changed)
     assert [line.label for line in headline(found) if line.good is False] == [label]
     assert verdict(found).startswith("Use with care: ")
-    assert verdict(record(**HEADLINE)) == "Nothing was judged on held-out data."
+    assert verdict(record(**HEADLINE)) == "No quantity was tested on held-out data."
 
 
 def test_a_line_says_nothing_twice() -> None:
@@ -190,7 +190,7 @@ def test_the_joint_tests_are_corrected_in_words_and_in_the_headline() -> None:
     tests = tuple(JointTest(initial_state=i, energy_p=p, **about) for i, p in enumerate(p_values))
     check = JointCheck()
     (section,) = check.sections(tests, Evaluated(EvaluationRecord()))
-    assert "Corrected for all 10 tests (p times 10 below 5%), model and truth are told apart from initial states 1 and 5." in [
+    assert "Corrected for all 10 tests (p times 10 below 5%), model and truth are distinguished from initial states 1 and 5." in [
         item.words for item in section.items if isinstance(item, Text)
     ]
     (line,) = check.headline(tests)

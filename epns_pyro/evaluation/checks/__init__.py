@@ -1,6 +1,6 @@
 """The checks of an evaluation: ONE list, in the order of the page.
 
-A check is one file with one class; see `epns_pyro.evaluation.check`. Code from outside adds its own with `add_check`.
+A check is one file with one class; see `epns_pyro.evaluation.check`. User code adds its own with `add_check`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def add_check(check: Check[Any]) -> None:
     Raises
     ------
     ConfigError
-        If there is one with its key already.
+        If the key of the check is already taken.
     """
     if check.key in {known.key for known in CHECKS} | {"format", "version", "run", "headline"}:
         raise ConfigError(f"check {check.key!r}: its key is taken: choose another (taken: {', '.join(known.key for known in CHECKS)})")

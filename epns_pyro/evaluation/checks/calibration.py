@@ -17,12 +17,12 @@ from epns_pyro.evaluation.lines import lines
 from epns_pyro.evaluation.parts import Figure, Key, Section
 from epns_pyro.evaluation.record import HeadlineLine, VerdictRecord
 
-NAMED = 3  # faults in a line of the summary; the table of verdicts has all
+NAMED = 3  # faults named in a line of the summary; the table of verdicts names all
 Verdicts = dict[str, tuple[VerdictRecord, ...]]
 
 
 class CalibrationCheck(Check[Verdicts]):
-    """Its record has the verdicts of every group: observables, fields, labels."""
+    """Its record holds the verdicts of every group: observables, fields, labels."""
 
     key, title, record = "verdicts", "held-out forecasts", Verdicts
 
@@ -59,11 +59,11 @@ def pit(found: Evaluated) -> Section:
     section = Section(
         "pit",
         "PIT-ECDF by lead time",
-        "Where the truth falls among its ensemble members, as a distribution function minus what it should be. The grey band "
-        "holds the whole "
-        "line of a calibrated ensemble 95 times in 100, at each lead time by itself: of 20 panels about one leaves it by chance, which the "
-        "verdicts allow for. A line that falls and then rises through 0 means an ensemble too wide, one that rises and then falls one too "
-        "narrow, a bow to one side a bias.",
+        "Each line is the distribution function of the truth's rank among the members, minus the uniform one. The grey band contains the "
+        "whole line of a calibrated ensemble in 95 of 100 cases, at each lead time separately: of 20 panels, about one leaves its band by "
+        "chance, and the verdicts allow for this. A line that is first below and then above 0 shows an ensemble that is too wide; first "
+        "above, "
+        "then below: too narrow; on one side only: a bias.",
     )
     for subject in found.subjects("observables"):
         if "ecdf_difference" in subject.data:
@@ -75,8 +75,8 @@ def ranks(found: Evaluated) -> Section:
     section = Section(
         "ranks",
         "Multivariate ranks",
-        "Whether components go together as they should. Each state, truth or member, is boiled down to one number (the pre-rank), and the "
-        "truth must rank among the members like any of them. An ensemble can be right in every component and fail here.",
+        "Are dependences between components right? Each state, truth or member, is reduced to one number (the pre-rank), and the rank of "
+        "the truth among the members must be uniform. An ensemble can be right in every component and fail here.",
     )
     for subject in found.subjects("fields", "labels"):
         for rank in map(str, subject.data["pre_rank"].values if "joint_ecdf_difference" in subject.data else ()):
@@ -103,8 +103,9 @@ def coverage(found: Evaluated) -> Section:
     section = Section(
         "coverage",
         "Coverage of intervals",
-        "How often the truth falls into central intervals of the ensemble. Lines across: what was promised. Whiskers: 95% intervals; of 20 "
-        "dots about one misses its line by chance.",
+        "How often the truth is inside central intervals of the ensemble. Horizontal lines: the nominal level. Whiskers: 95% intervals; "
+        "of 20 "
+        "dots, about one misses its line by chance.",
     )
     subjects = [s for s in found.subjects("observables", "fields") if "coverage" in s.data]
     if subjects:
@@ -113,8 +114,8 @@ def coverage(found: Evaluated) -> Section:
             Figure(
                 calibration.coverage(subjects, found.time_unit),
                 alt=f"Coverage of central intervals over lead time. {found.level:.0%} intervals at the last lead time cover: {last}.",
-                caption="If the model is honest, dots lie on their lines: below, intervals are too narrow; above, too wide.",
-                key=(Key("model", "coverage"), Key("bad", "its interval misses the line")),
+                caption="If the model is right, dots are on their lines. Dots below: intervals too narrow; above: too wide.",
+                key=(Key("model", "coverage"), Key("bad", "its 95% interval misses the line")),
             )
         )
     return section
@@ -124,8 +125,9 @@ def spread(found: Evaluated) -> Section:
     section = Section(
         "spread",
         "Spread and bias",
-        "An honest ensemble is as wide as its mean is wrong, and centred on the truth. Bands: 95%, over trajectories, unbiased for finite "
-        "ensembles.",
+        "The spread of a calibrated ensemble equals the error of its mean, and its centre is the truth on average. Bands: 95% intervals "
+        "over "
+        "trajectories, corrected for the size of the ensemble.",
     )
     subjects = list(found.subjects("observables", "fields"))
     with_ratio = [s for s in subjects if "spread_skill" in s.data]
@@ -135,7 +137,8 @@ def spread(found: Evaluated) -> Section:
             Figure(
                 calibration.ratios(with_ratio, found.time_unit),
                 alt=f"Spread-skill ratio over lead time; at the last: {ends}.",
-                caption="Ensemble spread over error of the ensemble mean: 1 is honest, below 1 over-confident, above 1 under-confident.",
+                caption="Ensemble spread divided by the error of the ensemble mean: 1 is right, below 1 over-confident, above 1 "
+                "under-confident.",
                 title="Spread-skill ratio",
                 key=(Key("model", "model"), Key("truth", "honest")),
             )
@@ -147,7 +150,7 @@ def spread(found: Evaluated) -> Section:
             Figure(
                 calibration.shifts(with_shift, found.time_unit),
                 alt=f"Bias over lead time in ensemble spreads; at the last: {ends}.",
-                caption="How far the truth lies above (+) or below (−) the centre of its ensemble, in ensemble spreads: 0 is honest.",
+                caption="Distance of the truth above (+) or below (−) the centre of its ensemble, in ensemble spreads: 0 is right.",
                 title="Bias",
                 key=(Key("model", "model"), Key("truth", "honest")),
             )
@@ -168,9 +171,11 @@ def skill(found: Evaluated) -> Section:
     section = Section(
         "skill",
         "Scores and skill",
-        "Proper scores reward an ensemble for being sharp and right; lower is better. The true process is another ensemble of the truth, "
-        "which nothing can beat; persistence needs no learning. The variogram score of a vector looks at pairs of components: it sees how "
-        "they go together, where the energy score sees mostly the components.",
+        "Proper scores are best for an ensemble that is both calibrated and narrow; lower is better. The true process is a second "
+        "ensemble of "
+        "the truth, and no model can be better on average; persistence needs no learning. The variogram score of a vector compares pairs "
+        "of "
+        "components, so it sees their dependence; the energy score sees mostly single components.",
     )
     for group, score, saved, name in _SCORES:
         subjects = [s for s in found.subjects(group) if score in s.data]
@@ -184,12 +189,14 @@ def skill(found: Evaluated) -> Section:
                 alt=f"{name} over lead time, logarithmic scale, model and references; model at the last: {ends}.",
                 caption="Logarithmic scale. "
                 + (
-                    "An honest and sharp model lies on the line of the true process, far below naive references."
+                    "A right and sharp model is on the line of the true process, far below the references that need no learning."
                     if skilled
                     else "Lower is better."
                 ),
                 title=name,
-                key=(Key("model", "model"), Key("truth", "true process"), Key("reference", "naive references")) if skilled else (),
+                key=(Key("model", "model"), Key("truth", "true process"), Key("reference", "references without learning"))
+                if skilled
+                else (),
             )
         )
         if skilled:
@@ -197,11 +204,11 @@ def skill(found: Evaluated) -> Section:
                 Figure(
                     calibration.skills(skilled, saved, found.time_unit),
                     alt=f"Skill of the {name} over lead time against each reference. " + _skills_in_words(skilled, saved),
-                    caption="Share of the score of a reference that the model saves, with 95% intervals: near 1 against a naive "
-                    "reference is good, "
-                    "0 against the true process is the best there is.",
+                    caption="Skill: 1 − score of the model / score of the reference, with 95% intervals. Near 1 is good against a "
+                    "reference without "
+                    "learning; 0 is the best possible against the true process.",
                     title=f"Skill, {name}",
-                    key=(Key("truth", "against the true process"), Key("reference", "against naive references")),
+                    key=(Key("truth", "against the true process"), Key("reference", "against references without learning")),
                 )
             )
     return section
@@ -219,8 +226,9 @@ def reliability(found: Evaluated) -> Section:
     section = Section(
         "reliability",
         "Reliability of labels",
-        "When a share p of the members show a label at a site, how often is it there? A perfect ensemble of this size does not lie on the "
-        "diagonal, because shares of few members are noisy: compare with the dashed line.",
+        "When a fraction p of the members has a label at a site, how often does the truth have it? A perfect ensemble of this size is "
+        "not on "
+        "the diagonal, because fractions of few members are noisy: compare with the dashed line.",
     )
     for subject in found.subjects("labels"):
         if "frequency" in subject.data:
@@ -229,7 +237,7 @@ def reliability(found: Evaluated) -> Section:
                 Figure(
                     calibration.reliability(subject),
                     alt=f"Reliability diagrams at three lead times; the largest distance from a perfect ensemble is {off:.2f}.",
-                    caption="If the model is honest, dots lie on the dashed line; a flatter run of dots is over-confident. "
+                    caption="If the model is right, dots are on the dashed line; dots on a flatter line show over-confidence. "
                     "Whiskers: 95%, over trajectories.",
                     key=(Key("model", "model"), Key("dashed", "a perfect ensemble of this size")),
                 )

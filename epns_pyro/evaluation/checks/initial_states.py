@@ -1,4 +1,4 @@
-"""Checks: many futures of one initial state, model against truth: one observable at a time, and all of them together."""
+"""Checks of many futures of one initial state, model against truth: one observable at a time, and all of them together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BANDS = (Key("model", "model: median, 10–90%"), Key("truth", "truth: median"),
 
 
 class DistanceCheck(Check[tuple[Distance, ...]]):
-    """Its record has a row per observable and time."""
+    """Its record has one row per observable and time."""
 
     key, title, record = "same_init", "one initial state", tuple[Distance, ...]
 
@@ -33,8 +33,9 @@ class DistanceCheck(Check[tuple[Distance, ...]]):
         section = Section(
             "distances",
             "Distances of distributions",
-            "How far the distribution of the model is from the true one, from one initial state. Two finite samples of one law are never "
-            "alike, so every distance stands beside the distance of two true ensembles.",
+            "How far the distribution of the model is from the true one, from one initial state. Two finite samples of one distribution "
+            "always "
+            "differ a little, so each distance is shown beside the distance between two true ensembles.",
         )
         if record:
             section.items.extend([_distance_figure(record, found.time_unit), _distance_table(record, found.time_unit)])
@@ -46,7 +47,7 @@ class DistanceCheck(Check[tuple[Distance, ...]]):
         yield HeadlineLine(
             label="distributions from one initial state",
             value=f"{len(differing)} of {len(record)} differ",
-            note=f"largest D_KS {worst.ks:.2f}, {worst.label} at {worst.time:g}; two true ensembles: {number(worst.typical)}",
+            note=f"largest D_KS {worst.ks:.2f}, {worst.label} at {worst.time:g}; between two true ensembles: {number(worst.typical)}",
             good=not differing,
         )
 
@@ -58,7 +59,7 @@ class DistanceCheck(Check[tuple[Distance, ...]]):
 
 
 class JointCheck(Check[tuple[JointTest, ...]]):
-    """Its record has a row per initial state."""
+    """Its record has one row per initial state."""
 
     key, title, record = "two_sample", "one initial state, all observables", tuple[JointTest, ...]
 
@@ -69,8 +70,9 @@ class JointCheck(Check[tuple[JointTest, ...]]):
         section = Section(
             "two-sample",
             "Can model and truth be told apart?",
-            "All observables together, at one time, from one initial state: the energy distance, and a classifier trained to tell runs of "
-            "the model from true ones. 50% is guessing.",
+            "All observables together, at one time, from one initial state: the energy distance, and the accuracy of a classifier that "
+            "is trained "
+            "to distinguish runs of the model from true ones. 50% is guessing.",
         )
         tests = [test for test in record or () if math.isfinite(test.classifier_accuracy)]
         if not tests:
@@ -79,9 +81,10 @@ class JointCheck(Check[tuple[JointTest, ...]]):
         section.items.append(
             Figure(
                 figures.classifier(tests),
-                alt=f"Accuracy of a classifier that tells model from truth, per initial state: {told}.",
-                caption="If the model is honest, the dots lie in the shaded floor, which samples of one law leave one time in twenty.",
-                key=(Key("model", "accuracy, 95% interval"), Key("floor", "floor"), Key("bad", "beyond the floor")),
+                alt=f"Accuracy of a classifier that distinguishes model from truth, per initial state: {told}.",
+                caption="If the model is right, the dots are in the shaded noise floor; two samples of one distribution leave it in 5% "
+                "of cases.",
+                key=(Key("model", "accuracy, 95% interval"), Key("floor", "noise floor"), Key("bad", "outside the noise floor")),
                 size="medium",
             )
         )
@@ -97,11 +100,11 @@ class JointCheck(Check[tuple[JointTest, ...]]):
         if not any(math.isfinite(t.classifier_p) for t in tests):
             del columns["p, classifier"]
         rows = [tuple(cell(t) for cell in columns.values()) for t in tests]
-        note = "p: of each test by itself, not corrected for their number."
+        note = "p: of each single test, not corrected for the number of tests."
         section.items.extend([Table(tuple(columns), rows, frozenset([*columns][1:]), note), Text(_told_apart(tests))])
         words = [f"Initial state {t.initial_state + 1}: {sentence(t.sentence)}" for t in tests if t.sentence]
         if words:
-            section.items.append(Details("Each test in words, at 5% by itself", words))
+            section.items.append(Details("Each test in words, at 5% for a single test", words))
         yield section
 
     def headline(self, record: tuple[JointTest, ...]) -> Iterator[HeadlineLine]:
@@ -128,9 +131,9 @@ def distributions_that_differ(rows: Sequence[Distance]) -> list[Distance]:
 
 
 def initial_states_told_apart(tests: Sequence[JointTest]) -> list[JointTest]:
-    """Return the initial states from which all observables together tell model from truth.
+    """Return the initial states from which the observables together distinguish model from truth.
 
-    Two tests of each, energy distance and classifier, with at most 5% false alarms over all of them (Bonferroni).
+    There are two tests for each, energy distance and classifier, with at most 5% false alarms over all of them (Bonferroni).
     """
     threshold = FALSE_ALARM / max(1, sum(len(test.p_values) for test in tests))
     return [test for test in tests if min(test.p_values, default=1) < threshold]
@@ -140,7 +143,7 @@ def _fans(found: Evaluated) -> Section:
     section = Section(
         "fans",
         "Futures of one initial state",
-        "Many futures of the same initial state, drawn from the model and from the true process. This is the sharpest test: it compares "
+        "Many futures of the same initial state, sampled from the model and from the true process. This is the strictest test: it compares "
         "whole distributions, not single outcomes.",
     )
     data = found.files.get("fans")
@@ -151,7 +154,7 @@ def _fans(found: Evaluated) -> Section:
                 Figure(
                     figures.fans(data, name),
                     alt=f"Median and 10 to 90% band of {label or name} over time for each initial state, model drawn over truth.",
-                    caption="If the model is honest, its lines bound the grey band of the truth, and the medians lie on each other.",
+                    caption="If the model is right, its lines are the edges of the grey band of the truth, and the two medians agree.",
                     title=with_unit(label or name, unit),
                     key=BANDS,
                 )
@@ -171,9 +174,9 @@ def _distance_figure(rows: Sequence[Distance], time_unit: str) -> Figure:
         alt="Kolmogorov-Smirnov distance of model and truth over time, with its floor: "
         + "; ".join(f"{row.label} at {row.time:g}: {row.ks:.2f}" for row in rows)
         + ".",
-        caption=f"{seen} 0 is the same distribution, 1 one without overlap; mean over initial states. An honest model stays near "
-        "the dashed "
-        "line. The shaded floor holds the distance from a single initial state 95 times in 100 if both are samples of one law.",
+        caption=f"{seen} 0: the same distribution; 1: no overlap; mean over initial states. A right model stays near the dashed line. "
+        "The shaded noise floor contains the distance from a single initial state in 95 of 100 cases if both samples have one "
+        "distribution.",
         title="Kolmogorov-Smirnov distance over time",
         key=(
             Key("model", "model and truth"),
@@ -204,7 +207,7 @@ def _distance_table(rows: Sequence[Distance], time_unit: str) -> Table:
         [tuple(str(cell(row)).strip() for cell in columns.values()) for row in rows],
         frozenset(head[1:]),
         note="Means over initial states; model − truth: difference of means with its standard error; p: smallest over the initial states, "
-        "corrected for their number, not for that of the lines: a distance differs only where p times the lines is below 5%.",
+        "corrected for their number but not for the number of rows: a distance differs only if p times the number of rows is below 5%.",
     )
 
 
@@ -212,4 +215,4 @@ def _told_apart(tests: Sequence[JointTest]) -> str:
     known = sum(len(test.p_values) for test in tests)
     states = [str(test.initial_state + 1) for test in initial_states_told_apart(tests)]
     found = f"from initial state{'s' if len(states) > 1 else ''} {listing(states)}" if states else "from no initial state"
-    return f"Corrected for all {known} tests (p times {known} below 5%), model and truth are told apart {found}."
+    return f"Corrected for all {known} tests (p times {known} below 5%), model and truth are distinguished {found}."

@@ -1,8 +1,8 @@
-"""Check: is the state enough? Steps of a Markov process do not depend on the step before, once the state is known.
+"""Check: is the state sufficient? Given the state, the steps of a Markov process do not depend on the steps before.
 
-Along held-out paths every observed step is ranked among draws of the model from the observed state before it. What a step does beyond
-what the state explains is its innovation; if innovations remember the ones before, the state lacks something (a velocity, a hidden
-quantity), or the model has not learnt how the step depends on the state.
+Along held-out trajectories, every observed step is ranked among steps sampled from the model at the same observed state. The part of a
+step that the state does not explain is its innovation. If innovations depend on earlier ones, the state lacks something (a velocity, a
+hidden quantity), or the model has not learnt how a step depends on the state.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from epns_pyro.training.run import EvaluationConfig
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DRAWS = 19  # of the model, among which an observed step is ranked
-FEWEST_STEPS = 3  # of a path: with two innovations there is one pair
-FLIPS = 1999  # random changes of sign: the smallest p-value is one over this plus one
-SMALL = 0.2  # a correlation no larger may come from a model that is not trained to the end; a velocity that is missing gives more
-POWER_Z = 2.8  # standard errors of a correlation that is found in 80% of tests at 5%
-COARSE = 0.3  # with a coarser test there are too few data to say
+DRAWS = 19  # steps sampled from the model, among which an observed step is ranked
+FEWEST_STEPS = 3  # of a trajectory: two innovations, after the first step, give one pair
+FLIPS = 1999  # random sign changes: the smallest p-value is 1 / (FLIPS + 1)
+SMALL = 0.2  # correlations up to this size may come from unfinished training; a missing velocity gives larger ones
+POWER_Z = 2.8  # a correlation of this many standard errors is found in 80% of tests at 5%
+COARSE = 0.3  # if only larger correlations would be found, there are too few data to say
 ADVICE = "record velocities, declare them hidden, or use history"
 
 
@@ -49,17 +49,17 @@ class Memory(Record):
 
     @property
     def is_there(self) -> bool:
-        """Whether it is more than chance."""
+        """Return whether the correlation is more than chance."""
         return self.p_value < FALSE_ALARM
 
     @property
     def is_fault(self) -> bool:
-        """Whether it is more than chance and not small."""
+        """Return whether the correlation is more than chance, and not small."""
         return self.is_there and abs(self.correlation) > SMALL
 
 
 class Innovations(Record):
-    """Whether steps remember the one before, by field."""
+    """Dependence of steps on the step before, by field."""
 
     trajectories: Count
     steps: Count
@@ -67,22 +67,22 @@ class Innovations(Record):
 
     @property
     def faults(self) -> list[Memory]:
-        """Fields with memory that is a fault, strongest first."""
+        """Return the fields whose dependence is a fault, strongest first."""
         return sorted((one for one in self.fields if one.is_fault), key=lambda one: -abs(one.correlation))
 
     @property
     def small(self) -> list[Memory]:
-        """Fields with a little memory."""
+        """Return the fields with a small dependence."""
         return [one for one in self.fields if one.is_there and not one.is_fault]
 
     @property
     def coarsest(self) -> float:
-        """Correlation that would have been found in 80% of cases in every field."""
+        """Return the correlation that would have been found in 80% of cases in every field."""
         return max((POWER_Z * one.error for one in self.fields if math.isfinite(one.error)), default=math.inf)
 
 
 class InnovationCheck(Check[Innovations]):
-    key, title, record = "innovations", "memory of steps", Innovations
+    key, title, record = "innovations", "dependence of steps", Innovations
 
     def measure(self, inputs: Inputs) -> Innovations | None:
         return innovations(inputs.simulator, inputs.store, inputs.settings)
@@ -93,8 +93,9 @@ class InnovationCheck(Check[Innovations]):
         section = Section(
             "innovations",
             "Is the state enough?",
-            "What a step does beyond what its state explains must not depend on the step before. Every observed step is ranked among draws "
-            "of the model from the observed state before it; shown is the correlation of these ranks from one step to the next.",
+            "The part of a step that the state does not explain must not depend on the step before. Every observed step is ranked among "
+            "steps "
+            "sampled from the model at the same state; shown is the correlation of these ranks from one step to the next.",
         )
         rows = [(m.field, number(m.correlation, f"+.{precision(m.error)}f"), _error(m), p_value(m.p_value)) for m in record.fields]
         section.items.extend(
@@ -103,14 +104,15 @@ class InnovationCheck(Check[Innovations]):
                     [_panel(record)],
                     alt="Correlation of ranks from one step to the next: " + ", ".join(f"{row[0]} {row[1]}" for row in rows) + ".",
                     caption=f"{_words(record)} Whiskers: 1.96 standard errors.",
-                    key=(Key("model", "model"), Key("bad", "memory"), Key("floor", f"at most {SMALL:g}")),
+                    key=(Key("model", "model"), Key("bad", "dependent"), Key("floor", f"at most {SMALL:g}")),
                     size="medium",
                 ),
                 Table(("field", "correlation", "error", "p"), rows, frozenset({"correlation", "error", "p"})),
                 Text(
-                    f"{record.trajectories} trajectories of {record.steps} steps. What a linear function of the state explains is taken "
-                    "out first. p: exact test by random changes of sign, one per step for all bodies together, corrected for the number "
-                    f"of fields (Holm): at most {FALSE_ALARM:.0%} false alarms."
+                    f"{record.trajectories} trajectories of {record.steps} steps. A linear regression on the state is subtracted first. "
+                    "p: exact "
+                    "test by random sign changes, one per step for all bodies together, corrected for the number of fields (Holm): "
+                    f"at most {FALSE_ALARM:.0%} false alarms."
                 ),
             ]
         )
@@ -118,17 +120,17 @@ class InnovationCheck(Check[Innovations]):
 
     def headline(self, record: Innovations) -> Iterator[HeadlineLine]:
         if seen := record.faults or record.small:
-            value, good = ("steps remember the one before", False) if record.faults else ("nearly: steps remember a little", None)
+            value, good = ("steps depend on the step before", False) if record.faults else ("nearly: a small dependence", None)
             note = ", ".join(f"{m.field} {number(m.correlation, '+.2f')}" for m in seen)
         else:
-            value, good = ("too few data to say", None) if record.coarsest > COARSE else ("no memory found", True)
+            value, good = ("too few data to say", None) if record.coarsest > COARSE else ("no dependence found", True)
             note = f"a correlation of {record.coarsest:.2f} would be found"
         yield HeadlineLine(label="is the state enough?", value=value, note=note, good=good)
 
     def faults(self, record: Innovations) -> Iterator[Fault]:
         if record.faults:
             what = listing(m.field for m in record.faults)
-            words = f"steps remember the frame before last in {what} (the state lacks something, or training is not finished)"
+            words = f"steps depend on the step before, given the state, in {what} (the state lacks something, or training is not finished)"
             yield Fault(Severity.INCOMPLETE, words)
 
 
@@ -136,13 +138,16 @@ def _words(record: Innovations) -> str:
     if record.faults:
         what = listing(m.field for m in record.faults)
         return (
-            f"Steps remember the frame before last in {what}: {ADVICE}. If nothing is missing in the state, the model has not learnt yet "
-            "how a step depends on it: train longer."
+            f"Given the state, steps still depend on the step before in {what}: {ADVICE}. If nothing is missing in the state, the model "
+            "has "
+            "not yet learnt how a step depends on it: train longer."
         )
     if record.small:
         what = listing(m.field for m in record.small)
-        return f"Steps remember a little in {what}. Where training is not finished this much is common: train longer and look again."
-    return f"No memory was found; a correlation of {record.coarsest:.2f} would have been found in 80% of cases."
+        return (
+            f"Steps depend a little on the step before in {what}. This is common before training is finished: train longer and check again."
+        )
+    return f"No dependence was found; a correlation of {record.coarsest:.2f} would have been found in 80% of cases."
 
 
 def _error(one: Memory) -> str:
@@ -168,7 +173,7 @@ def _panel(record: Innovations) -> Panel:
 
 
 def innovations(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Innovations | None:
-    """Measure whether the steps of test trajectories remember the ones before; None for label images, and where paths are too short."""
+    """Measure whether steps of test trajectories depend on the step before; None for label images, and if trajectories are too short."""
     spec, first = simulator.spec, store.system.forecast_frame
     longest = store.steps("test") - first
     if any(f.kind != "real" for f in spec.dynamic_fields) or longest < FEWEST_STEPS:
@@ -192,7 +197,7 @@ def innovations(simulator: Simulator, store: Store, settings: EvaluationConfig) 
 
 @torch.no_grad()
 def rank_scores(transition: Transition, paths: torch.Tensor, *, seed: int) -> np.ndarray:
-    """Rank observed steps among draws of the model from the observed states before them.
+    """Rank observed steps among steps sampled from the model at the same observed states.
 
     Parameters
     ----------
@@ -203,7 +208,7 @@ def rank_scores(transition: Transition, paths: torch.Tensor, *, seed: int) -> np
     Returns
     -------
     ndarray, (trajectory, step, *site, dynamic channel)
-        From -1 (below all draws) to 1, ties broken at random; NaN where a body is absent before or after the step.
+        From -1 (below all samples) to 1, ties broken at random; NaN where a body is absent before or after the step.
     """
     spec, (count, steps) = transition.spec, (len(paths), paths.shape[1] - 1)
     carries, following = transition.carries(paths[:, 0], paths[:, 1:]), paths[:, 1:].flatten(0, 1)
@@ -229,14 +234,14 @@ def remembered(scores: np.ndarray, states: np.ndarray, rng: np.random.Generator)
     ----------
     scores : ndarray, (trajectory, step, *site, component)
     states : ndarray, (trajectory, step, *site, feature)
-        Of the states that the steps start from: what a linear function of them explains is taken out.
+        Features of the states that the steps start from; a linear regression on them is subtracted.
     rng : Generator
 
     Returns
     -------
     correlation, error, p_value : float
-        p is two-sided: where steps do not remember, products of neighbouring innovations are as likely positive as negative, all bodies
-        of a step together. NaN where nothing varies.
+        p is two-sided: without dependence, the product of two consecutive innovations is positive or negative with equal probability,
+        with one sign for all bodies of a step. NaN if nothing varies.
     """
     a = _unexplained(scores, states)
     now, before = a[:, 1:], a[:, :-1]
@@ -253,7 +258,7 @@ def remembered(scores: np.ndarray, states: np.ndarray, rng: np.random.Generator)
 
 
 def _features(spec: StateSpec, x: np.ndarray) -> np.ndarray:
-    """What a step may depend on, of states (trajectory, step, *site, channel): all fields, positions relative to the mean of the bodies."""
+    """Return what a step may depend on, from states (trajectory, step, *site, channel): all fields, positions relative to their mean."""
     sites, parts = tuple(range(2, 2 + len(spec.sites))), []
     for f in spec.fields:
         value = x[..., spec.slice(f.name)]
@@ -264,13 +269,13 @@ def _features(spec: StateSpec, x: np.ndarray) -> np.ndarray:
 
 
 def _unexplained(scores: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """Residuals of scores after a linear regression on the states, over all trajectories, steps and bodies."""
+    """Return residuals of scores after a linear regression on the states, over all trajectories, steps and bodies."""
     flat, features = scores.reshape(-1, scores.shape[-1]), states.reshape(-1, states.shape[-1])
     known = np.isfinite(flat).all(1) & np.isfinite(features).all(1)
     out = np.full(flat.shape, np.nan)
     if known.sum() > features.shape[1] + 1:
         mean, spread = features[known].mean(0), features[known].std(0)
-        centred = ((features[known] - mean) / np.where(spread > 0, spread, 1)).clip(-5, 5)  # a far outlier must not steer the fit
+        centred = ((features[known] - mean) / np.where(spread > 0, spread, 1)).clip(-5, 5)  # limits the weight of outliers in the fit
         design = np.concatenate([np.ones((len(centred), 1)), centred], 1)
         out[known] = flat[known] - design @ np.linalg.lstsq(design, flat[known], rcond=None)[0]
     return out.reshape(scores.shape)

@@ -1,4 +1,4 @@
-"""Check: which latents are used, and is the guide honest about them?"""
+"""Check: which latents are used, and is the guide calibrated?"""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ class LatentsCheck(Check[Latents]):
         section = Section(
             "latents",
             "Latents",
-            "How much each latent dimension tells the emission, and whether the guide is honest about it: ranks of latents drawn from "
-            "the model among draws of the guide must be uniform. Idle latents are shown, not hidden.",
+            "How many nats each latent dimension carries, and whether the guide is calibrated: latents are sampled from the model, and "
+            "their "
+            "ranks among samples of the guide must be uniform. Unused latents are shown too.",
         )
         if record.kl_by_dimension:
-            together = "" if record.entities is None else f" Of {record.entities} entities together: {number(record.kl_total)} nats."
+            together = "" if record.entities is None else f" For all {record.entities} entities together: {number(record.kl_total)} nats."
             section.items.append(
                 Figure(
                     figures.latent_bars(record.kl_by_dimension),
                     alt=f"KL per latent dimension: {record.sentence}.",
                     caption=sentence(record.sentence or "KL per latent dimension") + (together if math.isfinite(record.kl_total) else ""),
-                    key=(Key("model", "in use"), Key("floor", "idle")),
+                    key=(Key("model", "used"), Key("floor", "not used")),
                     size="wide",
                 )
             )
@@ -63,7 +64,7 @@ class LatentsCheck(Check[Latents]):
 
 
 def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Latents:
-    """Say which latents are used, and whether the guide is honest about them."""
+    """Measure which latents are used, and test whether the guide is calibrated."""
     transition = simulator.transition
     x, x_next = draw_transitions(store, "test", settings.guide_transitions)
     x, x_next = simulator.local(x), simulator.local(x_next)
@@ -73,7 +74,7 @@ def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> L
         prior, posterior = step.prior, step.posterior(x_next)
         kl = torch.distributions.kl_divergence(posterior.base_dist, prior.base_dist)
         usage = sbc.latent_usage(*(v.cpu().numpy() for v in (kl, unmasked(posterior).loc, unmasked(prior).loc, unmasked(prior).scale)))
-        # The guide against the model's own draws: z ~ p(z | h), x' ~ p(x' | h, z), then z ~ q(z | h, x').
+        # Test the guide on samples of the model: z ~ p(z | h), x' ~ p(x' | h, z), then z ~ q(z | h, x').
         z = prior.sample()
         imagined = step.advance(step.emission(z).sample()).x
         draws = step.posterior(imagined).sample((settings.guide_draws,))

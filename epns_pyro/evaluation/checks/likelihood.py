@@ -29,11 +29,11 @@ class LikelihoodCheck(Check[Likelihood]):
         if record is None:
             return
         rows, elbo, oracle = record.known, record.row("elbo"), record.row("oracle")
-        lead = "How probable held-out transitions are under the model, in nats per transition of the whole system: higher is better."
-        caption = "A model that has learned anything stands above the references that need no learning."
+        lead = "Log-likelihood of held-out transitions under the model, in nats per transition of the whole system: higher is better."
+        caption = "A model that has learnt anything is better than the references that need no learning."
         if oracle:
-            lead += " The oracle is the true transition density, so the distance to it says how good the model is in absolute terms."
-            caption = "An honest model stands between the references that need no learning and the oracle, never above it."
+            lead += " The oracle is the true transition density: the distance to it is an absolute measure of the model."
+            caption = "The score of a good model is between the references that need no learning and the oracle."
             if elbo:
                 caption = f"The model (ELBO) is {_gap(elbo, oracle)} nats per transition below the oracle. {caption}"
         section = Section("likelihood", "Likelihood", lead)
@@ -54,7 +54,7 @@ class LikelihoodCheck(Check[Likelihood]):
                 fields = [(row.name, _value(row), _error(row)) for row in record.fields]
                 section.items.append(Table(("field", "nats", "error"), fields, frozenset({"nats", "error"})))
             if math.isfinite(record.reconstruction + record.kl):
-                words = f"The ELBO is reconstruction, {number(record.reconstruction)}, minus KL, {number(record.kl)} nats."
+                words = f"The ELBO is the reconstruction, {number(record.reconstruction)}, minus the KL, {number(record.kl)} nats."
                 section.items.append(Text(words))
             if record.left_out_sentence:
                 section.items.append(Text(sentence(record.left_out_sentence)))
@@ -84,14 +84,14 @@ class LikelihoodCheck(Check[Likelihood]):
     def faults(self, record: Likelihood) -> Iterator[Fault]:
         ahead = lead_over_persistence(record)
         if ahead and ahead.clear < 0:
-            yield Fault(Severity.USELESS, "one step is predicted worse than by persistence")
+            yield Fault(Severity.USELESS, "the forecast of one step is worse than persistence")
 
 
 @dataclass(frozen=True)
 class Lead:
     """How far the model is ahead of a reference, paired by trajectory: nats per transition, and its standard error.
 
-    `clear` is 1 or -1 where a paired t-test of trajectories tells it from 0, at 1% on that side, and 0 where it does not.
+    `clear` is 1 or -1 if a paired t-test over trajectories finds the lead above or below 0, each at 1%; 0 if it finds neither.
     """
 
     value: float
@@ -105,7 +105,7 @@ def lead_over_persistence(record: Likelihood) -> Lead | None:
     if elbo is None or naive is None:
         return None
     value, error = naive.difference, naive.difference_error
-    if not math.isfinite(value):  # an evaluation from before 0.2, which did not pair them
+    if not math.isfinite(value):  # evaluations before 0.2 did not pair them
         value, error = elbo.value - naive.value, math.hypot(elbo.error, naive.error)
     if not math.isfinite(error):
         return Lead(value, error, 0 if record.trajectories == 1 else int(np.sign(value)))
@@ -114,12 +114,12 @@ def lead_over_persistence(record: Likelihood) -> Lead | None:
 
 
 def _table(record: Likelihood) -> Table:
-    head = ("law", record.unit, "error", "what it is")
+    head = ("distribution", record.unit, "error", "meaning")
     return Table(head, [(row.name, _value(row), _error(row), row.note) for row in record.known], frozenset({record.unit, "error"}))
 
 
 def _gap(elbo: LikelihoodRow, oracle: LikelihoodRow) -> str:
-    """By how much the model is below the oracle, with its error where they were paired."""
+    """Return how far the model is below the oracle, with the standard error if the two were paired."""
     if math.isfinite(oracle.difference_error):
         return measured(-oracle.difference, oracle.difference_error)
     return number(oracle.value - elbo.value)

@@ -1,4 +1,4 @@
-"""Check: what would widening the intervals after the fact mend?"""
+"""Check: how much better would intervals be after recalibration?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class RecalibrationCheck(Check[dict[str, str]]):
-    """Its record has a sentence per observable."""
+    """Its record has one sentence per observable."""
 
     key, title, record = "recalibration", "recalibration", dict[str, str]
 
@@ -36,8 +36,8 @@ class RecalibrationCheck(Check[dict[str, str]]):
         section = Section(
             "recalibration",
             "Recalibration",
-            "What widening or narrowing the intervals after the fact would mend: learnt by conformal prediction on the validation "
-            "set, judged on the test set, which was used for neither. Every other number of this page is of the ensemble as it is.",
+            "How much better the intervals would be if they were widened or narrowed afterwards: factors are learnt by conformal "
+            "prediction on the validation set, and tested on the test set. All other numbers of this page are without recalibration.",
         )
         labels = {subject.name: subject.label for subject in found.subjects("observables")}
         if record:
@@ -48,10 +48,10 @@ class RecalibrationCheck(Check[dict[str, str]]):
             section.items.append(
                 Figure(
                     figures.widening(learnt, labels, found.time_unit),
-                    alt="Width of recalibrated intervals relative to those of the ensemble, over lead time, for every observable "
-                    "and level.",
-                    caption="Width after over width before. An ensemble that is honest already keeps its intervals: lines near 1, but "
-                    "for noise.",
+                    alt="Width of recalibrated intervals relative to those of the ensemble, over lead time, for every observable and "
+                    "level.",
+                    caption="Width after recalibration divided by width before. Intervals of a calibrated ensemble keep their width: "
+                    "lines near 1, apart from noise.",
                     title="Change of width",
                     key=(Key("model", "after / before"), Key("truth", "unchanged")),
                 )

@@ -1,4 +1,4 @@
-"""Check: do runs far beyond the length of training stay plausible?"""
+"""Check: do runs much longer than training trajectories stay plausible?"""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from epns_pyro.evaluation.record import HeadlineLine, Stability, StepNats
 from epns_pyro.systems import System
 from epns_pyro.training.run import EvaluationConfig
 
-HORIZON = 10  # lengths of training
-STEPS_SCORED = 100  # per long run, by the true transition density
-LEAST_ALIVE = 0.9  # share of plausible runs, of the true share, that is good enough
+HORIZON = 10  # length of long runs, in lengths of training trajectories
+STEPS_SCORED = 100  # steps of each long run that are scored with the true transition density
+LEAST_ALIVE = 0.9  # the model passes if its fraction of plausible runs is this times the true one
 
 
 class StabilityCheck(Check[Stability]):
@@ -40,16 +40,16 @@ class StabilityCheck(Check[Stability]):
         section = Section(
             "stability",
             "Stability of long rollouts",
-            "Runs far beyond the length of training trajectories, one per initial state: how many are still physically plausible?",
+            "Runs much longer than training trajectories, one per initial state: how many are still physically plausible?",
         )
         if (data := found.files.get("stability")) is not None:
-            words = sentence(record.sentence or "share of runs that are still plausible")
+            words = sentence(record.sentence or "fraction of runs that are still plausible")
             steps = f" {sentence(record.steps_sentence)}" if record.steps_sentence else ""
             section.items.append(
                 Figure(
                     figures.stability(data, found.time_unit),
-                    alt=f"Share of runs that are still plausible over time, model and truth. {words}",
-                    caption=f"{words} An honest model falls no faster than the truth. {_rule(record)}{steps}",
+                    alt=f"Fraction of runs that are still plausible over time, model and truth. {words}",
+                    caption=f"{words} The line of a good model falls no faster than that of the truth. {_rule(record)}{steps}",
                     key=(Key("model", "model"), Key("truth", "truth")),
                     size="wide",
                 )
@@ -71,7 +71,7 @@ class StabilityCheck(Check[Stability]):
 
 
 def runs_die(record: Stability) -> bool:
-    """Say whether fewer than LEAST_ALIVE times the true share of long runs stay plausible: exact binomial test, 5% false alarms."""
+    """Return whether fewer than LEAST_ALIVE times the true fraction of long runs stay plausible: exact binomial test, 5% false alarms."""
     least = LEAST_ALIVE * record.final_alive_truth
     if not (record.runs and np.isfinite(least) and np.isfinite(record.final_alive_model)):
         return False
@@ -80,18 +80,18 @@ def runs_die(record: Stability) -> bool:
 
 def _rule(record: Stability) -> str:
     return (
-        f"It counts as a fault when a model that keeps {LEAST_ALIVE:.0%} of the true share would end with so few runs in less than "
+        f"It is a fault if a model with {LEAST_ALIVE:.0%} of the true fraction would have so few plausible runs in less than "
         f"{FALSE_ALARM:.0%} of cases (exact binomial test, {record.runs} runs)."
     )
 
 
 def stability(forecaster: Forecaster, store: Store, settings: EvaluationConfig) -> tuple[Stability, xr.Dataset]:
-    """Follow one run per initial state far beyond the length of training, and say how many stay plausible.
+    """Run the model from each initial state for much longer than training trajectories, and count the runs that stay plausible.
 
-    Where the true transition density is known, say also how likely their steps are under it.
+    Where the true transition density is known, also measure the density of the steps of these runs.
 
-    The initial states and the true runs are those of the set `long`. Without one they are those of the set `test`: where the true process
-    can be simulated both go on for HORIZON times the length of training, otherwise they stop where the recorded runs do.
+    The initial states and the true runs are those of the set `long`, otherwise of the set `test`. If the true process can be simulated,
+    both run for HORIZON times the length of training trajectories; if not, both have the length of the recorded runs.
     """
     system, first = store.system, store.system.forecast_frame
     group = "long" if "long" in store.splits else "test"
@@ -120,9 +120,9 @@ def stability(forecaster: Forecaster, store: Store, settings: EvaluationConfig) 
     if scored and all(one.size for one in scored.values()):
         nats = {source: StepNats(median=np.median(one), first_percentile=np.quantile(one, 0.01)) for source, one in scored.items()}
         steps_sentence = (
-            f"under the true transition density their steps have {nats['model'].median:.1f} nats in the median and "
+            f"the true transition density of their steps is {nats['model'].median:.1f} nats in the median and "
             f"{nats['model'].first_percentile:.1f} at the 1st percentile "
-            f"({nats['truth'].median:.1f} and {nats['truth'].first_percentile:.1f} those of the true process)"
+            f"(steps of the true process: {nats['truth'].median:.1f} and {nats['truth'].first_percentile:.1f})"
         )
     found = Stability(
         final_alive_model=model,
@@ -137,8 +137,8 @@ def stability(forecaster: Forecaster, store: Store, settings: EvaluationConfig) 
 
 
 def _long(system: System, x: np.ndarray) -> xr.Dataset:
-    """What is kept of long runs (sample, trajectory, time, *site, channel): `alive`, and `nats`, the true log density of about STEPS_SCORED
-    steps of each, as far as it is alive."""
+    """Return what is kept of long runs (sample, trajectory, time, *site, channel): `alive`, and `nats`, the true log density of about
+    STEPS_SCORED steps of each, while it is alive."""
     alive = system.alive(x)
     kept = xr.Dataset({"alive": (ensembles.ENSEMBLE, alive)})
     if system.has_oracle:

@@ -1,4 +1,4 @@
-"""Check: is the density of the trained model the same for moved, turned or relabelled futures?"""
+"""Check: does the density of the trained model stay the same when a future is translated, rotated or relabelled?"""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from epns_pyro.simulator import Simulator
 from epns_pyro.symmetry import density_invariance_error
 from epns_pyro.training.run import EvaluationConfig
 
-STEPS = 5  # of the paths whose density is moved by random group elements
-ELEMENTS, FAR = 5, 100  # random elements of either kind; factor by which translations of the second kind are larger
+STEPS = 5  # length of the futures that are transformed by random group elements
+ELEMENTS, FAR = 5, 100  # random elements of each kind; factor by which translations of the second kind are larger
 ALLOWED = 1e-9  # relative change of the log density
 
 
@@ -37,15 +37,16 @@ class SymmetryCheck(Check[Symmetry]):
         section = Section(
             "equivariance",
             "Symmetry",
-            "A symmetric simulator gives a rotated (or relabelled, ...) future exactly the probability of the original. Measured on "
-            "the trained weights, from raw states.",
+            "A symmetric model gives a rotated (or relabelled, ...) future exactly the same probability as the original. Measured with "
+            "the trained "
+            "weights, on states as they are stored.",
         )
         section.items.append(
             Figure(
                 figures.symmetry(record, ALLOWED),
                 alt=f"Symmetry error on a logarithmic scale: maximum {record.maximum:.1e}, up to 1e-9 is allowed.",
-                caption=sentence(record.sentence or f"the log density changes by at most {record.maximum:.1e} of its size")
-                + " A symmetric model shows nothing but rounding.",
+                caption=sentence(record.sentence or f"the log density changes by at most {record.maximum:.1e}, relative to its size")
+                + " For a symmetric model only rounding errors remain.",
                 size="wide",
             )
         )
@@ -68,12 +69,12 @@ class SymmetryCheck(Check[Symmetry]):
 
 
 def breaks(record: Symmetry) -> bool:
-    """Say whether the log density changes by more than rounding under elements of the group."""
-    return not record.maximum <= ALLOWED  # nor is a density without a value symmetric
+    """Return whether the log density changes by more than rounding errors under elements of the group."""
+    return not record.maximum <= ALLOWED  # NaN counts as broken too
 
 
 def equivariance(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Symmetry:
-    """Measure |log p(g x, g z | g x_0) - log p(x, z | x_0)| / |log p| of the trained weights in float64, from raw states."""
+    """Measure |log p(g x, g z | g x_0) - log p(x, z | x_0)| / |log p| of the trained model in float64, on states as they are stored."""
     transition = copy.deepcopy(simulator.transition).cpu().double()
     x = torch.as_tensor(simulator.context.to_local(store.read("test", slice(0, 4), start=store.system.first_frame)))[:, : STEPS + 1]
     x = x.double() if x.dtype.is_floating_point else x.long()
@@ -87,7 +88,7 @@ def equivariance(simulator: Simulator, store: Store, settings: EvaluationConfig)
 
     group = store.system.symmetry
     groups = [group]
-    if (far := group.moving_farther(FAR)) is not None:  # half of the elements move far
+    if (far := group.moving_farther(FAR)) is not None:  # half of the elements translate far
         groups.append(far)
     found = [
         density_invariance_error(
@@ -110,6 +111,6 @@ def equivariance(simulator: Simulator, store: Store, settings: EvaluationConfig)
         samples=samples,
         dtype="float64",
         group=group.description,
-        sentence=f"the log density of the trained model changes by at most {maximum:.1e} of its size under "
+        sentence=f"the log density of the trained model changes by at most {maximum:.1e}, relative to its size, under "
         f"{samples} random elements of {group.description}",
     )

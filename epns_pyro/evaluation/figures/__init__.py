@@ -1,1 +1,1 @@
-"""Figures of the report as panels that are not drawn yet: matplotlib is first needed by the page."""
+"""Figures of the report as panels that are not drawn yet: matplotlib is imported only when the page is written."""

@@ -36,7 +36,7 @@ TRUE_PROCESS = "true process"
 
 
 def ecdf_differences(one: xr.Dataset, prefix: str = "") -> list[Panel]:
-    """Rank ECDF minus its expectation with the simultaneous band, a tiny panel per lead time; `prefix` as in the names of variables."""
+    """Return panels of the rank ECDF minus its expectation with its band, one per lead time; `prefix` of the variable names."""
     names = (f"{prefix}ecdf_difference", f"{prefix}band_lower", f"{prefix}band_upper")
     point = one["point"].values
     height = 1.15 * largest(*(np.abs(one[name].values) for name in names), default=0.05)
@@ -58,23 +58,23 @@ def ecdf_differences(one: xr.Dataset, prefix: str = "") -> list[Panel]:
 
 
 def grid_times(one: xr.Dataset) -> np.ndarray:
-    """Lead times that a grid of panels shows."""
+    """Return the lead times that a grid of panels shows."""
     return thinned(one.sizes["lead_time"], GRID_TIMES)
 
 
 def leaves(difference: np.ndarray, low: np.ndarray, high: np.ndarray) -> bool:
-    """Whether an ECDF leaves its band; a touch counts as inside, as in the test."""
+    """Return whether an ECDF leaves its band; touching it counts as inside, as in the test."""
     return bool(((difference < low - 1e-9) | (difference > high + 1e-9)).any())
 
 
 def coverage(subjects: Sequence[Subject], time_unit: str) -> list[Panel]:
-    """Coverage of central intervals against lead time with 95% intervals, a panel per subject."""
+    """Return panels of coverage of central intervals over lead time with 95% intervals, one per quantity."""
 
     def draw(axes: Axes, one: xr.Dataset) -> None:
         time = one["lead_time"].values
         _, distinct = np.unique(
             np.round(one["nominal"].values, 9), return_index=True
-        )  # small ensembles have one interval for several levels
+        )  # in small ensembles several levels have the same interval
         levels = one["level"].values[distinct]
         step = float(np.diff(time).min()) if len(time) > 1 else 1.0
         low = -largest(-one["coverage_lower"].values, default=-0.33)
@@ -99,7 +99,7 @@ def coverage(subjects: Sequence[Subject], time_unit: str) -> list[Panel]:
 
 
 def ratios(subjects: Sequence[Subject], time_unit: str) -> list[Panel]:
-    """Spread over error of the ensemble mean, with its interval: 1 if honest; a panel per subject."""
+    """Return panels of ensemble spread over error of the ensemble mean, with its interval, one per quantity: 1 if calibrated."""
     top = min(3.0, largest(*(s.data["spread_skill_upper"].values for s in subjects), default=1.6))
 
     def draw(axes: Axes, one: xr.Dataset) -> None:
@@ -113,7 +113,7 @@ def ratios(subjects: Sequence[Subject], time_unit: str) -> list[Panel]:
 
 
 def shifts(subjects: Sequence[Subject], time_unit: str) -> list[Panel]:
-    """How far the truth lies off the centre of its ensemble, in ensemble spreads; a panel per subject."""
+    """Return panels of the distance of the truth from the centre of its ensemble, in ensemble spreads, one per quantity."""
     ends = [np.abs(s.data["shift"].values) + 2 * s.data["shift_error"].values for s in subjects]
     top = 1.1 * largest(*ends, default=0.4)
 
@@ -128,9 +128,9 @@ def shifts(subjects: Sequence[Subject], time_unit: str) -> list[Panel]:
 
 
 def scores(subjects: Sequence[Subject], score: str, skill: str, time_unit: str) -> list[Panel]:
-    """A score over lead time, model and, where there is a skill, references, on a logarithmic scale; a panel per subject.
+    """Return panels of a score over lead time, logarithmic, of the model and, where there is a skill, of the references; one per quantity.
 
-    The score of a reference is that of the model over 1 minus the skill, which is how the skill was made.
+    The score of a reference is recovered from its skill: score of the model / (1 - skill).
     """
 
     def draw(axes: Axes, one: xr.Dataset) -> None:
@@ -152,7 +152,7 @@ def scores(subjects: Sequence[Subject], score: str, skill: str, time_unit: str) 
 
 
 def skills(subjects: Sequence[Subject], skill: str, time_unit: str) -> list[Panel]:
-    """Share of the score of each reference that the model saves; a panel per subject."""
+    """Return panels of the skill against each reference, one per quantity."""
 
     def draw(axes: Axes, one: xr.Dataset) -> None:
         time = one["lead_time"].values
@@ -170,7 +170,7 @@ def skills(subjects: Sequence[Subject], skill: str, time_unit: str) -> list[Pane
 
 
 def references(one: xr.Dataset) -> list[tuple[str, str]]:
-    """The references of a skill with their colours: the true process in ink, naive ones in grey."""
+    """Return the references of a skill with their colours: black for the true process, grey for the others."""
     names = [str(name) for name in one["reference"].values] if "reference" in one.coords else []
     return [(name, INK if name == TRUE_PROCESS else MUTED) for name in names]
 
@@ -181,7 +181,7 @@ def short(name: str) -> str:
 
 
 def reliability(subject: Subject) -> list[Panel]:
-    """How often a label was there against how often the ensemble said so, beside a perfect ensemble of this size; three lead times."""
+    """Return panels of the frequency of labels over their forecast probability, beside a perfect ensemble; three lead times."""
     data = subject.data
 
     def draw(axes: Axes, at: xr.Dataset) -> None:

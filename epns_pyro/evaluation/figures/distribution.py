@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MODEL_KEYS = ("elbo", "iwae")
-NEAR = 0.35  # a ladder whose upper rungs fill less than this share of it gets a second panel for them
+NEAR = 0.35  # if the upper rows take less than this fraction of the axis, a second panel shows them magnified
 
 
 def ladder(rows: Sequence[LikelihoodRow]) -> list[Panel]:
-    """Rungs from what needs no learning to what nothing can beat; a second panel magnifies the upper ones where they crowd."""
+    """Return a panel of scores, one row per distribution; a second panel magnifies the upper rows if they are close together."""
     rows = sorted(rows, key=lambda row: row.value)
     best = rows[-1].value
     near = [row for row in rows if best - row.value < 0.25 * (best - rows[0].value)]
@@ -54,7 +54,7 @@ def _rungs(rows: Sequence[LikelihoodRow], title: str) -> Panel:
 
 
 def fans(data: xr.Dataset, observable: str) -> list[Panel]:
-    """Median and 10-90% band of one observable, a panel per initial state: model over truth."""
+    """Return panels of median and 10-90% band of one observable, one per initial state: model over truth."""
     one = data["value"].sel(observable=observable)
     one = one.isel(time=thinned(one.sizes["time"]))
     sources = [(name, colour) for name, colour in (("truth", INK), ("model", MODEL)) if name in one["source"].values]
@@ -82,7 +82,7 @@ def fans(data: xr.Dataset, observable: str) -> list[Panel]:
 
 
 def distances(rows: Sequence[Distance], time_unit: str) -> list[Panel]:
-    """D_KS over time with the floor of two samples of one law, a panel per observable."""
+    """Return panels of D_KS over time with the noise floor, one per observable."""
     names = list(dict.fromkeys(row.observable for row in rows))
     top = largest([row.ks for row in rows], [row.floor for row in rows], default=0.0)
 
@@ -108,7 +108,7 @@ def distances(rows: Sequence[Distance], time_unit: str) -> list[Panel]:
 
 
 def classifier(tests: Sequence[JointTest]) -> list[Panel]:
-    """Accuracy of telling model from truth, with its interval, beside the floor; a row per initial state."""
+    """Return a panel of the accuracy of the classifier, with its interval, beside the noise floor; one row per initial state."""
 
     def draw(axes: Axes) -> None:
         for y, test in enumerate(tests):
@@ -124,9 +124,9 @@ def classifier(tests: Sequence[JointTest]) -> list[Panel]:
         axes.tick_params(axis="y", length=0)
 
     size = PanelSize(410, 26 * len(tests) + 60, left=78)
-    return [Panel(size, draw, title="accuracy of a classifier", x="share of runs told apart rightly")]
+    return [Panel(size, draw, title="accuracy of a classifier", x="fraction of runs that are classified correctly")]
 
 
 def with_unit(text: str, unit: str) -> str:
-    """Name an axis."""
+    """Return the label of an axis, with its unit."""
     return f"{text} ({brief(unit, 16)})" if unit else text

@@ -22,7 +22,7 @@ ROUNDING = 2.2e-16  # what float64 can resolve
 
 
 def latent_bars(kl: Sequence[float]) -> list[Panel]:
-    """KL of every latent dimension, most used first."""
+    """Return a panel of the KL of every latent dimension, largest first."""
     ordered = np.sort(np.nan_to_num(kl))[::-1]
 
     def draw(axes: Axes) -> None:
@@ -36,7 +36,7 @@ def latent_bars(kl: Sequence[float]) -> list[Panel]:
 
 
 def symmetry(found: Symmetry, allowed: float) -> list[Panel]:
-    """The symmetry error on a scale from rounding to what would be noticed; more than `allowed` is a fault."""
+    """Return a panel of the symmetry error, on a scale from rounding errors to visible ones; more than `allowed` is a fault."""
 
     def draw(axes: Axes) -> None:
         axes.axvspan(allowed, 1, color=GREY, alpha=0.3, linewidth=0)
@@ -59,7 +59,7 @@ def symmetry(found: Symmetry, allowed: float) -> list[Panel]:
 
 
 def stability(data: xr.Dataset, time_unit: str) -> list[Panel]:
-    """Share of runs that are still plausible."""
+    """Return a panel of the fraction of runs that are still plausible."""
     data = data.isel(time=thinned(data.sizes["time"], 400))
 
     def draw(axes: Axes) -> None:
@@ -78,7 +78,7 @@ def stability(data: xr.Dataset, time_unit: str) -> list[Panel]:
 
 
 def widening(learnt: xr.Dataset, labels: dict[str, str], time_unit: str) -> list[Panel]:
-    """Width of recalibrated intervals relative to those of the ensemble, a panel per observable."""
+    """Return panels of the width of recalibrated intervals relative to those of the ensemble, one per observable."""
     factor = 1 + learnt["widen_low"] + learnt["widen_high"]
     top = min(4.0, 1.1 * largest(factor.values, default=1.4))
 
@@ -105,7 +105,7 @@ def widening(learnt: xr.Dataset, labels: dict[str, str], time_unit: str) -> list
 
 
 def training(rows: Sequence[tuple[int, str, float]]) -> list[Panel]:
-    """ELBO on training batches and on held-out transitions over optimiser steps; empty if nothing was logged."""
+    """Return a panel of the ELBO on training batches and on held-out transitions over optimiser steps; none if nothing was logged."""
     series = {name: _series(rows, name) for name in ("train_log_likelihood", "train_kl", "val_elbo", "val_oracle")}
     step, likelihood = series["train_log_likelihood"]
     held_step, held = series["val_elbo"]
@@ -138,7 +138,7 @@ def _series(rows: Sequence[tuple[int, str, float]], name: str) -> tuple[np.ndarr
 
 
 def sparkline(data: xr.Dataset, level: float = 0.9) -> Panel:
-    """Coverage at one level over lead time, small enough for a line of a table."""
+    """Return a panel of coverage at one level over lead time, small enough for a line of a table."""
     at = data.sel(level=level, method="nearest")
     nominal = float(at["nominal"])
     value, low, high = (at[f"coverage{end}"].values for end in ("", "_lower", "_upper"))

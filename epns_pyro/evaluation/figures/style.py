@@ -1,7 +1,7 @@
 """What the figures share: colours by role, sizes of panels, and labels that do not overlap.
 
-Colours are stand-ins, one per role, for which a page puts its own. Roles are fixed throughout: truth is the ink of the page, the model
-the accent, references a quiet grey.
+Colours are placeholders, one per role, which a page replaces with its own. Roles have the same colour everywhere: the truth that of the
+text, the model the accent colour, references grey.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, MODEL, GREY, LINE, BAD, MUTED = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
-MAX_POINTS = 120  # of a line: more would not be seen
+MAX_POINTS = 120  # of a line: more cannot be seen
 
 TINY = PanelSize(160, 112, left=30, right=6, top=20, bottom=16)
 SMALL = PanelSize(300, 196)
@@ -26,7 +26,7 @@ WIDE = PanelSize(720, 210)
 
 
 def tick(value: float, _: int | None = None) -> str:
-    """Write the number at a tick as short as can be."""
+    """Write the number at a tick in as few characters as possible."""
     return f"{value:.4g}".replace("-", "−") if abs(value) < 1e4 else f"{value:.3g}".replace("e+0", "e")
 
 
@@ -62,11 +62,11 @@ def label_ends(axes: Axes, entries: Sequence[tuple[float, str, str]], *, gap: fl
 
 
 def largest(*arrays: np.ndarray, default: float) -> float:
-    """Return the largest finite number in some arrays, but not less than `default`."""
+    """Return the largest finite number in some arrays, but at least `default`."""
     values = np.concatenate([np.ravel(np.asarray(a, float)) for a in arrays])
     return float(max([default, *values[np.isfinite(values)]]))
 
 
 def thinned(n: int, most: int = MAX_POINTS) -> np.ndarray:
-    """Indices of at most `most` of n points, evenly spread, first and last among them."""
+    """Return indices of at most `most` of n points, evenly spread, with the first and the last."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
