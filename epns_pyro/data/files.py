@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from epns_pyro.data.zarr_metadata import Claim, claims, damaged_blosc, entries
+from epns_pyro.data.zarr_metadata import NAMES, Claim, claims, damaged_blosc, entries
 from epns_pyro.errors import DataError, EpnsError
 
 BELIEVED = 2**27  # bytes that an array may take in memory, whatever lies on disk
@@ -62,12 +62,23 @@ def contents(path: Path) -> tuple[list[str], dict[str, Any]]:
         check_zarr(path)
         with reading(f"{path}: {_NEITHER}"):
             root = zarr.open_group(path, mode="r", use_consolidated=False)
+        _open_one_by_one(path, root)
+        with reading(f"{path}: {_NEITHER}"):
             return sorted(root.group_keys()), dict(root.attrs)
     with reading(f"{path}: {_NEITHER}"):
         with h5py.File(path, "r") as raw:
+            dict(raw.attrs)  # h5netcdf reads them while it opens a file, and cannot close one where they are damaged
             _believe(path, list(_hdf5_claims(raw)))
         with h5netcdf.File(path, "r") as file:
             return sorted(file.groups), dict(file.attrs)
+
+
+def _open_one_by_one(path: Path, root: zarr.Group) -> None:
+    """Open every group and array of a zarr directory: where zarr opens all at once, what fails after the first prints to the screen."""
+    groups = [folder.name for folder in sorted(path.iterdir()) if any((folder / name).is_file() for name in NAMES)]
+    for name in [*groups, *(claim.name for claim in claims(path) if claim.name)]:
+        with reading(f"{path}: {name!r} cannot be read", ANEW):
+            root[name]
 
 
 def check_zarr(path: Path) -> None:

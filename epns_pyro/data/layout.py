@@ -222,6 +222,8 @@ def variable_problems(spec: StateSpec, variable: Variable, dataset: xr.Dataset) 
         expected, have = ", ".join(variable.dims), ", ".join(map(str, found.dims))
         return [f"field {name!r}: expected the dimensions ({expected}), found ({have}): rename them, or change the specification"]
     problems = []
+    if empty := [str(dim) for dim in found.dims if dim != TRAJECTORY and not found.sizes[dim]]:
+        problems.append(f"field {name!r}: the dimension {empty[0]} has no entries: the file is damaged, or nothing was written to it")
     if field.is_pair:
         bodies, others = found.sizes[spec.sites[0]], found.sizes[other(spec)]
         if bodies != others or bodies > field.size:

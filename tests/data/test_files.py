@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import re
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -328,3 +330,29 @@ def test_static_numbers_have_more_room():
     check_precision(spec, spec.pack(mass=np.full((1, 3), 2e30), position=np.full((1, 3, 2), np.nan)))
     with pytest.raises(DataError, match=r"field 'mass' holds values up to 1e\+38, .* instead of kg"):
         check_precision(spec, spec.pack(mass=np.full((1, 3), 1e38), position=np.zeros((1, 3, 2))))
+
+
+def damaged_metadata(folder: Path) -> Path:
+    """Give two arrays of a store a fill value that is no number."""
+    path = write(folder, time=("time", np.arange(5.0)))
+    for file in path.glob("*/zarr.json"):
+        edit(file, fill_value="what")
+    return path
+
+
+def damaged_attribute(folder: Path) -> Path:
+    """Give a netCDF file an attribute of a type that h5py cannot read, under a name that h5netcdf looks for."""
+    path = write(folder, "x.nc")
+    with h5py.File(path, "r+") as file:
+        h5py.h5a.create(file.id, b"_nc3_strict", h5py.h5t.UNIX_D32LE, h5py.h5s.create(h5py.h5s.SCALAR))
+    return path
+
+
+@pytest.mark.parametrize(("damage", "said"), [(damaged_metadata, "'position' cannot be read"), (damaged_attribute, "TypeTimeID")])
+def test_libraries_print_nothing_about_a_damaged_file(damage, said, tmp_path, monkeypatch, caplog):
+    ignored: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda event: ignored.append(str(event.exc_value)))
+    assert re.search(said, refused(damage(tmp_path)))
+    gc.collect()  # what zarr and h5netcdf leave behind speaks up when it is collected
+    assert ignored == []
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

@@ -70,7 +70,7 @@ def findings(data: xr.Dataset, tmp_path, **groups) -> list[str]:
     for group in ("train", "val", "test"):
         content = groups.get(group, data)
         sizes = {name: content[name].shape for name in content.variables if "trajectory" in content[name].dims}
-        chunks = {name: {"chunks": (2, *shape[1:])} for name, shape in sizes.items()}
+        chunks = {name: {"chunks": (2, *(max(1, size) for size in shape[1:]))} for name, shape in sizes.items()}
         content.to_zarr(tmp_path / "a.zarr", group=group, mode="a", consolidated=False, zarr_format=3, encoding=chunks)
     return [str(finding) for finding in check(open_store(tmp_path / "a.zarr"))]
 
@@ -172,6 +172,10 @@ LABEL_CASES = {
     "empty": (
         lambda d: edit(edit(d, "cell", (2, 11), 0), "cell", (2, 4), 0),
         "error: set 'train': field 'cell': 2 frames are empty, the first is trajectory 2, frame 4: leave such frames out",
+    ),
+    "no pixels": (
+        lambda d: d.isel(x=[]),
+        "error: set 'train': field 'cell': the dimension x has no entries: the file is damaged, or nothing was written to it",
     ),
     "jump": (
         lambda d: edit(d, "cell", (1, 6), np.roll(d["cell"].values[1, 6], 6, axis=1)),
