@@ -4,7 +4,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 export GOMP_SPINCOUNT ?= 3000
 
-.PHONY: demo test slow-test test-all fuzz lint clean
+.PHONY: demo test slow-test test-all fuzz lint docs dist clean
 
 demo: .venv/ready
 	$(BIN)/epns-pyro train nbody
@@ -28,6 +28,21 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, in build/docs: offline and strict. Tutorials are run, and kept until they change.
+docs: .venv/docs
+	$(BIN)/sphinx-build -q -W --keep-going -j auto -b html -d build/doctrees docs build/docs
+	$(BIN)/python docs/check.py build/docs
+
+# Wheel and source distribution, and a try of the wheel in an environment that has nothing else.
+dist: .venv/ready
+	rm -rf dist build/wheel-venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt build
+	$(BIN)/python -m build --quiet
+	$(PYTHON) -m venv build/wheel-venv
+	build/wheel-venv/bin/python -m pip install --quiet --constraint constraints.txt torch
+	build/wheel-venv/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build && wheel-venv/bin/python ../tests/smoke.py
+
 # torch first and alone: its pinned version decides which build of it the other packages find satisfied.
 .venv/ready: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -35,5 +50,9 @@ lint: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
+	touch $@
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

@@ -92,7 +92,9 @@ def label_diagnostics(values: xr.Dataset, *, prob: float = 0.95) -> xr.Dataset:
 
     Returns
     -------
-    Dataset, dims lead_time and
+    Dataset
+        Every variable has the dim `lead_time`; further dims are in the second column.
+
         ============================== ============ ====================================================================
         joint_p_value, joint_...       pre_rank     rank test of the agreement with the pool, as in `field_diagnostics` (with rank_bin)
         forecast_probability           bin          mean forecast probability of the pairs of site and label in a bin
