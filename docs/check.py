@@ -82,5 +82,5 @@ def target(page: Path, address: str) -> Path:
 
 if __name__ == "__main__":
     found = list(problems(Path(sys.argv[1]).resolve()))
-    print("\n".join(found) or "every link leads somewhere, nothing is fetched from elsewhere")
+    sys.stdout.write("\n".join(found or ["every link leads somewhere, nothing is fetched from elsewhere"]) + "\n")
     sys.exit(bool(found))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+VERBATIM = re.compile(r"\s*(>>>|\.\.\.|-+$|=[= ]+$)")  # examples, and the rules under headings and of tables
 MARKUP = re.compile(r"(`+[^`]*`+)|(\*|\|)|(\w)_(?=[\s).,;:\]]|$)")
 
 
 def escape(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Escape stars, bars and trailing underscores outside of code, in place."""
-    lines[:] = [
-        line if line.lstrip().startswith((">>>", "...")) or re.match(r"\s*-+$", line) else MARKUP.sub(_escaped, line) for line in lines
-    ]
+    lines[:] = [line if VERBATIM.match(line) else MARKUP.sub(_escaped, line) for line in lines]
 
 
 def _escaped(found: re.Match[str]) -> str:

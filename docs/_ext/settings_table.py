@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
@@ -22,7 +22,7 @@ class Settings(Directive):
     """Argument: a family of models. Options: changes `key=value`, separated by spaces; the section to show."""
 
     required_arguments = 1
-    option_spec = {"set": directives.unchanged, "under": directives.unchanged}
+    option_spec: ClassVar = {"set": directives.unchanged, "under": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
         changes = dict(pair.split("=", 1) for pair in self.options.get("set", "").split())
