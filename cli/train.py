@@ -68,6 +68,8 @@ def train(
     settings |= {"imports": imported(ctx)} if imported(ctx) else {}
     store, config = _prepare(family, data, preset, file, settings, folder, resume)
     check_trainable(store, config)
+    if hardware.is_main and (doubt := config.model.doubt(store.context())):
+        status_console().print(f"warning: {doubt}", style="yellow", soft_wrap=True)
     new = not resume and hardware.is_main
     if new:
         folder.check_free()

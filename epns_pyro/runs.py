@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -113,6 +114,8 @@ def train(
     if names:
         config = config.override({"imports": names})
     check_trainable(store, config)
+    if doubt := config.model.doubt(store.context()):
+        warnings.warn(doubt, stacklevel=2)
     hardware = hardware or Hardware("cpu")
     new = not resume and hardware.is_main
     if new:

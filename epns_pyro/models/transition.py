@@ -209,6 +209,10 @@ class TransitionConfig(Config, ABC):
     @abstractmethod
     def build(self, context: DataContext) -> Transition: ...
 
+    def doubt(self, context: DataContext) -> str:
+        """Say which setting does not suit the data, though it can be trained with; "" for none."""
+        return ""
+
 
 def bounded_exp(x: Tensor) -> Tensor:
     """Return exp(x) with x squashed smoothly into (-5, 5), so that a scale can neither vanish nor explode."""

@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 from click.testing import CliRunner
 
+import epns_pyro
 from epns_pyro.cli import main
 from epns_pyro.state import Field, StateSpec
 
@@ -113,3 +114,22 @@ def test_scalars_that_move_get_an_emission_that_can_describe_them(tmp_path):
     arguments = ("--steps", 1, "--no-evaluate", "--set", "training.batch=2", "--set", "model.width=8")
     code, output = call("train", "nbody", "--data", store, "--out", tmp_path / "run", *arguments)
     assert code == 0, output
+
+
+def test_a_window_that_cells_do_not_fit_into_is_doubted(tmp_path):
+    """A disc of radius 8 in a window of 13 pixels, which was set by hand; 19 and what is measured hold it."""
+    y, x = np.mgrid[:32, :32]
+    discs = np.stack([(y - 15.5 - t % 2) ** 2 + (x - 15.5) ** 2 < 64 for t in range(4)]).astype(np.uint16)
+    cell = np.broadcast_to(discs, (10, 4, 32, 32))
+    store = write(
+        tmp_path / "a.zarr", StateSpec((CELL, TYPE), ("y", "x"), 2), cell=(("trajectory", "time", "y", "x"), cell), cell_type=TYPES
+    )
+    words, quick = "model.network.window is 13 pixels, and cells of the training set reach 8.", ("--steps", 1, "--no-evaluate")
+    for window, doubted in (("13", True), ("19", False), ("null", False)):
+        setting = ("--set", f"model.network.window={window}")
+        code, output = call("train", "cells", "--data", store, "--out", tmp_path / window, *quick, *setting)
+        assert (code, words in output) == (0, doubted), output
+    assert "windows around them are 19 x 19 pixels" in call("data", "info", store)[1]
+    config = epns_pyro.preset("cells", data=epns_pyro.data.open_store(store).system.config)
+    with pytest.warns(UserWarning, match=words):
+        epns_pyro.train(config.override({"model.network.window": 13, "training.steps": 1}), store, tmp_path / "run")

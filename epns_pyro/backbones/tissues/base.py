@@ -85,3 +85,7 @@ class GridConfig(Config, ABC):
 
     @abstractmethod
     def build(self, signature: GridSignature, latent: int) -> GridNetwork: ...
+
+    def doubt(self, signature: GridSignature) -> str:
+        """Say which setting does not suit the data, though it can be trained with; "" for none."""
+        return ""

@@ -184,3 +184,12 @@ class CellWindowsConfig(GridConfig):
 
     def build(self, signature: GridSignature, latent: int) -> CellWindows:
         return CellWindows(signature, latent, self)
+
+    def doubt(self, signature: GridSignature) -> str:
+        needed = window_for(signature.reach, signature.lattice)
+        if self.window is None or signature.reach is None or self.window >= needed:
+            return ""
+        return (
+            f"model.network.window is {self.window} pixels, and cells of the training set reach {signature.reach:.1f} pixels from their "
+            f"centre in a step: they cannot take pixels outside of the window; {needed} or null, which measures it, would hold them"
+        )

@@ -31,8 +31,8 @@ class CellsTransition(Transition):
         super().__init__()
         self.config, self.spec = config, context.spec
         self.label, self.type = label_fields(context.spec)
-        types = self.spec[self.type].size - 1 if self.type else 1
-        signature = GridSignature(types, self.spec[self.label].size - 1, Size(*context.sites), context.cell_reach)
+        signature = config.signature(context)
+        types = signature.types
         self.network = config.network.build(signature, config.latent)
         net, latent = self.network, config.latent
         self.scores = PixelScores(net.width, types, config.interlacing, config.neighbourhood)
@@ -149,3 +149,12 @@ class CellsModelConfig(TransitionConfig):
 
     def build(self, context: DataContext) -> CellsTransition:
         return CellsTransition(self, context)
+
+    def doubt(self, context: DataContext) -> str:
+        return self.network.doubt(self.signature(context))
+
+    def signature(self, context: DataContext) -> GridSignature:
+        """Return what the network has to know about the data."""
+        label, type_ = label_fields(context.spec)
+        types = context.spec[type_].size - 1 if type_ else 1
+        return GridSignature(types, context.spec[label].size - 1, Size(*context.sites), context.cell_reach)
