@@ -45,7 +45,9 @@ def tissues(spec: StateSpec, lattice: tuple[int, int], *shape: int, seed: int = 
 def transition(spec: StateSpec, lattice: tuple[int, int], network: str = "windows", **settings: object) -> CellsTransition:
     """A small transition in float64 whose every weight matters, as if trained."""
     inner = {"name": network, **SMALL[network], **settings.pop("inner", {})}
-    config = CellsModelConfig.parse({"network": inner, "latent": 3, "prior_width": 8, "interlacing": 2, "neighbourhood": 5} | settings)
+    config = CellsModelConfig.parse(
+        {"network": inner, "latent": 3, "prior_width": 8, "interlacing": 2, "revisions": (1, 2), "neighbourhood": 5} | settings
+    )
     torch.manual_seed(1)
     built = config.build(DataContext(spec, 1.0, {}, lattice)).double()
     with torch.no_grad():

@@ -14,6 +14,7 @@ from epns_pyro.evaluation.checks.initial_states import DistanceCheck, JointCheck
 from epns_pyro.evaluation.checks.innovations import InnovationCheck
 from epns_pyro.evaluation.checks.latents import LatentsCheck
 from epns_pyro.evaluation.checks.likelihood import LikelihoodCheck
+from epns_pyro.evaluation.checks.one_step import OneStepCheck
 from epns_pyro.evaluation.checks.recalibration import RecalibrationCheck
 from epns_pyro.evaluation.checks.stability import StabilityCheck
 from epns_pyro.evaluation.checks.symmetry import SymmetryCheck
@@ -23,6 +24,7 @@ CHECKS: list[Check[Any]] = [
     DistanceCheck(),
     JointCheck(),
     CalibrationCheck(),
+    OneStepCheck(),
     InnovationCheck(),
     LatentsCheck(),
     SymmetryCheck(),

@@ -35,7 +35,7 @@ class CellsTransition(Transition):
         types = signature.types
         self.network = config.network.build(signature, config.latent)
         net, latent = self.network, config.latent
-        self.scores = PixelScores(net.width, types, config.interlacing, config.neighbourhood)
+        self.scores = PixelScores(net.width, types, config.interlacing, config.neighbourhood, config.revisions)
         hidden = config.prior_width
         self.prior_net = nn.Sequential(nn.Linear(net.summary_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
         self.posterior_net = nn.Sequential(nn.Linear(net.innovation_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
@@ -143,6 +143,9 @@ class CellsModelConfig(TransitionConfig):
     )
     neighbourhood: int = pydantic.Field(
         default=7, ge=3, description="side of the square of pixels around a pixel that its scores depend on"
+    )
+    revisions: tuple[pydantic.PositiveInt, ...] = pydantic.Field(
+        default=(), description="numbers of drawn classes of pixels after which the features of the next image are revised"
     )
     floor: float = pydantic.Field(default=1e-6, gt=0, lt=0.1, description="weight of a uniform law over the labels in the law of a pixel")
     prior_width: int = pydantic.Field(default=64, gt=0, description="hidden channels of the networks of prior and posterior")

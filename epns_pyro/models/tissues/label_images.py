@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -74,21 +75,23 @@ class LabelImage(TorchDistribution):
     def pixel_log_prob(self, value: Tensor) -> Tensor:
         """Score every pixel given earlier classes: nats, (*batch, pixel)."""
         batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
-        field, draft = self._flat(batch)
+        field, first = self._flat(batch)
         labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
-        turn, told = field.turn(self.scores.classes), ()
-        if len(turn.classes) > 1:
-            outlook = self._outlook(field, draft)
-            told = (labels, outlook.heading(outlook.past(labels), turn.classes))
-        cells, medium, stray = self._candidates(field, draft, turn, *told)
-        total = _logsumexp(torch.logaddexp(medium, stray), turn.pixel_of_candidate, cells)
-        value = labels[turn.pixel]
-        score = torch.where(value == 0, medium, torch.where(value == field.labels[turn.pixel], stray, -math.inf))
-        chosen = value[turn.pixel_of_candidate] == field.candidates.name
-        score = score.index_put((turn.pixel_of_candidate[chosen],), cells[chosen])
-        score = torch.where(labels == 0, 0.0, -math.inf).to(total).index_put((turn.pixel,), score - total)
+        score = torch.where(labels == 0, 0.0, -math.inf).to(first.cells.dtype)
+        for classes, draft, outlook in self._stages(field, first, labels):
+            turn, told = field.turn(classes), ()
+            if outlook is not None:
+                past = outlook.past(labels)[:, classes.start : classes.stop]
+                told = (labels, outlook.heading(past, classes))
+            cells, medium, stray = self._candidates(field, draft, turn, *told)
+            total = _logsumexp(torch.logaddexp(medium, stray), turn.pixel_of_candidate, cells)
+            value = labels[turn.pixel]
+            part = torch.where(value == 0, medium, torch.where(value == field.labels[turn.pixel], stray, -math.inf))
+            chosen = value[turn.pixel_of_candidate] == field.candidates.name[turn.rows]
+            part = part.index_put((turn.pixel_of_candidate[chosen],), cells[chosen])
+            score = score.index_put((turn.pixel,), part - total)
         there = torch.nn.functional.pad(field.tissue.present, (1, 0), value=True)
-        uniform = (math.log(self.floor) - there.sum(-1, keepdim=True).to(total.dtype).log()).expand(-1, self.tissue.lattice.pixels)
+        uniform = (math.log(self.floor) - there.sum(-1, keepdim=True).to(score.dtype).log()).expand(-1, self.tissue.lattice.pixels)
         likely = torch.logaddexp(score + math.log1p(-self.floor), uniform.flatten())
         possible = there.gather(-1, labels.view(len(there), -1)).flatten()
         return torch.where(possible, likely, 0.0 if self.leave_out_new else ABSENT).view(*batch, -1)
@@ -105,14 +108,29 @@ class LabelImage(TorchDistribution):
         medium = d.medium.expand(*batch, -1, -1).reshape(len(labels), t.lattice.pixels, -1).contiguous()  # read once per class
         return LabelField(tissue, crops, self.scores.side, self.scores.neighbourhood), Draft(cells, medium)
 
-    @torch.no_grad()
-    def _outlook(self, field: LabelField, draft: Draft) -> DraftMarginals:
-        """Return the marginals given by the draft alone, which are also the law of class 0."""
-        turn = field.turn(self.scores.classes)
-        cells, medium, stray = self._candidates(field, draft, turn)
-        return DraftMarginals(
-            field, (cells - _logsumexp(torch.logaddexp(medium, stray), turn.pixel_of_candidate, cells)[turn.pixel_of_candidate]).exp()
-        )
+    def _stages(self, field: LabelField, draft: Draft, labels: Tensor) -> Iterator[tuple[range, Draft, DraftMarginals | None]]:
+        """Iterate over the classes that share a draft, with this draft and its marginals.
+
+        Of the images `labels` (pixel,) a stage reads the classes before its own; they may be drawn in place while this goes on.
+        """
+        for classes, revision in self.scores.stages:
+            if revision is not None:
+                draft = revision(field, draft, labels)
+            yield classes, draft, self._outlook(field, draft, classes.start, labels) if len(self.scores.classes) > 1 else None
+
+    def _outlook(self, field: LabelField, draft: Draft, start: int = 0, labels: Tensor | None = None) -> DraftMarginals:
+        """Return the marginals that the draft alone gives to the classes from `start`; the pixels of earlier classes are known."""
+        turn, c = field.turn(range(start, len(self.scores.classes))), field.candidates
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled() and start > 0
+        ):  # those of the first draft are the law of class 0: learned there
+            cells, medium, stray = self._candidates(field, draft, turn)
+            total = _logsumexp(torch.logaddexp(medium, stray), turn.pixel_of_candidate, cells)
+            marginal = (cells - total[turn.pixel_of_candidate]).exp()
+        if labels is not None and start:
+            drawn = slice(0, turn.rows.start)
+            marginal = torch.cat([(labels[c.pixel[drawn]] == c.name[drawn]).to(marginal), marginal])
+        return DraftMarginals(field, marginal)
 
     def _candidates(self, field: LabelField, draft: Draft, turn: PixelBatch, *told: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of cells (row,), of the medium and of present owners outside their windows (pixel,), in the order of the pixel batch."""
@@ -144,26 +162,28 @@ class LabelImage(TorchDistribution):
         """The state that mean feedback uses: labels have no mean, so it is the mode, as published."""
         return self.mode
 
-    def _draw(self, field: LabelField, draft: Draft, uniform: Tensor | None = None) -> Tensor:
+    def _draw(self, field: LabelField, first: Draft, uniform: Tensor | None = None) -> Tensor:
         """Draw labels (pixel,) class by class; where `uniform` (pixel,) is not -1 it gives the label; without it take the most probable."""
         labels = torch.zeros_like(field.labels) if uniform is None else uniform.clamp_min(0)
-        outlook = self._outlook(field, draft) if len(self.scores.classes) > 1 else None
-        past, told = draft.cells.new_zeros(field.tissue.types.numel(), 1, 3), ()
-        turns = [field.turn(range(k, k + 1)) for k in self.scores.classes]
-        for before, turn in zip([None, *turns], turns, strict=False):
-            if before is not None:
-                past = past + outlook.surplus(labels, before)
-                told = (labels, outlook.heading(past, turn.classes))
-            cells, medium, stray = self._candidates(field, draft, turn, *told)
-            if uniform is not None:
-                cells, medium, stray = (s + _gumbel(s) for s in (cells, medium, stray))
-            best = torch.maximum(medium, stray).scatter_reduce(0, turn.pixel_of_candidate, cells, "amax")
-            new = torch.where(medium >= best, 0, field.labels[turn.pixel])
-            wins = cells >= best[turn.pixel_of_candidate]
-            new = new.index_put((turn.pixel_of_candidate[wins],), field.candidates.name[turn.rows][wins])
-            if uniform is not None:
-                new = torch.where(uniform[turn.pixel] < 0, new, uniform[turn.pixel])
-            labels[turn.pixel] = new
+        for classes, draft, outlook in self._stages(field, first, labels):
+            past, told, before = draft.cells.new_zeros(field.tissue.types.numel(), 1, 3), (), None
+            for k in classes:
+                turn = field.turn(range(k, k + 1))
+                if before is not None:
+                    past = past + outlook.surplus(labels, before)
+                if outlook is not None and k:
+                    told = (labels, outlook.heading(past, turn.classes))
+                before = turn
+                cells, medium, stray = self._candidates(field, draft, turn, *told)
+                if uniform is not None:
+                    cells, medium, stray = (s + _gumbel(s) for s in (cells, medium, stray))
+                best = torch.maximum(medium, stray).scatter_reduce(0, turn.pixel_of_candidate, cells, "amax")
+                new = torch.where(medium >= best, 0, field.labels[turn.pixel])
+                wins = cells >= best[turn.pixel_of_candidate]
+                new = new.index_put((turn.pixel_of_candidate[wins],), field.candidates.name[turn.rows][wins])
+                if uniform is not None:
+                    new = torch.where(uniform[turn.pixel] < 0, new, uniform[turn.pixel])
+                labels[turn.pixel] = new
         return labels
 
     def _image(self, labels: Tensor, batch: torch.Size) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cached_property
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from epns_pyro.backbones.tissues.base import Draft
 from epns_pyro.backbones.tissues.tissue import AREA_FEATURES, area_features
 from epns_pyro.models.tissues.interlacing import LabelField, PixelBatch
+from epns_pyro.models.tissues.revision import Revision
 
 CELL_RADIUS = 3.0  # pixels: the unit of a cell's moments as network inputs
 HEADING_FEATURES = AREA_FEATURES + 7
@@ -76,7 +78,7 @@ class DraftMarginals:
     def _open(self) -> Tensor:
         """Standard deviation of the area in this and later classes, by the draft alone: (cell, class, 1)."""
         variance = self._per_class((self.probability * (1 - self.probability))[:, None])
-        return variance.flip(1).cumsum(1).flip(1).sqrt()
+        return variance.flip(1).cumsum(1).flip(1).clamp_min(1e-20).sqrt()  # with a finite gradient at zero
 
     def _per_class(self, values: Tensor) -> Tensor:
         """Sum over candidates per cell and class: (row, channel) -> (cell, class, channel)."""
@@ -129,11 +131,14 @@ class PixelScores(nn.Module):
         Side of the dither pattern: 1, 2, 4, ...
     neighbourhood : int
         Side of the square of pixels that a pixel depends on.
+    revisions : tuple of int
+        Classes before which the draft is revised; see `epns_pyro.models.tissues.revision`.
     """
 
-    def __init__(self, width: int, types: int, side: int, neighbourhood: int) -> None:
+    def __init__(self, width: int, types: int, side: int, neighbourhood: int, revisions: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.types, self.side, self.neighbourhood = types, side, neighbourhood
+        self.revisions = nn.ModuleList(Revision(width, types, start) for start in revisions if start < side**2)
         later = side**2 - 1
         self.own = ByClass(2 * neighbourhood**2 + HEADING_FEATURES, width, later)
         self.kinds = ByClass(neighbourhood**2 * (types + 1), 2 * width, later)
@@ -145,6 +150,12 @@ class PixelScores(nn.Module):
     @property
     def classes(self) -> range:
         return range(self.side**2)
+
+    @property
+    def stages(self) -> list[tuple[range, Revision | None]]:
+        """Classes that are scored with the same draft, and what revises it before they are."""
+        starts = [0, *(revision.start for revision in self.revisions), len(self.classes)]
+        return [(range(*ends), revision) for ends, revision in zip(itertools.pairwise(starts), (None, *self.revisions), strict=True)]
 
     def forward(
         self, field: LabelField, draft: Draft, turn: PixelBatch, labels: Tensor | None = None, heading: Tensor | None = None
