@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
+    from epns_pyro.state import StateSpec
+
 
 @click.command()
 @click.argument("run", type=RUN)
@@ -67,7 +69,7 @@ def condition(
     if chosen is None and given.initial is None:
         names = ", ".join(f.name if not f.dynamic else f"initial_{f.name}" for f in sim.spec.fields)
         fail(f"{observations}: no initial state: add the variables {names}, or name a trajectory that starts there with --from")
-    x0 = _initial(*chosen) if chosen else given.initial
+    x0 = _initial(*chosen, sim.spec) if chosen else given.initial
     with status_console().status("conditioning"):
         posterior = (sim.smooth if smoothing else sim.filter)(x0, given.observations, particles=particles, seed=seed)
     posterior.attrs |= {"run": str(run), "observations": str(observations), "seed": seed, "particles": particles}
@@ -83,10 +85,10 @@ def _noise(text: str) -> tuple[str, float]:
         raise click.BadParameter(f"expected FIELD=SIGMA with a number, found {text!r}", param_hint="--noise") from None
 
 
-def _initial(path: Path, index: int | None) -> np.ndarray:
+def _initial(path: Path, index: int | None, spec: StateSpec) -> np.ndarray:
     from epns_pyro.data import open_store
 
-    store = open_store(path)
+    store = open_store(path).timed_as(spec)
     return store.read("test" if "test" in store.splits else store.splits[0], index or 0, stop=1)[0, 0]
 
 

@@ -146,7 +146,7 @@ def info(path: Path, spec: Path | None) -> None:
     """Show what is in the store PATH, and what is wrong with it; exit code 2 if training cannot use it."""
     from epns_pyro.data.inspection.check import check
     from epns_pyro.data.inspection.findings import ERROR, Finding
-    from epns_pyro.data.inspection.motion import motion_lines
+    from epns_pyro.data.inspection.motion import duration_lines, motion_lines
     from epns_pyro.data.inspection.tracks import track_lines
     from epns_pyro.data.stores import open_store
     from epns_pyro.training.trainable import find_refusal
@@ -159,7 +159,7 @@ def info(path: Path, spec: Path | None) -> None:
         findings = [Finding(ERROR, "", refusal), *findings]
     _summarise(store)
     _fields(store)
-    for line in (*motion_lines(store), *track_lines(store)) if readable else ():
+    for line in (*duration_lines(store), *motion_lines(store), *track_lines(store)) if readable else ():
         console().print(line, soft_wrap=True)
     for finding in findings:
         console().print(Text(str(finding), style="red" if finding.level == ERROR else "yellow"), soft_wrap=True)
@@ -181,6 +181,9 @@ def _summarise(store: Store) -> None:
     console().print(f"system {store.config['name']}, one step is {store.frame_dt:g}{unit}, {_size(store.path)} on disk")
 
 
+_KINDS = {"pair": "of pairs", "duration": "duration of the step to come"}
+
+
 def _fields(store: Store) -> None:
     from epns_pyro.errors import EpnsError
     from epns_pyro.fields import IRREPS
@@ -193,10 +196,12 @@ def _fields(store: Store) -> None:
     for heading in ("field", "type", "unit", "scale", "change per step"):
         table.add_column(heading)
     for field in store.spec.fields:
-        kind = IRREPS[field.irreps] if field.kind == "real" else "of pairs" if field.is_pair else f"{field.kind} below {field.size}"
+        kind = IRREPS[field.irreps] if field.kind == "real" else _KINDS.get(field.kind) or f"{field.kind} below {field.size}"
         measured = context is not None and field.kind == "real"
         scale = f"{context.spec[field.name].scale:.4g}" if measured else ""
-        step = f"{context.step_scales[field.name]:.4g}" if measured and field.dynamic else "static" if not field.dynamic else ""
+        step = f"{context.step_scales[field.name]:.4g}" if measured and field.dynamic else ""
+        if not field.dynamic and field.kind != "duration":
+            step = "static"
         table.add_row(field.name, kind, field.unit, scale, step)
     console().print(table)
     if context is not None and context.cell_reach is not None:

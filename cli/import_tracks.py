@@ -17,6 +17,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--out", type=PATH, required=True, help="Where to write the store.")
 @click.option("--columns", default="", help="Meaning of the columns: frame,id,x,y[,z] in order (- skips one), or frame=NAME,id=NAME,...")
 @click.option("--frame-dt", type=POSITIVE, help="Time between consecutive frame numbers.  [default: 1]")
+@click.option("--time-column", default="", metavar="COLUMN", help="Times of the frames, evenly spaced or not, in place of frame numbers.")
 @click.option("--time-unit", default="", help="Unit of time, e.g. s.")
 @click.option("--every", type=click.IntRange(min=1), help="Keep every N-th frame number.  [default: their common step]")
 @click.option("--scale", type=POSITIVE, default=1.0, show_default=True, help="Size of a pixel: positions are multiplied by it.")
@@ -55,6 +56,7 @@ def import_tracks(
     out: Path,
     columns: str,
     frame_dt: float | None,
+    time_column: str,
     time_unit: str,
     every: int | None,
     scale: float,
@@ -90,6 +92,7 @@ def import_tracks(
     options = Options(
         columns=columns,
         frame_dt=frame_dt,
+        time_column=time_column,
         time_unit=time_unit,
         every=every,
         scale=scale,

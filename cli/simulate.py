@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.filesize import decimal
 
 from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, progress_bars, result_file, trajectory_of, with_imports
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from epns_pyro.data import Store
 
 
 @click.command()
@@ -29,6 +35,14 @@ from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, progress_ba
     callback=result_file,
     help="FILE.zarr or FILE.nc to write; an existing file is not overwritten.",
 )
+@click.option(
+    "--entries",
+    type=click.Choice(["kept", "recorded"]),
+    default="kept",
+    show_default=True,
+    help="Bodies: those of the initial state, or who enters, where, and leaves as in the recording.",
+)
+@click.option("--frame-dt", type=click.FloatRange(min=0, min_open=True), help="Time between two frames, of a model of uneven frames.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
     "--mean-feedback",
@@ -37,11 +51,23 @@ from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, progress_ba
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @with_imports
-def simulate(run: Path, members: int, steps: int, source: str | None, out: Path, seed: int, mean_feedback: bool, device: str) -> None:
+def simulate(
+    run: Path,
+    members: int,
+    steps: int,
+    source: str | None,
+    out: Path,
+    entries: str,
+    frame_dt: float | None,
+    seed: int,
+    mean_feedback: bool,
+    device: str,
+) -> None:
     """Sample futures of recorded initial states with the simulator in RUN, which is a folder or pretrained:NAME."""
     import epns_pyro
     from epns_pyro.data import open_store, to_dataset
     from epns_pyro.data.writing import Identity
+    from epns_pyro.durations import nominal
     from epns_pyro.models import Feedback
 
     chosen = trajectory_of(source) if source else None
@@ -49,9 +75,12 @@ def simulate(run: Path, members: int, steps: int, source: str | None, out: Path,
     path, index = chosen or (Path(sim.store), None)
     if not chosen and not path.exists():
         fail(f"{path}: the data that {run} was trained on are not there: name a store with initial states with --from")
-    store = open_store(path)
+    store = open_store(path).timed_as(sim.spec)
     group = "test" if "test" in store.splits else store.splits[0]
-    x0 = store.read(group, index, stop=1)[:, 0]
+    schedule = _schedule(store, group, index, steps) if entries == "recorded" else None
+    if frame_dt and (schedule is not None or store.spec.duration is None):
+        fail("--frame-dt is for models of uneven frames (training.strides), and goes without --entries recorded, which has its own times")
+    x0 = nominal(store.spec, store.read(group, index, stop=1)[:, 0], frame_dt)
     _require_room(out, members * (steps + 1) * x0.size * 4, labels=x0.dtype.kind != "f")
 
     dims, about = ("sample", "trajectory", "time"), Identity.of(sim.system).attributes()
@@ -60,6 +89,7 @@ def simulate(run: Path, members: int, steps: int, source: str | None, out: Path,
         steps=steps,
         members=members,
         seed=seed,
+        schedule=schedule,
         feedback=Feedback.PUSHFORWARD if mean_feedback else Feedback.ANCESTRAL,
         block_size=max(len(x0), sim.transition.block_size),  # whole members, so that blocks can be appended along "sample"
     )
@@ -67,14 +97,21 @@ def simulate(run: Path, members: int, steps: int, source: str | None, out: Path,
     shutil.rmtree(temporary, ignore_errors=True)
     with progress_bars() as show:
         for block in blocks:
-            dataset = to_dataset(sim.spec, block.states, dims, frame_dt=sim.context.frame_dt)
+            dataset = to_dataset(sim.spec, block.states, dims, frame_dt=frame_dt or sim.context.frame_dt)
             dataset = dataset.assign(alive=(dims, sim.system.alive(block.states)))
-            dataset.attrs = about | {"run": str(run), "seed": seed, "feedback": "mean" if mean_feedback else "sample"}
+            dataset.attrs = about | {"run": str(run), "seed": seed, "feedback": "mean" if mean_feedback else "sample", "entries": entries}
             moving = dataset if not block.samples.start else dataset.drop_vars([n for n in dataset if "sample" not in dataset[n].dims])
             moving.to_zarr(temporary, **({"append_dim": "sample"} if block.samples.start else {"mode": "w"}), consolidated=False)
             show("sampling", block.samples.stop, members)
     _finish(temporary, out)
     console().print(f"{members} futures of {len(x0)} initial states, {steps} steps each: {out}", soft_wrap=True)
+
+
+def _schedule(store: Store, group: str, index: int | None, steps: int) -> np.ndarray:
+    """Return the recorded states after the initial ones: (trajectory, time, *site, channel)."""
+    if store.steps(group) < steps:
+        fail(f"--entries recorded: set {group!r} of {store.path} has {store.steps(group)} steps, found --steps {steps}")
+    return store.read(group, index, stop=steps + 1)[:, 1:]
 
 
 def _require_room(out: Path, size: int, *, labels: bool) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from epns_pyro.durations import along, duration
 from epns_pyro.errors import ConfigError
 from epns_pyro.state import Array, Field, StateSpec
 
@@ -78,6 +79,7 @@ def derive(spec: StateSpec, recorded: dict[str, np.ndarray], frame_dt: float, *,
     recorded : dict of str to numpy.ndarray
         (trajectory, time, *site[, space]) by name; static fields may have a time axis of length 1.
     frame_dt : float
+        Duration of a step, where none is recorded.
     skip : int
         States at the start to leave out: frames that are read for the sake of later ones only.
 
@@ -91,9 +93,10 @@ def derive(spec: StateSpec, recorded: dict[str, np.ndarray], frame_dt: float, *,
     for field in spec.fields:
         if field.differences:
             position = recorded[field.rate_of]
-            values[field.name] = spec.geometry.displacement(position[:, :-1], position[:, 1:]) / frame_dt
+            dt = recorded[spec.duration.name][:, :-1] if spec.duration else frame_dt
+            values[field.name] = spec.geometry.displacement(position[:, :-1], position[:, 1:]) / along(field, dt)
     for field in recorded_fields(spec):
-        if field.dynamic and lead:
+        if (field.dynamic or field.kind == "duration") and lead:
             values[field.name] = recorded[field.name][:, lead:]
     for field in spec.fields:
         if field.differences:
@@ -116,14 +119,15 @@ def complete(spec: StateSpec, x: Array, free: dict[str, Array], frame_dt: float)
     free : dict of str to array, (*batch, *site[, space])
         The `free_fields` of the next state.
     frame_dt : float
+        Duration of the step, where the state does not say it.
     """
     rates = {f.rate_of: f.name for f in spec.fields if f.differences}
-    parts = {}
+    parts, dt = {}, duration(spec, x, frame_dt)
     for field in spec.dynamic_fields:
         if field.name in free:
             parts[field.name] = free[field.name]
         elif field.name in rates:
-            parts[field.name] = spec.get(x, field.name) + frame_dt * free[rates[field.name]]
+            parts[field.name] = spec.get(x, field.name) + along(field, dt) * free[rates[field.name]]
         else:
             parts[field.name] = spec.get(x, field.lag_of)
     return spec.pack_dynamic(**parts)

@@ -9,7 +9,7 @@ import numpy as np
 from epns_pyro.errors import ConfigError, shown
 
 IRREPS = {"0e": "scalar", "0o": "pseudoscalar", "1o": "vector", "1e": "pseudovector"}
-KINDS = ("real", "label", "category", "pair")
+KINDS = ("real", "label", "category", "pair", "duration")
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Field:
         Unit, for labels.
     scale : float
         Typical size (standard deviation, in `unit`), computed from training data; networks see value / scale.
-    kind : {"real", "label", "category", "pair"}
+    kind : {"real", "label", "category", "pair", "duration"}
         A label is an arbitrary name of an entity (a cell id), which relabelling permutes; a category is a class (a type); a pair is a
-        static attribute of pairs of bodies (a bond), of which body i holds its row e_i*: as many channels as there are bodies.
+        static attribute of pairs of bodies (a bond), of which body i holds its row e_i*: as many channels as there are bodies. A duration
+        is how long the step from this frame to the next lasts; it is given, the same for all sites, and its scale is the nominal one.
     size : int
         Labels and categories take the values 0 .. size - 1; 0 for real fields. Of pairs the largest number of bodies; a store that is
         opened fills it in.
@@ -71,7 +72,9 @@ class Field:
             raise ConfigError(f"field {shown(self.name)}: only a vector (irreps '1o') can translate, found {shown(self.irreps)}")
         if self.is_pair and (self.irreps != "0e" or self.dynamic):
             raise ConfigError(f"field {shown(self.name)}: an attribute of pairs is a static scalar: irreps '0e' and dynamic = false")
-        if not self.is_pair and (self.kind == "real") != (self.size == 0):
+        if self.kind == "duration" and (self.dynamic or self.irreps != "0e"):
+            raise ConfigError(f"field {shown(self.name)}: a duration is a scalar that is given: irreps '0e' and dynamic = false")
+        if not self.is_pair and (self.kind in ("real", "duration")) != (self.size == 0):
             raise ConfigError(
                 f"field {shown(self.name)}: size is for labels and categories, and they need one; "
                 f"found kind {self.kind!r}, size {self.size}"

@@ -95,6 +95,7 @@ class Simulator:
         seed: int = 0,
         feedback: Feedback = Feedback.ANCESTRAL,
         block_size: int | None = None,
+        schedule: Tensor | np.ndarray | None = None,
     ) -> xr.Dataset:
         """Sample futures.
 
@@ -108,6 +109,9 @@ class Simulator:
             ANCESTRAL: a sample of the model. PUSHFORWARD: the emission mean is fed back, as published.
         block_size : int, optional
             States that pass through the networks at a time.
+        schedule : (trajectory, time, *site, channel), optional
+            Recorded states after x0, which say what is not forecast: bodies enter where they are first seen and leave when they leave
+            there, and steps last as long as there. Without it the bodies of x0 stay, and all steps last as long as its own.
 
         Returns
         -------
@@ -119,7 +123,8 @@ class Simulator:
         size = 2 * members * (steps + 1) * start.numel() * start.element_size()
         require_memory(size, f"{members} futures of {len(x0)} states over {steps} steps", "ask for fewer, or use rollout_blocks")
         paths, alive = None, None
-        for block in self.rollout_blocks(x0, steps=steps, members=members, seed=seed, feedback=feedback, block_size=block_size):
+        settings: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule}
+        for block in self.rollout_blocks(x0, steps=steps, members=members, **settings):
             if paths is None:
                 paths = np.empty((members, len(x0), *block.states.shape[2:]), block.states.dtype)
                 alive = np.empty(paths.shape[:3], bool)
@@ -137,6 +142,7 @@ class Simulator:
         seed: int = 0,
         feedback: Feedback = Feedback.ANCESTRAL,
         block_size: int | None = None,
+        schedule: Tensor | np.ndarray | None = None,
     ) -> Iterator[Block]:
         """Sample futures block by block, for ensembles larger than memory; see `rollout`."""
         if steps < 1 or members < 1:
@@ -144,9 +150,14 @@ class Simulator:
         if seed < 0 or (block_size is not None and block_size < 1):
             raise ConfigError(f"a rollout needs seed >= 0 and block_size >= 1, found seed {seed}, block_size {block_size}")
         start = self._states(x0)
+        if schedule is not None:
+            _, schedule = self._pair(x0, schedule)
+            if schedule.shape[1] != steps:
+                raise ShapeError(f"the schedule: expected {steps} steps after the initial states, found {schedule.shape[1]}")
         held = min(block_size or self.transition.block_size, members * len(start)) * start[0].numel() * start.element_size()
         require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller block_size")
-        blocks = rollout_blocks(self.transition, start, steps=steps, members=members, seed=seed, feedback=feedback, block_size=block_size)
+        more: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule}
+        blocks = rollout_blocks(self.transition, start, steps=steps, members=members, **more)
         return (block._replace(states=self.context.to_global(block.states)) for block in blocks)
 
     # -- likelihood --------------------------------------------------------------------------------------------------------

@@ -80,6 +80,8 @@ class StateSpec:
             raise ConfigError(f"space must be 1, 2 or 3 dimensions, found {self.space}")
         for name in ("box", "axis"):
             object.__setattr__(self, name, getattr(self.geometry, name))
+        if len(durations := [f.name for f in self.fields if f.kind == "duration"]) > 1:
+            raise ConfigError(f"a step has one duration, found the fields {', '.join(durations)}")
         for f in self.fields:
             for role, other in (("rate_of", f.rate_of), ("of", f.of), ("lag_of", f.lag_of)):
                 if other and other not in names:
@@ -123,6 +125,11 @@ class StateSpec:
         placed = [f for f in self.fields if f.translates] or [f for f in self.dynamic_fields if f.irreps == "1o" and not f.rate_of]
         return placed[0] if placed else None
 
+    @property
+    def duration(self) -> Field | None:
+        """The field that says how long the step to the next frame lasts; None where all frames are even."""
+        return next((f for f in self.fields if f.kind == "duration"), None)
+
     def width(self, field: Field | str) -> int:
         """Number of channels of a field."""
         field = self[field] if isinstance(field, str) else field
@@ -163,11 +170,15 @@ class StateSpec:
     def pack(self, **values: Array) -> Array:
         """Build full states (*batch, *site, channel) from one array per field; batch dimensions broadcast.
 
+        A duration may be left out: it is the nominal one.
+
         Raises
         ------
         ShapeError
             If a field is missing, unknown, or does not have the shape that its representation asks for.
         """
+        if values and self.duration and self.duration.name not in values:
+            values = values | {self.duration.name: np.full((1,) * len(self.sites), self.duration.scale)}
         return self._pack(self.fields, values)
 
     def pack_dynamic(self, **values: Array) -> Array:
@@ -185,7 +196,7 @@ class StateSpec:
         parts: list[Any] = []  # all of torch or all of NumPy
         for field in fields:
             value: Any = torch.as_tensor(values[field.name]) if is_torch else np.asarray(values[field.name])
-            if not _is_floating(value) and field.kind in ("real", "pair"):
+            if not _is_floating(value) and field.kind in ("real", "pair", "duration"):
                 value = value.to(torch.get_default_dtype()) if is_torch else value.astype(np.float64)
             if field.is_pair:
                 value = _padded(field, value)

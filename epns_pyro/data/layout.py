@@ -2,7 +2,8 @@
 
 A field `position` is a variable `position` (trajectory, time, body, space). A static field has no time dimension. A property of the
 entities of a label field, such as the type of a cell, is a variable `cell_type` (trajectory, cell) whose entry l - 1 belongs to label l.
-An attribute of pairs, such as a bond, is a variable (trajectory, body, body_): entry (i, j) is what body i has to do with body j.
+A duration is a variable (trajectory, time): entry t is how long the step from frame t to the next lasts. Without it the coordinate `time`
+says so. An attribute of pairs, such as a bond, is a variable (trajectory, body, body_): entry (i, j) is what body i has to do with body j.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import xarray as xr
 
 from epns_pyro.data import files
 from epns_pyro.derived import derive, lead_frames, recorded_fields
+from epns_pyro.durations import steps_between
 from epns_pyro.errors import DataError, nearest
 from epns_pyro.state import Field, StateSpec
 
 TRAJECTORY, TIME, SPACE = "trajectory", "time", "space"
+REAL = ("real", "pair", "duration")  # kinds of fields that are real numbers
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,14 @@ def _variable(spec: StateSpec, field: Field) -> Variable:
         dims: tuple[str, ...] = (TRAJECTORY, field.of)
     else:
         dims = (TRAJECTORY, TIME, *spec.sites) if field.dynamic else (TRAJECTORY, *spec.sites)
+    if field.kind == "duration":
+        dims = (TRAJECTORY, TIME)
     if field.is_vector:
         dims = (*dims, SPACE)
     if field.is_pair:
         dims = (*dims, other(spec))
     whole = np.uint16 if field.size <= 2**16 else np.uint32
-    dtype = np.dtype(np.float64 if field.kind in ("real", "pair") else whole)
+    dtype = np.dtype(np.float64 if field.kind in REAL else whole)
     return Variable(f"{field.of}_{field.name}" if field.of else field.name, field, dims, dtype)
 
 
@@ -90,6 +95,8 @@ def _encode(spec: StateSpec, variable: Variable, x: np.ndarray) -> np.ndarray:
         table = np.zeros((len(x), spec[field.of].size, *values.shape[labels.ndim :]), values.dtype)
         table[_rows(labels), labels] = values
         return table[:, 1:]
+    if field.kind == "duration":
+        return values[(..., *(0,) * len(spec.sites))]
     if field.is_pair:
         return values[:, 0, :, : values.shape[-2]]
     return values if field.dynamic else values[:, 0]
@@ -105,17 +112,20 @@ def to_dataset(spec: StateSpec, x: np.ndarray, dims: tuple[str, ...], *, frame_d
         Names of the leading axes; they end with "trajectory", "time". What is static is taken from the first sample,
         since all members of an ensemble share it.
     frame_dt : float
-        Time between two frames.
+        Time between two frames, where states do not say it or trajectories differ in it.
     """
     first = x[(0,) * (len(dims) - 2)]  # (trajectory, time, *site, channel)
     data = {}
     for variable in (_variable(spec, field) for field in spec.fields if not field.lag_of):
         if variable.field.dynamic:
             axes, values = (*dims, *variable.dims[2:]), spec.get(x, variable.field.name)
-        else:
+        else:  # durations are the same in all members too
             axes, values = variable.dims, _encode(spec, variable, first)
         data[variable.name] = (axes, values, {"units": variable.field.unit})
-    return xr.Dataset(data, coords={TIME: frame_dt * np.arange(x.shape[len(dims) - 1])})
+    time = frame_dt * np.arange(x.shape[len(dims) - 1])
+    if spec.duration and (dt := data[spec.duration.name][1]).size and (dt == dt[:1]).all():  # else each trajectory has times of its own
+        time = np.concatenate([[0.0], np.cumsum(dt[0, :-1], dtype=np.float64)])
+    return xr.Dataset(data, coords={TIME: time})
 
 
 # -- variables to states ---------------------------------------------------------------------------------------------------
@@ -139,6 +149,8 @@ def decode(spec: StateSpec, dataset: xr.Dataset, frame_dt: float, *, skip: int =
     values: dict[str, np.ndarray] = {}
     for variable in sorted(variables(spec), key=lambda v: bool(v.field.of)):  # properties come after the labels they belong to
         array = _in_memory(variable.field, load(dataset, variable))
+        if variable.field.kind == "duration":
+            array = array.reshape(*array.shape, *(1,) * len(spec.sites))
         values[variable.field.name] = _look_up(variable, array, values[variable.field.of]) if variable.field.of else array
     return derive(spec, values, frame_dt, skip=skip)
 
@@ -149,6 +161,16 @@ def load(dataset: xr.Dataset, variable: Variable) -> np.ndarray:
     dims = variable.dims if variable.field.of or TIME in variable.dims else (TRAJECTORY, TIME, *variable.dims[1:])
     array = data.transpose(*(d for d in dims if d in data.dims)).values
     return np.expand_dims(array, tuple(i for i, d in enumerate(dims) if d not in data.dims))
+
+
+def with_durations(spec: StateSpec, dataset: xr.Dataset, frame_dt: float) -> xr.Dataset:
+    """Return a dataset with the durations that a spec asks for: its own, those of the coordinate `time`, or even ones."""
+    if spec.duration is None or spec.duration.name in dataset.variables or TIME not in dataset.sizes:
+        return dataset
+    known = TIME in dataset.variables and dataset.variables[TIME].dims[-1:] == (TIME,)
+    found = times(dataset) if known else frame_dt * np.arange(dataset.sizes[TIME])
+    dims = (TRAJECTORY, TIME)[-found.ndim :]
+    return dataset.assign({spec.duration.name: (dims, steps_between(found, frame_dt))})
 
 
 def times(dataset: xr.Dataset) -> np.ndarray:
@@ -176,7 +198,7 @@ def times(dataset: xr.Dataset) -> np.ndarray:
 
 
 def _in_memory(field: Field, array: np.ndarray) -> np.ndarray:
-    if field.kind in ("real", "pair"):
+    if field.kind in REAL:
         return array
     if array.size and (array.min() < 0 or array.max() >= field.size):
         found = array.min() if array.min() < 0 else array.max()
@@ -228,9 +250,9 @@ def variable_problems(spec: StateSpec, variable: Variable, dataset: xr.Dataset) 
         bodies, others = found.sizes[spec.sites[0]], found.sizes[other(spec)]
         if bodies != others or bodies > field.size:
             problems.append(f"field {name!r}: expected as many rows as columns, at most {field.size}, found {bodies} x {others}")
-    if field.kind in ("real", "pair") and found.dtype.kind not in "fiu" + "b" * field.is_pair:
+    if field.kind in REAL and found.dtype.kind not in "fiu" + "b" * field.is_pair:
         problems.append(f"field {name!r}: expected real numbers, found dtype {found.dtype}")
-    if field.kind not in ("real", "pair") and found.dtype.kind not in "iu":
+    if field.kind not in REAL and found.dtype.kind not in "iu":
         problems.append(f"field {name!r}: a {field.kind} is a whole number, found dtype {found.dtype}: convert it to unsigned integers")
     if field.is_vector and found.sizes[SPACE] != spec.space:
         problems.append(f"field {name!r}: space has {spec.space} dimensions, found {found.sizes[SPACE]}")

@@ -10,6 +10,7 @@ import numpy as np
 from epns_pyro.context import DataContext
 from epns_pyro.data.precision import check_scale
 from epns_pyro.data.presence import presence
+from epns_pyro.durations import along, duration, noise_power, relative
 from epns_pyro.errors import DataError
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.systems.label_motion import step_reach
@@ -29,9 +30,9 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     The scale of a field is its standard deviation over trajectories, frames and sites. Vectors are pooled over their axes, about their
     mean vector, so that rotating the data changes nothing; a translating field is taken about the centroid of its state, so that
     moving the data changes nothing either. A constant has no spread: its mean magnitude counts instead, or 1 if that is zero too.
-    The step scale is the root mean square of the unpredicted change, about zero; of the whole change, where the rate predicts it to
-    rounding. The origin is the mean position, where that is farther from zero than the positions spread. Only bodies that are there
-    count, in the centroid too, and their changes where they are there before and after.
+    The step scale is the root mean square of the unpredicted change in a nominal step, about zero; of the whole change, where the rate
+    predicts it to rounding. The origin is the mean position, where that is farther from zero than the positions spread. Only bodies that
+    are there count, in the centroid too, and their changes where they are there before and after.
 
     Raises
     ------
@@ -55,10 +56,12 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
         for name, moments in pairs.items():
             moments.add(spec.get(x[:, 0], name)[..., : x.shape[-2]], 1)
         for field in dynamic:
-            change = field_changes(spec, field, spec.get(x, field.name))
-            stays = there[:, 1:] & there[:, :-1]
+            change, dt = field_changes(spec, field, spec.get(x, field.name)), duration(spec, x[:, :-1], store.frame_dt)
+            surprise, stays = change - _predicted(spec, field, x, dt), there[:, 1:] & there[:, :-1]
+            if (ratio := relative(spec, x[:, :-1])) is not None:  # what a nominal step would have brought
+                change, surprise = (part * along(field, ratio ** -noise_power(spec, field)) for part in (change, surprise))
             changes[field.name].add(change[stays], spec.width(field))
-            surprises[field.name].add((change - _predicted(spec, field, x, store.frame_dt))[stays], spec.width(field))
+            surprises[field.name].add(surprise[stays], spec.width(field))
     if real and not values[real[0].name].count:
         raise DataError(f"{store.path}: set {split!r} holds no body in any frame: all of its dynamic fields are NaN")
     scales = {name: moments.spread for name, moments in (values | pairs).items()}
@@ -123,10 +126,10 @@ def _about_centroid(spec: StateSpec, field: Field, values: np.ndarray, there: np
     return values - total / np.maximum(there.sum(sites, keepdims=True), 1)[..., None]
 
 
-def _predicted(spec: StateSpec, field: Field, x: np.ndarray, frame_dt: float) -> np.ndarray | float:
+def _predicted(spec: StateSpec, field: Field, x: np.ndarray, dt: np.ndarray | float) -> np.ndarray | float:
     """Return v dt of a field that has a rate: (trajectory, time - 1, *site[, space]); 0 of one that has none."""
     rates = [f.name for f in spec.fields if f.rate_of == field.name]
-    return frame_dt * spec.get(x[:, :-1], rates[0]) if rates else 0.0
+    return along(field, dt) * spec.get(x[:, :-1], rates[0]) if rates else 0.0
 
 
 def _step_scale(change: float, surprise: float) -> float:

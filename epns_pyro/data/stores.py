@@ -21,7 +21,8 @@ from epns_pyro.data.presence import check_presence
 from epns_pyro.data.scales import compute_context
 from epns_pyro.data.writing import chunk_trajectories
 from epns_pyro.derived import lead_frames, memory_frames
-from epns_pyro.errors import DataError, nearest, shown
+from epns_pyro.durations import are_uneven, with_duration
+from epns_pyro.errors import ConfigError, DataError, nearest, shown
 from epns_pyro.plain import parse_json
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import SYSTEMS, RecordedConfig, System
@@ -95,7 +96,8 @@ class Store:
         """Return the raw dataset that a set is in, nothing of it read yet; `rows` says which trajectories belong to the set."""
         location = self._set(split).location
         if split not in self._datasets:
-            self._datasets[split] = files.open_dataset(self.path, location)
+            opened = files.open_dataset(self.path, location)
+            self._datasets[split] = layout.with_durations(self.spec, opened, self.frame_dt)
         return self._datasets[split]
 
     def rows(self, split: str, indices: slice | Iterable[int] | int | None = None) -> np.ndarray:
@@ -191,6 +193,25 @@ class Store:
             self._contexts[split] = compute_context(self, split)
         return self._contexts[split]
 
+    def timed(self) -> Store:
+        """Return this store with the durations of steps in its states, also where frames are even.
+
+        Raises
+        ------
+        ConfigError
+            If the states are not recorded particles.
+        """
+        if self.spec.duration is not None:
+            return self
+        if self.config.get("name") != "recorded":
+            raise ConfigError(f"{self.path}: durations of steps are for recorded particles, found the system {self.config.get('name')!r}")
+        spec = with_duration(self.spec, self.frame_dt)
+        return Store(self.path, spec, self.frame_dt, self.time_unit, self.config | {"spec": asdict(spec)}, self._sets)
+
+    def timed_as(self, spec: StateSpec) -> Store:
+        """Return this store with durations of steps in its states if those of a spec have them."""
+        return self.timed() if spec.duration else self
+
     def _extent(self, config: RecordedConfig) -> dict[str, float]:
         extent: dict[str, float] = {}
         for block in self.blocks("train"):
@@ -241,8 +262,11 @@ def open_store(path: str | Path, *, spec: str | Path | None = None, split: Split
         bodies = max(files.open_dataset(path, place).sizes.get(fields.sites[0], 0) for place in locations)
         fields = layout.with_bodies(fields, bodies)
     frame_dt = description.frame_dt or _spacing(path, sample)
+    if fields.duration or (len(fields.sites) == 1 and any(_is_uneven(path, place) for place in locations)):
+        fields = with_duration(fields, frame_dt)
     if "system_config" in attributes and spec is None:
         config = _json(path, attributes, "system_config")
+        config |= {"spec": asdict(fields)} if config.get("name") == "recorded" else {}
     else:
         config = _recorded(fields, sample) | {"frame_dt": frame_dt, "time_unit": description.time_unit}
     if locations == [None]:
@@ -286,6 +310,17 @@ def _json(path: Path, attributes: dict[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path}: the attribute {key!r} is not a JSON object")
     return value
+
+
+def _is_uneven(path: Path, location: str | None) -> bool:
+    """Whether the coordinate 'time' of a set is that of uneven frames; what is wrong with it is said elsewhere."""
+    dataset = files.open_dataset(path, location)
+    if layout.TIME not in dataset.variables or dataset.variables[layout.TIME].size < 3:
+        return False
+    try:
+        return are_uneven(layout.times(dataset))
+    except DataError:
+        return False
 
 
 def _spacing(path: Path, dataset: xr.Dataset) -> float:

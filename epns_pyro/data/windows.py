@@ -11,6 +11,7 @@ import torch
 
 from epns_pyro.context import DataContext
 from epns_pyro.data.stores import Store
+from epns_pyro.data.strides import Strides
 from epns_pyro.errors import CheckpointError, ConfigError, DataError
 
 
@@ -51,6 +52,8 @@ class Windows:
         Of real states. States of labels and categories only come as int64.
     context : DataContext, optional
         Says from where positions are measured; by default from zero.
+    strides : tuple of int
+        A window takes every k-th frame, with k drawn from these; other strides than 1 need states that say how long their step lasts.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Windows:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         context: DataContext | None = None,
+        strides: tuple[int, ...] = (1,),
     ) -> None:
         if batch < 1 or batch % world_size:
             raise ConfigError(f"batch: {batch} windows cannot be shared evenly by {world_size} processes")
@@ -76,10 +80,13 @@ class Windows:
         self.first_frame = store.system.first_frame if first_frame is None else first_frame
         self._store, self._rank, self._world_size, self._context = store, rank, world_size, context
         self._frames = store.steps(split) + 1
+        self._strides = None if strides == (1,) else Strides(store.spec, store.frame_dt, strides)
         self.length = length
         self._rng = np.random.default_rng(seed)
         self._blocks = store.blocks(split)
         self._held, self._out = _dtypes(store, split, dtype)
+        if self._strides:  # states are made anew of frames that lie farther apart, from positions as exact as they are stored
+            self._held = torch.float64
         self._pool = self._allocate(memory, torch.device(device))
         self._queue: list[int] = []  # blocks still to come in this round
         self._resident = [-1] * len(self._pool)  # block in each slot
@@ -94,13 +101,18 @@ class Windows:
         if not self.in_memory:
             self._refresh()
         rows = self._rng.integers(len(self._rows), size=self.batch)
-        starts = self._rng.integers(self.first_frame, self._frames - self.length, size=self.batch)
         share = self.batch // self._world_size
         mine = slice(self._rank * share, (self._rank + 1) * share)
-        frames = torch.from_numpy(starts[mine, None] + np.arange(self.length + 1))
-        slots = torch.from_numpy(self._rows[rows[mine]])
-        device = self._pool.device
-        windows = self._pool.flatten(0, 1)[slots[:, None].to(device), frames.to(device)].to(self._out)
+        if self._strides:
+            frames = self._strides.frames(self._rng, self.batch, self.length, self.first_frame, self._frames)
+        else:
+            frames = self._rng.integers(self.first_frame, self._frames - self.length, size=self.batch)[:, None] + np.arange(self.length + 1)
+        slots, device = torch.from_numpy(self._rows[rows[mine]]), self._pool.device
+        windows = self._pool.flatten(0, 1)[slots[:, None].to(device), torch.from_numpy(frames[mine]).to(device)]
+        if self._strides:
+            between = self._pool.flatten(0, 1)[slots.to(device)]
+            windows = self._strides.states(windows, between, frames[mine]).to(device)
+        windows = windows.to(self._out)
         return Batch(windows[:, 0], windows[:, 1:])
 
     def __iter__(self) -> Iterator[Batch]:
@@ -117,6 +129,8 @@ class Windows:
     @length.setter
     def length(self, length: int) -> None:
         check_window(self._store, self.split, length, self.first_frame)
+        if self._strides:
+            self._strides.check(self._store, self.split, length, self.first_frame)
         self._length = length
 
     @property

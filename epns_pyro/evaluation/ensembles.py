@@ -14,10 +14,12 @@ import xarray as xr
 from epns_pyro.calibration.measurements import choose_lead_times, observable_dataset
 from epns_pyro.data import Store, to_dataset
 from epns_pyro.derived import judged_fields
+from epns_pyro.durations import with_durations
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.presence import allows_absence, presence
 from epns_pyro.systems import System
 
+KEPT, RECORDED = "kept", "recorded"  # entries: of the initial state alone, or those of the recording
 BLOCK = 128 * 2**20  # bytes
 NUMBER = 8  # bytes of a channel while it is worked on, whatever it is stored as
 ENSEMBLE, PATH = ("sample", "trajectory", "time"), ("trajectory", "time")
@@ -27,12 +29,21 @@ Keep = Callable[[np.ndarray], Kept]  # states (sample, trajectory, time, *site, 
 
 
 def forecast(
-    forecaster: Forecaster, x0: np.ndarray, steps: int, members: int, seed: int, keep: Keep, *, there: np.ndarray | None = None
+    forecaster: Forecaster,
+    x0: np.ndarray,
+    steps: int,
+    members: int,
+    seed: int,
+    keep: Keep,
+    *,
+    there: np.ndarray | None = None,
+    schedule: np.ndarray | None = None,
 ) -> Kept:
     """Sample futures of x0 (trajectory, *site, channel) block by block, and join what `keep` keeps of them.
 
     Every block has a random stream of its own, made from (seed, block); which blocks there are depends on sizes only. With `there`
-    (trajectory, time, body) bodies leave the futures when they left the recording (see `followed`).
+    (trajectory, time, body) bodies leave the futures when they left the recording (see `followed`). A schedule is that of
+    `Forecaster.sample`.
     """
     path = (steps + 1) * x0[0].size * NUMBER
     width = max(1, min(len(x0), BLOCK // path))
@@ -41,7 +52,8 @@ def forecast(
     for some in blocks(len(x0), width):
         parts = []
         for block in blocks(members, height):
-            states = forecaster.sample(x0[some], steps, block.stop - block.start, _block_seed(seed, number))
+            given = {} if schedule is None else {"schedule": schedule[some]}
+            states = forecaster.sample(x0[some], steps, block.stop - block.start, _block_seed(seed, number), **given)
             parts.append(keep(states if there is None else without(states, there[some])))
             number += 1
         columns.append(_join(parts, "sample"))
@@ -56,11 +68,11 @@ def recorded(store: Store, split: str, rows: np.ndarray, keep: Keep) -> Kept:
     return _join([kept_of(store.system, x, keep) for x in read], "trajectory")
 
 
-def kept_of(system: System, x: np.ndarray, keep: Keep) -> Kept:
+def kept_of(system: System, x: np.ndarray, keep: Keep, entries: str = KEPT) -> Kept:
     """Join, block by block, what `keep` keeps of recorded states (trajectory, time, *site, channel)."""
     kept = []
     for some in blocks(len(x), max(1, BLOCK // (x[0].size * NUMBER))):
-        there = followed(system, x[some])
+        there = followed(system, x[some], entries)
         kept.append(keep(x[some] if there is None else without(x[some], there)))
     return _join(kept, "trajectory")
 
@@ -68,16 +80,29 @@ def kept_of(system: System, x: np.ndarray, keep: Keep) -> Kept:
 # -- bodies that come and go -------------------------------------------------------------------------------------------------
 
 
-def followed(system: System, x: np.ndarray) -> np.ndarray | None:
+def followed(system: System, x: np.ndarray, entries: str = KEPT) -> np.ndarray | None:
     """Say which bodies a forecast is judged by: (trajectory, time, body) booleans of recorded states (trajectory, time, body, channel).
 
     They are there in the first frame and in the one that is judged: a future holds the bodies of its initial state, and those that enter
-    later, or come back, are in no forecast. None where no body is ever absent.
+    later, or come back, are in no forecast. With recorded entries all that are there count. None where no body is ever absent.
     """
     if not allows_absence(system.spec):
         return None
     there = presence(system.spec, x)
-    return None if there.all() else there & there[:, :1]
+    return None if there.all() else there if entries == RECORDED else there & there[:, :1]
+
+
+def schedule_of(system: System, x: np.ndarray, entries: str = KEPT) -> np.ndarray | None:
+    """Return what a forecast of recorded states x (trajectory, time, *site, channel) is told of them, as states after the first.
+
+    That is how long steps last and, with recorded entries, who enters, where, and leaves. None where there is nothing to tell.
+    """
+    spec = system.spec
+    if entries == RECORDED and allows_absence(spec) and not presence(spec, x).all():
+        return x[:, 1:]
+    if spec.duration is None:
+        return None
+    return with_durations(spec, np.broadcast_to(x[:, :1], x[:, 1:].shape), x[:, 1:])
 
 
 def without(x: np.ndarray, there: np.ndarray) -> np.ndarray:

@@ -23,8 +23,12 @@ class Forecaster(ABC):
     has_density: ClassVar[bool] = False  # whether `log_prob` is known
 
     @abstractmethod
-    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
-        """Sample futures of x0 (trajectory, *site, channel): (sample, trajectory, time, *site, channel); time 0 is x0."""
+    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int, *, schedule: np.ndarray | None = None) -> np.ndarray:
+        """Sample futures of x0 (trajectory, *site, channel): (sample, trajectory, time, *site, channel); time 0 is x0.
+
+        A schedule (trajectory, time, *site, channel), recorded states after x0, says who enters, where, and leaves, and how long steps
+        last. A forecaster that knows nothing of that is given none.
+        """
 
     def log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
         """Return log p(x' | x) of full states (*batch, *site, channel): nats, (*batch,)."""
@@ -39,9 +43,9 @@ class Model(Forecaster):
     feedback: Feedback = Feedback.ANCESTRAL
     label: ClassVar[str] = "model"
 
-    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
-        out = None
-        for block in self.simulator.rollout_blocks(x0, steps=steps, members=members, seed=seed, feedback=self.feedback):
+    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int, *, schedule: np.ndarray | None = None) -> np.ndarray:
+        out, settings = None, {"seed": seed, "feedback": self.feedback, "schedule": schedule}
+        for block in self.simulator.rollout_blocks(x0, steps=steps, members=members, **settings):
             if out is None:  # store labels as integers, like the initial states
                 kind = block.states.dtype if np.issubdtype(x0.dtype, np.floating) else x0.dtype
                 out = np.empty((members, len(x0), *block.states.shape[2:]), kind)
@@ -57,7 +61,7 @@ class Programs(Forecaster):
     guide: PathProgram
     label: ClassVar[str] = "model"
 
-    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
+    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int, *, schedule: np.ndarray | None = None) -> np.ndarray:
         start = as_tensor(x0, next(self.model.parameters()).device)
         blocks = sample_futures(self.model, self.guide, start, steps=steps, members=members, seed=seed)
         return np.concatenate([block.cpu().numpy() for block in blocks])
@@ -70,7 +74,7 @@ class Truth(Forecaster):
     system: System
     label: ClassVar[str] = "true process"
 
-    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
+    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int, *, schedule: np.ndarray | None = None) -> np.ndarray:
         repeated = np.broadcast_to(x0, (members, *x0.shape)).reshape(-1, *x0.shape[1:])
         seeds = trajectory_seeds(seed, "evaluation", len(repeated))
         paths = self.system.simulate(np.ascontiguousarray(repeated), steps, seeds)

@@ -60,11 +60,12 @@ def measure(
     measured: dict[str, list[xr.Dataset]] = {}
     for block in ensembles.blocks(count, max(1, min(settings.block, fit))):
         path = held_out.read(block)
-        truth = ensembles.kept_of(system, path, keep)
-        x0, there = path[:, 0], ensembles.followed(system, path)
+        truth = ensembles.kept_of(system, path, keep, settings.entries)
+        x0, there = path[:, 0], ensembles.followed(system, path, settings.entries)
+        schedule = ensembles.schedule_of(system, path, settings.entries)
         seed = _seed(settings.seed, split, block.start)
         seen, *others = (
-            ensembles.forecast(one, x0, steps, settings.members, seed + i, keep, there=there)
+            ensembles.forecast(one, x0, steps, settings.members, seed + i, keep, there=there, schedule=schedule)
             for i, one in enumerate((forecaster, *references.values()))
         )
         values = _measure(system.spec, seen, truth, dict(zip(references, others, strict=True)), rng, scales, lead_times)

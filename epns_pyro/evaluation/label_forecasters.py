@@ -51,7 +51,7 @@ class LabelPersistence(Forecaster):
         stray = (1 + (known & ~kept & ~near).sum()) / (2 + (known & ~kept).sum())
         return cls(spec, stay, float(stray))
 
-    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
+    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int, *, schedule: np.ndarray | None = None) -> np.ndarray:
         rng, label = np.random.default_rng(seed), label_of(self.spec)
         labels = self.spec[label].size
         x = np.broadcast_to(x0, (members, *x0.shape)).reshape(-1, *x0.shape[1:])

@@ -11,13 +11,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store
 from epns_pyro.derived import complete, free_fields
+from epns_pyro.durations import along, duration, noise_power, relative, with_durations
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.presence import presence
 from epns_pyro.state import Field, StateSpec
@@ -32,17 +33,18 @@ class LinearForecaster(Forecaster):
     has_density: ClassVar[bool] = True
 
     @abstractmethod
-    def law(self, x: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Return means (*batch, body[, space]) and standard deviations of the forecast fields, by name."""
+    def law(self, x: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return means (*batch, body[, space]) and standard deviations, numbers or (*batch, body[, 1]), of the forecast fields, by name."""
 
-    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int) -> np.ndarray:
+    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int, *, schedule: np.ndarray | None = None) -> np.ndarray:
         rng, spec = np.random.default_rng(seed), self.context.spec
         x = np.broadcast_to(x0, (members, *x0.shape)).astype(np.float64)
         path = [x]
-        for _ in range(steps):
+        for t in range(steps):
             mean, scale = self.law(x)
             drawn = {name: mean[name] + scale[name] * rng.standard_normal(mean[name].shape) for name in mean}
-            x = spec.wrap(spec.advance(x, complete(spec, x, drawn, self.context.frame_dt)))
+            following = spec.wrap(spec.advance(x, complete(spec, x, drawn, self.context.frame_dt)))
+            x = following if schedule is None else scheduled(spec, x, following, schedule[:, t])
             path.append(x)
         return np.stack(path, axis=2)
 
@@ -68,10 +70,10 @@ class Persistence(LinearForecaster):
     context: DataContext
     label: ClassVar[str] = "persistence with fitted noise"
 
-    def law(self, x: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    def law(self, x: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         spec = self.context.spec
         return {f.name: persisting(self.context, x, f) for f in free_fields(spec)}, {
-            f.name: self.context.step_scales[f.name] for f in free_fields(spec)
+            f.name: lasting(spec, x, f, self.context.step_scales[f.name]) for f in free_fields(spec)
         }
 
 
@@ -115,12 +117,12 @@ class Autoregression(LinearForecaster):
             mean, _ = draft.law(x)
             n += int(both.sum())
             for f in fields:
-                left = change(spec, f, mean[f.name], spec.get(after, f.name))[both]
+                left = (change(spec, f, mean[f.name], spec.get(after, f.name)) / lasting(spec, x, f, 1.0))[both]
                 squares[f.name] += float((left**2).sum()) / spec.width(f)
         floor = {name: 1e-9 * context.step_scales[name] for name in squares}
         return replace(draft, scales={name: max(float(np.sqrt(total / max(n, 1))), floor[name]) for name, total in squares.items()})
 
-    def law(self, x: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    def law(self, x: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         spec, mean = self.context.spec, {}
         for f in free_fields(spec):
             mean[f.name] = persisting(self.context, x, f)
@@ -128,14 +130,26 @@ class Autoregression(LinearForecaster):
                 mean[f.name] = mean[f.name] + np.einsum(
                     "...kd,k->...d", _by_body(spec, x)[..., : len(self.weights[f.name]), :], self.weights[f.name]
                 )
-        return mean, self.scales
+        return mean, {name: lasting(spec, x, spec[name], scale) for name, scale in self.scales.items()}
 
 
 def persisting(context: DataContext, x: np.ndarray, field: Field) -> np.ndarray:
     """Return a field (*batch, body[, space]) one step later if nothing happens: x + v dt, or x where the field has no rate."""
     spec = context.spec
     rate = next((f.name for f in spec.fields if f.rate_of == field.name), None)
-    return spec.get(x, field.name) + (context.frame_dt * spec.get(x, rate) if rate else 0.0)
+    return spec.get(x, field.name) + (along(field, duration(spec, x, context.frame_dt)) * spec.get(x, rate) if rate else 0.0)
+
+
+def lasting(spec: StateSpec, x: np.ndarray, field: Field, scale: float) -> np.ndarray | float:
+    """Return the standard deviation of the noise of a field in the steps from states x, given that in a nominal step."""
+    ratio = relative(spec, x)
+    return scale if ratio is None else along(field, scale * ratio ** noise_power(spec, field))
+
+
+def scheduled(spec: StateSpec, x: np.ndarray, following: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return next states with what was recorded of them: durations, bodies that leave, and bodies that enter, where they were seen."""
+    stays = presence(spec, x) & presence(spec, seen)
+    return with_durations(spec, np.where(stays[..., None], following, seen), seen)
 
 
 def change(spec: StateSpec, field: Field, before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ def rollout_blocks(
     seed: int,
     feedback: Feedback = Feedback.ANCESTRAL,
     block_size: int | None = None,
+    schedule: Tensor | None = None,
 ) -> Iterator[Block]:
     """Sample futures of x0 block by block; the initial state is time 0.
 
@@ -46,6 +47,9 @@ def rollout_blocks(
         model whose likelihood is reported.
     block_size : int, optional
         States per block; the default is the transition's. Memory is bounded by block_size x (steps + 1) states.
+    schedule : Tensor, (trajectory, time, *site, channel), optional
+        Recorded states after x0, which say who enters, where, and leaves, and how long steps last. Without it the bodies of x0 stay, and
+        all steps last as long as the first.
     """
     if feedback is Feedback.TEACHER:
         raise ValueError("a forecast has no observed states to feed back")
@@ -62,10 +66,13 @@ def rollout_blocks(
             x = start.expand(samples.stop - samples.start, *start.shape).flatten(0, 1)
             carry, states, finite = transition.start(x), [x.cpu()], torch.ones(len(x), dtype=torch.bool, device=x.device)
             absent = x.isnan() if x.is_floating_point() else None  # bodies that are not there; those of the initial state stay
-            for _ in range(steps):
-                step = transition.step(carry)
+            for t in range(steps):
+                step, seen = transition.step(carry), None
                 emission = step.emission(step.prior.sample())
-                following = step.advance(emission.sample() if feedback is Feedback.ANCESTRAL else emission.mean)
+                if schedule is not None:
+                    seen = schedule[trajectories, t].expand(samples.stop - samples.start, *start.shape).flatten(0, 1)
+                    absent = seen.isnan()
+                following = step.advance(emission.sample() if feedback is Feedback.ANCESTRAL else emission.mean, seen)
                 if absent is not None:
                     finite = finite & (following.x.isfinite() | absent).flatten(1).all(1)
                     following = following.where(finite, carry)

@@ -59,7 +59,15 @@ class EPNSModel(_Unrolled):
         ANCESTRAL (the sample is fed back), and PUSHFORWARD is the published mean feedback.
     kl_weight : float
         Weight of the KL term in the objective (annealing); a likelihood needs 1.
+
+    Attributes
+    ----------
+    schedule : Tensor, (batch, time, *site, channel), optional
+        Recorded states after x0, to set before a forecast: they say who enters, where, and leaves, and how long steps last. Without it the
+        bodies of x0 stay, and all steps last as long as its own.
     """
+
+    schedule: Tensor | None = None
 
     def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> Tensor:
         """Sample or score a path from full initial states (batch, *site, channel).
@@ -89,7 +97,8 @@ class EPNSModel(_Unrolled):
                     z = pyro.sample(f"z_{t}", step.prior)
                 emission = step.emission(z)
                 if path is None:
-                    following, y = None, pyro.sample(f"x_{t}", emission)
+                    following = None if self.schedule is None else observed(spec, self.schedule, t)
+                    y = pyro.sample(f"x_{t}", emission)
                 else:
                     following = observed(spec, path, t)
                     law, value = step.observe(emission, following)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from epns_pyro.config import Config, Registry
 from epns_pyro.context import DataContext
+from epns_pyro.durations import with_durations
 from epns_pyro.state import Field, StateSpec
 
 TRANSITIONS = Registry("model")
@@ -119,9 +120,10 @@ class Step(ABC):
         y : Tensor, (*batch, *site, dynamic channel)
             The dynamic channels of the next state.
         following : Tensor, (*batch, *site, channel), optional
-            The observed next state: it says which bodies enter and leave.
+            The observed next state: it says which bodies enter and leave, and how long the step after it lasts.
         """
-        return Carry(self.spec.advance(self.carry.x, y))
+        x = self.spec.advance(self.carry.x, y)
+        return Carry(x if following is None else with_durations(self.spec, x, following))
 
 
 class Transition(nn.Module, ABC):

@@ -65,6 +65,8 @@ class TrainingConfig(Config):
         Steps with a non-finite loss or gradient are skipped and counted; this many in a row stop training.
     memory : int
         Bytes of training data held in memory; larger sets stream through a pool of this size.
+    strides : tuple of int
+        A window takes every k-th frame, with k drawn from these: one model for steps of several durations. For recorded particles.
     """
 
     steps: Positive = 2000
@@ -84,6 +86,7 @@ class TrainingConfig(Config):
     validation_transitions: Positive = 2000
     max_bad_steps: Positive = 20
     memory: Positive = 2 * 2**30
+    strides: Annotated[tuple[Count, ...], pydantic.Field(min_length=1)] = (1,)
 
     @property
     def feedback_mode(self) -> Feedback:
@@ -114,6 +117,9 @@ class EvaluationConfig(Config):
         Of the set `long`, one member each.
     block : int
         Trajectories evaluated at a time: bounds the memory.
+    entries : {"kept", "recorded"}
+        Whether forecasts keep the bodies of their initial state, or bodies enter and leave as they were recorded: those that enter are put
+        where they were seen.
     recalibrate : bool
         Whether to forecast the validation set as well, to learn recalibrated intervals from it.
     seed : int
@@ -130,6 +136,7 @@ class EvaluationConfig(Config):
     guide_draws: Count = 99
     long_trajectories: Count = 20
     block: Count = 20
+    entries: Literal["kept", "recorded"] = "kept"
     recalibrate: bool = True
     seed: Seed = 0
 

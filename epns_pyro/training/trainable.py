@@ -5,6 +5,7 @@ from __future__ import annotations
 from epns_pyro.data import Store
 from epns_pyro.data.inspection.check import missing_sets
 from epns_pyro.data.inspection.findings import ERROR
+from epns_pyro.data.strides import Strides
 from epns_pyro.data.windows import check_window, pool_shape
 from epns_pyro.errors import DataError, EpnsError
 from epns_pyro.state import StateSpec
@@ -56,7 +57,11 @@ def check_trainable(store: Store, config: RunConfig) -> None:
         If the data cannot be read.
     """
     check_data(store)
+    if config.training.strides != (1,):
+        store = store.timed()
     first, horizon = store.system.first_frame, config.training.horizon
+    if config.training.strides != (1,):
+        Strides(store.spec, store.frame_dt, config.training.strides).check(store, "train", max(horizon.start, horizon.end), first)
     check_window(store, "train", max(horizon.start, horizon.end), first)
     check_window(store, "val", 1, first)
     pool_shape(store, "train", config.training.memory)

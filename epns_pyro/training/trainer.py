@@ -80,7 +80,8 @@ class Trainer:
     """
 
     def __init__(self, config: RunConfig, store: Store, folder: RunFolder, hardware: Hardware = Hardware()) -> None:
-        self.config, self.store, self.folder = config, store, folder
+        self.config, self.folder = config, folder
+        self.store = store = with_strides(store, config.training)
         self.fabric = hardware.fabric()
         self.fabric.launch()
         self.context = store.context()
@@ -297,6 +298,7 @@ class Trainer:
             memory=training.memory,
             device=self.fabric.device,
             context=self.context,
+            strides=training.strides,
         )
 
     def _stopping(self) -> bool:
@@ -323,6 +325,11 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def with_strides(store: Store, training: TrainingConfig) -> Store:
+    """Return the store as training reads it: where steps of several strides are learnt, its states say how long they last."""
+    return store if training.strides == (1,) else store.timed()
 
 
 def differences(mine: RunConfig, theirs: RunConfig) -> str:

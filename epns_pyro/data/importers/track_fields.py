@@ -109,11 +109,21 @@ class Reader:
     scale : float
         Positions and velocities are multiplied by it.
     frame_dt : float, optional
-        Time between two frame numbers; needed by tables that have times.
+        Time between two frame numbers. Times of tables that have times are whole multiples of it; without it they are taken as they are.
+    times : bool
+        Whether frames are told apart by their times, not by numbers.
+
+    Attributes
+    ----------
+    clocked : bool
+        Whether the first column of a row is a time.
     """
 
-    def __init__(self, quantities: Quantities, *, likelihood: float | None, scale: float, frame_dt: float | None) -> None:
+    def __init__(
+        self, quantities: Quantities, *, likelihood: float | None, scale: float, frame_dt: float | None, times: bool = False
+    ) -> None:
         self._quantities, self._likelihood, self._scale, self._frame_dt = quantities, likelihood, scale, frame_dt
+        self._times, self.clocked = times, False
         self.dropped: Counter[str] = Counter()
         self.categories: dict[str, dict[str, int]] = {c.name: {} for c in quantities.categories}
         self.rows = 0
@@ -151,12 +161,13 @@ class Reader:
 
     def _frames(self, path: Path, chunk: pd.DataFrame) -> np.ndarray:
         """Return the frame numbers of a chunk (row,), NaN where nothing stands."""
-        name = "frame" if "frame" in chunk else "time"
+        name = "frame" if "frame" in chunk and not self._times else "time"
         given = chunk[name].to_numpy(np.float64)
         if name == "frame":
             frame, expected = given, "a whole number: give --columns time=NAME,... if it is a time"
         elif self._frame_dt is None:
-            raise ConfigError("a table with times needs --frame-dt, the time between two frames")
+            self.clocked = True
+            return given
         else:
             frame, expected = given / self._frame_dt, f"a whole multiple of --frame-dt {self._frame_dt:g}"
         whole = np.round(frame)

@@ -8,7 +8,7 @@ from pathlib import Path
 from epns_pyro.data.importers.epns_format import natural
 from epns_pyro.data.importers.track_frames import ArrayTracks, DeepLabCut, WideTracks, is_wide
 from epns_pyro.data.importers.track_recording import Tracks
-from epns_pyro.data.importers.track_rows import ParquetTracks, TextTracks, assign
+from epns_pyro.data.importers.track_rows import ParquetTracks, TextTracks, assign, timed
 from epns_pyro.data.importers.track_tables import look, parquet_file
 from epns_pyro.errors import ConfigError, DataError
 
@@ -43,7 +43,7 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def open_tracks(path: Path, columns: str | None = None) -> Tracks:
+def open_tracks(path: Path, columns: str | None = None, time_column: str = "") -> Tracks:
     """Look at a file and return its tracks.
 
     Parameters
@@ -51,6 +51,8 @@ def open_tracks(path: Path, columns: str | None = None) -> Tracks:
     path : Path
     columns : str, optional
         What the columns are, as `Columns` reads it; by default the header must be a known one.
+    time_column : str
+        The column with the times of frames, which then have no numbers.
 
     Raises
     ------
@@ -60,12 +62,17 @@ def open_tracks(path: Path, columns: str | None = None) -> Tracks:
     suffix = path.suffix.lower()
     if suffix in WAY_OUT:
         raise DataError(f"{path}: {suffix} files are not read: {WAY_OUT[suffix]}")
+    if time_column and suffix == ".npy":
+        raise ConfigError(f"{path}: an array (frame, animal, axis) has no column of times: leave out --time-column")
     if suffix == ".npy":
         return ArrayTracks(path)
     if suffix == ".parquet":
         names = tuple(parquet_file(path).schema_arrow.names)
-        return ParquetTracks(path, assign(path, names, True, columns), bool(columns))
+        found = assign(path, names, True, columns)
+        return ParquetTracks(path, timed(path, found, time_column) if time_column else found, bool(columns))
     table = look(path)
+    if time_column:
+        return TextTracks(table, timed(path, assign(path, table.names, table.has_header, columns), time_column), bool(columns))
     if columns is None and table.head[0][0].lower() == "scorer":
         return DeepLabCut(table)
     if columns is None and table.has_header and is_wide(table.names):

@@ -73,6 +73,12 @@ def assign(path: Path, names: tuple[str, ...], has_header: bool, columns: str | 
     return Assignment("table", names, roles)
 
 
+def timed(path: Path, assignment: Assignment, column: str) -> Assignment:
+    """Say that a column holds the times of frames, in place of frame numbers."""
+    roles = {role: name for role, name in assignment.roles.items() if role != FRAME}
+    return replace(assignment, roles=roles | {TIME: find_column(path, assignment.names, column)})
+
+
 def _by_name(path: Path, names: tuple[str, ...], wanted: dict[str, str]) -> dict[str, str]:
     roles = {}
     for role, column in wanted.items():

@@ -11,6 +11,7 @@ import numpy as np
 from epns_pyro.data.importers.track_fields import POSITION, Quantities
 from epns_pyro.data.importers.track_splits import Stretch
 from epns_pyro.data.importers.track_spool import Groups, Spool
+from epns_pyro.durations import steps_between
 from epns_pyro.errors import DataError
 from epns_pyro.state import StateSpec
 
@@ -37,6 +38,8 @@ class Recording:
         Numbers of the tracks by name.
     frames : numpy.ndarray
         Sorted frame numbers that occur.
+    times : numpy.ndarray, optional
+        Of the frames, by number, where the file has times.
     in_order : bool
         Whether no frame number is followed by a smaller one.
     """
@@ -45,17 +48,33 @@ class Recording:
     path: Path
     spool: Spool
     tracks: dict[str, int] = field(default_factory=dict)
-    frames: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    frames: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    times: np.ndarray | None = None
     in_order: bool = True
 
     def add(self, rows: np.ndarray) -> None:
         """Write rows to disk."""
         if not len(rows):
             return
-        frame = rows[:, FRAME].astype(np.int64)
+        frame = rows[:, FRAME]
         self.in_order &= bool((np.diff(frame) >= 0).all()) and (not len(self.frames) or bool(frame[0] >= self.frames[-1]))
         self.frames = np.union1d(self.frames, frame)
         self.spool.append(rows)
+
+    def number_frames(self, path: Path, *, clocked: bool) -> None:
+        """Number frames that were told apart by their times, in a new file at `path`; the times go to `times`.
+
+        Frames that are not `clocked` have numbers.
+        """
+        if not clocked:
+            self.frames = self.frames.astype(np.int64)
+            return
+        spool, self.times = Spool(path, self.spool.columns), self.frames
+        for rows in self.spool.blocks():
+            rows[:, FRAME] = np.searchsorted(self.times, rows[:, FRAME])
+            spool.append(rows)
+        self.spool.path.unlink(missing_ok=True)
+        self.spool, self.frames = spool, np.arange(len(self.times))
 
 
 class Cut:
@@ -101,6 +120,13 @@ class Cut:
     def frame(self, index: int) -> int:
         """Return the frame number in the file of a kept frame."""
         return self._first + index * self._every
+
+    def durations(self, start: int, nominal: float) -> np.ndarray:
+        """Return how long the steps of a stretch that starts in a kept frame last, (time,); nominal after the last frame of a recording."""
+        if self.recording.times is None:
+            return np.full(self.segment, nominal)
+        kept = self.recording.times[self._first :: self._every]
+        return steps_between(kept, nominal)[start : start + self.segment]
 
     def _occupied(self) -> np.ndarray:
         found = np.zeros(0, dtype=np.int64)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from epns_pyro.data.importers.track_spool import Spool
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
 from epns_pyro.derived import with_history
+from epns_pyro.durations import are_uneven, with_duration
 from epns_pyro.errors import ConfigError, DataError
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import RecordedConfig
@@ -45,7 +47,10 @@ class Options:
     columns : str
         What the columns are, e.g. "frame,id,x,y" or "frame=t,id=cell,x=X,y=Y"; "" where the header is a known one.
     frame_dt : float, optional
-        Time between two frame numbers, in `time_unit`; 1 by default.
+        Time between two frame numbers, in `time_unit`; 1 by default. Times in a column are whole multiples of it, or, without it, are
+        taken as they are: frames may be uneven.
+    time_column : str
+        The column with the times of frames; "" where there is none, or where `columns` says it.
     every : int, optional
         Keep every so many frame numbers, from the first on; by default the largest number that all differences of frame numbers are
         multiples of, so that nothing is lost.
@@ -81,6 +86,7 @@ class Options:
     margin: int | None = None
     shares: Split = field(default_factory=Split)
     history: int = HISTORY
+    time_column: str = ""
 
 
 def import_tracks(
@@ -123,7 +129,7 @@ def import_tracks(
     """
     options = options or Options()
     files, left_out = _files(paths, tests)
-    tracks = [open_tracks(file, options.columns or None) for file in files]
+    tracks = [open_tracks(file, options.columns or None, options.time_column) for file in files]
     with new_directory(out) as temporary, tempfile.TemporaryDirectory(dir=Path(out).parent, prefix=f".{Path(out).name}.") as folder:
         work = _Work(tracks, options, Path(folder))
         work.read(progress)
@@ -154,7 +160,8 @@ class _Work:
         self._quantities = options.quantities
         if flat := [v.name for v in self._quantities.vectors if len(v.columns) != len(self._axes)]:
             raise ConfigError(f"--vector {flat[0]}: positions have {len(self._axes)} axes, so it needs as many columns")
-        self._reader = Reader(self._quantities, likelihood=options.likelihood, scale=options.scale, frame_dt=options.frame_dt)
+        known: dict[str, Any] = {"likelihood": options.likelihood, "scale": options.scale, "frame_dt": options.frame_dt}
+        self._reader = Reader(self._quantities, **known, times=bool(options.time_column))
         self._dropped: Counter[str] = self._reader.dropped
         self._notes: list[str] = []
 
@@ -169,6 +176,7 @@ class _Work:
             for chunk in source.chunks():
                 uncertain |= LIKELIHOOD in chunk
                 recording.add(self._reader.read(source.path, chunk, self._axes, recording.tracks))
+            recording.number_frames(self._folder / f"numbered_{number}", clocked=self._reader.clocked)
             self._recordings.append(recording)
             if not recording.in_order:
                 self._notes.append(f"{source.path.name}: rows are not in the order of the frames: sorted")
@@ -261,7 +269,19 @@ class _Work:
             self._notes.append(f"z is {next(iter(self._heights)):g} everywhere: space has 2 dimensions")
         unit = self._options.unit or next((t.unit for t in self._tracks if t.unit and self._options.scale == 1.0), "")
         sizes = {name: len(known) for name, known in self._reader.categories.items()}
-        return self._quantities.spec(axes, unit, self._options.time_unit, sizes)
+        spec = self._quantities.spec(axes, unit, self._options.time_unit, sizes)
+        return with_duration(spec, self._frame_dt) if any(are_uneven(times) for times in self._clocks) else spec
+
+    @property
+    def _clocks(self) -> list[np.ndarray]:
+        """Times of the kept frames of every recording that has times."""
+        return [r.times[:: self._every] for r in self._recordings if r.times is not None]
+
+    @property
+    def _frame_dt(self) -> float:
+        """Time between two kept frames: the typical one where they are uneven."""
+        steps = [np.diff(times) for times in self._clocks if len(times) > 1]
+        return float(np.median(np.concatenate(steps))) if steps else (self._options.frame_dt or 1.0) * self._every
 
     def write(self, path: Path, homes: dict[tuple[int, int], str], progress: Progress | None) -> None:
         """Write the segments of every set, with where they come from and the report."""
@@ -270,7 +290,7 @@ class _Work:
         if size > LARGEST_TRAJECTORY:
             needs = f"{self._segment} frames and {self._bodies} bodies takes {size / 2**30:.3g} GiB"
             raise ConfigError(f"a trajectory of {needs}: cut shorter ones, --segment N")
-        frame_dt = (self._options.frame_dt or 1.0) * self._every
+        frame_dt = self._frame_dt
         state = with_history(spec, self._options.history, self._options.time_unit) if self._options.history else spec
         config = RecordedConfig.parse({"spec": asdict(state), "frame_dt": frame_dt, "time_unit": self._options.time_unit})
         writer = StoreWriter(path, Identity.of(config.build()))
@@ -278,6 +298,9 @@ class _Work:
         outputs = {name: _Output(writer, name, counts[name], self._segment, self._bodies) for name in sorted(counts)}
         for done, (key, segment) in enumerate(self._chosen(homes)):
             x = segment.states(spec, self._quantities, len(self._axes), self._bodies, f"{self._recordings[key[0]].path}")
+            if spec.duration:
+                dt = self._cuts[key[0]].durations(self._stretch(key).start, frame_dt)
+                x[..., spec.slice(spec.duration.name)] = dt[:, None, None]
             ids = np.full(self._bodies, -1, dtype=np.int64)
             ids[: segment.bodies] = self._ids(key[0])[segment.tracks]
             outputs[homes[key]].add(self._recode(spec, x), ids, key[0], self._cuts[key[0]].frame(self._stretch(key).start))

@@ -17,6 +17,8 @@ from epns_pyro.data.stores import Store
 from epns_pyro.data.writing import Progress
 from epns_pyro.state import StateSpec
 
+LONGEST_STEP = 20  # in typical ones: what lasts longer is a gap
+
 
 def check(store: Store, *, progress: Progress | None = None) -> list[Finding]:
     """Read a whole store, a few chunks at a time, and say what is wrong with it; errors first."""
@@ -64,7 +66,8 @@ def _clock(time: np.ndarray, frame_dt: float) -> Iterator[tuple[str, str]]:
         frame = int(np.argmin(np.atleast_2d(steps > 0).all(0))) + 1
         yield ERROR, f"the coordinate 'time' does not increase at frame {frame}: sort the frames, or correct it"
     elif np.ptp(steps) > 1e-3 * np.median(steps):
-        yield WARNING, f"the time between frames varies from {steps.min():.4g} to {steps.max():.4g}: a model step is one frame"
+        if (ratio := steps.max() / np.median(steps)) > LONGEST_STEP:
+            yield WARNING, f"the longest step lasts {steps.max():.4g}, {ratio:.3g} times the typical one: cut the recording there"
     elif not np.isclose(np.median(steps), frame_dt, rtol=1e-3):
         yield ERROR, f"frame_dt is {frame_dt:.4g}, but the coordinate 'time' advances by {np.median(steps):.4g} per frame"
 
@@ -112,7 +115,7 @@ def _inspectors(spec: StateSpec, sound: list[layout.Variable], frame_dt: float) 
             inspectors.append(NonFinite(spec, field))
         elif field.kind == "label":
             inspectors.append(Labels(field, periodic=spec.periodic))
-        else:
+        elif field.kind != "duration":
             inspectors.append(OutOfRange(field))
         if field.rate_of in names:
             inspectors += [Rate(spec, field, frame_dt), ExactRate(spec, field, frame_dt)]

@@ -47,5 +47,20 @@ def motion_lines(store: Store, split: str = "train") -> Iterator[str]:
     )
 
 
+def duration_lines(store: Store) -> Iterator[str]:
+    """Say how long the steps of every set last; nothing where all frames are even."""
+    if store.spec.duration is None:
+        return
+    unit = f" {store.time_unit}" if store.time_unit else ""
+    for split in store.splits:
+        dt = np.asarray(store.dataset(split)[store.spec.duration.name].values, np.float64)[..., :-1]
+        least, median, most = np.quantile(dt, (0, 0.5, 1))
+        share = float(np.mean(np.abs(dt / store.frame_dt - 1) < 0.05))
+        yield (
+            f"{split}: a step lasts {least:.4g} to {most:.4g}{unit}, median {median:.4g}; {share:.0%} last {store.frame_dt:.4g}{unit}, "
+            "within 5%"
+        )
+
+
 def _with(value: float, unit: str) -> str:
     return f"{value:.4g}{f' {unit}' if unit else ''}"

@@ -96,7 +96,8 @@ class Rate(Inspector):
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
         position, velocity = (arrays[name].astype(np.float64) for name in (self._field.rate_of, self._field.name))
         moved = field_changes(self._spec, self._spec[self._field.rate_of], position).reshape(len(position), -1)
-        expected = (self._frame_dt * (velocity[:, 1:] + velocity[:, :-1]) / 2).reshape(len(position), -1)
+        dt = _durations(self._spec, arrays, self._frame_dt)
+        expected = (dt * (velocity[:, 1:] + velocity[:, :-1]) / 2).reshape(len(position), -1)
         known = np.isfinite(moved) & np.isfinite(expected)
         moved, expected = np.where(known, moved, 0.0), np.where(known, expected, 0.0)
         both, square = (moved * expected).sum(1), (expected**2).sum(1)
@@ -136,11 +137,13 @@ class ExactRate(Inspector):
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
         stored = [arrays[name] for name in (self._field.rate_of, self._field.name)]
         position, velocity = (array.astype(np.float64) for array in stored)
-        dt, moved = self._frame_dt, field_changes(self._spec, self._spec[self._field.rate_of], position)
+        dt = _durations(self._spec, arrays, self._frame_dt)
+        moved = field_changes(self._spec, self._spec[self._field.rate_of], position)
+        both = (dt[:, 1:] + dt[:, :-1]) / 2 if dt.size > 1 else dt
         for kind, error in (
             ("forward", moved - dt * velocity[:, :-1]),
             ("backward", moved - dt * velocity[:, 1:]),
-            ("centred", (moved[:, 1:] + moved[:, :-1]) / 2 - dt * velocity[:, 1:-1]),
+            ("centred", (moved[:, 1:] + moved[:, :-1]) / 2 - both * velocity[:, 1:-1]),
         ):
             if known := int(np.isfinite(error).sum()):
                 total, count = self._errors.get(kind, (0.0, 0))
@@ -163,3 +166,10 @@ class ExactRate(Inspector):
                 f"field {name!r} is exactly the {exact[0]} difference of {of!r}, so one follows from the other and the likelihood of a "
                 f"model has no bound: declare it with differences: true (then it is derived, not predicted), or leave it out",
             )
+
+
+def _durations(spec: StateSpec, arrays: dict[str, np.ndarray], frame_dt: float) -> np.ndarray:
+    """Durations of steps, to go with changes of a vector (trajectory, time - 1, body, space)."""
+    if spec.duration is None:
+        return np.full((1, 1, 1, 1), frame_dt)
+    return np.asarray(arrays[spec.duration.name][:, :-1, None, None], np.float64)

@@ -55,7 +55,15 @@ class CalibrationCheck(Check[Verdicts]):
             yield Fault(Severity.MISCALIBRATED, f"{listing(subjects)} {'is' if len(subjects) == 1 else 'are'} {word}")
 
 
+BODIES = {
+    "kept": " Forecasts hold the bodies of their initial state, and are judged by those that the recording still has.",
+    "recorded": " Bodies enter forecasts where they were first recorded and leave when they left, and all that are there are judged.",
+}
+
+
 def pit(found: Evaluated) -> Section:
+    run = found.record.run
+    bodies = BODIES.get(run.evaluation.get("entries", ""), "") if run.system == "recorded" else ""
     section = Section(
         "pit",
         "PIT-ECDF by lead time",
@@ -63,7 +71,7 @@ def pit(found: Evaluated) -> Section:
         "whole line of a calibrated ensemble in 95 of 100 cases, at each lead time separately: of 20 panels, about one leaves its band by "
         "chance, and the verdicts allow for this. A line that is first below and then above 0 shows an ensemble that is too wide; first "
         "above, "
-        "then below: too narrow; on one side only: a bias.",
+        "then below: too narrow; on one side only: a bias." + bodies,
     )
     for subject in found.subjects("observables"):
         if "ecdf_difference" in subject.data:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from epns_pyro.config import Config
 from epns_pyro.context import DataContext
+from epns_pyro.durations import require_even
 from epns_pyro.models.baselines.gaussian_process import Function, SparseGP
 from epns_pyro.models.baselines.ode import GlobalDrawProgram, moving_fields, rk4
 from epns_pyro.models.program import observed, trajectory_plate
@@ -35,6 +36,7 @@ class InteractionField(nn.Module):
         super().__init__()
         self.config, self.spec, self.frame_dt = config, context.spec, context.frame_dt
         spec = self.spec
+        require_even(spec, "gp-ode")
         self.position, self.velocity = moving_fields(spec)
         space, traits = spec.space, sum(spec.width(f) for f in spec.static_fields)
         self.processes = nn.ModuleDict(

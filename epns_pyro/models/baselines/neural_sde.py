@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from epns_pyro.backbones import BACKBONES, BackboneConfig, Features
 from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
+from epns_pyro.durations import require_even
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.bodies.emissions import DiagonalConfig
 from epns_pyro.models.bodies.fields import BodyFields, shortened
@@ -50,6 +51,7 @@ class NeuralSDE(Transition):
         super().__init__()
         if derived := [f.name for f in context.spec.fields if f.differences or f.lag_of]:
             raise ConfigError(f"model 'neural-sde' predicts all dynamic fields, and {', '.join(derived)} cannot be: use 'particles'")
+        require_even(context.spec, "neural-sde")
         self.config, self.spec, self.bodies = config, context.spec, BodyFields(context)
         spec, bodies, steps = self.spec, self.bodies, config.substeps
         fields, moved, changed = len(spec.dynamic_fields), len(bodies.dynamic_vectors), len(bodies.dynamic_scalars)

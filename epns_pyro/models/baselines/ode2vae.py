@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from epns_pyro.backbones.bodies.base import perceptron
 from epns_pyro.config import Config
 from epns_pyro.context import DataContext
+from epns_pyro.durations import require_even
 from epns_pyro.models.baselines.ode import GlobalDrawProgram, rk4
 from epns_pyro.models.bodies.fields import BodyFields
 from epns_pyro.models.program import observed, trajectory_plate
@@ -41,6 +42,7 @@ class LatentODE(nn.Module):
         super().__init__()
         self.config, self.spec, self.frame_dt = config, context.spec, context.frame_dt
         spec, q = self.spec, config.latent
+        require_even(spec, "ode2vae")
         self.bodies = BodyFields(context)
         scalars, vectors = self.bodies.feature_counts
         seen = context.sites[0] * (scalars + (1 + vectors) * spec.space)

@@ -92,10 +92,10 @@ class Completed(TorchDistribution):
 
     arg_constraints = {}  # noqa: RUF012
     support = constraints.independent(constraints.real, 1)
-    has_rsample = True
 
     def __init__(self, base: TorchDistribution, bodies: BodyFields, x: Tensor) -> None:
         self.base, self._bodies, self._x = base, bodies, x
+        self.has_rsample = base.has_rsample  # else Pyro would ask a mixture for a reparameterised draw
         super().__init__(base.batch_shape, torch.Size([bodies.spec.dynamic_channels]), validate_args=False)
 
     @property
@@ -154,7 +154,7 @@ class EmissionConfig(Config, ABC):
         loc : Tensor, (*batch, body, dynamic channel)
         noise : Tensor, (*batch, body, parameters)
             Unconstrained; zeros mean a standard deviation of `unit`, to within a tenth, and no coupling.
-        unit : Tensor, (dynamic field,)
+        unit : Tensor, (dynamic field,) or (*batch, body, dynamic field)
             Unit of the standard deviations, which are kept within [minimum, maximum] units.
         """
 

@@ -13,6 +13,7 @@ from epns_pyro.backbones import Backbone, BackboneConfig, Features, Signature
 from epns_pyro.backbones.bodies.handed import Handed
 from epns_pyro.context import DataContext
 from epns_pyro.derived import complete, free_fields
+from epns_pyro.durations import along, duration, noise_power, relative
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.normal import masked
 from epns_pyro.models.transition import Observed
@@ -61,6 +62,7 @@ class BodyFields(nn.Module):
         self.differences = {f.name: f.rate_of for f in spec.fields if f.differences}
         self._lags = {f.name: f.lag_of for f in spec.fields if f.lag_of}
         self._changes = {name: context.step_scales[name] for name in self._lags}
+        self._noise_powers = torch.tensor([noise_power(spec, spec[f.name]) for f in self.free.fields])
         self._widths = torch.tensor([spec.width(f) for f in self.free.fields])
 
     # -- reading ---------------------------------------------------------------------------------------------------------
@@ -68,7 +70,7 @@ class BodyFields(nn.Module):
     @property
     def feature_counts(self) -> tuple[int, int]:
         """Scalars and vectors per body that `features` returns."""
-        scalars = 2 * len(self.scalars) + sum(channels for _, channels in embedding_shapes(self.spec))
+        scalars = 2 * len(self.scalars) + (self.spec.duration is not None) + sum(channels for _, channels in embedding_shapes(self.spec))
         return scalars, len(self.vectors) + len(self.space.special_directions)
 
     def build(self, config: BackboneConfig, in_scalars: int, in_vectors: int, out_scalars: int, out_vectors: int) -> Backbone:
@@ -96,7 +98,7 @@ class BodyFields(nn.Module):
     def features(self, x: Tensor, mask: Tensor | None = None) -> Features:
         """All other fields in units of their scales; scalars twice, the second time bent so that small ones are told apart.
 
-        A category is the embedding of the body's class.
+        A category is the embedding of the body's class, a duration the logarithm of its ratio to the nominal one.
         """
         spec = self.spec
         scalars = torch.stack([spec.get(x, name) / spec[name].scale for name in self.scalars], -1) if self.scalars else x[..., :0]
@@ -105,7 +107,8 @@ class BodyFields(nn.Module):
         stacked = torch.stack(vectors, -2) if vectors else x.new_zeros(*x.shape[:-1], 0, spec.space)
         pairs = zip(self.categories, self.embeddings, strict=True)
         classes = [self._one_hot(spec.get(x, name), spec[name].size) @ embedding.to(x.dtype) for name, embedding in pairs]
-        return Features(torch.cat([scalars, torch.asinh(10 * scalars), *classes], -1), stacked, mask)
+        durations = [] if (ratio := relative(spec, x)) is None else [ratio.log()[..., None]]
+        return Features(torch.cat([scalars, torch.asinh(10 * scalars), *durations, *classes], -1), stacked, mask)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Read weights; those from before there were embeddings are of networks that read classes as they are."""
@@ -197,22 +200,38 @@ class BodyFields(nn.Module):
         parts = {f.name: change[..., self.free.slice(f.name)] for f in self.free.fields}
         for name, position in self.differences.items():
             way = self.spec.get(end, position) - self.spec.get(x, position)
-            parts[name] = way / self.frame_dt - self.spec.get(x, name)
+            parts[name] = way / along(self.spec[name], self.duration(x)) - self.spec.get(x, name)
         return torch.cat(list(parts.values()), -1)
 
     def per_channel(self, per_field: Tensor) -> Tensor:
         """Repeat a number per predicted field (..., field) for each of its channels: (..., free channel)."""
         return per_field.repeat_interleave(self._widths.to(per_field.device), -1, output_size=self.free.channels)
 
-    def persistence(self, x: Tensor, dt: float | None = None) -> Tensor:
-        """x + v dt for fields with a rate, x for the others, after one frame or dt: (*batch, body, dynamic channel)."""
-        spec, dt = self.spec, self.frame_dt if dt is None else dt
+    def persistence(self, x: Tensor, dt: Tensor | float | None = None) -> Tensor:
+        """x + v dt for fields with a rate, x for the others, after one step or dt (*batch, body): (*batch, body, dynamic channel)."""
+        spec, dt = self.spec, self.duration(x) if dt is None else dt
         return spec.pack_dynamic(
             **{
-                f.name: spec.get(x, f.name) + (dt * spec.get(x, self.rates[f.name]) if f.name in self.rates else 0.0)
+                f.name: spec.get(x, f.name) + (along(f, dt) * spec.get(x, self.rates[f.name]) if f.name in self.rates else 0.0)
                 for f in spec.dynamic_fields
             }
         )
+
+    # -- time ------------------------------------------------------------------------------------------------------------
+
+    def duration(self, x: Tensor) -> Tensor | float:
+        """How long the step from states x lasts: (*batch, body), or one number where all frames are even."""
+        return duration(self.spec, x, self.frame_dt)
+
+    def step_units(self, x: Tensor, step_scales: Tensor) -> Tensor:
+        """Return the typical size (field,) of what a nominal step brings for the steps from states x: (*batch, body, field).
+
+        It grows as noise does, with the root of the duration, or its power 1.5 in a field whose rate is kicked. Where frames are even it is
+        `step_scales`.
+        """
+        if (ratio := relative(self.spec, x)) is None:
+            return step_scales
+        return step_scales * ratio[..., None] ** self._noise_powers.to(ratio)
 
 
 def embedding_shapes(spec: StateSpec) -> list[tuple[int, int]]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from epns_pyro.backbones import BACKBONES, BackboneConfig, Features
 from epns_pyro.config import Config, one_of
 from epns_pyro.context import DataContext
+from epns_pyro.durations import along, relative
 from epns_pyro.models.bodies.fields import BodyFields
 
 START = 0.1  # the output of the network before training: a small force, so that a model starts from persistence
@@ -61,7 +62,7 @@ class Integrator(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Motion:
         """Integrate states x (*batch, body, channel) over one frame; bodies where a mask (*batch, body) is False act on no other."""
-        bodies, step = self.bodies, self.bodies.frame_dt / self.steps
+        bodies, step = self.bodies, self.bodies.duration(x) / self.steps
         start, strengths = x, []
         if bodies.differences:  # a backward difference is the velocity of half a frame ago
             start = self._kicked(x, self._ask(x, mask), self.steps / 2)
@@ -76,14 +77,19 @@ class Integrator(nn.Module):
     def _ask(self, x: Tensor, mask: Tensor | None) -> Features:
         return self.network(self.bodies.positions(x), self.bodies.features(x, mask))
 
-    def _drift(self, x: Tensor, dt: float) -> Tensor:
+    def _drift(self, x: Tensor, dt: Tensor | float) -> Tensor:
         return self.bodies.spec.advance(x, self.bodies.persistence(x, dt))
 
     def _kicked(self, x: Tensor, out: Features, kicks: float) -> Tensor:
-        """Change every field that no rate carries, in units of its typical change from frame to frame; `kicks` times what a step does."""
+        """Change every field that no rate carries, in units of its typical change from frame to frame; `kicks` times what a step does.
+
+        What acts in a longer step acts longer.
+        """
         spec, units = self.bodies.spec, self.vectors | self.scalars
         changes = [*out.vectors.unbind(-2), *out.scalars.unbind(-1)]
         change = {name: kicks * unit / self.steps * c for (name, unit), c in zip(units.items(), changes, strict=True)}
+        if (longer := relative(spec, x)) is not None:
+            change = {name: along(spec[name], longer) * c for name, c in change.items()}
         return spec.advance(x, spec.pack_dynamic(**{f.name: spec.get(x, f.name) + change.get(f.name, 0) for f in spec.dynamic_fields}))
 
 

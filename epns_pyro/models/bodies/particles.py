@@ -188,8 +188,13 @@ class ParticleStep(BodyStep):
     def _guess_mean(self) -> Tensor:
         bodies, transition = self.bodies, self.transition
         change = bodies.join(transition.guess_vectors.weight @ self.hidden.vectors, self._guess_parameters[0])
-        mean = bodies.to_free(bodies.persistence(self.x)) + change * bodies.per_channel(transition.step_scales)
+        mean = bodies.to_free(bodies.persistence(self.x)) + change * bodies.per_channel(self._units)
         return mean if self.motion is None else mean + self.motion.change
+
+    @cached_property
+    def _units(self) -> Tensor:
+        """Typical changes in this step: (field,), or (*batch, body, field) where steps are uneven."""
+        return self.bodies.step_units(self.x, self.transition.step_scales)
 
     @cached_property
     def _frame(self) -> Tensor:
@@ -201,7 +206,7 @@ class ParticleStep(BodyStep):
         return self.mask if self.transition.config.latents == "per-body" else None
 
     def _law(self, loc: Tensor, noise: Tensor) -> Independent:
-        return self.transition.config.emission.build(self.bodies.free, loc, noise, self.transition.step_scales)
+        return self.transition.config.emission.build(self.bodies.free, loc, noise, self._units)
 
     def _both(self, stays: Tensor | None) -> Tensor | None:
         return self.mask if stays is None or self.mask is None else self.mask & stays

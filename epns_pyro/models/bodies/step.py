@@ -31,4 +31,4 @@ class BodyStep(Step):
 
     def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
         """Go on from y; without an observed next state exactly the bodies of this one are there."""
-        return super().advance(self.bodies.entering_and_leaving(self.spec.wrap(y, among_dynamic=True), self.mask, following))
+        return super().advance(self.bodies.entering_and_leaving(self.spec.wrap(y, among_dynamic=True), self.mask, following), following)

@@ -90,8 +90,11 @@ def later(data: xr.Dataset) -> xr.Dataset:
     return data.assign_coords(time=data.time.values[::-1])
 
 
-def uneven(data: xr.Dataset) -> xr.Dataset:
-    return data.assign_coords(time=data.time.values**2)
+def gap(data: xr.Dataset) -> xr.Dataset:
+    """A recording with a pause; the bodies go on as they went before."""
+    time, position = data.time.values + 20 * (np.arange(FRAMES) > 5), data.position.values.copy()
+    position[:, 6:] += 10 * (data.velocity.values[:, 5:6] + data.velocity.values[:, 6:7])
+    return data.assign_coords(time=time).assign(position=(data.position.dims, position))
 
 
 CASES = {
@@ -110,7 +113,7 @@ CASES = {
     "missing": (lambda d: d.rename(velocity="speed"), "error: set 'train': field 'velocity' is missing: "),
     "one frame": (lambda d: d.isel(time=[0]), "error: set 'train': has 1 frame: a step needs at least 2"),
     "clock backwards": (later, "error: set 'train': the coordinate 'time' does not increase at frame 1: sort the frames"),
-    "clock uneven": (uneven, "warning: set 'train': the time between frames varies from 0.25 to 5.25: a model step is one frame"),
+    "gap": (gap, "warning: set 'train': the longest step lasts 20.5, 41 times the typical one: cut the recording there"),
     "clock fast": (
         lambda d: d.assign_coords(time=2 * d.time.values),
         "error: set 'train': frame_dt is 0.5, but the coordinate 'time' advances by 1 per frame",
