@@ -127,4 +127,4 @@ class OneStepCheck(Check[OneStep]):
 def _origin(one: StepOf, later: str) -> str:
     if state(one.word) == "fault":
         return "one step"
-    return "errors that build up" if state(later) == "fault" and one.word == Word.CALIBRATED else NOTHING
+    return "errors that build up" if later and state(later) == "fault" and one.word == Word.CALIBRATED else NOTHING
