@@ -150,7 +150,26 @@ class Transition(nn.Module, ABC):
         x0 : Tensor, (batch, *site, channel)
         path : Tensor, (batch, time, *site, channel)
         """
-        return Carry(torch.cat([x0[:, None], path[:, :-1]], 1).flatten(0, 1))
+        carries = self.follow(torch.cat([x0[:, None], path[:, :-1]], 1))
+        return carries.map(lambda part: part.flatten(0, 1))
+
+    def follow(self, path: Tensor) -> Carry:
+        """Return the carries, (batch, time, ...), at all states of an observed path (batch, time, *site, channel), started by the first.
+
+        The last one is where a forecast starts that has seen the path.
+        """
+        carry = self.start(path[:, 0])
+        if not carry.memory:
+            return Carry(path)
+        carries = [carry]
+        for following in path[:, 1:].unbind(1):
+            carry = Carry(following, self.remembered(carry, following))
+            carries.append(carry)
+        return Carry(path, tuple(torch.stack(parts, 1) for parts in zip(*(c.memory for c in carries), strict=True)))
+
+    def remembered(self, carry: Carry, following: Tensor) -> tuple[Tensor, ...]:
+        """Return the memory of the carry after a step to an observed state (batch, *site, channel)."""
+        return self.step(carry).advance(self.spec.dynamic(following), following).memory
 
     def at(self, x: Tensor) -> Step:
         """Make the first step from full states (*batch, *site, channel)."""

@@ -72,16 +72,16 @@ def states(space: int = 3, batch: tuple[int, ...] = (4,), bodies: int = BODIES, 
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((*batch, bodies, spec(space).channels)))
 
 
-def split(x: Tensor, space: int = 3) -> tuple[Tensor, Features]:
+def split(x: Tensor, space: int = 3, pairs: Tensor | None = None) -> tuple[Tensor, Features]:
     """Positions and features of raw states."""
     s = spec(space)
     scalars = torch.stack([s.get(x, "mass"), s.get(x, "charge")], -1)
-    return s.get(x, "position"), Features(scalars, torch.stack([s.get(x, "velocity"), s.get(x, "spin")], -2))
+    return s.get(x, "position"), Features(scalars, torch.stack([s.get(x, "velocity"), s.get(x, "spin")], -2), pairs=pairs)
 
 
-def results(network: Backbone, x: Tensor) -> dict[str, Tensor]:
+def results(network: Backbone, x: Tensor, pairs: Tensor | None = None) -> dict[str, Tensor]:
     """Both results of a network on raw states, as channels: (*batch, body, channel)."""
-    out = network(*split(x, network.signature.space))
+    out = network(*split(x, network.signature.space, pairs))
     return {"scalars": out.scalars, "vectors": out.vectors.flatten(-2)}
 
 
@@ -274,7 +274,10 @@ def test_every_input_and_every_parameter_counts(name, out_vectors):
     out = results(network, x)
     assert all(value.std() > 1e-3 for value in out.values() if value.numel())
     torch.stack([value.square().sum() for value in out.values()]).sum().backward()
-    assert (x.grad.abs().sum((0, 1)) > 0).all()
+    read = ["mass", "charge", "position", *(("velocity", "spin") if network.reads_vectors else ())]
+    felt = x.grad.abs().sum((0, 1)) > 0
+    for field in spec(3).fields:
+        assert felt[spec(3).slice(field.name)].all() == (field.name in read), field.name
     idle = [key for key, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert idle == []
 
@@ -312,7 +315,8 @@ def test_degenerate_states_give_finite_values_and_gradients(name, graph, dtype):
         for what, positions in degenerate(dtype).items():
             inputs = [t.clone().requires_grad_() for t in (positions, features.scalars, moving * features.vectors)]
             out = network(inputs[0], Features(*inputs[1:]))
-            gradients = torch.autograd.grad(out.scalars.square().sum() + out.vectors.square().sum(), [*inputs, *network.parameters()])
+            felt = [*(inputs if network.reads_vectors else inputs[:2]), *network.parameters()]
+            gradients = torch.autograd.grad(out.scalars.square().sum() + out.vectors.square().sum(), felt)
             assert all(t.isfinite().all() for t in (out.scalars, out.vectors, *gradients)), what
 
 
@@ -341,6 +345,47 @@ def test_neighbours_are_checked(name):
     ):
         with pytest.raises(ShapeError, match=declared + found):
             network(*wrong)
+
+
+@pytest.mark.parametrize("name", BACKBONES.names)
+def test_attributes_of_pairs_are_checked(name):
+    network = build(name, at=signature(pairs=1))
+    positions, features = split(states())
+    with pytest.raises(ShapeError, match=f"{type(network).__name__} declares 1 attributes of pairs, found 0"):
+        network(positions, features)
+
+
+def bonds(batch: tuple[int, ...] = (4,), seed: int = 0) -> Tensor:
+    """Attributes of pairs, not the same both ways: (*batch, body, body, 2)."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((*batch, BODIES, BODIES, 2)))
+
+
+@pytest.mark.parametrize(("name", "graph"), VARIANTS)
+def test_attributes_of_pairs_are_read_and_move_with_their_bodies(name, graph):
+    """At weights of order one: row i, column j is what i feels of j, whatever number the two have."""
+    network, x, pairs = build(name, graph, at=signature(pairs=2)), states(), bonds()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+
+    def out(x: Tensor, pairs: Tensor) -> Tensor:
+        return results(network, x, pairs)["scalars"]
+
+    here = out(x, pairs)
+    changed = pairs.clone()
+    changed[:, range(BODIES), range(BODIES)] += 1.0
+    if name != "mlp":  # it reads everything, and is for bodies in one order
+        torch.testing.assert_close(out(x, changed), here, rtol=0, atol=0)  # a body is no pair
+        order = torch.tensor([3, 0, 4, 1, 2])
+        torch.testing.assert_close(out(x[:, order], pairs[:, order][:, :, order]), here[:, order], rtol=1e-9, atol=1e-9)
+    x, (near, far) = x.clone(), (1, 2)
+    x[:, :, :3] *= 0.3  # all within reach
+    moved = pairs.clone()
+    moved[:, near, far] += 1.0
+    assert (out(x, moved) - out(x, pairs))[:, near].abs().max() > 1e-6
+    if name in ("pairwise", "central"):  # one round of messages: only the receiver feels it
+        others = [i for i in range(BODIES) if i != near]
+        assert not (out(x, moved) - out(x, pairs))[:, others].any()
 
 
 EMPTY = [{"in_scalars": 0}, {"in_vectors": 0}, {"in_scalars": 0, "in_vectors": 0}, {"out_scalars": 0}, {"out_vectors": 0}]

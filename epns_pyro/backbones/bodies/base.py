@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,6 +34,8 @@ class Signature:
         Number of bodies; only networks that are not permutation equivariant depend on it.
     box : tuple of float
         Sides of the periodic box, in the unit of the positions that the network gets; empty: none.
+    pairs : int
+        Invariant channels per pair of bodies.
     """
 
     in_scalars: int
@@ -42,6 +45,7 @@ class Signature:
     space: int = 3
     bodies: int = 1
     box: tuple[float, ...] = ()
+    pairs: int = 0
 
     @property
     def geometry(self) -> Space:
@@ -59,11 +63,14 @@ class Features:
     mask : Tensor, (*batch, body), optional
         False for bodies that are absent: they do not change the output of any other body. Their own features must be finite; their own
         output is meaningless.
+    pairs : Tensor, (*batch, body, body, channel), optional
+        Attributes of pairs; entry (i, j) is what body i has to do with body j.
     """
 
     scalars: Tensor
     vectors: Tensor
     mask: Tensor | None = None
+    pairs: Tensor | None = None
 
 
 class Backbone(nn.Module, ABC):
@@ -74,6 +81,7 @@ class Backbone(nn.Module, ABC):
     """
 
     equivariant: ClassVar[bool]
+    reads_vectors: ClassVar[bool] = True  # False if the vectors of a body change nothing
     periodic: ClassVar[bool] = False  # True if it reads only displacements between bodies, and so works in a periodic box
 
     def __init__(self, signature: Signature) -> None:
@@ -107,7 +115,14 @@ class Backbone(nn.Module, ABC):
         have = (features.scalars.shape[-1], features.vectors.shape[-2], positions.shape[-1])
         if want != have:
             raise ShapeError(f"{type(self).__name__} declares (scalars, vectors, space) = {want}, found {have}")
+        pairs = 0 if features.pairs is None else features.pairs.shape[-1]
+        if pairs != self.signature.pairs:
+            raise ShapeError(f"{type(self).__name__} declares {self.signature.pairs} attributes of pairs, found {pairs}")
         return self.evaluate(positions, features)
+
+    def at(self, features: Features) -> Callable[[Tensor], Features]:
+        """Return the network as a function of the positions alone: what the features say need not be worked out again."""
+        return lambda positions: self(positions, features)
 
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:

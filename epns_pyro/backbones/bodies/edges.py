@@ -25,8 +25,8 @@ class Edges(NamedTuple):
         From the receiver to the sender: a unit vector, shorter for distances close to zero.
     length : Tensor, (*edge, 1)
         The distance, in units of the scale of positions.
-    distance : Tensor, (*edge, DISTANCE_CHANNELS)
-        Bounded functions of the distance.
+    distance : Tensor, (*edge, DISTANCE_CHANNELS + attributes of pairs)
+        Bounded functions of the distance, then the attributes of the pair.
     envelope : Tensor, (*edge, 1)
         Weight of a message: it falls to zero for bodies farther apart than any in training.
     """
@@ -37,12 +37,14 @@ class Edges(NamedTuple):
     envelope: Tensor
 
     @classmethod
-    def between(cls, positions: Tensor, graph: Graph, space: Space | None = None) -> Edges:
-        """Measure the edges between bodies at positions (*batch, body, space), in units of their scale."""
+    def between(cls, positions: Tensor, graph: Graph, space: Space | None = None, pairs: Tensor | None = None) -> Edges:
+        """Measure the edges between bodies at positions (*batch, body, space), in units of their scale; `pairs` as in `Features`."""
         ours, theirs = graph.receivers(positions), graph.senders(positions)
         relative = theirs - ours if space is None else space.displacement(ours, theirs)
         length = safe_norm(relative)[..., None]
-        return cls(relative / (length + POINT), length, distance_features(length[..., 0]), 1 / (1 + length))
+        seen = distance_features(length[..., 0])
+        seen = seen if pairs is None else torch.cat([seen, graph.pairs(pairs)], -1)
+        return cls(relative / (length + POINT), length, seen, 1 / (1 + length))
 
 
 def distance_features(distance: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class FrameAveraged(Backbone):
         return self.network.last_layers
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        mask = features.mask
+        mask, pairs = features.mask, features.pairs
         centred = positions - centroid(positions, mask)
         axes = principal_axes(centred if mask is None else centred * mask[..., None])
         frames = axes[..., None, :, :] * self.signs  # (*batch, frame, space, axis)
@@ -100,6 +100,7 @@ class FrameAveraged(Backbone):
                 features.scalars[..., None, :, :].expand(*batch, *features.scalars.shape[-2:]),
                 features.vectors[..., None, :, :, :] @ frames[..., None, :, :],
                 None if mask is None else mask[..., None, :].expand(*batch, -1),
+                None if pairs is None else pairs[..., None, :, :, :].expand(*batch, *pairs.shape[-3:]),
             ),
         )
         return Features(inside.scalars.mean(-3), (inside.vectors @ frames.mT[..., None, :, :]).mean(-4))

@@ -31,6 +31,10 @@ class Graph(ABC):
         """Return the node features (*batch, body, ...) at the sending end of every edge: (*edge, ...)."""
 
     @abstractmethod
+    def pairs(self, values: Tensor) -> Tensor:
+        """Return the attributes of pairs (*batch, body, body, ...), row receiver and column sender, of every edge: (*edge, ...)."""
+
+    @abstractmethod
     def collect(self, messages: Tensor) -> Tensor:
         """Sum messages (*edge, ...) at their receivers: (*batch, body, ...)."""
 
@@ -55,6 +59,12 @@ class DenseGraph(Graph):
         bodies = nodes.shape[self._batch]
         return nodes.index_select(self._batch, self._others).unflatten(self._batch, (bodies, bodies - 1))
 
+    def pairs(self, values: Tensor) -> Tensor:
+        bodies = values.shape[self._batch]
+        rows = torch.arange(bodies, device=values.device).repeat_interleave(max(bodies - 1, 0))
+        chosen = values.flatten(self._batch, self._batch + 1).index_select(self._batch, rows * bodies + self._others)
+        return chosen.unflatten(self._batch, (bodies, bodies - 1))
+
     def collect(self, messages: Tensor) -> Tensor:
         if self._silent is not None:
             silent = self._silent.view(*self._silent.shape, *[1] * (messages.dim() - self._silent.dim()))
@@ -77,6 +87,11 @@ class SparseGraph(Graph):
 
     def senders(self, nodes: Tensor) -> Tensor:
         return self._flat(nodes).index_select(0, self._sender)
+
+    def pairs(self, values: Tensor) -> Tensor:
+        bodies = self._shape[-1]
+        flat = values.reshape(self._shape.numel() * bodies, *values.shape[len(self._shape) + 1 :])
+        return flat.index_select(0, self._receiver * bodies + self._sender % bodies)
 
     def collect(self, messages: Tensor) -> Tensor:
         from torch_geometric.utils import scatter  # imported here: it takes seconds, and complete graphs do not need it

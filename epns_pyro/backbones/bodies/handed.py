@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -22,15 +23,7 @@ class Handed(Backbone):
         nn.Module.__init__(self)
         signature = network.signature
         self.network = network
-        self.signature = type(signature)(
-            signature.in_scalars,
-            signature.in_vectors,
-            signature.out_scalars,
-            signature.out_vectors // self.vectors(signature.space),
-            signature.space,
-            signature.bodies,
-            signature.box,
-        )
+        self.signature = replace(signature, out_vectors=signature.out_vectors // self.vectors(signature.space))
 
     @staticmethod
     def vectors(space: int) -> int:

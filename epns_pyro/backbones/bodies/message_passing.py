@@ -47,7 +47,7 @@ class MessagePassing(Backbone):
         self.graph = config.graph
         s = signature
         node_channels = s.in_scalars + s.space * (1 + s.in_vectors)
-        edge_channels = 2 + s.space + s.in_vectors * (1 + s.space)
+        edge_channels = 2 + s.space + s.in_vectors * (1 + s.space) + s.pairs
         self.embed = nn.Linear(node_channels, config.width)
         self.layers = nn.ModuleList(MessageLayer(config.width, edge_channels) for _ in range(config.layers))
         self.read_out = perceptron(config.width, config.width, s.out_scalars + s.out_vectors * s.space)
@@ -60,6 +60,8 @@ class MessagePassing(Backbone):
         graph = self.graph.connect(positions, features.mask)
         nodes = self.embed(torch.cat([features.scalars, positions, features.vectors.flatten(-2)], -1))
         edges = edge_features(positions, features.vectors, graph)
+        if features.pairs is not None:
+            edges = torch.cat([edges, graph.pairs(features.pairs)], -1)
         for layer in self.layers:
             nodes = layer(nodes, edges, graph)
         scalars, vectors = self.read_out(nodes).split([self.signature.out_scalars, self.signature.out_vectors * self.signature.space], -1)

@@ -19,7 +19,7 @@ class MultilayerPerceptron(Backbone):
     def __init__(self, signature: Signature, config: MultilayerPerceptronConfig) -> None:
         super().__init__(signature)
         s = signature
-        fan_in = s.bodies * (s.in_scalars + s.space * (1 + s.in_vectors))
+        fan_in = s.bodies * (s.in_scalars + s.space * (1 + s.in_vectors) + s.bodies * s.pairs)
         fan_out = s.bodies * (s.out_scalars + s.space * s.out_vectors)
         self.network = perceptron(fan_in, *[config.width] * config.layers, fan_out)
 
@@ -29,7 +29,8 @@ class MultilayerPerceptron(Backbone):
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         s = self.signature
-        flat = torch.cat([features.scalars, positions, features.vectors.flatten(-2)], -1).flatten(-2)
+        rows = [] if features.pairs is None else [features.pairs.flatten(-2)]
+        flat = torch.cat([features.scalars, positions, features.vectors.flatten(-2), *rows], -1).flatten(-2)
         widths = [s.out_scalars, s.out_vectors * s.space]
         scalars, vectors = self.network(flat).unflatten(-1, (s.bodies, sum(widths))).split(widths, -1)
         return Features(scalars, vectors.unflatten(-1, (s.out_vectors, s.space)))

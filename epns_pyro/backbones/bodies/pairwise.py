@@ -34,7 +34,9 @@ class PairwiseNetwork(Backbone):
         self.graph, s = config.graph, signature
         # per pair: scalars; then, for every output vector, weights of the powers of the distance and of the differences of input vectors
         self.sizes = [s.out_scalars, s.out_vectors * POWERS, s.out_vectors * s.in_vectors]
-        self.pair = perceptron(DISTANCE_CHANNELS + 2 * s.in_scalars, config.width, config.width, sum(self.sizes), small_output=True)
+        self.pair = perceptron(
+            DISTANCE_CHANNELS + s.pairs + 2 * s.in_scalars, config.width, config.width, sum(self.sizes), small_output=True
+        )
         # per body: scalars, and weights of its own vectors
         seen, made = s.in_scalars + s.in_vectors * (s.in_vectors + 1) // 2, s.out_scalars + s.out_vectors * s.in_vectors
         self.alone = perceptron(seen, config.width, made, small_output=True) if seen and made else None
@@ -45,7 +47,7 @@ class PairwiseNetwork(Backbone):
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         s, graph = self.signature, self.graph.connect(positions, features.mask, self.signature.geometry)
-        edges, arrows = Edges.between(positions, graph, self.signature.geometry), bounded(features.vectors)
+        edges, arrows = Edges.between(positions, graph, self.signature.geometry, features.pairs), bounded(features.vectors)
         ours, theirs = graph.receivers(features.scalars), graph.senders(features.scalars)
         ends = torch.cat([edges.distance, ours.expand(*edges.distance.shape[:-1], -1), theirs], -1)
         scalars, along, across = (self.pair(ends) * edges.envelope).split(self.sizes, -1)

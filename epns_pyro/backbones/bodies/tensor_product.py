@@ -162,7 +162,7 @@ class TensorProduct(nn.Module):
 class Interaction(nn.Module):
     """x_i <- W x_i + gate(W' sum_j w(s_i, s_j, |r_ij|) (W'' x_j) ⊗ Y(r_ij / |r_ij|)), s the scalars of x."""
 
-    def __init__(self, before: Irreps, after: Irreps, lmax: int, width: int) -> None:
+    def __init__(self, before: Irreps, after: Irreps, lmax: int, width: int, pairs: int = 0) -> None:
         super().__init__()
         self.after = after
         self.gated = {irrep: count for irrep, count in after.items() if degree(irrep)}
@@ -170,7 +170,7 @@ class Interaction(nn.Module):
         self.norm = nn.LayerNorm(before["0e"])
         self.receiver = nn.Linear(before["0e"], width)
         self.sender = nn.Linear(before["0e"], width, bias=False)
-        self.edge = nn.Linear(DISTANCE_CHANNELS, width, bias=False)
+        self.edge = nn.Linear(DISTANCE_CHANNELS + pairs, width, bias=False)
         self.weigh = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.weights = nn.Linear(width, sum(self.product.weights.values()), bias=False)
         self.send = Mix(before, before)
@@ -217,7 +217,9 @@ class TensorProductNetwork(Backbone):
         self.vectors = hidden["1o"]
         if seen:
             self.embed_vectors = nn.Linear(seen, hidden["1o"], bias=False)
-        self.layers = nn.ModuleList(Interaction(before, after, config.lmax, config.width) for before, after in itertools.pairwise(levels))
+        self.layers = nn.ModuleList(
+            Interaction(before, after, config.lmax, config.width, s.pairs) for before, after in itertools.pairwise(levels)
+        )
         self.norm = nn.LayerNorm(hidden["0e"])
         self.out_scalars = perceptron(hidden["0e"], config.width, s.out_scalars)
         if s.out_vectors:
@@ -229,7 +231,7 @@ class TensorProductNetwork(Backbone):
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         graph = self.graph.connect(positions, features.mask, self.signature.geometry)
-        edges = Edges.between(positions, graph, self.signature.geometry)
+        edges = Edges.between(positions, graph, self.signature.geometry, features.pairs)
         harmonics = self._harmonics(self.degrees, edges.direction, normalize=False, normalization="component")
         seen = bounded(features.vectors)
         tensors = {

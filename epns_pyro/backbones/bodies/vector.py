@@ -29,13 +29,13 @@ class VectorLayer(nn.Module):
     Vectors are laid out as (..., space, channel): linear maps of channels are plain matrix products, and sums over space are contiguous.
     """
 
-    def __init__(self, width: int, vectors: int) -> None:
+    def __init__(self, width: int, vectors: int, pairs: int = 0) -> None:
         super().__init__()
         self.sizes = [width, vectors, vectors]
         self.norm = nn.LayerNorm(width)
         self.receiver = nn.Linear(width, width)
         self.sender = nn.Linear(width, width, bias=False)
-        self.edge = nn.Linear(DISTANCE_CHANNELS + 3 * vectors, width, bias=False)
+        self.edge = nn.Linear(DISTANCE_CHANNELS + pairs + 3 * vectors, width, bias=False)
         self.message = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.read = nn.Linear(width, sum(self.sizes), bias=False)
         self.left = nn.Linear(vectors, vectors, bias=False)
@@ -84,7 +84,7 @@ class VectorNetwork(Backbone):
         self.vectors = config.vectors
         if seen:
             self.embed_vectors = nn.Linear(seen, config.vectors, bias=False)
-        self.layers = nn.ModuleList(VectorLayer(config.width, config.vectors) for _ in range(config.layers))
+        self.layers = nn.ModuleList(VectorLayer(config.width, config.vectors, s.pairs) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.out_scalars = perceptron(config.width, config.width, s.out_scalars)
         if s.out_vectors:
@@ -97,7 +97,7 @@ class VectorNetwork(Backbone):
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         graph = self.graph.connect(positions, features.mask, self.signature.geometry)
-        edges = Edges.between(positions, graph, self.signature.geometry)
+        edges = Edges.between(positions, graph, self.signature.geometry, features.pairs)
         seen = bounded(features.vectors)
         scalars = self.embed_scalars(torch.cat([features.scalars, gram(seen)], -1))
         # (*batch, body, space, channel) from here on; without input vectors the first messages build them from directions

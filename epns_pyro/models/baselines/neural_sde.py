@@ -64,10 +64,12 @@ class NeuralSDE(Transition):
         self.register_buffer("log_diffusion", carried, persistent=False)
         self.register_buffer("basis", polynomials(steps).to(unit.dtype), persistent=False)
         scalars, vectors = bodies.feature_counts
-        self.field = bodies.build(config.backbone, scalars, vectors, changed + fields, moved)
+        self.field = bodies.build(config.backbone, scalars, vectors, changed + fields, moved, pairs=True)
         # what the guide reads off an innovation: weights of its vectors, scalar shifts, widths; and vectors of its own
         self.read = [steps * moved * moved, steps * changed, steps * fields]
-        self.posterior_net = bodies.build(config.backbone, scalars + fields + changed, vectors + moved, sum(self.read), steps * moved)
+        self.posterior_net = bodies.build(
+            config.backbone, scalars + fields + changed, vectors + moved, sum(self.read), steps * moved, pairs=True
+        )
         self.observation = nn.Parameter(torch.full((fields,), math.log(OBSERVATION)))
 
     def step(self, carry: Carry) -> NeuralSDEStep:
@@ -119,7 +121,7 @@ class NeuralSDEStep(BodyStep):
         e, seen = bodies.split(surprise), bodies.features(self.x, self.mask)
         _, diffusion = self.h.chunk(2, -1)
         spread = torch.stack([transition.first_channel(diffusion, f.name) for f in self.spec.dynamic_fields], -1).log()
-        seen = Features(torch.cat([seen.scalars, spread, e.scalars], -1), torch.cat([seen.vectors, e.vectors], -2), seen.mask)
+        seen = Features(torch.cat([seen.scalars, spread, e.scalars], -1), torch.cat([seen.vectors, e.vectors], -2), seen.mask, seen.pairs)
         out = transition.posterior_net(bodies.positions(self.x), seen)
         weights, shifts, log_scale = (part.unflatten(-1, (steps, -1)) for part in out.scalars.split(transition.read, -1))
         count = len(bodies.dynamic_vectors)

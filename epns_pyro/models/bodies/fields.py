@@ -32,7 +32,7 @@ class BodyFields(nn.Module):
     ----------
     position : str
         The one field that translates.
-    vectors, scalars, categories : tuple of str
+    vectors, scalars, categories, pairs : tuple of str
         All other fields that a network reads.
     free : StateSpec
         The fields that a network predicts, as a spec of their own; all other dynamic fields follow from them (see `epns_pyro.derived`).
@@ -55,6 +55,7 @@ class BodyFields(nn.Module):
         self.scalars = tuple(f.name for f in spec.fields if not f.is_vector and f.kind == "real")
         self.categories = tuple(f.name for f in spec.fields if f.kind == "category")
         self.embeddings = nn.ParameterList(torch.zeros(shape) for shape in embedding_shapes(spec))
+        self.pairs = tuple(f.name for f in spec.fields if f.is_pair)
         self.free = StateSpec(tuple(replace(f, rate_of="", differences=False) for f in free_fields(spec)), space=spec.space)
         self.dynamic_vectors = tuple(f for f in free_fields(spec) if f.is_vector)
         self.dynamic_scalars = tuple(f for f in free_fields(spec) if not f.is_vector)
@@ -73,13 +74,19 @@ class BodyFields(nn.Module):
         scalars = 2 * len(self.scalars) + (self.spec.duration is not None) + sum(channels for _, channels in embedding_shapes(self.spec))
         return scalars, len(self.vectors) + len(self.space.special_directions)
 
-    def build(self, config: BackboneConfig, in_scalars: int, in_vectors: int, out_scalars: int, out_vectors: int) -> Backbone:
-        """Build a network for these bodies, with so many channels per body; it is handed where the symmetry is."""
+    def build(
+        self, config: BackboneConfig, in_scalars: int, in_vectors: int, out_scalars: int, out_vectors: int, *, pairs: bool = False
+    ) -> Backbone:
+        """Build a network for these bodies, with so many channels per body; it is handed where the symmetry is.
+
+        With `pairs` it reads the attributes of pairs too.
+        """
         box = tuple(side / self.spec[self.position].scale for side in self.space.box)
-        sizes = in_scalars, in_vectors, out_scalars
-        if self.space.rotations == "proper" and out_vectors:
-            return Handed(config.build(Signature(*sizes, Handed.vectors(self.space.dim) * out_vectors, self.space.dim, self._bodies, box)))
-        return config.build(Signature(*sizes, out_vectors, self.space.dim, self._bodies, box))
+        handed = self.space.rotations == "proper" and out_vectors > 0
+        made = Handed.vectors(self.space.dim) * out_vectors if handed else out_vectors
+        read = len(self.pairs) if pairs else 0
+        network = config.build(Signature(in_scalars, in_vectors, out_scalars, made, self.space.dim, self._bodies, box, read))
+        return Handed(network) if handed else network
 
     def positions(self, x: Tensor) -> Tensor:
         """Positions in units of their scale, (*batch, body, space)."""
@@ -105,10 +112,17 @@ class BodyFields(nn.Module):
         vectors = [self._vector(x, name) for name in self.vectors]
         vectors += [x.new_tensor(direction).expand(*x.shape[:-1], -1) for direction in self.space.special_directions]
         stacked = torch.stack(vectors, -2) if vectors else x.new_zeros(*x.shape[:-1], 0, spec.space)
-        pairs = zip(self.categories, self.embeddings, strict=True)
-        classes = [self._one_hot(spec.get(x, name), spec[name].size) @ embedding.to(x.dtype) for name, embedding in pairs]
+        embedded = zip(self.categories, self.embeddings, strict=True)
+        classes = [self._one_hot(spec.get(x, name), spec[name].size) @ embedding.to(x.dtype) for name, embedding in embedded]
         durations = [] if (ratio := relative(spec, x)) is None else [ratio.log()[..., None]]
-        return Features(torch.cat([scalars, torch.asinh(10 * scalars), *durations, *classes], -1), stacked, mask)
+        return Features(torch.cat([scalars, torch.asinh(10 * scalars), *durations, *classes], -1), stacked, mask, self.attributes(x))
+
+    def attributes(self, x: Tensor) -> Tensor | None:
+        """Return the attributes of pairs in units of their scales, (*batch, body, body, field); None where there are none."""
+        if not self.pairs:
+            return None
+        spec, bodies = self.spec, x.shape[-2]
+        return torch.stack([spec.get(x, name)[..., :bodies] / spec[name].scale for name in self.pairs], -1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Read weights; those from before there were embeddings are of networks that read classes as they are."""

@@ -10,7 +10,7 @@ leapfrog keeps the energy (Hairer, Lubich and Wanner, Geometric Numerical Integr
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import pydantic
 import torch
@@ -35,10 +35,13 @@ class Motion(NamedTuple):
     log_max_kick : Tensor, (*batch, body, kicked field)
         Logarithm of the largest velocity change in one step, in typical changes per frame. Where it is large, the end of the frame is
         sensitive to its start, and noise grows.
+    memory : tuple of Tensor, each (*batch, ...)
+        What the next frame starts from, beside its state; empty where that is all.
     """
 
     change: Tensor
     log_max_kick: Tensor
+    memory: tuple[Tensor, ...] = ()
 
 
 class Integrator(nn.Module):
@@ -53,14 +56,20 @@ class Integrator(nn.Module):
             {f.name: scales[f.name] for f in fields if f.name not in bodies.rates}
             for fields in (bodies.dynamic_vectors, bodies.dynamic_scalars)
         )
-        self.network = bodies.build(config.network, *bodies.feature_counts, len(self.scalars), len(self.vectors)).scale_output(START)
+        self.network = bodies.build(config.network, *bodies.feature_counts, len(self.scalars), len(self.vectors), pairs=True).scale_output(
+            START
+        )
 
     @property
     def fields(self) -> int:
         """Number of fields that are kicked."""
         return len(self.vectors) + len(self.scalars)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Motion:
+    def start(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the memory that the first frame starts from, for states x (*batch, body, channel): none."""
+        return ()
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, memory: tuple[Tensor, ...] = ()) -> Motion:
         """Integrate states x (*batch, body, channel) over one frame; bodies where a mask (*batch, body) is False act on no other."""
         bodies, step = self.bodies, self.bodies.duration(x) / self.steps
         start, strengths = x, []
@@ -97,4 +106,21 @@ class IntegratorConfig(Config):
     """A learned equation of motion for the first guess."""
 
     steps: int = pydantic.Field(default=10, ge=1, le=1000, description="integration steps per frame")
+    velocity: Literal["recorded", "inferred"] = pydantic.Field(
+        default="recorded",
+        description="of positions alone: recorded: as their difference half a frame late; inferred: so that the frame before is met",
+    )
+    iterations: int = pydantic.Field(default=3, ge=0, le=100, description="with velocity inferred: iterations, beside the last")
+    refinements: int = pydantic.Field(
+        default=0, ge=0, le=4, description="with velocity inferred: how often a frame may be walked again in a quarter of the step"
+    )
+    tolerance: float = pydantic.Field(
+        default=0.1, gt=0, description="with refinements: largest change of a step's kick to the next, in typical changes per frame"
+    )
     network: Annotated[BackboneConfig, one_of(BACKBONES)] = pydantic.Field(default="pairwise", validate_default=True)
+
+    def build(self, context: DataContext) -> Integrator:
+        """Make the integrator for the data at hand."""
+        from epns_pyro.models.bodies.inferred import InferredIntegrator  # it builds on this module
+
+        return (InferredIntegrator if self.velocity == "inferred" else Integrator)(self, context)

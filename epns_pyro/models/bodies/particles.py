@@ -8,6 +8,7 @@ equation of motion (`integrator`) plus a network of h.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -22,7 +23,7 @@ from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
 from epns_pyro.models.bodies.emissions import EMISSIONS, EmissionConfig, completed, innovation
 from epns_pyro.models.bodies.fields import BodyFields, shortened
-from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig
+from epns_pyro.models.bodies.integrator import IntegratorConfig
 from epns_pyro.models.bodies.step import BodyStep
 from epns_pyro.models.normal import Normal, masked, unmasked
 from epns_pyro.models.transition import TRANSITIONS, Carry, Transition, TransitionConfig, bounded_exp
@@ -51,11 +52,11 @@ class ParticleTransition(Transition):
         moved, changed = len(bodies.dynamic_vectors), len(bodies.dynamic_scalars)
 
         def network(scalars_in: int, vectors_in: int, scalars_out: int, vectors_out: int) -> Backbone:
-            return bodies.build(config.backbone, scalars_in, vectors_in, scalars_out, vectors_out)
+            return bodies.build(config.backbone, scalars_in, vectors_in, scalars_out, vectors_out, pairs=True)
 
         self.encoder = network(*bodies.feature_counts, width, vectors)
         self.guess_vectors = nn.Linear(vectors, moved, bias=False)
-        self.integrator = Integrator(config.integrator, context) if config.integrator else None
+        self.integrator = config.integrator.build(context) if config.integrator else None
         strained = self.integrator.fields if self.integrator else 0
         self.guess_scalars = perceptron(width + strained, width, changed + noise, small_output=True)
         self.prior_net = perceptron(width, width, 2 * latent, small_output=True)
@@ -84,6 +85,12 @@ class ParticleTransition(Transition):
 
     def step(self, carry: Carry) -> ParticleStep:
         return ParticleStep(self, carry)
+
+    def start(self, x0: Tensor) -> Carry:
+        return Carry(x0, self.integrator.start(*self.bodies.present(x0)) if self.integrator else ())
+
+    def remembered(self, carry: Carry, following: Tensor) -> tuple[Tensor, ...]:
+        return self.integrator(*self.bodies.present(carry.x), carry.memory).memory if self.integrator else ()
 
     def frame(self, hidden: Features) -> Tensor:
         """Orthonormal axes that move with each body, (*batch, body, axis, space): Gram-Schmidt on the first vectors of h.
@@ -114,9 +121,11 @@ class ParticleStep(BodyStep):
         self.x, self.mask = self.bodies.present(carry.x)
         self.positions = self.bodies.positions(self.x)
         features = self.bodies.features(self.x, self.mask)
+        self._pairs = features.pairs
         self.hidden = transition.encoder(self.positions, features)
-        self.motion = transition.integrator(self.x, self.mask) if transition.integrator else None
-        h = torch.cat([self.hidden.scalars, self.hidden.vectors.flatten(-2), *(self.motion or ())], -1)
+        self.motion = transition.integrator(self.x, self.mask, carry.memory) if transition.integrator else None
+        moved = (self.motion.change, self.motion.log_max_kick) if self.motion else ()
+        h = torch.cat([self.hidden.scalars, self.hidden.vectors.flatten(-2), *moved], -1)
         super().__init__(transition.spec, carry, h)
 
     @cached_property
@@ -133,7 +142,8 @@ class ParticleStep(BodyStep):
         shape = torch.broadcast_shapes(self.h.shape[:-1], z.shape[:-1])
         scalars = torch.cat([hidden.scalars.expand(*shape, -1), z.expand(*shape, -1)], -1)
         mask = None if self.mask is None else self.mask.expand(shape)
-        features = Features(scalars, hidden.vectors.expand(*shape, *hidden.vectors.shape[-2:]), mask)
+        pairs = None if self._pairs is None else self._pairs.expand(*shape, *self._pairs.shape[-2:])
+        features = Features(scalars, hidden.vectors.expand(*shape, *hidden.vectors.shape[-2:]), mask, pairs)
         out = transition.decoder(self.positions.expand(*shape, -1), features)
         vectors = out.vectors
         if transition.config.linear_path:
@@ -157,7 +167,10 @@ class ParticleStep(BodyStep):
             e = e * stays[..., None]
         surprise = bodies.split(e)
         seen = Features(
-            torch.cat([hidden.scalars, surprise.scalars], -1), torch.cat([hidden.vectors, surprise.vectors], -2), self._both(stays)
+            torch.cat([hidden.scalars, surprise.scalars], -1),
+            torch.cat([hidden.vectors, surprise.vectors], -2),
+            self._both(stays),
+            self._pairs,
         )
         shift, log_scale = transition.pool(transition.posterior_net(self.positions, seen).scalars, seen.mask).chunk(2, -1)
         if transition.config.linear_path:
@@ -166,6 +179,10 @@ class ParticleStep(BodyStep):
         if stays is not None and self._with_latents is not None:
             shift, log_scale = shift * stays[..., None], log_scale * stays[..., None]
         return masked(Normal(prior.loc + prior.scale * shift, prior.scale * bounded_exp(log_scale)).to_event(2), self._with_latents)
+
+    def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
+        """Go on from y, with what the equation of motion remembers."""
+        return replace(super().advance(y, following), memory=self.motion.memory if self.motion else ())
 
     # -- what the laws share ---------------------------------------------------------------------------------------------
 
@@ -188,8 +205,12 @@ class ParticleStep(BodyStep):
     def _guess_mean(self) -> Tensor:
         bodies, transition = self.bodies, self.transition
         change = bodies.join(transition.guess_vectors.weight @ self.hidden.vectors, self._guess_parameters[0])
-        mean = bodies.to_free(bodies.persistence(self.x)) + change * bodies.per_channel(self._units)
-        return mean if self.motion is None else mean + self.motion.change
+        mean = bodies.to_free(bodies.persistence(self.x))
+        if self.motion is not None:
+            mean = mean + self.motion.change
+        if transition.config.guess_unit == "noise":
+            return mean + change * self._law(torch.zeros_like(mean), self._noise.detach()).variance.sqrt()
+        return mean + change * bodies.per_channel(self._units)
 
     @cached_property
     def _units(self) -> Tensor:
@@ -226,6 +247,10 @@ class ParticlesConfig(TransitionConfig):
     hidden_vectors: int = pydantic.Field(default=8, gt=0, description="vector channels of h per body")
     latent: int = pydantic.Field(default=16, gt=0, description="latent dimensions per body, or of the whole system")
     latents: Literal["per-body", "shared"] = pydantic.Field(default="per-body", description="per body, or shared by all")
+    guess_unit: Literal["change", "noise"] = pydantic.Field(
+        default="change",
+        description="unit of the network's part of the first guess: a typical change, or the noise, which may become far smaller",
+    )
     linear_path: bool = pydantic.Field(
         default=True, description="a linear path from innovation to latents to mean, in the body's own frame"
     )

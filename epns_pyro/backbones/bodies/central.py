@@ -1,0 +1,112 @@
+"""Central forces between pairs: along the line between two bodies, by their distance and static attributes alone.
+
+    vector_i = sum_j (r_j - r_i) sum_h s_h(a_i, a_j, e_ij) prod_k (|r_j - r_i|^2 + eps_k^2)^{p_hk / 2}
+
+A head is a power law whose exponent changes at learned lengths eps_k: its logarithm is a network with one hidden layer of the logarithm of
+the distance, and laws of nature (a spring, softened gravity, two charges) are within reach exactly. The strength s is bilinear in the
+attributes a of the two bodies, linear in those e of the pair, plus a network of both. Where nothing bounds them such forces have a
+potential, if they are the same both ways: leapfrog with them is symplectic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
+from epns_pyro.backbones.bodies.graphs import Graph, GraphConfig
+
+LENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # eps_k before training, in units of the scale of positions
+EXPONENTS = (0.0, -1.0, -2.0, -3.0)  # of the distance, by head before training: a spring ... the force of a charge
+NEAREST = 1e-12  # squared: keeps a force finite where two bodies are in one place
+LARGEST = 300.0  # length to which a vector is bounded before training: nothing throws a body out
+
+
+class CentralNetwork(Backbone):
+    """Sums of central forces over pairs, and of functions of the distance for scalars; reads no vectors."""
+
+    equivariant: ClassVar[bool] = True
+    periodic: ClassVar[bool] = True
+    reads_vectors: ClassVar[bool] = False
+
+    def __init__(self, signature: Signature, config: CentralConfig) -> None:
+        super().__init__(signature)
+        self.graph, s = config.graph, signature
+        self.outputs = s.out_scalars + s.out_vectors
+        heads, attributes = len(EXPONENTS) * self.outputs, 2 * s.in_scalars + s.pairs
+        self.linear = nn.Linear(1 + attributes, heads, bias=False)
+        if s.in_scalars:
+            self.product = nn.Parameter(0.1 * torch.randn(heads, s.in_scalars, s.in_scalars))
+        self.bend = perceptron(attributes, config.width, heads, small_output=True) if attributes else None
+        self.log_lengths = nn.Parameter(torch.tensor(LENGTHS).log())
+        exponents = torch.zeros(len(EXPONENTS), len(LENGTHS))
+        exponents[:, 0] = torch.tensor(EXPONENTS)
+        self.exponents = nn.Parameter(exponents.repeat(self.outputs, 1))
+        if s.out_vectors:
+            self.log_largest = nn.Parameter(torch.tensor(LARGEST).log().repeat(s.out_vectors, 1))
+
+    @property
+    def last_layers(self) -> tuple[nn.Linear, ...]:
+        return (self.linear, *(() if self.bend is None else (self.bend[-1],)))
+
+    @torch.no_grad()
+    def scale_output(self, factor: float) -> Backbone:
+        if self.signature.in_scalars:
+            self.product.mul_(factor)
+        return super().scale_output(factor)
+
+    def evaluate(self, positions: Tensor, features: Features) -> Features:
+        graph = self.graph.connect(positions, features.mask, self.signature.geometry)
+        return self._forces(positions, graph, self._strengths(features, graph))
+
+    def at(self, features: Features) -> Callable[[Tensor], Features]:
+        if self.graph.kind != "complete":  # edges come and go as bodies move
+            return super().at(features)
+        known: list[tuple[Graph, Tensor]] = []
+
+        def forces(positions: Tensor) -> Features:
+            if not known:
+                graph = self.graph.connect(positions, features.mask, self.signature.geometry)
+                known.append((graph, self._strengths(features, graph)))
+            return self._forces(positions, *known[0])
+
+        return forces
+
+    def _strengths(self, features: Features, graph: Graph) -> Tensor:
+        """Return s_h of every edge, (*edge, head): what does not change as bodies move."""
+        s, theirs = self.signature, graph.senders(features.scalars)
+        ours = graph.receivers(features.scalars).expand_as(theirs)
+        attributes = torch.cat([ours, theirs, *(() if features.pairs is None else (graph.pairs(features.pairs),))], -1)
+        strengths = nn.functional.linear(attributes, self.linear.weight[:, 1:], self.linear.weight[:, 0])
+        if s.in_scalars:
+            strengths = strengths + torch.einsum("...a,hab,...b->...h", ours, self.product, theirs)
+        return strengths if self.bend is None else strengths + self.bend(attributes)
+
+    def _forces(self, positions: Tensor, graph: Graph, strengths: Tensor) -> Features:
+        s = self.signature
+        way = s.geometry.displacement(graph.receivers(positions), graph.senders(positions))
+        squared = way.square().sum(-1, keepdim=True)
+        powers = (squared + ((2 * self.log_lengths).exp() + NEAREST)).log() @ (self.exponents.mT / 2)
+        along = (strengths * powers.exp()).unflatten(-1, (self.outputs, -1)).sum(-1)
+        scalars, pulls = along.split([s.out_scalars, s.out_vectors], -1)
+        vectors = graph.collect(pulls[..., None] * way[..., None, :])
+        if s.out_vectors:
+            excess = (vectors.square().sum(-1, keepdim=True) * (-2 * self.log_largest).exp()).square()
+            vectors = vectors * (1 + excess).pow(-0.25)
+        return Features(graph.collect(scalars), vectors)
+
+
+@BACKBONES.register("central")
+class CentralConfig(BackboneConfig):
+    """Central forces between pairs, for an integrator: they conserve energy."""
+
+    name: Literal["central"] = "central"
+    width: int = pydantic.Field(default=16, gt=0, description="hidden channels of the network of attributes")
+    graph: GraphConfig = GraphConfig()
+
+    def build(self, signature: Signature) -> CentralNetwork:
+        return CentralNetwork(signature, self)

@@ -1,0 +1,141 @@
+"""An equation of motion for recordings of positions alone: the velocity is inferred, once, and then carried along.
+
+A backward difference is the mean velocity of the last frame, not the velocity at its end. The velocity at the start of a frame is the one
+from which the equation of motion, run backward over the frame before, lands on the position there:
+
+    v <- v + (moved(v) + way) / dt,    moved(v): where leapfrog goes backward from v;  way: from the position before to the present one
+
+a fixed point that is exact for the true law, since leapfrog is its own inverse. From then on it need not be solved again: a frame that
+starts from v and ends in v', displaced by `moved'`, tells v' - moved' / dt, by how much the velocity leads its mean over the frame, and
+the next mean velocity plus this lead is the next velocity. What the equation did not foresee is taken as a kick at the frame's start.
+
+Where the force changes much between two steps, as where two bodies meet, the frame is walked again in shorter steps. The map is then
+symplectic piecewise only.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from epns_pyro.context import DataContext
+from epns_pyro.errors import ConfigError
+from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig, Motion
+
+FACTOR = 4  # a frame is walked again in so many times as many steps
+
+
+class _Walk(NamedTuple):
+    """Where a walk over one frame has led: the way (state, body, space), the velocity at its end, and the force on it."""
+
+    moved: Tensor
+    velocity: Tensor
+    strength: Tensor  # (state, body): largest squared kick, in typical changes per frame
+    roughness: Tensor  # (state,): largest change of a velocity's kick from one step to the next, in typical changes
+
+
+class InferredIntegrator(Integrator):
+    """Leapfrog from an inferred velocity, in as many steps as a frame needs."""
+
+    def __init__(self, config: IntegratorConfig, context: DataContext) -> None:
+        super().__init__(config, context)
+        bodies = self.bodies
+        velocities = [name for name, of in bodies.differences.items() if of == bodies.position]
+        if [*self.vectors, *self.scalars] != velocities:
+            kicked = ", ".join([*self.vectors, *self.scalars])
+            raise ConfigError(
+                "integrator: velocity 'inferred' is for recordings of positions alone, whose velocity is a difference; "
+                f"found {kicked} as what changes: use velocity 'recorded'"
+            )
+        if bodies.spec.duration is not None:
+            raise ConfigError("integrator: velocity 'inferred' needs even frames, found uneven ones: use velocity 'recorded'")
+        (self.velocity,) = velocities
+        self.reads_vectors = self.network.signature.in_vectors > 0 and self.network.reads_vectors
+        self.refinements, self.tolerance, self.iterations = config.refinements, config.tolerance, config.iterations
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, memory: tuple[Tensor, ...] = ()) -> Motion:
+        """Integrate states x (*batch, body, channel) over one frame; `memory` holds the lead of the velocity, by default inferred."""
+        (lead,) = memory or self.start(x, mask)
+        mean = self.bodies.spec.get(x, self.velocity)
+        walk = self._walk(x, mask, mean + lead, 1.0)
+        following = walk.moved / self.bodies.frame_dt
+        lead = walk.velocity - following
+        if mask is not None:
+            lead = lead * mask[..., None]
+        return Motion(following - mean, (1 + walk.strength).log()[..., None] / 2, (lead,))
+
+    def start(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Infer by how much the velocity leads its mean over the frame that ends in x: ((*batch, body, space),).
+
+        The gradient is that of the last iteration.
+        """
+        dt, mean = self.bodies.frame_dt, self.bodies.spec.get(x, self.velocity)
+        with torch.no_grad():
+            lead = self._forces(x, mask)(torch.zeros_like(mean), mean) * self.vectors[self.velocity] / 2
+            best, least = lead, torch.full(x.shape[:-2], torch.inf, dtype=x.dtype, device=x.device)
+            for _ in range(self.iterations):
+                error = mean + self._walk(x, mask, mean + lead, -1.0).moved / dt
+                missed = self._largest(error, mask)
+                best = torch.where((missed < least)[..., None, None], lead, best)
+                least, lead = torch.minimum(missed, least), lead + error
+        lead = best + mean + self._walk(x, mask, mean + best, -1.0).moved / dt
+        return (lead if mask is None else lead * mask[..., None],)
+
+    def _largest(self, vectors: Tensor, mask: Tensor | None) -> Tensor:
+        squared = vectors.square().sum(-1)
+        return (squared if mask is None else squared * mask).amax(-1)
+
+    # -- walking over a frame ------------------------------------------------------------------------------------------------
+
+    def _walk(self, x: Tensor, mask: Tensor | None, velocity: Tensor, direction: float) -> _Walk:
+        """Walk from x (*batch, body, channel) with a velocity (*batch, body, space); again in shorter steps where it was rough."""
+        batch = x.shape[:-2]
+        x, velocity = x.reshape(-1, *x.shape[-2:]), velocity.reshape(-1, *velocity.shape[-2:])
+        mask = None if mask is None else mask.expand(*batch, -1).reshape(-1, mask.shape[-1])
+        steps, rows = self.steps, torch.arange(len(x), device=x.device)
+        walk = self._steps(x, mask, velocity, direction * steps)
+        roughness = walk.roughness
+        for _ in range(self.refinements):
+            rows = rows[roughness > self.tolerance]
+            if not len(rows):
+                break
+            steps *= FACTOR
+            again = self._steps(x[rows], None if mask is None else mask[rows], velocity[rows], direction * steps)
+            walk = _Walk(*(whole.index_copy(0, rows, part) for whole, part in zip(walk, again, strict=True)))
+            roughness = again.roughness
+        return _Walk(*(part.unflatten(0, batch) if batch else part[0] for part in walk))
+
+    def _steps(self, x: Tensor, mask: Tensor | None, velocity: Tensor, steps: float) -> _Walk:
+        """Drift half a step, kick, drift, kick, ..., drift half a step; backward for a negative number of steps."""
+        step, kick = self.bodies.frame_dt / steps, self.vectors[self.velocity] / steps
+        forces, count = self._forces(x, mask), abs(round(steps))
+        moved, last = velocity * (step / 2), None
+        strength, roughness = velocity.new_zeros(velocity.shape[:-1]), velocity.new_zeros(len(velocity))
+        for left in reversed(range(count)):
+            force = forces(moved, velocity)
+            velocity = torch.add(velocity, force, alpha=kick)
+            moved = torch.add(moved, velocity, alpha=step if left else step / 2)
+            with torch.no_grad():
+                if last is not None:
+                    roughness = torch.maximum(roughness, self._largest(force - last, mask))
+                last = force.detach()
+            strength = torch.maximum(strength, force.square().sum(-1))
+        return _Walk(moved, velocity, strength, roughness.sqrt() / count)
+
+    def _forces(self, x: Tensor, mask: Tensor | None):
+        """Return the force field of states x: a function of the way from there and of the velocity, in typical changes per frame."""
+        bodies, scale = self.bodies, self.bodies.spec[self.bodies.position].scale
+        place, features = bodies.positions(x), bodies.features(x, mask)
+        if not self.reads_vectors:
+            network = self.network.at(features)
+            return lambda moved, velocity: network(torch.add(place, moved, alpha=1 / scale)).vectors[..., 0, :]
+
+        def force(moved: Tensor, velocity: Tensor) -> Tensor:
+            spec = bodies.spec
+            changed = {bodies.position: spec.get(x, bodies.position) + moved, self.velocity: velocity}
+            there = spec.advance(x, spec.pack_dynamic(**{f.name: changed.get(f.name, spec.get(x, f.name)) for f in spec.dynamic_fields}))
+            return self.network(bodies.positions(there), bodies.features(there, mask)).vectors[..., 0, :]
+
+        return force
