@@ -72,16 +72,16 @@ def states(space: int = 3, batch: tuple[int, ...] = (4,), bodies: int = BODIES, 
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((*batch, bodies, spec(space).channels)))
 
 
-def split(x: Tensor, space: int = 3, pairs: Tensor | None = None) -> tuple[Tensor, Features]:
+def split(x: Tensor, space: int = 3) -> tuple[Tensor, Features]:
     """Positions and features of raw states."""
     s = spec(space)
     scalars = torch.stack([s.get(x, "mass"), s.get(x, "charge")], -1)
-    return s.get(x, "position"), Features(scalars, torch.stack([s.get(x, "velocity"), s.get(x, "spin")], -2), pairs=pairs)
+    return s.get(x, "position"), Features(scalars, torch.stack([s.get(x, "velocity"), s.get(x, "spin")], -2))
 
 
-def results(network: Backbone, x: Tensor, pairs: Tensor | None = None) -> dict[str, Tensor]:
+def results(network: Backbone, x: Tensor) -> dict[str, Tensor]:
     """Both results of a network on raw states, as channels: (*batch, body, channel)."""
-    out = network(*split(x, network.signature.space, pairs))
+    out = network(*split(x, network.signature.space))
     return {"scalars": out.scalars, "vectors": out.vectors.flatten(-2)}
 
 
@@ -345,47 +345,6 @@ def test_neighbours_are_checked(name):
     ):
         with pytest.raises(ShapeError, match=declared + found):
             network(*wrong)
-
-
-@pytest.mark.parametrize("name", BACKBONES.names)
-def test_attributes_of_pairs_are_checked(name):
-    network = build(name, at=signature(pairs=1))
-    positions, features = split(states())
-    with pytest.raises(ShapeError, match=f"{type(network).__name__} declares 1 attributes of pairs, found 0"):
-        network(positions, features)
-
-
-def bonds(batch: tuple[int, ...] = (4,), seed: int = 0) -> Tensor:
-    """Attributes of pairs, not the same both ways: (*batch, body, body, 2)."""
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal((*batch, BODIES, BODIES, 2)))
-
-
-@pytest.mark.parametrize(("name", "graph"), VARIANTS)
-def test_attributes_of_pairs_are_read_and_move_with_their_bodies(name, graph):
-    """At weights of order one: row i, column j is what i feels of j, whatever number the two have."""
-    network, x, pairs = build(name, graph, at=signature(pairs=2)), states(), bonds()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-
-    def out(x: Tensor, pairs: Tensor) -> Tensor:
-        return results(network, x, pairs)["scalars"]
-
-    here = out(x, pairs)
-    changed = pairs.clone()
-    changed[:, range(BODIES), range(BODIES)] += 1.0
-    if name != "mlp":  # it reads everything, and is for bodies in one order
-        torch.testing.assert_close(out(x, changed), here, rtol=0, atol=0)  # a body is no pair
-        order = torch.tensor([3, 0, 4, 1, 2])
-        torch.testing.assert_close(out(x[:, order], pairs[:, order][:, :, order]), here[:, order], rtol=1e-9, atol=1e-9)
-    x, (near, far) = x.clone(), (1, 2)
-    x[:, :, :3] *= 0.3  # all within reach
-    moved = pairs.clone()
-    moved[:, near, far] += 1.0
-    assert (out(x, moved) - out(x, pairs))[:, near].abs().max() > 1e-6
-    if name in ("pairwise", "central"):  # one round of messages: only the receiver feels it
-        others = [i for i in range(BODIES) if i != near]
-        assert not (out(x, moved) - out(x, pairs))[:, others].any()
 
 
 EMPTY = [{"in_scalars": 0}, {"in_vectors": 0}, {"in_scalars": 0, "in_vectors": 0}, {"out_scalars": 0}, {"out_vectors": 0}]
