@@ -22,6 +22,7 @@ EXIT_USER_ERROR = 2
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130
 LARGEST = 10**9  # members, steps, particles: a larger number is a typing error
+LONGEST_WORD = 500  # characters; paths are shorter
 SEED = click.IntRange(min=0, max=2**63 - 1)
 IMPORTS = "epns_pyro.imports"
 
@@ -98,7 +99,8 @@ def _quiet() -> Iterator[None]:
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Return a message in one line, with words that nobody can read, such as a pasted file, cut short."""
+    return " ".join(word if len(word) <= LONGEST_WORD else f"{word[:80]}..." for word in text.split())
 
 
 def fail(message: str) -> None:

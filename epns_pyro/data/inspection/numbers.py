@@ -137,6 +137,7 @@ class ExactRate(Inspector):
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
         stored = [arrays[name] for name in (self._field.rate_of, self._field.name)]
         position, velocity = (array.astype(np.float64) for array in stored)
+        position, velocity = (np.where(np.isfinite(array), array, np.nan) for array in (position, velocity))
         dt = _durations(self._spec, arrays, self._frame_dt)
         moved = field_changes(self._spec, self._spec[self._field.rate_of], position)
         both = (dt[:, 1:] + dt[:, :-1]) / 2 if dt.size > 1 else dt

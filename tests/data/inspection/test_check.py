@@ -102,6 +102,10 @@ CASES = {
         lambda d: edit(edit(d, "velocity", (4, 3), np.nan), "velocity", (2, 7, 1, 0), np.inf),
         "error: set 'train': field 'velocity': 7 values are NaN or infinite, the first in trajectory 2, frame 7, body 1:",
     ),
+    "infinite": (
+        lambda d: d.assign(position=d.position * np.inf),
+        "error: set 'train': field 'position': 432 values are NaN or infinite, the first in trajectory 0, frame 0, body 0:",
+    ),
     "nan static": (
         lambda d: edit(d, "mass", (3, 2), np.nan),
         "error: set 'train': field 'mass': 1 values are NaN or infinite, the first in trajectory 3, frame 0, body 2:",
