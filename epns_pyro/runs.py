@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,7 +19,9 @@ from epns_pyro.training.checkpoint import build_transition, read_checkpoint
 from epns_pyro.training.presets import preset
 from epns_pyro.training.run import RunConfig, RunFolder
 from epns_pyro.training.trainable import check_trainable
-from epns_pyro.training.trainer import Hardware, Progress, Trainer
+
+if TYPE_CHECKING:
+    from epns_pyro.training.trainer import Hardware, Progress
 
 
 def load(run: str | Path, *, which: str = "best", device: str | torch.device = "cpu", imports: Iterable[str] = ()) -> Simulator:
@@ -106,6 +109,8 @@ def train(
     ConfigError, DataError, CheckpointError, TrainingError
         If settings and data do not fit, if `out` holds a run already or none to resume, if the loss stays non-finite.
     """
+    from epns_pyro.training.trainer import Hardware, Trainer  # takes seconds to import, which loading a run does without
+
     load_extensions(imports)
     store = store if isinstance(store, Store) else open_store(store)
     if isinstance(config, str):

@@ -5,6 +5,8 @@ The page of the report is photographed by Chromium, where it is installed. `cond
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +49,18 @@ def report() -> None:
         subprocess.run([browser, *flags, *size, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True)
         shutil.copy(picture, HERE / "report.png")
     compress(HERE / "report.png", 1180)
+
+
+def tracks() -> None:
+    """Paths of the made-up fish of the tutorial."""
+    page = (HERE.parent / "tutorials" / "tracks.md").read_text()
+    make = re.search(r"```\{code-cell\} python\n(.*?)```", page, flags=re.DOTALL)[1]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        exec(make, {})
+        columns = ["--columns", "frame,id,x,y", "--frame-dt", "0.1", "--unit", "m", "--time-unit", "s", "--segment", "40"]
+        command("data", "import-tracks", "fish.csv", *columns, "--out", "fish.zarr")
+        command("plot", "fish.zarr", "--kind", "paths", "--out", HERE / "tracks.png")
+    compress(HERE / "tracks.png", 1100)
 
 
 def step() -> None:
@@ -146,7 +160,7 @@ def compress(path: Path, width: int) -> None:
 
 
 if __name__ == "__main__":
-    drawn = {f.__name__: f for f in (fan, report, step, symmetry, interlacing, verdicts)}
+    drawn = {f.__name__: f for f in (fan, report, tracks, step, symmetry, interlacing, verdicts)}
     with matplotlib.rc_context(STYLE):
         for name in sys.argv[1:] or drawn:
             drawn[name]()

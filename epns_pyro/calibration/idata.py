@@ -17,10 +17,6 @@ import xarray as xr
 
 from epns_pyro.errors import DataError, nearest
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # ArviZ 0.23 announces 1.0 at import
-    import arviz
-
 NOT_PREDICTED = "alive"
 
 
@@ -72,6 +68,7 @@ def inference_data(
         "constant_data": xr.Dataset(constant_data) if constant_data is not None else None,
     }
     given = {name: _clean(group, attrs or {}) for name, group in groups.items() if group is not None}
+    arviz = _arviz()
     if hasattr(arviz, "InferenceData"):
         return arviz.InferenceData(**given)  # type: ignore[arg-type]
     return xr.DataTree.from_dict(given)
@@ -83,6 +80,14 @@ def write_inference_data(idata: Any, path: str | Path) -> None:
     partial = path.with_name(path.name + ".partial")
     idata.to_netcdf(str(partial), engine="h5netcdf")
     partial.replace(path)
+
+
+def _arviz() -> Any:
+    """Import ArviZ where it is needed: that takes a second, which most commands do without."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # 0.23 announces 1.0 at import
+        import arviz
+    return arviz
 
 
 def _predicted(data: xr.Dataset) -> xr.Dataset:
