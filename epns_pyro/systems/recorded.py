@@ -49,7 +49,7 @@ class RecordedConfig(SystemConfig):
     @classmethod
     def describing(cls, spec: StateSpec, x: np.ndarray, *, frame_dt: float, time_unit: str = "") -> Self:
         """Return the config of data x (*batch, time, body, channel), with the extent of every field measured."""
-        sizes = {f.name: float(np.fmax.reduce(_size(spec, f, x), axis=None)) for f in spec.dynamic_fields}
+        sizes = {f.name: float(np.fmax.reduce(_size(spec, f, x), axis=None)) for f in spec.dynamic_fields if not _is_in_box(spec, f)}
         extent = {name: size for name, size in sizes.items() if size > 0}
         return cls(spec=cls.plain(spec), frame_dt=frame_dt, time_unit=time_unit, extent=extent)
 
@@ -110,9 +110,10 @@ class Recorded(System):
 
         The position is `StateSpec.position`. Where it translates: spread about the centroid (not in a box, which has no centre); else
         distance from the centre. Of two bodies or more also the least pair distance, of three or more the distance of the nearest
-        neighbour. Then how bodies move: displacement from the start, turning angle, velocity autocorrelation and, of two or more,
-        polarisation, by the velocity, which is the rate of the position, or by steps where there is none, with their length. Of
-        velocities: mean speed and, where there is a scalar "mass", kinetic energy. Any other dynamic field: root mean square.
+        neighbour. Then how bodies move: displacement from the start and its spread between bodies, straightness, mean squared displacement
+        over a lag, turning angle, velocity autocorrelation with the start and over a lag and, of two or more, polarisation, by the
+        velocity, which is the rate of the position, or by steps where there is none, with their length. Of velocities: mean speed and,
+        where there is a scalar "mass", kinetic energy. Any other dynamic field: root mean square.
 
         All are of the bodies that are there; NaN where none is, or only one where two are needed.
         """
@@ -142,6 +143,13 @@ class Recorded(System):
                 found["nearest_neighbour_distance"] = Observable("nearest-neighbour distance", field.unit, tracks.mean(nearest))
         away = tracks.rms(tracks.ways_from_start(space, position))
         found["displacement"] = Observable("displacement from the start", field.unit, away)
+        squared = f"{field.unit}²" if field.unit.isalpha() else f"({field.unit})²" if field.unit else ""
+        lagged = tracks.mean_squared_displacement(space, position)
+        found["msd_over_half"] = Observable("mean squared displacement over half of the time so far", squared, lagged)
+        found["straightness"] = Observable("straightness", "", tracks.mean(tracks.straightness(space, position)))
+        if position.shape[-2] > 1:
+            lengths = np.linalg.norm(tracks.ways_from_start(space, position), axis=-1)
+            found["displacement_spread"] = Observable("spread of displacement between bodies", field.unit, tracks.deviation(lengths))
         if self._velocity and self._moves_with(self._velocity):
             return found | self._of_moves(_vectors(self.spec, self._velocity, x))
         steps = tracks.steps(space, position)
@@ -151,6 +159,8 @@ class Recorded(System):
     def _of_moves(self, moves: np.ndarray) -> dict[str, Observable]:
         found = {"turning_angle": Observable("turning angle", "rad", tracks.turning_angle(moves))} if self.spec.space > 1 else {}
         found["velocity_autocorrelation"] = Observable("velocity autocorrelation with the start", "", tracks.autocorrelation(moves))
+        lagged = tracks.lagged_autocorrelation(moves)
+        found["velocity_autocorrelation_over_half"] = Observable("velocity autocorrelation over half of the time so far", "", lagged)
         if moves.shape[-2] > 1:
             found["polarisation"] = Observable("polarisation", "", tracks.polarisation(moves))
         return found
@@ -176,6 +186,8 @@ class Recorded(System):
                 plausible &= np.isfinite(x[..., self.spec.slice(field.name)]).all((-2, -1))
             plausible &= np.logical_or.accumulate(there.any(-1)[..., ::-1], axis=-1)[..., ::-1]
             for name, extent in self.config.extent.items():
+                if _is_in_box(self.spec, self.spec[name]):
+                    continue
                 plausible &= ~(_size(self.spec, self.spec[name], x) > self.config.extent_multiple * extent)
         return np.logical_and.accumulate(plausible, axis=-1)
 
@@ -183,6 +195,11 @@ class Recorded(System):
 def _vectors(spec: StateSpec, field: Field, x: np.ndarray) -> np.ndarray:
     """A field of x as vectors (*batch, time, body, width) in float64."""
     return x[..., spec.slice(field.name)].astype(np.float64)
+
+
+def _is_in_box(spec: StateSpec, field: Field) -> bool:
+    """Whether a field is the position in a periodic box, which it cannot leave, and in which no place is the middle."""
+    return bool(spec.box) and field == spec.position
 
 
 def _size(spec: StateSpec, field: Field, x: np.ndarray) -> np.ndarray:

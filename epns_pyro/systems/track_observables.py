@@ -6,6 +6,8 @@ that it can be said of, and NaN where there is none. At time t it needs the fram
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.spatial import KDTree
 
@@ -25,6 +27,13 @@ def total(values: np.ndarray) -> np.ndarray:
 def mean(values: np.ndarray) -> np.ndarray:
     """Mean over the bodies that are there: (..., body) -> (...), NaN where there is none."""
     return total(values) / np.maximum((~np.isnan(values)).sum(-1), 1)
+
+
+def deviation(values: np.ndarray) -> np.ndarray:
+    """Standard deviation over the bodies that are there: (..., body) -> (...), NaN where there are fewer than two."""
+    many = (~np.isnan(values)).sum(-1) > 1
+    about = values - mean(values)[..., None]
+    return np.where(many, np.sqrt(mean(about**2)), np.nan)
 
 
 def mean_vector(vectors: np.ndarray) -> np.ndarray:
@@ -65,6 +74,50 @@ def ways_from_start(space: Space, position: np.ndarray) -> np.ndarray:
     last = np.take_along_axis(position, seen, axis=TIME)
     way = np.cumsum(space.displacement(last[..., :-1, :, :], last[..., 1:, :, :]), axis=TIME)
     return np.where(there, np.concatenate([last[..., :1, :, :] - last[..., :1, :, :], way], axis=TIME), np.nan)
+
+
+def straightness(space: Space, position: np.ndarray) -> np.ndarray:
+    """Return the length of the way from the start over that of the path there: (..., time, body), 1 straight on, near 0 back again.
+
+    It is 1 for a body that has not moved, and NaN for one that was away in between.
+    """
+    path = np.cumsum(np.linalg.norm(steps(space, position)[..., 1:, :, :], axis=-1), axis=-2)
+    path = np.concatenate([0 * position[..., :1, :, 0], path], axis=-2)
+    away = np.linalg.norm(ways_from_start(space, position), axis=-1)
+    return np.where(path == 0, 1.0, away / np.where(path == 0, 1.0, path))
+
+
+def mean_squared_displacement(space: Space, position: np.ndarray) -> np.ndarray:
+    """Return the mean squared displacement over half of the time so far: (..., time), averaged over bodies and over all starts until then.
+
+    At frame t the lag is ceil(t / 2) frames. The average over starts tells more of one long path than its two ends do.
+    """
+    place = ways_from_start(space, position) if space.box else position
+    return _over_half(place, lambda before, after: ((after - before) ** 2).sum(-1), 0.0)
+
+
+def lagged_autocorrelation(moves: np.ndarray) -> np.ndarray:
+    """Return the velocity autocorrelation over half of the time so far: (..., time), mean of v(s) . v(s + lag) over mean of |v(s)|^2.
+
+    Means are over bodies and all starts s until then, of bodies that are there at both ends; the lag at frame t is ceil(t / 2) frames.
+    """
+    along = _over_half(moves, lambda before, after: (before * after).sum(-1), 1.0)
+    square = _over_half(moves, lambda before, after: np.where(np.isnan(after).any(-1), np.nan, (before**2).sum(-1)), 1.0)
+    return along / np.where(square == 0, 1.0, square)
+
+
+def _over_half(vectors: np.ndarray, product: Callable[[np.ndarray, np.ndarray], np.ndarray], first: float) -> np.ndarray:
+    """Average a product of vectors (..., time, body, space) a lag apart over bodies and starts: (..., time), `first` at frame 0."""
+    frames = vectors.shape[TIME]
+    out = np.full((*vectors.shape[:TIME], frames), np.nan)
+    out[..., 0] = np.where(np.isnan(vectors[..., 0, :, :]).all((-2, -1)), np.nan, first)
+    for lag in range(1, frames // 2 + 1):
+        values = product(vectors[..., :-lag, :, :], vectors[..., lag:, :, :])  # (..., start, body)
+        sums, known = np.cumsum(np.nansum(values, -1), -1), np.cumsum((~np.isnan(values)).sum(-1), -1)
+        for t in range(2 * lag - 1, min(2 * lag, frames - 1) + 1):
+            count = known[..., t - lag]
+            out[..., t] = np.where(count > 0, sums[..., t - lag] / np.maximum(count, 1), np.nan)
+    return out
 
 
 # -- directions ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from epns_pyro.errors import ConfigError
-from epns_pyro.state import StateSpec
+from epns_pyro.state import Field, StateSpec
 from epns_pyro.systems import SYSTEMS, RecordedConfig, System
 
 SWARM = {
@@ -49,8 +49,12 @@ def test_observables_are_what_they_say():
         "least_pair_distance": "m",
         "nearest_neighbour_distance": "m",
         "displacement": "m",
+        "msd_over_half": "m²",
+        "straightness": "",
+        "displacement_spread": "m",
         "turning_angle": "rad",
         "velocity_autocorrelation": "",
+        "velocity_autocorrelation_over_half": "",
         "polarisation": "",
         "mean_speed": "m/s",
         "kinetic_energy": "g (m/s)²",
@@ -70,8 +74,10 @@ def test_observables_are_invariant_under_the_group():
 PLACE = {"name": "position", "irreps": "1o", "translates": True}
 ABOUT_CENTRE = {"name": "position", "irreps": "1o"}
 PACE = {"name": "velocity", "irreps": "1o", "rate_of": "position"}
-GROUP = {"least_pair_distance", "nearest_neighbour_distance", "polarisation"}
-MOVES = {"displacement", "turning_angle", "velocity_autocorrelation"}
+OVER_LAG = {"msd_over_half", "velocity_autocorrelation_over_half"}
+PAIR = {"least_pair_distance", "polarisation", "displacement_spread"}
+GROUP = {"nearest_neighbour_distance"} | PAIR
+MOVES = {"displacement", "straightness", "turning_angle", "velocity_autocorrelation"} | OVER_LAG
 
 
 @pytest.mark.parametrize(
@@ -81,9 +87,9 @@ MOVES = {"displacement", "turning_angle", "velocity_autocorrelation"}
         ([{"name": "spin", "irreps": "1e"}], {}, 4, {"rms_spin"}),
         ([PLACE | {"dynamic": False}, {"name": "level"}], {}, 4, {"rms_level"}),
         ([PLACE], {}, 4, {"spread", "step_length"} | MOVES | GROUP),
-        ([PLACE], {}, 2, {"spread", "least_pair_distance", "polarisation", "step_length"} | MOVES),
+        ([PLACE], {}, 2, {"spread", "step_length"} | MOVES | PAIR),
         ([PLACE], {}, 1, {"step_length"} | MOVES),
-        ([PLACE], {"space": 1}, 1, {"step_length", "displacement", "velocity_autocorrelation"}),
+        ([PLACE], {"space": 1}, 1, {"step_length"} | MOVES - {"turning_angle"}),
         ([PLACE], {"box": [5, 5, 5]}, 4, {"step_length"} | MOVES | GROUP),
         ([ABOUT_CENTRE], {}, 1, {"rms_position", "step_length"} | MOVES),
         ([ABOUT_CENTRE, PACE], {}, 4, {"rms_position", "mean_speed"} | MOVES | GROUP),
@@ -207,3 +213,15 @@ def test_descriptions_that_do_not_fit_are_refused(changes, message):
 def test_a_description_is_needed():
     with pytest.raises(ConfigError, match="spec: field required"):
         RecordedConfig.parse({"frame_dt": 0.1})
+
+
+def test_a_position_in_a_box_cannot_outgrow_it():
+    """On a torus no place is the middle: where the box begins says nothing of whether a state is plausible."""
+    spec = StateSpec((Field("position", "1o", translates=True), Field("velocity", "1o", rate_of="position")), space=2, box=(4.0, 4.0))
+    rng = np.random.default_rng(0)
+    x = spec.pack(position=rng.uniform(0, 0.1, (3, 5, 2, 2)), velocity=rng.standard_normal((3, 5, 2, 2)))
+    config = RecordedConfig.describing(spec, x, frame_dt=1.0)
+    assert set(config.extent) == {"velocity"}
+    far = spec.pack(position=3.9 * np.ones((3, 5, 2, 2)), velocity=spec.get(x, "velocity"))
+    assert config.build().alive(far).all()
+    assert config.override({"extent": {"position": 0.1, "velocity": 9.0}}).build().alive(far).all()  # as older stores say it
