@@ -54,12 +54,17 @@ class DataContext:
         """Undo `to_local`: full states x (*batch, *site, channel), in double precision if there is an origin."""
         return self._moved(x, 1.0, among_dynamic=False)
 
-    def _moved(self, x: Array, sign: float, among_dynamic: bool) -> Array:
-        if not self.origin:
-            return x
+    def shift(self, *, among_dynamic: bool = False) -> np.ndarray:
+        """Return what `to_global` adds to states, (channel,); zeros without an origin."""
         spec = self.spec
         shift = np.zeros(spec.dynamic_channels if among_dynamic else spec.channels)
         for field in spec.dynamic_fields if among_dynamic else spec.fields:
-            if field.translates:
-                shift[spec.slice(field.name, among_dynamic=among_dynamic)] = sign * np.asarray(self.origin)
+            if field.translates and self.origin:
+                shift[spec.slice(field.name, among_dynamic=among_dynamic)] = self.origin
+        return shift
+
+    def _moved(self, x: Array, sign: float, among_dynamic: bool) -> Array:
+        if not self.origin:
+            return x
+        shift = sign * self.shift(among_dynamic=among_dynamic)
         return x.double() + torch.as_tensor(shift, device=x.device) if isinstance(x, torch.Tensor) else x.astype(np.float64) + shift

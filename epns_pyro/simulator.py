@@ -64,12 +64,12 @@ class Simulator:
     @cached_property
     def model(self) -> EPNSModel:
         """The Pyro model; always the same one, so that what a script sets on it stays."""
-        return EPNSModel(self.transition)
+        return EPNSModel(self.transition, context=self.context)
 
     @cached_property
     def guide(self) -> EPNSGuide:
         """The Pyro guide; always the same one."""
-        return EPNSGuide(self.transition)
+        return EPNSGuide(self.transition, context=self.context)
 
     @property
     def device(self) -> torch.device:

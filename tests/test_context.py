@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from pyro import poutine
+from pyro.infer import Predictive
 from small import MODEL, ONE_PROCESS
 
 from epns_pyro.conditioning.observations import InitialNormal, Observations
@@ -110,3 +112,21 @@ def test_a_checkpoint_of_before_has_no_origin():
     assert context_from_plain(plain) == context
     del plain["origin"]
     assert context_from_plain(plain) == replace(context, origin=())
+
+
+def test_stock_pyro_takes_and_gives_the_coordinates_of_the_data(runs):
+    """Predictive and the ELBO of Pyro: far from zero they say what they say near it."""
+    futures, scores = [], []
+    for name, shift in (("near", 0.0), ("far", FAR)):
+        sim, x, _ = runs[name]
+        torch.manual_seed(0)
+        sites = Predictive(sim.model, guide=sim.guide, num_samples=3, parallel=True)(torch.as_tensor(x[:, 0]), horizon=3)
+        assert sites["x_1"].shape[0] == 3
+        futures.append(SPEC.get_dynamic(sites["x_3"].double(), "position").numpy() - shift)
+        torch.manual_seed(1)
+        trace = poutine.trace(poutine.replay(sim.model, poutine.trace(sim.guide).get_trace(x[:, 0], x[:, 1:]))).get_trace(x[:, 0], x[:, 1:])
+        scores.append(trace.log_prob_sum().item())
+        observed = SPEC.get_dynamic(trace.nodes["x_1"]["value"].double(), "position").numpy()
+        np.testing.assert_allclose(observed - shift, SPEC.get(x[:, 1], "position") - shift, atol=1e-6)
+    np.testing.assert_allclose(futures[1], futures[0], atol=1e-4)
+    assert scores[1] == pytest.approx(scores[0], rel=1e-4)

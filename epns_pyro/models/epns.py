@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import enum
 
+import numpy as np
 import pyro
+import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from epns_pyro.context import DataContext
 from epns_pyro.models.program import PathProgram, observed, trajectory_plate
+from epns_pyro.models.shifted import Shifted
 from epns_pyro.models.transition import Transition
 from epns_pyro.state import StateSpec
 
@@ -29,17 +34,31 @@ class Feedback(enum.Enum):
 
 
 class _Unrolled(PathProgram):
-    """A transition unrolled over time, with its feedback along an observed path and the weight of the KL term."""
+    """A transition unrolled over time, with its feedback along an observed path and the weight of the KL term.
 
-    def __init__(self, transition: Transition, *, feedback: Feedback = Feedback.TEACHER, kl_weight: float = 1.0) -> None:
+    With a context whose positions are measured from an origin, states that go in and come out are in the coordinates of the data.
+    """
+
+    def __init__(
+        self,
+        transition: Transition,
+        *,
+        feedback: Feedback = Feedback.TEACHER,
+        kl_weight: float = 1.0,
+        context: DataContext | None = None,
+    ) -> None:
         super().__init__()
         self.transition = transition
+        self.context = context if context and context.origin else None
         self.feedback = feedback
         self.kl_weight = kl_weight
 
     @property
     def spec(self) -> StateSpec:
         return self.transition.spec
+
+    def _tensor(self, x: Tensor | np.ndarray) -> Tensor:
+        return super()._tensor(self.context.to_local(torch.as_tensor(x)) if self.context else x)
 
     def _weighted(self) -> poutine.handlers._PoutineFactory:
         return poutine.scale(scale=self.kl_weight)
@@ -59,6 +78,8 @@ class EPNSModel(_Unrolled):
         ANCESTRAL (the sample is fed back), and PUSHFORWARD is the published mean feedback.
     kl_weight : float
         Weight of the KL term in the objective (annealing); a likelihood needs 1.
+    context : DataContext, optional
+        Of a model whose positions are measured from an origin: then sites x_t are where the data are, in double precision.
 
     Attributes
     ----------
@@ -89,6 +110,7 @@ class EPNSModel(_Unrolled):
         transition = self.transition  # looked up once: at every access Pyro registers every parameter
         spec, carry = transition.spec, transition.start(x0)
         steps = self._start(x0, path, horizon)
+        schedule = None if self.schedule is None else self._tensor(self.schedule)
         with trajectory_plate(spec, x0):
             for t in pyro.markov(range(1, steps + 1)):
                 step = transition.step(carry)
@@ -97,15 +119,24 @@ class EPNSModel(_Unrolled):
                     z = pyro.sample(f"z_{t}", step.prior)
                 emission = step.emission(z)
                 if path is None:
-                    following = None if self.schedule is None else observed(spec, self.schedule, t)
-                    y = pyro.sample(f"x_{t}", emission)
+                    following = None if schedule is None else observed(spec, schedule, t)
+                    y = self._sample(f"x_{t}", emission)
                 else:
                     following = observed(spec, path, t)
                     law, value = step.observe(emission, following)
-                    pyro.sample(f"x_{t}", law, obs=value)
+                    self._sample(f"x_{t}", law, value)
                     y = spec.dynamic(following)
                 carry = step.advance(emission.mean.detach() if self.feedback is Feedback.PUSHFORWARD else y, following)
-        return carry.x
+        return self.context.to_global(carry.x) if self.context else carry.x
+
+    def _sample(self, name: str, law: TorchDistribution, value: Tensor | None = None) -> Tensor:
+        """Sample or observe a site in the coordinates of the data; return it in those of the model."""
+        if self.context is None:
+            return pyro.sample(name, law, obs=value)
+        like = next(self.transition.parameters())
+        shift = torch.as_tensor(self.context.shift(among_dynamic=True), device=like.device)
+        there = pyro.sample(name, Shifted(law, shift, like.dtype), obs=None if value is None else value.double() + shift)
+        return (there - shift).to(like.dtype)
 
 
 class EPNSGuide(_Unrolled):
