@@ -1,14 +1,14 @@
-"""Judging samples against truth, in steps that each can be used alone: arrays, labelled arrays, words, figures.
+"""Comparison of samples with truth: scores, tests and verdicts. Each module can be used alone.
 
-scores, pit, bands, multivariate    arrays: scores; PIT values and ranks; how far they may stray; ranks of vectors
-measurements                        what each trajectory says about a forecast, in blocks of bounded memory
-diagnostics, categorical            what all trajectories say at each lead time: observables and vectors; label fields
-verdicts                            one word and one sentence per subject, with the rule and its false-alarm rate
-two_sample                          two sets of runs from one initial state
-sbc                                 the guide and the latents
-recalibration                       intervals mended after the fact
-known                               forecasters with known defects, to test all of this with
+scores, pit, bands, multivariate    scores of arrays; PIT values and ranks; bands of rank ECDFs; ranks of vectors
+measurements                        PIT values and scores of each trajectory, in blocks of bounded memory
+diagnostics, categorical            averages and tests over trajectories at each lead time: observables and vectors; label fields
+verdicts                            one word and one sentence per quantity, with the rule and its false-alarm rate
+two_sample                          comparison of two sets of runs from one initial state
+sbc                                 calibration of the guide, and use of the latents
+recalibration                       correction of intervals after training
+known                               forecasters with known defects, to test the tests
 idata                               ArviZ InferenceData
 
-Nothing here knows a network, a simulator or a run: arrays and xarray in, xarray and frozen records out.
+No module here uses a network, a simulator or a run: arrays and xarray in, xarray and frozen records out.
 """

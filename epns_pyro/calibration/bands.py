@@ -1,13 +1,13 @@
-"""How far a rank ECDF may stray: exact simultaneous bands, p-values and power, and intervals of proportions.
+"""Exact simultaneous bands of rank ECDFs, with p-values and power, and intervals of proportions.
 
 The test is that of Säilynoja, Bürkner & Vehtari (2022, arXiv:2103.10522). The number of ranks below a cell of the grid is Binomial; the
 statistic gamma is the smallest two-sided Binomial tail probability over the grid; the band at level `prob` holds every ECDF whose gamma
 exceeds a critical value, so "the ECDF leaves its band" and "p <= 1 - prob" are the same event. The law of gamma is computed, not
-simulated: counts along the grid are a Poisson process conditioned on its total, so the probability to stay inside a band is a chain of
-small convolutions.
+exceeds a critical value, so "the ECDF leaves its band" and "p <= 1 - prob" are the same event. The distribution of gamma is computed, not
+simulated: counts along the grid are a Poisson process conditioned on its total, so the probability of staying in a band is a chain of
 
 All of it assumes INDEPENDENT values: independent trajectories at one lead time, never pooled over bodies, pixels or times. Dependent
-stretches of one recording are judged as the smaller number of independent ones that they are worth (see `dependence`).
+stretches of one recording count as a smaller number of independent ones (see `dependence`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scipy.special import gammaln, ndtr, ndtri, xlogy
 from epns_pyro.calibration.pit import counts_below
 from epns_pyro.errors import ConfigError
 
-GRID_POINTS = 100  # at most this many points of the ECDF are looked at
+GRID_POINTS = 100  # the ECDF is evaluated at most at this many points
 SAME = 1 + 1e-9  # tail probabilities equal up to rounding count as equal
 
 
@@ -41,7 +41,7 @@ class Band:
 
 @dataclass(frozen=True)
 class RankLaw:
-    """The law of the rank ECDF of `n` independent truths, each among `members` members of a calibrated ensemble.
+    """The distribution of the rank ECDF of `n` independent truths, each among `members` members of a calibrated ensemble.
 
     Make it with `rank_law`, which keeps those made before.
     """
@@ -51,7 +51,7 @@ class RankLaw:
 
     @cached_property
     def cells(self) -> np.ndarray:
-        """Ranks at which the ECDF is looked at, (point,): whole ranks, so that the Binomial probabilities are exact."""
+        """Ranks at which the ECDF is evaluated, (point,): whole ranks, so that the Binomial probabilities are exact."""
         return np.unique(np.round(np.linspace(1, self.members, min(self.members, GRID_POINTS))).astype(int))
 
     @property
@@ -74,7 +74,7 @@ class RankLaw:
         return self._tails[np.arange(len(self.cells)), counts].min(-1)
 
     def p_value(self, pit: np.ndarray) -> np.ndarray:
-        """Probability that a calibrated ensemble strays at least as far.
+        """Return the probability that the ECDF of a calibrated ensemble deviates at least as much.
 
         pit (*batch, trajectory) without NaN -> (*batch); exact, but never below 1e-12.
         """
@@ -86,7 +86,7 @@ class RankLaw:
         return np.clip(1 - self._stays(unique, self.level), 1e-12, 1)[where].reshape(gamma.shape)
 
     def p_value_of(self, difference: np.ndarray) -> np.ndarray:
-        """Probability that the ECDF of n independent truths strays at least as far as another ECDF, of more but dependent truths.
+        """Return the probability that the ECDF of n independent truths deviates as much as a given one, of more but dependent truths.
 
         difference (*batch, point), ECDF minus its expectation -> (*batch). Counts are rounded towards their expectation.
         """
@@ -94,7 +94,7 @@ class RankLaw:
         return self._p_value_of_counts(np.where(count > expected, np.floor(count + 1e-9), np.ceil(count - 1e-9)).astype(int))
 
     def critical(self, prob: float) -> float:
-        """Largest attainable gamma whose p-value is at most 1 - prob; 0 if even the most extreme ECDF is not that rare."""
+        """Return the largest attainable gamma with a p-value of at most 1 - prob; 0 if even the most extreme ECDF has a larger one."""
         return _critical(self, prob)
 
     def band(self, prob: float) -> Band:
@@ -105,16 +105,16 @@ class RankLaw:
         return Band(self.level, lower / self.n, upper / self.n, prob)
 
     def power(self, prob: float, *, spread: float, shift: float = 0.0) -> float:
-        """Probability that the ECDF leaves its band when truths are Normal(0, 1) and members Normal(shift, spread)."""
+        """Return the probability that the ECDF leaves its band when truths are Normal(0, 1) and members Normal(shift, spread)."""
         return _power(self, prob, spread, shift)
 
     def _stays(self, gamma: np.ndarray, cdf: np.ndarray) -> np.ndarray:
-        """Probability that all counts have tails above gamma (level,).
+        """Return the probability that all counts have tails above gamma (level,).
 
         Ranks fall below the cells with probabilities cdf (point,); result (level,).
         """
         arrivals = _poisson(np.arange(self.n + 1), self.n * np.diff(np.concatenate([[0.0], cdf, [1.0]]))[:, None])
-        inside, before = np.ones((len(gamma), 1)), np.arange(1)  # inside[g, i]: within the band so far, before[i] ranks so far
+        inside, before = np.ones((len(gamma), 1)), np.arange(1)  # inside[g, i]: in the band until here, with before[i] ranks
         for tail, arrive in zip(self._tails, arrivals, strict=False):
             count = np.flatnonzero(tail > gamma.min() * SAME)
             new = count - before[:, None]
@@ -129,7 +129,7 @@ def _poisson(count: np.ndarray | int, mean: np.ndarray | int) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def rank_law(n: int, members: int) -> RankLaw:
-    """Return the law of the rank ECDF of n truths among `members` members; laws are kept, with what they have computed."""
+    """Return the distribution of the rank ECDF of n truths among `members` members; cached, with what was computed for it."""
     if n < 1 or members < 1:
         raise ConfigError(f"a rank ECDF needs at least one trajectory and one member, found {n} and {members}")
     return RankLaw(n, members)
@@ -139,8 +139,8 @@ def rank_law(n: int, members: int) -> RankLaw:
 def _critical(law: RankLaw, prob: float) -> float:
     if not 0 < prob < 1:
         raise ConfigError(f"the probability of a band must lie between 0 and 1, found {prob}")
-    attainable = np.unique(law._tails[law._tails <= 1 - prob])  # a gamma is at most its own p-value
-    low, high = -1, len(attainable)  # attainable[low] is rare enough, attainable[high] is not
+    attainable = np.unique(law._tails[law._tails <= 1 - prob])  # gamma never exceeds its p-value
+    low, high = -1, len(attainable)  # the p-value of attainable[low] is small enough, that of attainable[high] is not
     while high - low > 1:
         middle = (low + high) // 2
         rare = 1 - law._stays(attainable[middle : middle + 1], law.level)[0] <= 1 - prob
@@ -170,14 +170,14 @@ def normal_rank_cdf(cells: np.ndarray, members: int, spread: float, shift: float
 
 
 def spread_that_covers(coverage: float, nominal: float = 0.9) -> float:
-    """Spread, in units of the right one, of a Normal forecast whose central intervals of level `nominal` cover only `coverage`."""
+    """Return the spread, in units of the right one, of a Normal forecast whose intervals of level `nominal` cover only `coverage`."""
     return float(ndtri((1 + coverage) / 2) / ndtri((1 + nominal) / 2))
 
 
 def proportion_interval(
     successes: np.ndarray | float, n: np.ndarray | float, prob: float = 0.95, method: str = "wilson"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of a proportion from independent trials: "wilson" (right on average) or "clopper-pearson" (never below its level).
+    """Return the interval of a proportion: "wilson" (its level on average) or "clopper-pearson" (never below its level).
 
     successes, n broadcast to (*batch); both ends (*batch), NaN where n is 0.
     """
@@ -197,7 +197,7 @@ def proportion_interval(
 
 
 def proportion_band(nominal: np.ndarray, n: int, prob: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Proportions that n independent trials show with probability `prob` or more.
+    """Return the range of proportions that n independent trials show with probability `prob` or more.
 
     Their probability of success is `nominal` (*batch); both ends (*batch).
     """

@@ -1,7 +1,7 @@
-"""Forecasts of labels on a lattice: every pixel has a probability for every label, the fraction of members that show it.
+"""Forecasts of labels on a lattice: at every pixel, the probability of a label is the fraction of members that have it.
 
-Pixels of one trajectory depend on each other, so nothing here has a band over pixels: errors come from the scatter between
-trajectories, and the verdict on a label field is a rank test with ONE value per trajectory, how well an image agrees with the pool of
+Pixels of one trajectory are dependent, so nothing here has a band over pixels: standard errors come from the variation between
+trajectories. The verdict on a label field is a rank test with ONE value per trajectory: how well an image agrees with the pool of
 truth and members.
 """
 
@@ -39,7 +39,7 @@ def label_values(
         Integer labels from 0; at least 2 samples.
     truth : DataArray, (trajectory, time, *site)
     rng : numpy.random.Generator
-        Places truths among members that agree with the pool equally well.
+        Ranks the truth at random among members that agree with the pool equally well.
     alive : DataArray, (sample, trajectory, time) booleans, optional
         Members that are not alive are left out.
     lead_times : sequence of float, optional
@@ -51,9 +51,9 @@ def label_values(
     -------
     Dataset, dims (trajectory, lead_time) and more
         joint_pit (pre_rank = "agreement"): PIT value of the mean share of the pool that shows the same label as an image; brier and
-        log_score, per site, and brier_reference (reference); alive; and sums over sites and labels for the reliability diagram (bin of
-        the forecast probability): pairs, probability, happened, and expected_pairs, expected, what they are on average when any of the
-        pool of truth and members could be the truth.
+        log_score, per site, and brier_reference (reference); alive; and, for the reliability diagram, sums over sites and labels by bin
+        of the forecast probability: pairs, probability, happened, and expected_pairs, expected: their averages if any image of the pool
+        of truth and members could be the truth.
     """
     _check(forecast, truth)
     references = references or {}
@@ -81,7 +81,7 @@ def label_values(
 
 
 def _images(data: xr.DataArray) -> np.ndarray:
-    """Labels of one trajectory as (sample, time, site); the truth is one sample."""
+    """Return labels of one trajectory as (sample, time, site); the truth is one sample."""
     data = data if "sample" in data.dims else data.expand_dims("sample")
     data = data.transpose("sample", "time", ...)
     return data.values.reshape(*data.shape[:2], -1)
@@ -98,7 +98,7 @@ def label_diagnostics(values: xr.Dataset, *, prob: float = 0.95) -> xr.Dataset:
         ============================== ============ ====================================================================
         joint_p_value, joint_...       pre_rank     rank test of the agreement with the pool, as in `field_diagnostics` (with rank_bin)
         forecast_probability           bin          mean forecast probability of the pairs of site and label in a bin
-        frequency, frequency_error     bin          how often the label was there, error clustered by trajectory
+        frequency, frequency_error     bin          how often the label was present, error clustered by trajectory
         expected_frequency             bin          what a perfect ensemble of this size shows: NOT the diagonal, because
                                                     the frequency among few members is noisy
         pairs                          bin          number of pairs of site and label
@@ -109,7 +109,7 @@ def label_diagnostics(values: xr.Dataset, *, prob: float = 0.95) -> xr.Dataset:
         ============================== ============ ====================================================================
     """
     members = int(values.attrs["members"])
-    out = joint_diagnostics(values, prob=prob).rename(bin="rank_bin")  # of ranks, of which few members have few
+    out = joint_diagnostics(values, prob=prob).rename(bin="rank_bin")  # bins of ranks, fewer in small ensembles
     n = np.isfinite(values["joint_pit"].isel(pre_rank=0).transpose("trajectory", "lead_time").values).sum(0)
     wider = widening(n, out["joint_decorrelation"].values[0]) if "joint_decorrelation" in out else np.ones(n.shape)
     out["trajectories"] = ("lead_time", n)
@@ -163,14 +163,14 @@ def _image_values(images: np.ndarray, y: np.ndarray, uniform: float, references:
 
 
 def label_counts(images: np.ndarray, size: int) -> np.ndarray:
-    """How many members show each label at each site: images (sample, site) of labels below `size` -> (site, label)."""
+    """Count the members with each label at each site: images (sample, site) of labels below `size` -> (site, label)."""
     sites = images.shape[1]
     flat = images.astype(np.int64) + np.arange(sites) * size
     return np.bincount(flat.ravel(), minlength=sites * size).reshape(sites, size)
 
 
 def fair_brier(counts: np.ndarray, members: int, y: np.ndarray) -> float:
-    """Brier score per site, without bias for finite ensembles: takes off p (1 - p) / (m - 1) per label; counts (site, label), y (site,)."""
+    """Return the Brier score per site, unbiased for finite ensembles: subtracts p (1 - p) / (m - 1); counts (site, label), y (site,)."""
     p = counts / members
     return float((scores.brier_score(p, y) - (p * (1 - p)).sum(-1) / (members - 1)).mean())
 
@@ -184,18 +184,18 @@ def _agreement_pit(counts: np.ndarray, images: np.ndarray, y: np.ndarray, unifor
     site = np.arange(len(y))
     pool = counts.copy()
     pool[site, y] += 1
-    of_truth = pool[site, y].sum()  # whole numbers: ties are exact
+    of_truth = pool[site, y].sum()  # integers, so ties are exact
     of_members = pool[site, images].sum(1)
     return pit_values(of_members[:, None], of_truth[None], np.array([uniform]))
 
 
 def _reliability(counts: np.ndarray, m: int, y: np.ndarray) -> dict[str, np.ndarray]:
-    """Sums over pairs of site and label, by bin of forecast probability.
+    """Return sums over pairs of site and label, by bin of forecast probability.
 
-    If truth and members share one law, each of the pool of m + 1 images could as well be the truth: of a label that t of them show, the
-    truth shows it with probability t / (m + 1), and then t - 1 members do.
+    If truth and members have the same distribution, each of the m + 1 images of the pool could be the truth: if t of them have a label, the
+    truth has it with probability t / (m + 1), and then t - 1 members have it.
     """
-    # every pair has a count in 0 .. m, or 0 .. m + 1 with the truth: tabulate by count first, then bin
+    # every pair has a count in 0 .. m, or 0 .. m + 1 with the truth: sum by count first, then by bin
     pairs = np.bincount(counts.ravel(), minlength=m + 1).astype(float)
     shown = np.bincount(counts[np.arange(len(y)), y], minlength=m + 1).astype(float)
     pool = np.append(pairs - shown, 0)
@@ -203,7 +203,7 @@ def _reliability(counts: np.ndarray, m: int, y: np.ndarray) -> dict[str, np.ndar
     total = np.arange(m + 2)
     truth_shows = pool * total / (m + 1)
     count = np.arange(m + 1)
-    expected, rest = truth_shows[1:], (pool - truth_shows)[:-1]  # by count of members: one less, or the same
+    expected, rest = truth_shows[1:], (pool - truth_shows)[:-1]  # by count of members: one less if the truth has the label, or the same
     bins = np.minimum(count * BINS // m, BINS - 1)
     sums = {"pairs": pairs, "probability": pairs * count / m, "happened": shown, "expected_pairs": expected + rest, "expected": expected}
     return {name: np.bincount(bins, weight, BINS) for name, weight in sums.items()}

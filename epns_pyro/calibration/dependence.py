@@ -1,10 +1,10 @@
-"""How many independent trials a row of dependent ones is worth: the decorrelation time of stretches of one recording.
+"""Effective number of independent trials in a series of dependent ones, from the decorrelation time of stretches of one recording.
 
-Stretches that follow each other in one recording are dependent wherever a forecast does not know all that truth remembers. Measurements
-that hang together carry two coordinates along `trajectory`: `recording`, and `order` within it; without them trials are independent. The
-mean of n trials then varies as that of n / tau independent ones, with the integrated autocorrelation time tau = 1 + 2 sum_k rho_k, in
-trials and never below 1. The sum ends where pairs of neighbouring terms are no longer positive (the initial positive sequence of Geyer
-1992, doi:10.1214/ss/1177011137).
+Consecutive stretches of one recording are dependent if the forecast lacks information that persists in the truth. Measurements of
+dependent trials have two coordinates along `trajectory`: `recording`, and `order` within it; without them trials are independent. The
+variance of the mean of n trials is that of n / tau independent ones, with the integrated autocorrelation time tau = 1 + 2 sum_k rho_k,
+in trials and never below 1. The sum ends where pairs of neighbouring terms are no longer positive (the initial positive sequence of
+Geyer 1992, doi:10.1214/ss/1177011137).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-RELIABLE = 15  # independent trials; a decorrelation time that leaves fewer is itself not known well enough to test with
-CORRECTIONS = 2  # rounds in which what the sample mean takes out of the autocovariances is put back
+RELIABLE = 15  # independent trials; if fewer remain, the decorrelation time itself is too uncertain for a test
+CORRECTIONS = 2  # iterations that correct the autocovariances for subtracting the sample mean
 
 
 def decorrelation(values: xr.Dataset, *series: np.ndarray) -> np.ndarray:
@@ -22,9 +22,9 @@ def decorrelation(values: xr.Dataset, *series: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     values : Dataset
-        Measurements, with the coordinates `recording` and `order` along `trajectory` where trials hang together.
+        Measurements, with the coordinates `recording` and `order` along `trajectory` where trials are dependent.
     series : numpy.ndarray, (*batch, trajectory)
-        What is averaged over trials; NaN where it is not known.
+        The values that are averaged over trials; NaN where unknown.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def autocorrelation_time(x: np.ndarray, recording: np.ndarray, order: np.ndarray
     Parameters
     ----------
     x : (*batch, trial)
-        NaN where it is not known; a series with fewer than `RELIABLE` known values counts as one trial.
+        NaN where unknown; a series with fewer than `RELIABLE` known values counts as one trial.
     recording : (trial,)
         Trials of different recordings are independent.
     order : (trial,)
@@ -64,7 +64,7 @@ def autocorrelation_time(x: np.ndarray, recording: np.ndarray, order: np.ndarray
         np.stack([(y[..., k:] * y[..., : length - k]).sum((-2, -1)) for k in range(length)], -1) / n[..., None]
         for y in (centred, known.astype(float))
     )
-    lost = np.zeros(n.shape)  # variance of the mean, which centring takes out of every pair
+    lost = np.zeros(n.shape)  # variance of the mean, which centring subtracts from every pair
     tau = np.ones(n.shape)
     for _ in range(1 + CORRECTIONS):
         covariance = products + lost[..., None] * pairs
@@ -76,25 +76,25 @@ def autocorrelation_time(x: np.ndarray, recording: np.ndarray, order: np.ndarray
 
 
 def widening(n: np.ndarray, tau: np.ndarray) -> np.ndarray:
-    """By how much dependence widens the standard error of a mean of n trials: 1 where tau is 1."""
+    """Return the factor by which dependence widens the standard error of a mean of n trials: 1 where tau is 1."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(tau > 1, np.sqrt(tau * (n - 1) / np.maximum(n - tau, 1)), 1.0)
 
 
 def enough(n: np.ndarray | int, tau: np.ndarray | float, fewest: int = 1) -> np.ndarray:
-    """Say where n trials can be tested: `fewest` independent ones, `RELIABLE` where their worth is an estimate."""
+    """Return where n trials are enough for a test: `fewest` independent ones, or `RELIABLE` if their number is an estimate."""
     n, tau = np.asarray(n), np.asarray(tau)
     return np.where(tau > 1, n / tau >= RELIABLE, n >= fewest)
 
 
 def in_words(n: int, tau: float, spacing: float = 0.0, unit: str = "") -> str:
-    """Say what n dependent trials are worth; `spacing` is the time from one to the next in `unit`, 0 where it is not known."""
+    """Describe n dependent trials; `spacing` is the time between two of them in `unit`, 0 where unknown."""
     time = f", {tau * spacing:.3g} {unit}".rstrip() if spacing else ""
-    return f"{n} stretches, worth {int(n / tau)} independent ones (decorrelation {tau:.1f} stretches{time})"
+    return f"{n} stretches, equivalent to {int(n / tau)} independent ones (decorrelation time {tau:.1f} stretches{time})"
 
 
 def _in_rows(x: np.ndarray, recording: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Put series (*batch, trial) into (*batch, recording, place), NaN where a recording has no more trials."""
+    """Arrange series (*batch, trial) as (*batch, recording, place), NaN where a recording has no more trials."""
     _, row = np.unique(recording, return_inverse=True)
     by_time = np.lexsort((order, row))
     row = row[by_time]
@@ -105,7 +105,7 @@ def _in_rows(x: np.ndarray, recording: np.ndarray, order: np.ndarray) -> np.ndar
 
 
 def _initial_positive(covariance: np.ndarray) -> np.ndarray:
-    """Sum covariances (*batch, lag) over both directions, as far as sums of two neighbours stay positive: (*batch)."""
+    """Sum covariances (*batch, lag) over both directions, until the sum of two consecutive ones is not positive: (*batch)."""
     padded = np.concatenate([covariance, np.zeros((*covariance.shape[:-1], covariance.shape[-1] % 2))], -1)
     two = padded[..., ::2] + padded[..., 1::2]
     return 2 * np.where(np.logical_and.accumulate(two > 0, -1), two, 0).sum(-1) - covariance[..., 0]

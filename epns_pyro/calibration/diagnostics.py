@@ -1,9 +1,9 @@
-"""From measurements per trajectory to diagnostics per lead time: tests, coverage, scores, spread and bias, as labelled arrays.
+"""Diagnostics at each lead time from measurements of each trajectory: tests, coverage, scores, spread and bias, as labelled arrays.
 
 `diagnose` and `diagnose_fields` do both steps at once; for many trajectories measure them block by block (see `measurements`), join the
 blocks and call `observable_diagnostics` and `field_diagnostics`. Everything here averages over independent trajectories at a fixed lead
-time. The two quantities that average over lead times or components, named `pooled_...` and `..._clustered`, take their errors from the
-scatter between trajectories, the only independent units there are.
+time. Only the quantities named `pooled_...` and `..._clustered` also average over lead times or components; their standard errors come
+from the variation between trajectories, which are the independent units.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def observable_diagnostics(values: xr.Dataset, *, prob: float = 0.95, levels: Se
     prob : float
         Probability of the bands and intervals.
     levels : sequence of float
-        Levels of the central intervals; the nearest that the ensemble can promise exactly are in `nominal`.
+        Levels of the central intervals; the nearest levels that this ensemble has exactly are in `nominal`.
 
     Returns
     -------
     Dataset, dims observable, lead_time and
         ======================== ============ ==========================================================================
         trajectories                          number of trajectories used
-        decorrelation                         in trials, where they hang together (see `dependence`): n of them are worth n over it
+        decorrelation                         decorrelation time in trials, where trials are dependent (see `dependence`)
         alive                                 fraction of members alive, where there is a truth
         p_value                               exact p-value of the rank ECDF
         ecdf_difference          point        rank ECDF minus its expectation, at `point` in (0, 1)
@@ -100,7 +100,7 @@ def observable_diagnostics(values: xr.Dataset, *, prob: float = 0.95, levels: Se
     pit = values["pit"].transpose("observable", "lead_time", "trajectory").values
     n = np.isfinite(pit).sum(-1)
     at = ("observable", "lead_time")
-    judged = values["alive"].where(np.isfinite(values["truth"]))  # of a quantity that is not there no member is lost
+    judged = values["alive"].where(np.isfinite(values["truth"]))  # where a quantity is absent, no member counts as lost
     tau = _tau(values, pit[..., None], members)
     out = {
         "trajectories": (at, n),
@@ -134,7 +134,7 @@ def observable_diagnostics(values: xr.Dataset, *, prob: float = 0.95, levels: Se
 def field_diagnostics(values: xr.Dataset, *, prob: float = 0.95, levels: Sequence[float] = LEVELS) -> xr.Dataset:
     """Diagnose vectors from their measurements.
 
-    Margins are judged by averages over components, with errors from the scatter between trajectories; dependence by multivariate ranks.
+    Margins are tested by averages over components, with errors from the variation between trajectories; dependence by multivariate ranks.
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ def _joint(values: xr.Dataset, members: int, prob: float) -> dict:
 
 
 def _tau(values: xr.Dataset, pit: np.ndarray, members: int) -> np.ndarray:
-    """Decorrelation time of the trials of pit (*batch, trajectory, component): that of location or dispersion, whichever is longer."""
+    """Return the decorrelation time of trials, pit (*batch, trajectory, component): the longer of those of location and dispersion."""
     return decorrelation(values, *(_component_mean(contrast(pit, members)) for contrast in (location, dispersion)))
 
 
@@ -232,9 +232,9 @@ def _worth(values: xr.Dataset, tau: np.ndarray, dims: tuple[str, ...]) -> dict:
 
 
 def _ecdf(pit: np.ndarray, members: int, prob: float, dims: tuple[str, ...], tau: np.ndarray) -> dict:
-    """Rank ECDF, band, p-value and histogram of pit (*batch, trajectory); batch entries may know different trajectories.
+    """Return rank ECDF, band, p-value and histogram of pit (*batch, trajectory); NaN may differ between batch entries.
 
-    Dependent trials are judged by the law of as many independent ones as they are worth, and say nothing if these are too few.
+    Dependent trials are tested as their equivalent number of independent ones; the result is NaN if these are too few.
     """
     points = len(rank_law(1, members).cells)
     batch = pit.shape[:-1]
@@ -297,7 +297,7 @@ def _clustered_coverage(
 
 
 def _effects(pit: np.ndarray, members: int, dims: tuple[str, ...], tau: np.ndarray) -> dict:
-    """Shift and stretch of normal scores: pit (*batch, trajectory, component)."""
+    """Return shift and stretch of normal scores: pit (*batch, trajectory, component)."""
     variance, spare = normal_score_moments(members)
     score = normal_scores(pit, members)
     n = np.isfinite(score).any(-1).sum(-1)
@@ -341,7 +341,7 @@ def _pooled(values: xr.Dataset, pit: np.ndarray, members: int) -> dict[str, np.n
 def _t_test(values: np.ndarray, tau: np.ndarray) -> np.ndarray:
     """Two-sided p-value of mean 0 for values (*batch, trajectory) with decorrelation times tau (*batch).
 
-    NaN are left out; fewer than 3 say nothing (p = 1).
+    NaN are left out; with fewer than 3 values p = 1.
     """
     n = np.isfinite(values).sum(-1)
     estimate = _widened(scores.mean_estimate(values, axis=-1), widening(n, tau))
@@ -375,5 +375,5 @@ def _dataset(variables: dict, values: xr.Dataset, members: int, prob: float, lev
     if "lead_time" in values.coords:
         attrs["time_unit"] = str(values["lead_time"].attrs.get("units", ""))
     if "order" in values.coords:
-        attrs["spacing"] = float(values["order"].attrs.get("spacing", 0))  # time between trials, 0 where it is not known
+        attrs["spacing"] = float(values["order"].attrs.get("spacing", 0))  # time between trials, 0 where unknown
     return xr.Dataset(variables, coords={**kept, **coords}, attrs=attrs)

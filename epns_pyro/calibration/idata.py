@@ -1,8 +1,8 @@
-"""An evaluation as ArviZ InferenceData, so that every ArviZ function works on it from a notebook. The only file that knows ArviZ.
+"""Export of an evaluation as ArviZ InferenceData, for use in notebooks. The only file that uses ArviZ.
 
 Groups: `posterior_predictive` (chain, draw, trajectory, time, ...), `observed_data` (trajectory, time, ...) and, where given,
 `log_likelihood`, `sample_stats` and `constant_data`. The ensemble is one chain of independent draws. Time 0, the known initial state,
-is left out of the predictive groups: nothing was predicted there.
+is left out of the predictive groups, because it is not forecast.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def inference_data(
     log_likelihood : Dataset or mapping of str to DataArray, optional
         Nats; with a dim `sample` (importance samples, say) or without one (a bound), which becomes a single draw.
     sample_stats : Dataset or mapping of str to DataArray, optional
-        More about each member, with a dim `sample`.
+        More variables of each member, with a dim `sample`.
     constant_data : Dataset or mapping of str to DataArray, optional
-        What was given: static fields, initial states.
+        Conditions of the forecast: static fields, initial states.
     attrs : mapping, optional
         Written to every group; booleans become 0 and 1, None is left out.
 
@@ -75,7 +75,7 @@ def inference_data(
 
 
 def write_inference_data(idata: Any, path: str | Path) -> None:
-    """Write InferenceData as netCDF (`arviz.from_netcdf` reads it); an existing file is replaced once the new one is complete."""
+    """Write InferenceData as netCDF (`arviz.from_netcdf` reads it); an existing file is replaced after the new one is complete."""
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     idata.to_netcdf(str(partial), engine="h5netcdf")
@@ -95,7 +95,7 @@ def _predicted(data: xr.Dataset) -> xr.Dataset:
 
 
 def _draws(data: xr.Dataset) -> xr.Dataset:
-    """Rename sample to draw and put a single chain in front."""
+    """Rename sample to draw, and add a dim for the single chain."""
     variables = {}
     for name, values in data.data_vars.items():
         values = values.rename(sample="draw") if "sample" in values.dims else values.expand_dims("draw")
@@ -105,7 +105,7 @@ def _draws(data: xr.Dataset) -> xr.Dataset:
 
 
 def _clean(group: xr.Dataset, attrs: Mapping[str, Any]) -> xr.Dataset:
-    """Attributes that netCDF can hold, on the group and on each variable; values are not copied."""
+    """Convert attributes of the group and its variables to types that netCDF can store; values are not copied."""
 
     def plain(raw: Mapping[str, Any]) -> dict[str, Any]:
         return {str(k): int(v) if isinstance(v, bool | np.bool_) else v for k, v in raw.items() if v is not None}

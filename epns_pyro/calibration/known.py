@@ -1,8 +1,8 @@
-"""Forecasters whose calibration is known, to test the tests with.
+"""Forecasters with known calibration, to test the tests.
 
-Truth is a stationary Gaussian process around a mean and with a scale that differ between trajectories and are known to the forecaster: a
-level, a count (the level in whole numbers, with many ties), and a vector of four correlated components. Time 0 is known exactly. A
-forecaster draws its members from the same process, but for one defect.
+Truth is a stationary Gaussian process; its mean and scale differ between trajectories and are known to the forecaster. Variables are a
+level, a count (the level rounded to an integer, with many ties), and a vector of four correlated components. Time 0 is known exactly. A
+forecaster samples its members from the same process, but for one defect.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import xarray as xr
 from epns_pyro.calibration.verdicts import Word
 
 COMPONENTS = 4
-MEMORY = 0.9  # correlation between neighbouring times
+MEMORY = 0.9  # correlation of consecutive times
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class KnownForecaster:
     Parameters
     ----------
     margins : Word
-        The right verdict on the level and on the count.
+        The correct verdict on the level and on the count.
     vector : Word
-        The right verdict on the vector.
+        The correct verdict on the vector.
     spread : float
-        Standard deviation of members in units of the right one.
+        Standard deviation of members, relative to the correct one.
     shift : float
-        Added to every member, in right standard deviations.
+        Added to every member, in correct standard deviations.
     correlation : float
-        Correlation between the components of the vector; the right one is 0.6.
+        Correlation between the components of the vector; the correct one is 0.6.
     """
 
     margins: Word
@@ -44,7 +44,7 @@ class KnownForecaster:
     correlation: float = 0.6
 
     def draw(self, rng: np.random.Generator, *, trajectories: int, members: int, steps: int = 10) -> tuple[xr.Dataset, xr.Dataset]:
-        """Draw a forecast (sample, trajectory, time) and a truth (trajectory, time); variables level, count and vector (component)."""
+        """Sample a forecast (sample, trajectory, time) and a truth (trajectory, time); variables level, count and vector (component)."""
         centre, scale = rng.normal(0, 3, (trajectories, 1, 1)), np.exp(rng.normal(0, 0.3, (trajectories, 1, 1)))
         right = replace(self, spread=1.0, shift=0.0, correlation=KnownForecaster.correlation)
         return (
@@ -53,7 +53,7 @@ class KnownForecaster:
         )
 
     def _noise(self, rng: np.random.Generator, batch: tuple[int, ...], steps: int) -> np.ndarray:
-        """(*batch, time, component): the first component makes the level, the others the vector; 0 at time 0."""
+        """Sample noise (*batch, time, component): the first component makes the level, the others the vector; 0 at time 0."""
         shock = rng.normal(size=(*batch, steps + 1, COMPONENTS + 1))
         common = rng.normal(size=(*batch, steps + 1, 1))
         shock[..., 1:] = np.sqrt(self.correlation) * common + np.sqrt(1 - self.correlation) * shock[..., 1:]
@@ -75,7 +75,7 @@ KNOWN: Mapping[str, KnownForecaster] = {
 
 
 def _label(x: np.ndarray) -> xr.Dataset:
-    """x (sample, trajectory, time, component) or (trajectory, time, component)."""
+    """Label x (sample, trajectory, time, component) or (trajectory, time, component)."""
     dims = ("sample", "trajectory", "time")[-(x.ndim - 1) :]
     return xr.Dataset(
         {

@@ -1,12 +1,12 @@
-"""What one trajectory says about a forecast: PIT values and scores per trajectory, before anything is averaged.
+"""Measurements of each trajectory: its PIT values and scores, before anything is averaged.
 
-Every number here depends on one trajectory and its own ensemble, so a long list of trajectories can be measured block by block and the
-blocks joined with `xarray.concat(blocks, "trajectory")`: memory is that of one block, and the result is the same as measuring all at
-once. Random numbers (for the place of a truth among tied members) are drawn trajectory by trajectory from the generator handed in.
+Every number here depends on one trajectory and its own ensemble. Many trajectories can therefore be measured in blocks that are joined
+with `xarray.concat(blocks, "trajectory")`: memory is that of one block, and the result is that of measuring all at once. Random
+numbers (which rank the truth among tied members) are taken trajectory by trajectory from the given generator.
 
 A forecast is a Dataset with dims (sample, trajectory, time, ...), the truth one with dims (trajectory, time, ...) and the same variables.
-Lead time 0, the known initial state, is not forecast. Where the forecast has a boolean variable `alive` (sample, trajectory, time), members
-that are not alive are left out, and how many were left is recorded.
+Lead time 0, the known initial state, is not forecast. If the forecast has a boolean variable `alive` (sample, trajectory, time), members
+that are not alive are left out, and the number of the others is recorded.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from epns_pyro.calibration.scores import crps, energy_score, variogram_score
 from epns_pyro.errors import DataError, nearest
 
 LEAD_TIMES = 10  # length of the default grid of lead times
-COMPONENTS = 64  # vectors with more components are thinned evenly to this many
+COMPONENTS = 64  # of a longer vector, this many evenly spaced components are used
 VECTOR_SCORES = {"energy_score": energy_score, "variogram_score": variogram_score}
 SHARPNESS = 0.9  # level of the interval whose width is reported as sharpness
 
 
 class Observed(Protocol):
-    """What an observable brings along: `values` (*dims), a label, a unit, and whether it counts something."""
+    """An observable: `values` (*dims), a label, a unit, and whether its values are counts."""
 
     label: str
     unit: str
@@ -62,7 +62,7 @@ def observable_dataset(
 
 
 def as_paths(data: xr.Dataset, lead_times: Sequence[float] | None = None) -> xr.Dataset:
-    """Turn time series into vectors whose components are the lead times, so that `field_values` judges the dependence over time.
+    """Turn time series into vectors whose components are the lead times, so that `field_values` tests dependence over time.
 
     The result has one `time`, the last, and a dim `step`.
     """
@@ -77,12 +77,12 @@ def as_paths(data: xr.Dataset, lead_times: Sequence[float] | None = None) -> xr.
 def choose_lead_times(data: xr.Dataset, lead_times: Sequence[float] | np.ndarray | None = None) -> np.ndarray:
     """Return lead times that `data` has.
 
-    Those asked for, matched to rounding, or about ten evenly spaced ones that end at the last.
+    The given ones, matched up to rounding, or about ten evenly spaced ones that end at the last.
     """
     time = np.asarray(data["time"].values, float)
     forecast = np.arange(len(time))[time > 0]
     if len(forecast) == 0:
-        raise DataError("the forecast has no time after 0: there is nothing to judge")
+        raise DataError("the forecast has no time after 0: there is nothing to test")
     if lead_times is None:
         ends = np.linspace(0, len(forecast), min(LEAD_TIMES, len(forecast)) + 1)[1:]
         return time[forecast[np.round(ends).astype(int) - 1]]
@@ -109,16 +109,16 @@ def observable_values(
         One variable per observable with attributes `label`, `unit`, `discrete` (all optional), and optionally `alive`.
     truth : Dataset, (trajectory, time)
     rng : numpy.random.Generator
-        Places truths among tied members.
+        Ranks the truth at random among tied members.
     lead_times : sequence of float, optional
-        Times to look at, in the unit of the time coordinate; about ten evenly spaced ones by default.
+        Times to use, in the unit of the time coordinate; about ten evenly spaced ones by default.
     references : mapping of str to Dataset, optional
-        Naive forecasts of the same trajectories, shaped like `forecast`, with any number of samples from 2 on.
+        Forecasts of the same trajectories without learning, shaped like `forecast`, with 2 or more samples.
 
     Returns
     -------
     Dataset, dims (observable, trajectory, lead_time) and (reference, ...)
-        pit, alive (members left), truth, mean, variance (unbiased), width (of the central 90% interval), crps, crps_reference;
+        pit, alive (number of members), truth, mean, variance (unbiased), width (of the central 90% interval), crps, crps_reference;
         attribute `members`: the size of the ensemble.
 
     Raises
@@ -190,9 +190,9 @@ def field_values(
     truth : Dataset, (trajectory, time, ...)
     rng : numpy.random.Generator
     vectors : mapping of str to sequence of str, optional
-        Name of each vector and the variables that it is made of, all their other dims flattened; by default each variable by itself.
+        Name of each vector and its variables, with all their other dims flattened; by default each variable is a vector.
     scales : mapping of str to float, optional
-        Divides variables before components are compared by the energy and variogram scores; needed where units differ.
+        Variables are divided by these before the energy and variogram scores compare components; needed if units differ.
     lead_times, references
         As for `observable_values`.
     pre_ranks : mapping of str to callable
@@ -246,8 +246,8 @@ def _vector_values(
 ) -> dict[str, np.ndarray]:
     """Measure one vector at one lead time: ensemble and references (sample, trajectory, component), y (trajectory, component).
 
-    PIT values are filled up with NaN to `width` components. Components without a truth, those of bodies that are not there, have no PIT
-    value and count for nothing in the joint ranks and scores.
+    PIT values are filled with NaN to `width` components. Components without a truth (absent bodies) have no PIT value and are left out of
+    the joint ranks and scores.
     """
     n, components = y.shape
     pit = np.full((n, width), np.nan)
@@ -272,11 +272,11 @@ def _vector_values(
 
 
 def check_variables(forecast: xr.Dataset, truth: xr.Dataset, references: Mapping[str, xr.Dataset] | None = None) -> tuple[str, ...]:
-    """Return the variables to judge, after checking that forecast, truth and references belong together."""
+    """Return the variables to test, after checking that forecast, truth and references match."""
     references = references or {}
     names = tuple(str(name) for name in forecast.data_vars if name != "alive")
     if not names:
-        raise DataError("the forecast holds no variable to judge")
+        raise DataError("the forecast holds no variable to test")
     for what, other, lead in (
         ("forecast", forecast, ("sample",)),
         *((k, v, ("sample",)) for k, v in references.items()),
@@ -300,13 +300,13 @@ def _at(data: xr.Dataset, lead_times: np.ndarray) -> xr.Dataset:
 
 
 def observed(data: xr.Dataset, name: str) -> np.ndarray:
-    """Values as floats, leading dims in the order (sample, trajectory, time)."""
+    """Return values as floats, with leading dims in the order (sample, trajectory, time)."""
     lead = [d for d in ("sample", "trajectory", "time") if d in data[name].dims]
     return data[name].transpose(*lead, ...).values.astype(float)
 
 
 def living(forecast: xr.Dataset, name: str) -> np.ndarray:
-    """Members (sample, trajectory, time, ...), NaN where they are not alive."""
+    """Return members (sample, trajectory, time, ...), NaN where they are not alive."""
     values = observed(forecast, name)
     values[~np.isfinite(values)] = np.nan
     if "alive" in forecast:
@@ -315,7 +315,7 @@ def living(forecast: xr.Dataset, name: str) -> np.ndarray:
 
 
 def _vector(data: xr.Dataset, variables: Iterable[str], keep: np.ndarray) -> np.ndarray:
-    """Components of a vector at the one lead time of `data`: (sample, trajectory, component) or (trajectory, component)."""
+    """Return components of a vector at the one lead time of `data`: (sample, trajectory, component) or (trajectory, component)."""
     lead = 2 if "sample" in data.dims else 1  # the axis of length 1 after these is time
     parts = [living(data, name) if lead == 2 else observed(data, name) for name in variables]
     return np.concatenate([part.reshape(*part.shape[:lead], -1) for part in parts], axis=-1)[..., keep]
@@ -326,13 +326,13 @@ def _sizes(truth: xr.Dataset, variables: Iterable[str]) -> list[int]:
 
 
 def _thinned(truth: xr.Dataset, variables: Sequence[str]) -> np.ndarray:
-    """Which components of a vector to look at: all, or COMPONENTS of them, evenly spaced."""
+    """Return which components of a vector to use: all, or COMPONENTS of them, evenly spaced."""
     total = sum(_sizes(truth, variables))
     return np.unique(np.round(np.linspace(0, total - 1, min(total, COMPONENTS))).astype(int))
 
 
 def _scale(truth: xr.Dataset, variables: Sequence[str], scales: Mapping[str, float]) -> np.ndarray:
-    """Scale of every component; NaN (no scores) where variables of different units have none."""
+    """Return the scale of every component; NaN (no scores) where variables of different units have none."""
     units = {truth[name].attrs.get("unit", "") for name in variables}
     unknown = 1.0 if len(variables) == 1 or len(units) == 1 else np.nan
     return np.concatenate(

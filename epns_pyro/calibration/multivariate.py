@@ -1,10 +1,10 @@
-"""Ranks of vectors: a pre-rank turns the truth and its members into numbers, and the truth has a rank among those.
+"""Ranks of vectors: a pre-rank maps the truth and each member to a number, and the truth has a rank among these numbers.
 
-That rank is uniform if all share one law. A pre-rank may look at the whole pool of truth and members as long as it treats all of them
-alike. Those here first replace every component by its rank in the pool, so that units and margins drop out and what is left is how
-components go together (Thorarinsdottir, Scheuerer & Heinz 2016, doi:10.1080/10618600.2014.977447; Allen, Ziegel & Ginsbourger 2024,
-arXiv:2307.05846). A physical pre-rank, such as the kinetic energy of a state, is nothing else than an observable with its own
-univariate diagnostics.
+That rank is uniform if truth and members have the same distribution. A pre-rank may use the whole pool of truth and members if it treats
+them symmetrically. The pre-ranks here first replace every component by its rank in the pool; this removes units and margins and leaves
+the dependence between components (Thorarinsdottir, Scheuerer & Heinz 2016, doi:10.1080/10618600.2014.977447; Allen, Ziegel & Ginsbourger
+2024, arXiv:2307.05846). For a physical pre-rank, such as the kinetic energy of a state, use an observable with its univariate
+diagnostics.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ PreRank = Callable[[np.ndarray], np.ndarray]  # pool of ranks in (0, 1), (pool, 
 
 
 def average_rank(pool: np.ndarray) -> np.ndarray:
-    """Mean of the component ranks: too seldom extreme in an ensemble whose components go together less than they should."""
+    """Return the mean of the component ranks: too rarely extreme in an ensemble whose components are too weakly dependent."""
     return pool.mean(-1)
 
 
 def disagreement(pool: np.ndarray) -> np.ndarray:
-    """Spread of the component ranks of one vector: low where components go up and down together."""
+    """Return the spread of the component ranks of a vector: low where components rise and fall together."""
     return pool.std(-1)
 
 
 def distance(pool: np.ndarray) -> np.ndarray:
-    """Mahalanobis distance from the centre of the pool, with the pool's own covariance of ranks: sees wrong correlations of either sign.
+    """Return the Mahalanobis distance from the centre of the pool, with the covariance of its ranks: detects any wrong correlation.
 
-    The covariance is drawn a tenth of the way to its diagonal, so that it can be inverted however few the members.
+    The covariance is shrunk by a tenth towards its diagonal, so that it can be inverted with any number of members.
     """
     centred = pool - pool.mean(0)
     covariance = np.einsum("pti,ptj->tij", centred, centred) / len(pool)
@@ -48,7 +48,7 @@ PRE_RANKS: Mapping[str, PreRank] = {"average rank": average_rank, "disagreement"
 
 
 def multivariate_pit(ensemble: np.ndarray, truth: np.ndarray, pre_rank: PreRank, uniforms: np.ndarray) -> np.ndarray:
-    """Return randomised PIT values of the pre-rank of vectors, uniform on (0, 1) if members and truth share one law.
+    """Return randomised PIT values of the pre-rank of vectors, uniform on (0, 1) if members and truth have the same distribution.
 
     Parameters
     ----------
@@ -80,5 +80,5 @@ def multivariate_pit(ensemble: np.ndarray, truth: np.ndarray, pre_rank: PreRank,
 
 
 def _settle(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    # sums in another order differ in the last digits; call those ties
+    # sums in a different order differ in the last digits: count these as ties
     return np.where(np.isclose(members, truth, rtol=1e-10, atol=1e-12), truth, members)

@@ -1,9 +1,9 @@
-"""Probability integral transforms (PIT) of truths in their ensembles, and what is read off them: ranks, histograms, coverage, contrasts.
+"""Probability integral transforms (PIT) of truths in their ensembles, and ranks, histograms, coverage and contrasts made from them.
 
-If the truth and the m members are drawn from the same law, the truth is equally likely to have each of the ranks 0 .. m among them,
+If the truth and the m members have the same distribution, the truth has each of the ranks 0 .. m among them with equal probability,
 exactly and for every m. The PIT value u = (rank + V) / (m + 1), V uniform on (0, 1), is then exactly uniform; where members tie with
 the truth (counts, labels), the rank is drawn among the tied places, which keeps that exact (Czado, Gneiting & Held 2009,
-doi:10.1111/j.1541-0420.2009.01191.x). The random numbers are handed in, never made here.
+doi:10.1111/j.1541-0420.2009.01191.x). The random numbers are arguments; they are never made here.
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ def pit_values(ensemble: np.ndarray, truth: np.ndarray, uniforms: np.ndarray, *,
 def ranks(pit: np.ndarray, members: int) -> np.ndarray:
     """Return the ranks 0 .. members that randomised PIT values stand for; -1 where the PIT value is NaN.
 
-    Where members have died, the rank is the place among `members` that the PIT value falls on: still exactly uniform for a calibrated
-    ensemble.
+    If some members have died, the rank is that of the PIT value among all `members`: still exactly uniform for a calibrated ensemble.
     """
     known = np.isfinite(pit)
     return np.where(known, np.minimum((np.where(known, pit, 0) * (members + 1)).astype(np.int64), members), -1)
@@ -57,7 +56,7 @@ def ranks(pit: np.ndarray, members: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RankHistogram:
-    """How many truths fell on each bin of ranks.
+    """Numbers of truths in each bin of ranks.
 
     `count` (*batch, bin), beside the number `expected` (*batch, bin) for a calibrated ensemble.
     """
@@ -68,7 +67,7 @@ class RankHistogram:
 
 
 def rank_histogram(pit: np.ndarray, members: int, bins: int = 10) -> RankHistogram:
-    """Count ranks in at most `bins` bins of whole ranks, as equal as they can be.
+    """Count ranks in at most `bins` bins of whole ranks, as equal as possible.
 
     Parameters
     ----------
@@ -86,7 +85,7 @@ def rank_histogram(pit: np.ndarray, members: int, bins: int = 10) -> RankHistogr
 
 
 def counts_below(pit: np.ndarray, members: int, cells: np.ndarray) -> np.ndarray:
-    """Number of trajectories whose rank is below each of `cells` (point,): pit (*batch, trajectory) -> (*batch, point)."""
+    """Count the trajectories whose rank is below each of `cells` (point,): pit (*batch, trajectory) -> (*batch, point)."""
     rank = ranks(pit, members)
     flat = rank.reshape(-1, rank.shape[-1])
     histogram = np.zeros((len(flat), members + 2), np.int64)  # column 0: unknown
@@ -97,10 +96,10 @@ def counts_below(pit: np.ndarray, members: int, cells: np.ndarray) -> np.ndarray
 
 @dataclass(frozen=True)
 class CentralInterval:
-    """The interval between the order statistics number `tail` and members + 1 - `tail`, and the probability `nominal` with which it covers.
+    """The interval between the order statistics number `tail` and members + 1 - `tail`, which covers with probability `nominal`.
 
-    For a calibrated ensemble the coverage is (members + 1 - 2 tail) / (members + 1), exactly: 99 members give 50, 80, 90 and 98% on the
-    nose, 95% becomes 96%. A finite ensemble cannot promise every level.
+    For a calibrated ensemble the coverage is exactly (members + 1 - 2 tail) / (members + 1): 99 members give exactly 50, 80, 90 and 98%,
+    but 96% instead of 95%. A finite ensemble does not have every level.
     """
 
     members: int
@@ -119,7 +118,7 @@ class CentralInterval:
         return tuple(np.take_along_axis(ensemble, place[None], axis=0)[0] for place in (low, high))
 
     def covers(self, pit: np.ndarray) -> np.ndarray:
-        """Say of each PIT value whether the truth lies in the interval.
+        """Return for each PIT value whether the truth is in the interval.
 
         1.0, 0.0, or NaN where unknown; ties with an end are decided by the rank.
         """
@@ -149,7 +148,7 @@ def _rank_scores(members: int) -> dict[str, np.ndarray]:
 
 
 def location(pit: np.ndarray, members: int) -> np.ndarray:
-    """Linear contrast of the rank: positive where the truth lies high in its ensemble. Mean 0, variance 1 if calibrated; shape of `pit`.
+    """Return the linear contrast of the rank, shape of `pit`: positive where the truth is high; mean 0, variance 1 if calibrated.
 
     The first two orthogonal contrasts of a rank histogram (Jolliffe & Primo 2008, doi:10.1175/2007MWR2219.1) show bias and wrong spread.
     """
@@ -157,7 +156,7 @@ def location(pit: np.ndarray, members: int) -> np.ndarray:
 
 
 def dispersion(pit: np.ndarray, members: int) -> np.ndarray:
-    """Quadratic contrast of the rank: positive where the truth lies far out (over-confidence).
+    """Return the quadratic contrast of the rank: positive where the truth is far from the centre (over-confidence).
 
     Mean 0, variance 1 if calibrated; shape of `pit`.
     """
@@ -165,22 +164,22 @@ def dispersion(pit: np.ndarray, members: int) -> np.ndarray:
 
 
 def normal_scores(pit: np.ndarray, members: int) -> np.ndarray:
-    """The rank as a standard Normal quantile; shape of `pit`.
+    """Return the rank as a standard Normal quantile; shape of `pit`.
 
-    Roughly how many standard deviations of the ensemble the truth lies above its centre.
+    About how many standard deviations of the ensemble the truth is above its centre.
     """
     return _contrast(pit, members, "normal")
 
 
 def normal_score_moments(members: int) -> tuple[float, float]:
-    """Variance of the normal score of a calibrated ensemble, and variance of its square divided by that variance squared."""
+    """Return the variance of the normal score of a calibrated ensemble, and the variance of its square divided by that variance squared."""
     score = _rank_scores(members)["normal"]
     variance = (score**2).mean()
     return float(variance), float((score**4).mean() / variance**2 - 1)
 
 
 def largest_shift(members: int) -> float:
-    """The largest shift that ranks can show: every truth beyond every member, in standard deviations of the normal score."""
+    """Return the largest shift that ranks can show: every truth above every member, in standard deviations of the normal score."""
     return float(_rank_scores(members)["normal"][-1] / np.sqrt(normal_score_moments(members)[0]))
 
 

@@ -1,13 +1,13 @@
-"""Mend the intervals of an ensemble after the fact: conformal widening or narrowing per lead time, learnt on data kept apart.
+"""Recalibration of the intervals of an ensemble: conformal widening or narrowing per lead time, learnt on separate data.
 
 Conformalised quantile regression (Romano, Patterson & Candes 2019, arXiv:1905.03222) with the ensemble's own order statistics as
-quantiles and its interval width as the unit, each side by itself so that bias is mended too: with low and high the ends of the central
+quantiles and its interval width as the unit, each side separately so that bias is corrected too: with low and high the ends of the central
 interval of level 1 - a and w its width, the scores (low - y) / w and (y - high) / w of n calibration trajectories have conformal
-quantiles q_low and q_high, the ceil((n + 1)(1 - a / 2))-th smallest. The mended interval [low - q_low w, high + q_high w] covers the
-truth of a new trajectory with probability at least 1 - a whatever the forecaster, provided the trajectories are exchangeable; a
-calibrated ensemble has q near 0 and keeps its intervals.
+quantiles q_low and q_high, the ceil((n + 1)(1 - a / 2))-th smallest. The corrected interval [low - q_low w, high + q_high w] covers the
+truth of a new trajectory with probability at least 1 - a for any forecaster, if the trajectories are exchangeable; for a
+calibrated ensemble q is near 0 and the interval hardly changes.
 
-Fit on one set of trajectories, judge on another: `fit`, `apply` and `compare` take Datasets, and what is learnt is a small Dataset to
+Fit on one set of trajectories and test on another: `fit`, `apply` and `compare` take Datasets, and the factors are a small Dataset to
 store with a run.
 """
 
@@ -34,23 +34,23 @@ def fit(
     Parameters
     ----------
     forecast : Dataset, (sample, trajectory, time)
-        Of calibration trajectories, used neither for training nor for the numbers that are reported afterwards.
+        Of calibration trajectories, which are used neither for training nor for the reported numbers.
     truth : Dataset, (trajectory, time)
     lead_times : sequence of float, optional
         As for `observable_values`.
     levels : sequence of float
-        Levels to promise, e.g. 0.9.
+        Levels of the intervals, e.g. 0.9.
 
     Returns
     -------
     Dataset, dims (observable, lead_time, level)
-        widen_low, widen_high: in widths of the interval, negative where it is narrowed; least_width: what counts as the width of an
-        interval that has collapsed to a point; trajectories: how many were learnt from.
+        widen_low, widen_high: in widths of the interval, negative where it is narrowed; least_width: width that is used for an
+        interval that has collapsed to a point; trajectories: how many were used.
 
     Raises
     ------
     DataError
-        If there are too few trajectories to promise a level: 2 / (1 - level) - 1 are needed, 19 for 90% and 39 for 95%.
+        If there are too few trajectories for a level: 2 / (1 - level) - 1 are needed, 19 for 90% and 39 for 95%.
     """
     levels = sorted(levels)
     names = check_variables(forecast, truth)
@@ -77,19 +77,19 @@ def fit(
 
 
 def apply(recalibration: xr.Dataset, forecast: xr.Dataset) -> xr.Dataset:
-    """Return the mended intervals of a forecast.
+    """Return the recalibrated intervals of a forecast.
 
     Parameters
     ----------
     recalibration : Dataset
         From `fit`.
     forecast : Dataset, (sample, trajectory, time)
-        With the variables and lead times that the recalibration knows; of any trajectories.
+        With the variables and lead times of the recalibration; any trajectories.
 
     Returns
     -------
     Dataset, dims (observable, trajectory, lead_time, level)
-        lower, upper: mended; raw_lower, raw_upper: before. Mended intervals of higher levels contain those of lower ones.
+        lower, upper: after; raw_lower, raw_upper: before. Intervals of higher levels contain those of lower ones.
     """
     names = [str(name) for name in recalibration["observable"].values]
     for name in names:
@@ -121,13 +121,13 @@ def apply(recalibration: xr.Dataset, forecast: xr.Dataset) -> xr.Dataset:
 
 
 def compare(recalibration: xr.Dataset, forecast: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
-    """Judge the intervals before and after, on trajectories used neither for training nor for `fit`.
+    """Compare intervals before and after recalibration, on trajectories used neither for training nor for `fit`.
 
     Returns
     -------
     Dataset, dims (stage = "before", "after"; observable, lead_time, level)
         coverage with coverage_lower, coverage_upper (95%, Wilson), width (mean, unit of the observable) and interval_score (mean; it
-        punishes width and misses together, lower is better).
+        penalises width and misses together, lower is better).
     """
     import scoringrules
 
@@ -154,10 +154,10 @@ def compare(recalibration: xr.Dataset, forecast: xr.Dataset, truth: xr.Dataset) 
 
 
 def sentences(comparison: xr.Dataset, *, level: float = 0.9) -> dict[str, str]:
-    """Say, for every observable, what recalibration did to its intervals: over all lead times, and where they are farthest off after it.
+    """Describe, for every observable, what recalibration changed: over all lead times, and at the lead time that is worst after it.
 
-    The lead time that was farthest off before is not looked at by itself: chance put it there, and it would look better after anything.
-    Coverage above its level at some lead times and below at others averages to it, so the average distance is given as well.
+    The lead time that was worst before is not singled out: it was worst partly by chance, so it would look better after any change.
+    Deviations of opposite sign cancel in the average coverage, so the average absolute deviation is given as well.
     """
     at_level = comparison.sel(level=level)
     unit, count = comparison["lead_time"].attrs.get("units", ""), comparison.sizes["lead_time"]
@@ -174,23 +174,21 @@ def sentences(comparison: xr.Dataset, *, level: float = 0.9) -> dict[str, str]:
         gain = 1 - float(score.sel(stage="after") / score.sel(stage="before"))
         out[str(name)] = (
             f"{level:.0%} intervals cover {mean[0]:.0f}% before and {mean[1]:.0f}% after recalibration on average over {count} lead times, "
-            f"where they are {distance[0]:.1f} and {distance[1]:.1f} points off; worst after it {value:.0f}% ({low:.0f}-{high:.0f}) at "
+            f"with average deviations of {distance[0]:.1f} and {distance[1]:.1f} points; worst after it {value:.0f}% "
+            f"({low:.0f}-{high:.0f}) at "
             f"{when}; interval score {abs(gain):.0%} {'better' if gain >= 0 else 'worse'}"
         )
     return out
 
 
 def _conformal_quantile(score: np.ndarray, level: float, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Conformal quantile of one side of an interval: score (trajectory, lead_time) -> (lead_time,).
+    """Return the conformal quantile of one side of an interval: score (trajectory, lead_time) -> (lead_time,).
 
-    Also returns the number of trajectories that it is from, (lead_time,).
+    Also returns the number of trajectories used, (lead_time,).
     """
     n = np.isfinite(score).sum(0)
     place = np.ceil((n + 1) * (1 + level) / 2 - 1e-9).astype(int)
     if (place > n).any():
         needed = int(np.ceil(2 / (1 - level) - 1 - 1e-9))
-        raise DataError(
-            f"{name!r}: {level:.0%} intervals cannot be promised from {n.min()} trajectories: {needed} are needed; "
-            "give more or leave out the level"
-        )
+        raise DataError(f"{name!r}: {level:.0%} intervals need {needed} trajectories, found {n.min()}: give more or leave out the level")
     return np.take_along_axis(np.sort(score, axis=0), place[None] - 1, axis=0)[0], n

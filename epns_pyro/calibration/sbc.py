@@ -1,9 +1,9 @@
-"""Is the guide honest, and are the latents used? Simulation-based calibration, the gap between bounds, KL per latent dimension.
+"""Calibration of the guide and use of the latents: simulation-based calibration, gap between bounds, KL per latent dimension.
 
-Simulation-based calibration (Talts et al. 2018, arXiv:1804.06788): draw z from the model's prior and x' from its emission, then ask the
-guide for draws from q(z | x, x'). If q is the exact posterior, z is one more draw, so its rank among them is uniform. Each entry along
-`transition` must be independent of the others (one transition of one trajectory each): the latents of the bodies of one state are
-components, never more data.
+Simulation-based calibration (Talts et al. 2018, arXiv:1804.06788): sample z from the model's prior and x' from its emission, then
+sample from the guide q(z | x, x'). If q is the exact posterior, z has the same distribution as these samples, so its rank is uniform.
+Each entry along `transition` must be independent of the others (one transition of one trajectory each): the latents of the bodies of one
+state are components, not more data.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from epns_pyro.calibration.verdicts import (
 )
 from epns_pyro.errors import ShapeError
 
-ACTIVE_NATS = 0.01  # a latent dimension with less KL on average says nothing
+ACTIVE_NATS = 0.01  # a latent dimension with a smaller mean KL is unused
 ACTIVE_VARIANCE = 0.01  # Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, section 5.3
 
 
 def sbc_diagnostics(draws: np.ndarray, truth: np.ndarray, *, rng: np.random.Generator, prob: float = 0.95) -> xr.Dataset:
-    """Diagnose the guide from its draws.
+    """Diagnose the guide from its samples.
 
     Parameters
     ----------
     draws : (sample, transition, *entity, latent)
         Independent draws of q(z | x, x'); entities (bodies, cells) are optional.
     truth : (transition, *entity, latent)
-        The z that x' was made from.
+        The z from which x' was sampled.
     rng : numpy.random.Generator
-        Places the truth within its rank.
+        Ranks the truth among the samples at random within its rank.
 
     Returns
     -------
     Dataset, dims latent and entity
         p_value, ecdf_difference, band_lower, band_upper (point), rank_count, rank_expected (bin), coverage (level), shift, stretch,
         ...: as in `observable_diagnostics`; pooled_location, pooled_dispersion, their errors and p-values: over all entities and
-        latents together, errors from the scatter between transitions; attribute `members`: the number of draws.
+        latents together, errors from the variation between transitions; attribute `members`: the number of samples.
     """
     draws, truth = np.asarray(draws, float), np.asarray(truth, float)
     if draws.ndim != truth.ndim + 1 or draws.shape[1:] != truth.shape or truth.ndim < 2:
@@ -68,7 +68,7 @@ def sbc_diagnostics(draws: np.ndarray, truth: np.ndarray, *, rng: np.random.Gene
 def judge_guide(diagnostics: xr.Dataset, subject: str = "guide") -> Verdict:
     """Return the verdict on the guide, from `sbc_diagnostics`.
 
-    The rule is that of `verdicts`, with the latents of all entities in the place of lead times.
+    The rule is that of `verdicts`, with the latents of all entities instead of lead times.
     """
     p = diagnostics["p_value"].transpose("entity", "latent").values
     tests = family(p.ravel(), [float(diagnostics[f"pooled_p_{name}"]) for name in ("location", "dispersion")])
@@ -99,14 +99,14 @@ def _guide_word(diagnostics: xr.Dataset, tests: Family, power: float, n: int) ->
     word = name_effect(np.abs(over_fault(diagnostics["shift_z"])).mean(), over_fault(diagnostics["stretch_z"]).mean())
     here = f" in {fault.any(0).sum()} of {fault.shape[1]} latent dimensions" if fault.any() else " with all latents taken together"
     if word == Word.BIASED:
-        return word, f"{here}: true z lies {shift.mean():.2f} posterior spreads off centre there"
+        return word, f"{here}: true z is {shift.mean():.2f} posterior standard deviations off centre there"
     at = diagnostics.sel(level=0.9)
     return word, f"{here}: {100 * float(at['nominal']):.0f}% intervals of q cover {over_fault(at['coverage']).mean():.0%} there"
 
 
 @dataclass(frozen=True)
 class LatentUsage:
-    """How much each latent dimension says.
+    """How much each latent dimension is used.
 
     Parameters
     ----------
@@ -123,16 +123,16 @@ class LatentUsage:
     active: np.ndarray
 
     def sentence(self) -> str:
-        """Say how many latents are used."""
+        """Describe how many latents are used."""
         used, total = int(self.active.sum()), len(self.active)
         if used == 0:
-            return f"none of {total} latent dimensions is used: the KL is {self.kl.sum():.2g} nats in all, the latents are idle"
+            return f"none of {total} latent dimensions is used: the KL is {self.kl.sum():.2g} nats in total"
         order = np.argsort(-self.kl)
         share = np.cumsum(self.kl[order]) / self.kl.sum()
         most = int(np.argmax(share >= 0.9)) + 1
         return (
-            f"{used} of {total} latent dimensions are used, {self.kl.sum():.3g} nats per entity and transition in all, "
-            f"nine tenths of them in {most}"
+            f"{used} of {total} latent dimensions are used, with {self.kl.sum():.3g} nats per entity and transition in total, "
+            f"90% of them in {most}"
         )
 
 
@@ -144,7 +144,7 @@ def latent_usage(kl: np.ndarray, posterior_mean: np.ndarray, prior_mean: np.ndar
     kl : (transition, *entity, latent)
         KL(q(z | x, x') || p(z | x)) per dimension, nats.
     posterior_mean, prior_mean, prior_scale : (transition, *entity, latent)
-        Means of q and p, standard deviation of p. Where the prior moves with x, what counts is how far q moves relative to it.
+        Means of q and p, standard deviation of p. If the prior mean depends on x, the difference of the means counts.
     """
     kl, moved = np.asarray(kl, float), (np.asarray(posterior_mean, float) - prior_mean) / prior_scale
     if kl.shape != moved.shape or kl.ndim < 2:
@@ -164,11 +164,11 @@ class BoundGap:
     samples: int
 
     def sentence(self) -> str:
-        """Say how loose the ELBO is."""
+        """Describe how loose the ELBO is."""
         return (
             f"the bound with {self.samples} importance samples is {float(self.gap.value):.3g} ± {float(self.gap.error):.2g} nats "
             f"per transition above the ELBO ({float(self.iwae.value):.4g} and {float(self.elbo.value):.4g}): "
-            "the guide loses at least that much"
+            "the guide loses at least this much"
         )
 
 

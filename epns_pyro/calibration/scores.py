@@ -1,8 +1,8 @@
 """Scores of ensembles and forecasts: plain arrays in, plain arrays out.
 
 An ensemble has one more axis than the truth that it forecasts: the sample axis, first unless `axis` says otherwise. Lower is better for
-every score. Members that are NaN have died and are left out; a truth that is NaN, or an ensemble with fewer members than the score
-needs, scores NaN.
+every score. Members that are NaN have died and are left out; if the truth is NaN, or fewer members are alive than the score
+needs, the score is NaN.
 
 `fair` estimators are unbiased for the score of the distribution that the members were drawn from; `plain` ones score the finite
 ensemble as if it were the whole distribution, and so favour ensembles that are too narrow (Ferro 2014, doi:10.1002/qj.2270).
@@ -71,7 +71,7 @@ def energy_score(ensemble: np.ndarray, truth: np.ndarray, *, axis: int = 0, esti
     Parameters
     ----------
     ensemble : (sample, *batch, component)
-        Components should share a unit, or be divided by a scale first. A member with a NaN component counts as dead.
+        Components should have the same unit, or be divided by a scale first. A member with a NaN component counts as dead.
     truth : (*batch, component)
 
     Returns
@@ -97,8 +97,8 @@ def variogram_score(
 ) -> np.ndarray:
     """Variogram score: sum over pairs of components of (E|X_i - X_j|^p - |y_i - y_j|^p)^2, with p = `order`.
 
-    It sees wrong dependence between components that the energy score hardly notices (Scheuerer & Hamill 2015,
-    doi:10.1175/MWR-D-14-00269.1). The fair estimator takes off the sampling variance of the ensemble mean of every pair, s^2 / m.
+    It detects wrong dependence between components, to which the energy score is insensitive (Scheuerer & Hamill 2015,
+    doi:10.1175/MWR-D-14-00269.1). The fair estimator subtracts the sampling variance of the ensemble mean of every pair, s^2 / m.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def over_alive(
 
 
 def alive_groups(ensemble: np.ndarray, truth: np.ndarray, *, need: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Group rows by how many of their members are alive, so that work on a group never meets a NaN.
+    """Group rows by the number of members alive, so that the arrays of a group contain no NaN.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def alive_groups(ensemble: np.ndarray, truth: np.ndarray, *, need: int) -> Itera
     if truth.ndim == 2:
         alive, known = alive.all(-1), known.all(-1)
     count = np.where(known, alive.sum(0), 0)
-    order = np.argsort(~alive, axis=0, kind="stable")  # the living first
+    order = np.argsort(~alive, axis=0, kind="stable")  # alive members first
     for m in np.unique(count[count >= need]):
         rows = np.flatnonzero(count == m)
         yield rows, ensemble[order[:m, rows], rows], truth[rows]
@@ -174,7 +174,7 @@ def alive_groups(ensemble: np.ndarray, truth: np.ndarray, *, need: int) -> Itera
 
 @dataclass(frozen=True)
 class SpreadSkill:
-    """Spread of an ensemble beside the error of its mean; `ratio` is 1 for a calibrated one, below 1 for an over-confident one.
+    """Spread of an ensemble and error of its mean; `ratio` is 1 for a calibrated ensemble, below 1 for an over-confident one.
 
     `lower` and `upper` are the ends of the 95% interval of the ratio, from the scatter over trajectories.
     """
@@ -256,7 +256,7 @@ def brier_score(probability: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def log_score_categorical(probability: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Logarithmic score of a categorical forecast, -log p(label), nats; infinite where the label was given no probability.
+    """Logarithmic score of a categorical forecast, -log p(label), nats; infinite where the probability of the label is 0.
 
     probability (*batch, category), label (*batch) integers, result (*batch).
     """
@@ -334,10 +334,10 @@ def ks_distance(a: np.ndarray, b: np.ndarray, *, axis: int = 0) -> np.ndarray:
 
 
 def ks_of_weights(pooled: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Largest absolute partial sum of weights in the order of the pooled values, taken where a run of equal values ends.
+    """Return the largest absolute partial sum of weights in the order of the pooled values, taken at the end of each run of equal values.
 
-    pooled (n, *batch); weight (*repeat, n), 1/n for one sample and -1/m for the other; result (*repeat, *batch). Many relabellings of the
-    same values share one sort.
+    pooled (n, *batch); weight (*repeat, n), 1/n for one sample and -1/m for the other; result (*repeat, *batch). The values are sorted once
+    for all relabellings.
     """
     order = np.argsort(pooled, axis=0, kind="stable")
     values = np.take_along_axis(pooled, order, axis=0)
@@ -353,7 +353,7 @@ def ks_of_weights(pooled: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def energy_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Squared energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| between samples a (n, component) and b (m, component), without bias.
 
-    It is zero on average for two samples of one law, so it can be negative (Szekely & Rizzo 2013, doi:10.1016/j.jspi.2013.03.018).
+    Its mean is zero for two samples of one distribution, so it can be negative (Szekely & Rizzo 2013, doi:10.1016/j.jspi.2013.03.018).
     """
     labels = np.concatenate([np.ones(len(a), bool), np.zeros(len(b), bool)])
     return float(energy_of_labels(pairwise_distance(np.concatenate([a, b])), labels[None])[0])
@@ -366,7 +366,7 @@ def pairwise_distance(x: np.ndarray) -> np.ndarray:
 
 
 def energy_of_labels(distance: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Unbiased squared energy distance for many ways to call points the first sample.
+    """Return the unbiased squared energy distance for many choices of the first sample.
 
     distance (n, n), first (repeat, n) booleans -> (repeat,).
     """

@@ -1,12 +1,12 @@
-"""Are two sets of runs from one initial state draws of one law? Three tests, each beside its noise floor.
+"""Two-sample tests: do two sets of runs from one initial state have the same distribution? Three tests, each with its noise floor.
 
-A distance between finite samples is never zero, so every statistic comes with what two samples of ONE law of these sizes reach: its
-mean and its 95% quantile, from relabelling the pooled runs at random. That keeps ties (counts) and dependence between components as
-they are. Runs are the independent units; everything measured on one run moves with it.
+A distance between finite samples is never zero, so every statistic is given with the values that two samples of ONE distribution of these
+sizes reach: their mean and 95% quantile, from relabelling the pooled runs at random. This keeps ties (counts) and dependence between
+components. Runs are the independent units; all measurements of one run are relabelled together.
 
-The p-value is the share of relabellings that lie at least as far apart. For D_KS it is that of all of them, counted, and as small as the
-data make it; for the others that of some, (1 + as far) / (1 + relabellings), never below 1 / (1 + relabellings): a test that is one of many
-needs `relabellings_for` that many.
+The p-value is the fraction of relabellings with at least this distance. For D_KS it is exact, over all relabellings; for the others it is
+estimated from some, (1 + as far) / (1 + relabellings), and never below 1 / (1 + relabellings): if the test is one of many, take as many
+relabellings as `relabellings_for` says.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from epns_pyro.errors import DataError, ShapeError
 FALSE_ALARM = 0.05
 FOLDS = 5
 RANDOM_FEATURES = 64
-BLOCK = 2000  # relabellings that are in memory at once
+BLOCK = 2000  # relabellings in memory at once
 RIDGE = 0.1  # ridge penalty of the classifier, in units of the variance of a feature, per run
 
 
 @dataclass(frozen=True)
 class TwoSampleTest:
-    """A statistic of model against truth beside its floor.
+    """A statistic of model against truth, with its noise floor.
 
     Parameters
     ----------
@@ -37,11 +37,11 @@ class TwoSampleTest:
         What was compared.
     statistic : (*batch)
     typical : (*batch)
-        What two samples of one law reach on average.
+        Mean for two samples of one distribution.
     floor : (*batch)
-        What they exceed only one time in twenty.
+        Exceeded in 5% of cases by two samples of one distribution.
     p_value : (*batch)
-        Of the hypothesis that both are samples of one law.
+        Of the hypothesis that both samples have the same distribution.
     runs : tuple of int
         Numbers of runs of the model and of the truth.
     """
@@ -54,11 +54,12 @@ class TwoSampleTest:
     runs: tuple[int, int]
 
     def sentence(self) -> str:
-        """Say what a test of a single comparison saw."""
+        """Describe the result of the test of a single comparison."""
         verdict = "differ" if self.p_value < FALSE_ALARM else "cannot be told apart"
         return (
-            f"model and truth {verdict}: {self.name} {float(self.statistic):.3g}, samples of one law reach {float(self.typical):.3g} "
-            f"on average and {float(self.floor):.3g} one time in twenty "
+            f"model and truth {verdict}: {self.name} {float(self.statistic):.3g}; two samples of one distribution reach "
+            f"{float(self.typical):.3g} "
+            f"on average and more than {float(self.floor):.3g} in 5% of cases "
             f"(p = {float(self.p_value):.2g}; {self.runs[0]} and {self.runs[1]} runs)"
         )
 
@@ -71,11 +72,12 @@ class ClassifierTest(TwoSampleTest):
     upper: float
 
     def sentence(self) -> str:
-        """Say how well the model's runs can be told from true ones."""
+        """Describe how well a classifier distinguishes runs of the model from true ones."""
         verdict = "can be told apart" if self.p_value < FALSE_ALARM else "cannot be told apart"
         return (
             f"model and truth {verdict}: a classifier is right {self.statistic:.0%} ({self.lower:.0%}-{self.upper:.0%}) of the time, "
-            f"with samples of one law up to {self.floor:.0%} (p = {float(self.p_value):.2g}; {self.runs[0]} and {self.runs[1]} runs)"
+            f"for two samples of one distribution up to {self.floor:.0%} (p = {float(self.p_value):.2g}; {self.runs[0]} and "
+            f"{self.runs[1]} runs)"
         )
 
 
@@ -88,7 +90,7 @@ def ks_test(model: np.ndarray, truth: np.ndarray, *, rng: np.random.Generator, r
         An observable, or several (batch), of n independent runs; each is tested by itself.
     truth : (run, *batch)
     relabellings : int
-        For what samples of one law reach; the p-value does not depend on them.
+        Used for the values that samples of one distribution reach; the p-value does not depend on them.
 
     Returns
     -------
@@ -104,18 +106,18 @@ def ks_test(model: np.ndarray, truth: np.ndarray, *, rng: np.random.Generator, r
 
 
 def ks_p_value(distance: np.ndarray, pooled: np.ndarray, first: int) -> np.ndarray:
-    """Share of all ways to call `first` of the pooled values the first sample that have this D_KS or a larger one.
+    """Return the fraction of all relabellings, `first` of the pooled values as first sample, with this D_KS or a larger one.
 
-    In the order of the pooled values a relabelling is a walk: of k values i are of the first sample. It is followed in probability, and
-    absorbed where the distribution functions i / n and (k - i) / m are that far apart. They are compared where a run of equal values ends,
-    and there only (Schröer & Trenkler 1995, doi:10.1016/0167-9473(94)00040-P); without ties this is the classical exact test.
+    In the order of the pooled values a relabelling is a walk: i of the first k values are of the first sample. Its probability is
+    propagated, and absorbed where the distribution functions i / n and (k - i) / m differ by this distance. They are compared only where a
+    run of equal values ends (Schröer & Trenkler 1995, doi:10.1016/0167-9473(94)00040-P); without ties this is the classical exact test.
 
     Parameters
     ----------
     distance : (*batch)
     pooled : (run, *batch)
     first : int
-        n; the other m are the second sample.
+        Size n of the first sample; the other m values are the second.
 
     Returns
     -------
@@ -124,7 +126,7 @@ def ks_p_value(distance: np.ndarray, pooled: np.ndarray, first: int) -> np.ndarr
     pooled, shape = np.sort(pooled, axis=0).reshape(len(pooled), -1), np.shape(distance)
     n, m = first, len(pooled) - first
     ends = np.concatenate([pooled[1:] > pooled[:-1], np.ones((1, pooled.shape[1]), bool)])
-    far = np.rint(np.reshape(distance, -1) * n * m).astype(np.int64)  # D_KS is a whole number of 1 / (n m)
+    far = np.rint(np.reshape(distance, -1) * n * m).astype(np.int64)  # D_KS is an integer multiple of 1 / (n m)
     i = np.arange(n + 1)
     walk, absorbed = np.zeros((pooled.shape[1], n + 1)), np.zeros(pooled.shape[1])
     walk[:, 0] = 1
@@ -158,11 +160,11 @@ def energy_test(
 
 
 def classifier_test(model: np.ndarray, truth: np.ndarray, *, rng: np.random.Generator, relabellings: int = 1000) -> ClassifierTest:
-    """Test how well a classifier tells runs of the model from true ones (Lopez-Paz & Oquab 2017, arXiv:1610.06545).
+    """Test how well a classifier distinguishes runs of the model from true ones (Lopez-Paz & Oquab 2017, arXiv:1610.06545).
 
-    The classifier is a ridge regression of the label on the components and random cosines of a Gaussian kernel; it sees means,
+    The classifier is a ridge regression of the label on the components and on random cosines of a Gaussian kernel; it detects means,
     variances, correlations and, roughly, shapes. It is linear in the labels, so that the same five folds can be run for hundreds of
-    relabellings at once. Accuracy is averaged over both samples: half is chance whatever their sizes.
+    relabellings at once. Accuracy is averaged over both samples: 50% is chance for any sizes.
 
     Parameters
     ----------
@@ -178,18 +180,18 @@ def classifier_test(model: np.ndarray, truth: np.ndarray, *, rng: np.random.Gene
     fold = rng.permutation(len(features)) % FOLDS
     accuracy = _in_blocks(lambda some: _cross_validated_accuracy(features, some, fold), first)
     base = _against_floor("accuracy of a classifier", accuracy, (len(model), len(truth)))
-    votes = 4 / (1 / len(model) + 1 / len(truth))  # as many as say as much about an average over both samples
+    votes = 4 / (1 / len(model) + 1 / len(truth))  # effective number of runs for an average over both samples
     lower, upper = proportion_interval(base.statistic * votes, votes)
     return ClassifierTest(**base.__dict__, lower=float(lower), upper=float(upper))
 
 
 def relabellings_for(tests: int) -> int:
-    """Return how many relabellings one of `tests` tests needs: the smallest p-value is a tenth of FALSE_ALARM / tests."""
+    """Return the number of relabellings that each of `tests` tests needs: the smallest p-value is a tenth of FALSE_ALARM / tests."""
     return max(1000, round(10 * tests / FALSE_ALARM))
 
 
 def means_sentence(model: np.ndarray, truth: np.ndarray, *, unit: str = "") -> str:
-    """Say by how much the means of an observable differ, with the error: model (run,), truth (run,)."""
+    """Describe the difference of the means of an observable, with its error: model (run,), truth (run,)."""
     difference = difference_of_means(model, truth)
     z = float(difference.value / difference.error)
     text = f"mean of the model minus mean of the truth: {float(difference.value):+.3g} ± {float(difference.error):.2g} {unit}".rstrip()
@@ -214,7 +216,7 @@ def _runs(model: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _labels(n: int, m: int, rng: np.random.Generator, relabellings: int) -> np.ndarray:
-    """Which pooled runs count as the first sample: (1 + relabellings, n + m) booleans; the first row is the truth of the matter."""
+    """Return which pooled runs count as the first sample: (1 + relabellings, n + m) booleans; the first row is the true assignment."""
     actual = np.arange(n + m) < n
     return np.concatenate([actual[None], rng.permuted(np.broadcast_to(actual, (relabellings, n + m)), axis=1)])
 
@@ -236,7 +238,7 @@ def _spread(x: np.ndarray) -> np.ndarray:
 
 
 def _features(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Features of pooled runs, standardised: x (run, component) -> (run, feature). They do not know which sample a run is from."""
+    """Return standardised features of pooled runs, the same for any assignment to samples: x (run, component) -> (run, feature)."""
     x = (x - x.mean(0)) / _spread(x)
     pairs = rng.permutation(len(x))
     width = np.median(np.linalg.norm(x - x[pairs], axis=1))
@@ -247,7 +249,7 @@ def _features(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _cross_validated_accuracy(features: np.ndarray, first: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Balanced accuracy of ridge regression in FOLDS folds, fold (run,), for every relabelling: first (repeat, run) -> (repeat,)."""
+    """Return the balanced accuracy of ridge regression, cross-validated over fold (run,): first (repeat, run) -> (repeat,)."""
     target = first.T.astype(float)  # (run, repeat)
     right = np.empty(target.shape, bool)
     for k in range(FOLDS):

@@ -1,21 +1,21 @@
-"""From diagnostics to words: one verdict per observable, vector or label field, with the sentence that says what was seen and the rule.
+"""Verdicts: one word per observable, vector or label field, with a sentence that says what was found, and the rule.
 
-The rule, for one subject and L lead times, with a probability of at most 5% to fault a calibrated ensemble:
+The rule, for one quantity and L lead times; the probability that a calibrated ensemble fails is at most 5%:
 
 - Half of the 5% goes to the lead times: the exact rank-ECDF p-values, Holm's procedure over the L of them. A lead time is at fault when its
   adjusted p-value is below 2.5%.
 - The other half goes to all lead times together: two t-tests, of bias and of spread, on each trajectory's average of the rank contrasts, at
-  1.25% each. They see what is slightly wrong everywhere and, with it, under-confidence, which a rank ECDF shows late.
-- Vectors: the 5% is shared equally between the margins and each pre-rank, and each share is spent in this way. Margins have no exact test;
-  two t-tests per lead time, of bias and spread averaged over components, stand in for it.
-- The name is that of the larger effect, in units of its standard error for a calibrated ensemble: shift (biased) or stretch
+  1.25% each. They find small faults that are the same at all lead times, and under-confidence, which a rank ECDF finds only when large.
+- Vectors: the 5% is shared equally between the margins and each pre-rank, and each share is used in this way. Margins have no exact test;
+  two t-tests per lead time, of bias and spread averaged over components, replace it.
+- The word is that of the larger effect, in units of its standard error for a calibrated ensemble: shift (biased) or stretch
   (over-confident above 1, under-confident below); "wrong in shape" if neither reaches two standard errors. A vector whose margins pass
   but whose multivariate ranks do not is miscalibrated in dependence.
-- If nothing is at fault, the ensemble is called calibrated only if the tests had power: they would have found an ensemble so narrow
+- If no test fails, the ensemble is called calibrated only if the tests had power: they would have found an ensemble so narrow
   that its 90% intervals (of components, for a vector) cover 70% at every lead time, with probability 80% or more. Otherwise there are too
-  few data to say. Of a vector this says nothing about the power against wrong dependence.
-- Stretches of one recording depend on each other: in every test and in the power they count as the smaller number of independent trials
-  that they are worth (see `dependence`); fewer than 15 of these say nothing.
+  few data to say. For a vector, nothing is known about the power against wrong dependence.
+- Stretches of one recording are dependent: in every test and in the power they count as a smaller number of independent trials (see
+  `dependence`); if these are fewer than 15, there are too few data to say.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from epns_pyro.calibration.wording import measured
 
 FALSE_ALARM = 0.05
 POWER = 0.8
-FEWEST = 10  # trajectories; with fewer there are always too few data
+FEWEST = 10  # trajectories; fewer are always too few data
 
 
 class Word(StrEnum):
-    """What a verdict can be."""
+    """The possible words of a verdict."""
 
     CALIBRATED = "calibrated"
     OVER_CONFIDENT = "over-confident"
@@ -54,25 +54,25 @@ class Word(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """One verdict.
+    """The verdict on one quantity.
 
     Parameters
     ----------
     subject : str
-        What was judged, e.g. "total energy".
+        What was tested, e.g. "total energy".
     word : Word
     sentence : str
-        What was seen, in words and numbers.
+        What was found, in words and numbers.
     rule : str
         The rule, with the false-alarm rate.
     lead_times : tuple of float
-        Lead times at fault; empty if none is by itself.
+        Lead times at fault; empty if none is at fault by itself.
     p_value : float
         Smallest p-value, adjusted for the number of tests: at fault when below the false-alarm rate.
     trajectories : int
-        Fewest trajectories at any lead time.
+        Smallest number of trajectories at any lead time.
     power : float
-        Probability to find the fault that must be found before anything is called calibrated (the rule names it).
+        Probability of finding the fault that the rule names; it must be high before an ensemble is called calibrated.
     """
 
     subject: str
@@ -98,7 +98,7 @@ class Verdict:
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Holm's adjusted p-values, (test,) -> (test,).
 
-    Those below alpha are at fault, with a probability of at most alpha that any of them is not.
+    If those below alpha are called faults, the probability of any false one is at most alpha.
     """
     p = np.asarray(p_values, float)
     order = np.argsort(p)
@@ -110,7 +110,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Family:
-    """Adjusted p-values of one family of tests: below the false-alarm rate means at fault, for the family as a whole."""
+    """Adjusted p-values of one family of tests: if one is below the false-alarm rate, the family is at fault."""
 
     by_lead_time: np.ndarray
     pooled: np.ndarray
@@ -123,7 +123,7 @@ class Family:
 def family(by_lead_time: np.ndarray, pooled: Sequence[float], *, share: float = 1.0) -> Family:
     """Adjust the p-values of a family.
 
-    Half of the false-alarm rate goes to the lead times, half to the pooled tests; the family has `share` of the rate.
+    Half of the false-alarm rate is for the lead times, half for the pooled tests; the family has `share` of the rate.
     """
     known = np.where(np.isfinite(by_lead_time), by_lead_time, 1)
     half = 2 / share
@@ -134,7 +134,7 @@ def family(by_lead_time: np.ndarray, pooled: Sequence[float], *, share: float = 
 class Fault:
     """A fault that the tests must be able to find before anything is called calibrated.
 
-    Truths are Normal(0, 1), members Normal(shift, spread), at every lead time; `contrast` is what sees it when lead times are pooled.
+    Truths are Normal(0, 1) and members Normal(shift, spread) at every lead time; `contrast` detects the fault when lead times are pooled.
     """
 
     words: str
@@ -151,17 +151,17 @@ OFF_CENTRE = Fault("an agreement that is off by half a standard deviation", 1.0,
 def detection_power(
     n: int, members: int, lead_times: int, *, error: float = np.nan, share: float = 1.0, fault: Fault = TOO_NARROW
 ) -> float:
-    """Probability that a family of tests finds a fault: the larger of the powers of its two halves.
+    """Return the probability that a family of tests finds a fault: the larger power of its two halves.
 
     Parameters
     ----------
     n, members, lead_times : int
-        Number of independent trajectories, size of the ensemble, number of lead times that the rank tests are corrected for.
+        Number of independent trajectories, size of the ensemble, number of lead times for which the rank tests are corrected.
     error : float
-        Standard error of the pooled contrast of a calibrated ensemble. By default that of a single lead time, 1 / sqrt(n): right when all
-        lead times say the same, too cautious otherwise.
+        Standard error of the pooled contrast of a calibrated ensemble. By default that of a single lead time, 1 / sqrt(n): right if all
+        lead times are fully dependent, too cautious otherwise.
     share : float
-        Part of the false-alarm rate that the family may spend.
+        Part of the false-alarm rate that the family may use.
     """
     if n < FEWEST or members < 2:
         return 0.0
@@ -209,18 +209,18 @@ def judge_fields(diagnostics: xr.Dataset) -> list[Verdict]:
 def judge_labels(diagnostics: xr.Dataset, name: str) -> Verdict:
     """Return the verdict on a label field, from `label_diagnostics`.
 
-    A truth that agrees with the pool less than members do lies outside what the ensemble thinks possible: over-confident; more:
+    If the truth agrees with the pool less than members do, it lies outside the range of the ensemble: over-confident; if more:
     under-confident.
     """
     one = diagnostics.sel(pre_rank="agreement")
     tests = _joint_family(one, 1.0)
     evidence = Evidence(name, one, tests, 1.0, OFF_CENTRE, float(one["joint_pooled_location_error"]))
     if tests.smallest >= FALSE_ALARM:
-        return evidence.passed("images agree with truth as well as with one another")
+        return evidence.passed("images agree with the truth as well as with one another")
     shift = float(one["joint_shift"].values[evidence.where].mean())
     word, how = (Word.OVER_CONFIDENT, "less") if shift < 0 else (Word.UNDER_CONFIDENT, "more")
     size = f"{abs(shift):.1f} standard deviations of a member"
-    return evidence.failed(word, f"truth agrees with the members {how} than they agree with one another (by {size})")
+    return evidence.failed(word, f"the truth agrees with the members {how} than they agree with one another (by {size})")
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
@@ -236,7 +236,7 @@ def as_json(verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, list[dict[st
 
 @dataclass(frozen=True)
 class Evidence:
-    """The diagnostics of one subject with its tests; makes the verdict once the word and the phrase are found."""
+    """The diagnostics of one quantity with its tests; makes the verdict from the word and the phrase."""
 
     subject: str
     one: xr.Dataset
@@ -252,7 +252,7 @@ class Evidence:
 
     @property
     def where(self) -> np.ndarray:
-        """Lead times to look at for the size of a fault: those at fault, or all of them."""
+        """Lead times at which to measure the size of a fault: those at fault, or all."""
         return self.fault if self.fault.any() else np.ones(len(self.fault), bool)
 
     @cached_property
@@ -261,7 +261,7 @@ class Evidence:
 
     @cached_property
     def decorrelation(self) -> float | None:
-        """Decorrelation time in trials, a mean over lead times; None where trials are independent."""
+        """Decorrelation time in trials, mean over lead times; None where trials are independent."""
         return next((float(self.one[name].mean()) for name in ("decorrelation", "joint_decorrelation") if name in self.one), None)
 
     @property
@@ -327,7 +327,7 @@ def _margins_verdict(subject: str, one: xr.Dataset, tests: Family, *, share: flo
     if word != Word.BIASED:
         return evidence.failed(word, coverage + (f"; also biased: {bias}" if abs(shift) > 3 else ""))
     at = one.sel(level=0.9).isel(lead_time=worst)
-    misses_too_much = bool(at["coverage"] < at["nominal"])  # a bias by itself hides what is wrong with the spread: say it only if plain
+    misses_too_much = bool(at["coverage"] < at["nominal"])  # bias hides a wrong spread: name the spread only if it is certain
     also = abs(stretch) > 3 and misses_too_much == (stretch > 0)
     return evidence.failed(word, bias + (f"; also {name_effect(0, stretch)}: {coverage}" if also else ""))
 
@@ -338,14 +338,14 @@ def _dependence_verdict(subject: str, one: xr.Dataset, tests: Family, rank: str,
         float(one[f"joint_{name}"].values[evidence.where].mean()) for name in ("shift", "shift_z", "stretch", "stretch_z")
     )
     if abs(shift_z) >= abs(stretch_z):
-        how = f"the {rank} of truth is {'higher' if shift > 0 else 'lower'} than the members' (by {abs(shift):.1f} of their spread)"
+        how = f"the {rank} of the truth is {'higher' if shift > 0 else 'lower'} than the members' (by {abs(shift):.1f} of their spread)"
     else:
-        how = f"the {rank} of truth varies {stretch:.1f} times as much as the members'"
-    return evidence.failed(Word.WRONG_DEPENDENCE, f"components pass one by one, but {how}")
+        how = f"the {rank} of the truth varies {stretch:.1f} times as much as the members'"
+    return evidence.failed(Word.WRONG_DEPENDENCE, f"each component passes, but {how}")
 
 
 def name_effect(shift: float, stretch: float) -> Word:
-    """Name the larger of two effects, each in units of its standard error for a calibrated ensemble."""
+    """Return the word of the larger of two effects, each in units of its standard error for a calibrated ensemble."""
     if max(abs(shift), abs(stretch)) < 2:
         return Word.WRONG_SHAPE
     if abs(shift) >= abs(stretch):
@@ -357,7 +357,7 @@ def name_effect(shift: float, stretch: float) -> Word:
 
 
 def _when(one: xr.Dataset, fault: np.ndarray) -> str:
-    """Say in words which lead times are at fault."""
+    """Describe which lead times are at fault."""
     times, index = one["lead_time"].values, np.flatnonzero(fault)
     if len(index) == 0:
         return "with all lead times taken together"
@@ -387,14 +387,14 @@ def _bias_phrase(one: xr.Dataset, i: int, unit: str) -> str:
     shift, error = float(at["shift"]), float(at["shift_error"])
     side = "above" if shift > 0 else "below"
     if abs(shift) > 0.9 * largest_shift(int(one.attrs["members"])):
-        phrase = f"truth lies {side} nearly all members"
+        phrase = f"the truth is {side} nearly all members"
     else:
-        phrase = f"truth lies {abs(shift):.2f} ± {error:.2f} ensemble spreads {side} the ensemble"
+        phrase = f"the truth is {abs(shift):.2f} ± {error:.2f} ensemble spreads {side} the centre of the ensemble"
     if "bias" in at:
         phrase += f" (ensemble mean minus truth: {measured(float(at['bias']), float(at['bias_error']), sign=True)} {unit}".rstrip() + ")"
     return f"{phrase} at {_time(one, i)}"
 
 
 def percent(p: float) -> str:
-    """Write a probability, and never as certain what is not."""
+    """Write a probability; values near 1 as "over 99%"."""
     return f"{p:.0%}" if p < 0.995 else "over 99%"

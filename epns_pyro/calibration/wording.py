@@ -1,4 +1,4 @@
-"""Numbers and lists in words: what every sentence about an evaluation is made of."""
+"""Numbers and lists in words, for the sentences of an evaluation."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterable
 
 
 def sentence(words: str) -> str:
-    """Give words the look of a sentence: a capital letter, where the first word has one, and a full stop."""
+    """Make a sentence: a capital first letter, and a full stop."""
     words = words.strip()
     return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
 
 
 def number(value: float | None, form: str = ".2f") -> str:
-    """Write a number, with a true minus sign; a dash where there is none."""
+    """Write a number, with a true minus sign; a dash where it is unknown."""
     if value is None or value != value:
         return "–"
     return format(value, form).replace("-", "−") if "e" not in form else format(value, form)
 
 
-FINEST = 1e-5  # errors below it are written with powers of ten
+FINEST = 1e-5  # smaller errors are written with powers of ten
 
 
 def precision(error: float | None) -> int:
-    """Return how many decimals show a number whose standard error is known: two digits of the error, so that 1.644 is not 1.647.
+    """Return the number of decimals to show, from the standard error: two digits of the error, so that 1.644 and 1.647 stay different.
 
-    Two decimals where no error is known.
+    Two decimals where the error is unknown.
     """
     if error is None or not math.isfinite(error) or error <= 0:
         return 2
@@ -45,12 +45,12 @@ def measured(value: float, error: float | None = None, *, sign: bool = False) ->
 
 
 def p_value(p: float | None) -> str:
-    """Write a p-value, with digits enough to be multiplied by a number of tests."""
+    """Write a p-value, with enough digits to multiply it by a number of tests."""
     return "–" if p is None or p != p else "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
 
 
 def listing(words: Iterable[str], most: int = 4) -> str:
-    """Join words with commas and "and"; those beyond `most` are only counted."""
+    """Join words with commas and "and"; words beyond `most` are counted."""
     words = list(words)
     if len(words) > most:
         words = [*words[: most - 1], f"{len(words) - most + 1} more"]
@@ -58,6 +58,6 @@ def listing(words: Iterable[str], most: int = 4) -> str:
 
 
 def brief(text: str, most: int = 44) -> str:
-    """Shorten a label from outside, so that it fits a panel."""
+    """Shorten a label that a user chose, so that it fits a panel."""
     text = " ".join(str(text).split())
     return text if len(text) <= most else text[: most - 1] + "…"

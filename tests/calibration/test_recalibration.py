@@ -97,8 +97,8 @@ def test_a_collapsed_ensemble_can_still_be_mended():
 def test_sentences_say_before_and_after():
     said = r.sentences(r.compare(r.fit(*drawn(KNOWN["under-dispersed"], 300, 0)), *drawn(KNOWN["under-dispersed"], 500, 1)))
     found = re.fullmatch(
-        r"90% intervals cover (\d+)% before and (\d+)% after recalibration on average over 3 lead times, where they "
-        r"are ([\d.]+) and ([\d.]+) points off; worst after it (\d+)% \(\d+-\d+\) at [\d.]+ yr; interval score \d+% better",
+        r"90% intervals cover (\d+)% before and (\d+)% after recalibration on average over 3 lead times, "
+        r"with average deviations of ([\d.]+) and ([\d.]+) points; worst after it (\d+)% \(\d+-\d+\) at [\d.]+ yr; interval score \d+% better",
         said["level"],
     )
     before, after, off_before, off_after, worst = map(float, found.groups())
@@ -120,15 +120,15 @@ def test_sentences_average_over_lead_times_and_pick_none_from_before():
         },
     )
     assert r.sentences(comparison)["x"] == (
-        "90% intervals cover 88% before and 89% after recalibration on average over 3 lead times, where they are 11.3 and 2.3 points off; "
-        "worst after it 85% (85-85) at 3 T; interval score 1% worse"
+        "90% intervals cover 88% before and 89% after recalibration on average over 3 lead times, with average deviations of "
+        "11.3 and 2.3 points; worst after it 85% (85-85) at 3 T; interval score 1% worse"
     )
     coverage[:, :, 2] = np.nan  # nobody is left
     assert "worst after it 92% (92-92) at 2 T" in r.sentences(comparison.copy(data={name: coverage for name in names}))["x"]
 
 
 def test_too_few_trajectories_and_unknown_variables_are_refused():
-    with pytest.raises(DataError, match="'level': 95% intervals cannot be promised from 38 trajectories: 39 are needed"):
+    with pytest.raises(DataError, match="'level': 95% intervals need 39 trajectories, found 38"):
         r.fit(*drawn(KNOWN["perfect"], 38, 0))
     assert r.fit(*drawn(KNOWN["perfect"], 39, 0))["trajectories"].min() == 39
     learnt = r.fit(*drawn(KNOWN["perfect"], 50, 0))

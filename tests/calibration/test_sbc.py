@@ -74,13 +74,13 @@ def test_idle_latents_are_seen():
     assert usage.active.tolist() == [True, True, False, False]
     np.testing.assert_allclose(usage.kl, kl.mean((0, 1)))
     np.testing.assert_allclose(usage.movement, moved.reshape(-1, 4).var(0), atol=1e-12)
-    assert usage.sentence().startswith("2 of 4 latent dimensions are used, 0.6")
+    assert usage.sentence().startswith("2 of 4 latent dimensions are used, with 0.6")
     stuck = sbc.latent_usage(kl + 1, prior + 3, prior, np.ones_like(prior))  # far from the prior, but always at the same place
     assert not stuck.active.any()
     faint = sbc.latent_usage(0.006 + 0 * kl, prior + 0.12 * rng.normal(size=prior.shape), prior, np.ones_like(prior))
     assert not faint.active.any()  # it moves, but it says less than a hundredth of a nat
     idle = sbc.latent_usage(0 * kl, prior, prior, np.ones_like(prior))
-    assert idle.sentence() == "none of 4 latent dimensions is used: the KL is 0 nats in all, the latents are idle"
+    assert idle.sentence() == "none of 4 latent dimensions is used: the KL is 0 nats in total"
     with pytest.raises(ShapeError, match="must have one shape"):
         sbc.latent_usage(kl[0], prior, prior, prior)
 

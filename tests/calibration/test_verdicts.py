@@ -215,7 +215,7 @@ def test_wrong_dependence_over_time_is_found():
     assert v.judge_observables(margins)[0].word == Word.CALIBRATED
     (verdict,) = v.judge_fields(diagnose_fields(as_paths(shuffled.to_dataset()), as_paths(truth[["level"]]), rng=rng))
     assert verdict.word == Word.WRONG_DEPENDENCE
-    assert "components pass one by one, but" in verdict.sentence
+    assert "each component passes, but" in verdict.sentence
 
 
 def test_verdicts_become_plain_data_and_lines():
