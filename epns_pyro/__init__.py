@@ -3,7 +3,7 @@
 load(run) -> Simulator                   a trained simulator, to sample, score and condition with
 train(config, store, out) -> Simulator   train one; `config` is a preset, changed or not, or its name
 preset(family) -> RunConfig              settings to start from
-Observations                             measurements to condition on
+Observations                             observations to condition on
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HOMES = {
     "train": "epns_pyro.runs",
 }
 
-sys.meta_path.append(OldModules())  # asked last, about what is nowhere else
+sys.meta_path.append(OldModules())  # last, so that it is asked only for modules not found elsewhere
 
 
 def __getattr__(name: str) -> Any:

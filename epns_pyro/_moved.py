@@ -1,4 +1,4 @@
-"""Old import paths that scripts use: they work for one more release, with a warning that names the new one."""
+"""Old import paths, kept for one more release with a warning that names the new path."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ MODULES = {
 
 
 def moved(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module `__getattr__` that finds names in their new homes.
+    """Return a module's `__getattr__` that finds names at their new places.
 
     Parameters
     ----------
     package : str
-        The old home, `__name__` of the module.
+        The old module, `__name__`.
     homes : mapping of str to str
         Name -> module that holds it now.
     """
@@ -55,14 +55,14 @@ def moved(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 class OldModules(MetaPathFinder, Loader):
-    """Find modules by their old paths: an old module has the names of the new one, and warns when it is first imported."""
+    """Finds modules by their old paths: an old module has the names of the new one, and warns when it is first imported."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         return ModuleSpec(fullname, self) if fullname in MODULES else None
 
     def exec_module(self, module: ModuleType) -> None:
         home = MODULES[module.__name__]
-        # The import machinery's own frames are not counted: 2 is the line that imports.
+        # Frames of the import machinery are not counted: stacklevel 2 is the importing line.
         warnings.warn(f"{module.__name__} has moved: import from {home}", DeprecationWarning, stacklevel=2)
         new = importlib.import_module(home)
         module.__dict__.update({name: value for name, value in vars(new).items() if not name.startswith("__")})

@@ -1,7 +1,7 @@
-"""Strict typed configuration and the registries that map a name to a config class.
+"""Strict typed configuration, and registries that map a name to a config class.
 
-A config is frozen; an unknown key is an error that offers the nearest name. What the user chose lives here; what the data
-dictates (shapes, scales, dt) travels separately.
+A config is frozen; for an unknown key the error offers the nearest name. A config holds the user's choices; properties of the
+data (shapes, scales, dt) are in the data context.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pydantic_core import core_schema
 from epns_pyro.errors import ConfigError, nearest, shown
 from epns_pyro.plain import parse_yaml
 
-LARGEST = 2**63  # beyond it no library can count
+LARGEST = 2**63  # larger integers overflow in other libraries
 
 C = TypeVar("C", bound="Config")
 
 
 class Config(pydantic.BaseModel):
-    """Base of all configs: frozen, no unknown keys, errors in one clear line."""
+    """Base of all configs: frozen, no unknown keys, errors in one line."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -55,8 +55,8 @@ class Config(pydantic.BaseModel):
     def override(self, changes: dict[str, Any]) -> Self:
         """Return a copy with dotted keys changed, e.g. {"training.steps": 100}, fully validated again.
 
-        A choice is changed by its name, {"backbone": "frames"} or {"backbone.name": "frames"}; it starts from its own defaults, and other
-        changes may set what it has. So does a section that was off (None).
+        A choice is changed by its name, {"backbone": "frames"} or {"backbone.name": "frames"}; it starts with its own defaults, which other
+        changes can set. The same holds for a section that was off (None).
         """
         raw, settings = self.model_dump(mode="python"), []
         for dotted, value in sorted(changes.items(), key=lambda change: change[0].count(".")):
@@ -64,7 +64,7 @@ class Config(pydantic.BaseModel):
             key = f"{dotted}.name" if isinstance(value, str) and "name" in _section(raw, dotted) else dotted
             if key.endswith(".name") and value != _section(raw, key.removesuffix(".name")).get("name"):
                 node, leaf = _place(raw, key)
-                node.clear()  # the settings of the old choice do not carry over
+                node.clear()  # settings of the old choice are dropped
                 node[leaf] = value
                 raw = type(self).parse(raw).model_dump(mode="python")
             else:
@@ -75,7 +75,7 @@ class Config(pydantic.BaseModel):
         return type(self).parse(raw)
 
     def _switched_on(self, raw: dict[str, Any], dotted: str) -> dict[str, Any]:
-        """Give the section that a dotted key is in its defaults, where it is None and can have some."""
+        """Replace a section that is None by its defaults, if a dotted key is inside it and it has defaults."""
         *sections, _ = dotted.split(".")
         for depth, section in enumerate(sections):
             node = _section(raw, ".".join(sections[:depth])) if depth else raw
@@ -89,7 +89,7 @@ class Config(pydantic.BaseModel):
 
 
 def _section(raw: dict[str, Any], dotted: str) -> dict[str, Any]:
-    """The mapping that a dotted key holds; empty where it holds none."""
+    """Return the mapping that a dotted key holds; empty if it holds none."""
     node: Any = raw
     for part in dotted.split("."):
         node = node.get(part) if isinstance(node, dict) else None
@@ -97,7 +97,7 @@ def _section(raw: dict[str, Any], dotted: str) -> dict[str, Any]:
 
 
 def _place(raw: dict[str, Any], dotted: str) -> tuple[dict[str, Any], str]:
-    """The mapping and the key in it that a dotted key stands for."""
+    """Return the mapping that contains a dotted key, and the last part of the key."""
     node: Any = raw
     *parents, leaf = dotted.split(".")
     for parent in parents:
@@ -117,7 +117,7 @@ def _explain(cls: type[Config], item: Any, where: str) -> str:
             owner = _submodel(owner, part)
         known = owner.model_fields if owner is not None else ()
         return f"{where}: unknown key {location!r}: {nearest(str(item['loc'][-1]), known)}"
-    if item["type"] == "value_error":  # raised by one of our own validators: already a whole sentence
+    if item["type"] == "value_error":  # raised by our own validators: already a complete sentence
         about = f"{where}: {location}" if item["loc"] else where
         return f"{about}: {item['ctx']['error']}"
     found = item.get("input")
@@ -132,7 +132,7 @@ def _submodel(owner: Any, part: Any) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """Read the value of a `--set key=value`, as YAML (so 1e-3, true, [1, 2] and words mean what they look like)."""
+    """Read the value of a `--set key=value` as YAML, so that 1e-3, true, [1, 2] and words have their usual types."""
     try:
         return float(text) if _is_exponent(text) else parse_yaml(text, where="--set")
     except ConfigError:
@@ -149,9 +149,9 @@ def _is_exponent(text: str) -> bool:
 
 
 class Registry:
-    """Names for things of one kind, with an error that offers the nearest name.
+    """Maps names to entries of one kind; for an unknown name the error offers the nearest one.
 
-    What a config may choose from are `Config` classes with a field ``name`` whose default is the name they are registered under, and a
+    Entries that a config can choose are `Config` classes with a field ``name``, whose default is the registered name, and a
     method ``build``.
     """
 
@@ -170,7 +170,7 @@ class Registry:
 
     def __getitem__(self, name: str) -> Any:
         if not isinstance(name, str) or name not in self._entries:
-            raise ConfigError(f"unknown {self.kind} {shown(name)}: {nearest(name, self._entries)}; your own come in with --import FILE.py")
+            raise ConfigError(f"unknown {self.kind} {shown(name)}: {nearest(name, self._entries)}; register your own with --import FILE.py")
         return self._entries[name]
 
     @property
@@ -192,7 +192,7 @@ class Registry:
 
 @dataclass(frozen=True)
 class one_of:
-    """Mark a config field whose value is a config of a registry: `backbone: Annotated[BackboneConfig, one_of(BACKBONES)]`."""
+    """Mark a config field as a choice from a registry: `backbone: Annotated[BackboneConfig, one_of(BACKBONES)]`."""
 
     registry: Registry
 
@@ -200,7 +200,7 @@ class one_of:
         return core_schema.no_info_before_validator_function(
             self.registry.parse,
             core_schema.is_instance_schema(source),
-            serialization=core_schema.simple_ser_schema("any"),  # all that the chosen class has, not what its base has
+            serialization=core_schema.simple_ser_schema("any"),  # all fields of the chosen class, not only those of its base
         )
 
 
@@ -213,11 +213,11 @@ class Setting:
     key : str
         Dotted, as `--set KEY=VALUE` takes it.
     value : object
-        What it is now: plain data; the name where it is a choice; {} for an empty section.
+        Current value as plain data; the name if it is a choice; {} for an empty section.
     description : str
-        "" where its class says nothing.
+        "" if its class has none.
     choices : tuple of str
-        Names of a registry or words that it may be; () for anything else.
+        Possible names of a registry, or possible words; () for other types.
     """
 
     key: str
@@ -227,11 +227,11 @@ class Setting:
 
 
 def list_settings(config: Config, prefix: str = "") -> Iterator[Setting]:
-    """List all settings of a config, those of its sections by dotted keys."""
+    """List all settings of a config; those of its sections have dotted keys."""
     documented = _documented(type(config))
     for name, field in type(config).model_fields.items():
         if name == "name" and prefix:
-            continue  # it is the value of the choice, one level up
+            continue  # it is shown as the value of the choice, one level above
         key, value = f"{prefix}{name}", getattr(config, name)
         about = field.description or documented.get(name, "")
         registry = next((mark.registry for mark in field.metadata if isinstance(mark, one_of)), None)
@@ -249,7 +249,7 @@ def list_settings(config: Config, prefix: str = "") -> Iterator[Setting]:
 
 
 def _documented(cls: type[Config]) -> dict[str, str]:
-    """Read what the section "Parameters" of a class and its bases says about each parameter."""
+    """Read the descriptions of parameters from the section "Parameters" of a class and its bases."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         lines = inspect.cleandoc(base.__doc__ or "").splitlines() if issubclass(base, Config) else []

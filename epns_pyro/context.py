@@ -1,4 +1,4 @@
-"""What the data dictates to a model, apart from what the user chose."""
+"""Properties of the data that a model depends on, apart from the user's settings."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from epns_pyro.state import Array, StateSpec
 
 @dataclass(frozen=True)
 class DataContext:
-    """What a model has to know about the data it is made for; `epns_pyro.data.scales` measures it.
+    """Properties of the data that a model is built for; `epns_pyro.data.scales` measures them.
 
     Parameters
     ----------
     spec : StateSpec
-        With the scales (standard deviations over the training split) filled in.
+        With the scales (standard deviations over the training set) filled in.
     frame_dt : float
         Time between two frames: one model step.
     step_scales : dict of str to float
         For every real dynamic field the standard deviation of its change over one step beyond what its rate predicts,
-        x' - x - v dt (x' - x without a rate), in the unit of the field. The law "persistence with fitted noise" has exactly this noise.
+        x' - x - v dt (x' - x without a rate), in the unit of the field: the noise of "persistence with fitted noise".
     sites : tuple of int
         Sizes of the site axes, e.g. (5,) bodies or (72, 72) pixels.
     origin : tuple of float
-        The point (space,) from which translating fields are measured inside of a model; empty: from zero. Single precision cannot tell
-        apart two positions that are close to each other and far from zero.
+        The point (space,) from which positions are measured inside a model; empty: the zero point. In single precision, two close
+        positions far from zero cannot be distinguished.
     absences : bool
         Whether bodies may be absent: NaN in the dynamic channels of a state.
     cell_reach : float, optional
-        Of label images: within this distance along y and x, pixels, of its centre lie the pixels of a cell before and after one step, in
-        all but the farthest few steps. None where it was not measured.
+        For label images: the distance along y and x, in pixels, from the centre of a cell within which its pixels lie before and after one
+        step, except in a few extreme steps. None if it was not measured.
     """
 
     spec: StateSpec

@@ -1,10 +1,10 @@
-"""Fields that follow from others: velocities as differences of recorded positions, and the values of earlier frames.
+"""Derived fields: velocities as differences of recorded positions, and values of earlier frames.
 
-A recording of positions is not a state: where a body goes next depends on how fast it is. With v_t = (x_t - x_{t-1}) / dt as part of the
-state, x_{t+1} = x_t + v_{t+1} dt holds exactly, so a model predicts v alone (kick, then drift). Differences look backwards only: a centred
-difference would know the future. Earlier velocities as further fields make the state as long as the memory of the system.
+Recorded positions alone are not a complete state: the next position of a body depends on its velocity. With v_t = (x_t - x_{t-1}) / dt in
+the state, x_{t+1} = x_t + v_{t+1} dt is exact, so a model forecasts only v (kick, then drift). Only backward differences are used: a
+centred difference would use the future. Velocities of earlier steps extend the memory of the state.
 
-This module alone knows which fields follow from which (`Field.differences`, `Field.lag_of`), and how.
+Only this module defines which fields are derived from which (`Field.differences`, `Field.lag_of`), and how.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from epns_pyro.state import Array, Field, StateSpec
 
 
 def recorded_fields(spec: StateSpec) -> tuple[Field, ...]:
-    """Return the fields that a recording has to hold: all that do not follow from others."""
+    """Return the fields that a recording must hold: all that are not derived from others."""
     return tuple(f for f in spec.fields if not (f.differences or f.lag_of))
 
 
 def free_fields(spec: StateSpec) -> tuple[Field, ...]:
-    """Return the dynamic fields that a model predicts; all other dynamic fields of the next state follow from them and the present one."""
+    """Return the dynamic fields that a model forecasts; the other dynamic fields of the next state are derived from these and the state."""
     determined = {f.rate_of for f in spec.fields if f.differences}
     return tuple(f for f in spec.dynamic_fields if not f.lag_of and f.name not in determined)
 
 
 def judged_fields(spec: StateSpec) -> tuple[Field, ...]:
-    """Return the dynamic fields that forecasts are judged by: all but the values of earlier frames."""
+    """Return the dynamic fields on which forecasts are tested: all except values of earlier frames."""
     return tuple(f for f in spec.dynamic_fields if not f.lag_of)
 
 
 def with_history(spec: StateSpec, frames: int, time_unit: str = "") -> StateSpec:
-    """Return the spec with the velocities of the last `frames` steps in the state, where positions alone may be recorded.
+    """Return the spec with the velocities of the last `frames` steps in the state, for recordings of positions.
 
     Raises
     ------
     ConfigError
-        If no field, or more than one, says where bodies are.
+        If not exactly one field is a position.
     """
     if frames < 1:
         raise ConfigError(f"history: expected at least 1 step, found {frames}")
@@ -67,7 +67,7 @@ def lead_frames(spec: StateSpec) -> int:
 
 
 def memory_frames(spec: StateSpec) -> int:
-    """Return how many frames before its own the state of a frame depends on."""
+    """Return the number of earlier frames that the state of a frame depends on."""
     return lead_frames(spec) + sum(1 for f in spec.fields if f.lag_of)
 
 
@@ -81,13 +81,13 @@ def derive(spec: StateSpec, recorded: dict[str, np.ndarray], frame_dt: float, *,
     frame_dt : float
         Duration of a step, where none is recorded.
     skip : int
-        States at the start to leave out: frames that are read for the sake of later ones only.
+        States to leave out at the start: frames that are read only to derive later ones.
 
     Returns
     -------
     numpy.ndarray, (trajectory, time - lead_frames - skip, *site, channel)
-        Where a velocity of an earlier frame is not known it is the earliest known one. A body is there from the second of two frames
-        in a row in which it was recorded.
+        A velocity before the first known one is set to the first known one. A body is present from the second of two consecutive
+        frames in which it was recorded.
     """
     lead, values = lead_frames(spec), dict(recorded)
     for field in spec.fields:
@@ -110,7 +110,7 @@ def derive(spec: StateSpec, recorded: dict[str, np.ndarray], frame_dt: float, *,
 
 
 def complete(spec: StateSpec, x: Array, free: dict[str, Array], frame_dt: float) -> Array:
-    """Return the dynamic channels of the next state, given the fields that were predicted.
+    """Return the dynamic channels of the next state, given the forecast fields.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def complete(spec: StateSpec, x: Array, free: dict[str, Array], frame_dt: float)
 
 
 def _in_order(spec: StateSpec) -> list[Field]:
-    """Lags, each after the one that it is the earlier value of."""
+    """Return lags so that each comes after the field whose earlier value it is."""
     left, done = [f for f in spec.fields if f.lag_of], {f.name for f in spec.fields if not f.lag_of}
     ordered = []
     while left:

@@ -1,4 +1,4 @@
-"""The errors a user can cause. Each names the thing, what was expected, what was found, and the way out."""
+"""Errors that a user can cause. Each message names the thing, what was expected, what was found, and the way out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class EpnsError(ValueError):
-    """Base of every error that is the input's fault, not the program's."""
+    """Base of all errors caused by the input, not by the program."""
 
 
 class ConfigError(EpnsError):
@@ -17,7 +17,7 @@ class ConfigError(EpnsError):
 
 
 class DataError(EpnsError):
-    """A store or file does not hold what its description says."""
+    """A store or file does not have the declared content."""
 
 
 class ShapeError(EpnsError):
@@ -25,20 +25,20 @@ class ShapeError(EpnsError):
 
 
 class CheckpointError(EpnsError):
-    """A checkpoint is truncated, foreign, or belongs to another run."""
+    """A checkpoint is truncated, foreign, or from another run."""
 
 
 class TrainingError(EpnsError):
-    """Training cannot go on: too many non-finite losses, no data left, nowhere to write."""
+    """Training cannot continue: too many non-finite losses, no data left, no place to write."""
 
 
-MOST_NAMES = 40  # that a message lists
+MOST_NAMES = 40  # in a message
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlong, _SHOWN.maxlevel = 80, 80, 30, 3
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message shows it: as Python writes it, with the middle of what is long left out."""
+    """Return a value as a message shows it: its repr, shortened in the middle."""
     text = _SHOWN.repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 

@@ -1,12 +1,12 @@
-"""The door for outside code: systems, backbones, models and families of one's own, registered like ours.
+"""Loading of user code that registers systems, backbones, models and families.
 
-A module that registers something (`@BACKBONES.register("mine")`, ...) comes in by one of three ways, each an explicit act of a person:
+A module that registers something (`@BACKBONES.register("mine")`, ...) is loaded in one of three ways, all explicit:
 
     --import MODULE or FILE.py       on the command line
     epns_pyro.load(run, imports=["MODULE or FILE.py"])
     an installed package with an entry point in the group `epns_pyro` that names the module
 
-No store, config or checkpoint ever brings code in: a run only remembers the names, to tell them to whoever lacks them.
+Stores, configs and checkpoints never load code: a run only stores the names, so that an error can mention them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ def load_extensions(imports: Iterable[str] = ()) -> list[ModuleType]:
 
     Parameters
     ----------
-    imports : iterable of str
-        Names of modules, "package.module", or paths of files that end in .py.
+    Names of modules, "package.module", or paths of files that end in .py.
 
     Returns
     -------
@@ -46,8 +45,7 @@ def load_extensions(imports: Iterable[str] = ()) -> list[ModuleType]:
     Raises
     ------
     ConfigError
-        If there is no such module or file, or if it fails while it is imported. A failing entry point is only logged, because whoever
-        installed the package may not need it now.
+        If there is no such module or file, or if its import fails. A failing entry point is only logged, because it may not be needed.
     """
     if isinstance(imports, str):
         raise ConfigError(f"imports: expected a list of modules or files, found the text {imports!r}: write [{imports!r}]")
@@ -56,7 +54,7 @@ def load_extensions(imports: Iterable[str] = ()) -> list[ModuleType]:
             _entry_points_done.add(entry.name)
             try:
                 entry.load()
-            except Exception as error:  # other people's code may raise anything
+            except Exception as error:  # user code can raise any type
                 logger.warning("the entry point %s = %s of an installed package does not load: %s", entry.name, entry.value, error)
     return [_import(name) for name in imports]
 
@@ -71,12 +69,12 @@ def _import(name: str) -> ModuleType:
         if not is_file and error.name and f"{name}.".startswith(f"{error.name}."):
             raise ConfigError(f"--import {name}: no such module: install its package, or give the path of a file, {name}.py") from None
         raise ConfigError(_failure(name, error)) from error
-    except Exception as error:  # other people's code may raise anything
+    except Exception as error:  # user code can raise any type
         raise ConfigError(_failure(name, error)) from error
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file as a module of its own name, so that another file of the same name is another module."""
+    """Import a file under a unique module name, so that files of the same name do not collide."""
     path = path.resolve()
     name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:

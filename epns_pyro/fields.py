@@ -1,4 +1,4 @@
-"""One named quantity of a state: its representation, unit, scale, and how it hangs together with others."""
+"""A field: one named quantity of a state, with its representation, unit, scale and relations to other fields."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Field:
     Parameters
     ----------
     name : str
-        How scripts, stores and reports call it.
+        Its name in scripts, stores and reports.
     irreps : {"0e", "0o", "1o", "1e"}
         Representation of O(d): scalar, pseudoscalar, vector, pseudovector, in e3nn's notation. A vector has as many
         channels as the spec has spatial dimensions.
     dynamic : bool
         Whether it changes in time and is predicted; a static field (a mass) is given with the initial state and copied.
     translates : bool
-        Whether a translation of space adds to it (positions do, velocities do not).
+        Whether a translation of space is added to it (to positions, not to velocities).
     unit : str
         Unit, for labels.
     scale : float
@@ -41,9 +41,9 @@ class Field:
     rate_of : str
         Name of the field whose rate of change this is: a velocity is the rate of a position. "" for none.
     of : str
-        Name of the label field whose entities this belongs to: a cell's type travels with its label. "" for a property of the site.
+        Name of the label field whose entities have this property, e.g. the type of a cell. "" for a property of the site.
     differences : bool
-        Whether this rate is not recorded but is the backward difference of what it is the rate of; see `epns_pyro.derived`.
+        Whether this rate is not recorded, but computed as the backward difference of its field; see `epns_pyro.derived`.
     lag_of : str
         Name of the field whose value one frame earlier this is. "" for none.
     """

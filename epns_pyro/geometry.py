@@ -1,4 +1,4 @@
-"""The space that bodies live in, as a value: how far it is from one place to another, and which turns of it are symmetries."""
+"""The space of the bodies, as a value: displacements, wrapping, and the rotations that are symmetries."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ ROTATIONS = ("full", "proper", "axis", "none")
 
 @dataclass(frozen=True)
 class Space:
-    """Flat space, or a periodic box of it, and the turns that are symmetries of what happens there.
+    """Flat space or a periodic box, with the rotations that are symmetries of the system.
 
     Parameters
     ----------
     dim : int
     box : tuple of float
-        Sides of a periodic box, one per axis, in the unit of the positions; empty: space without sides.
+        Sides of a periodic box, one per axis, in the unit of the positions; empty: not periodic.
     rotations : {"full", "proper", "axis", "none"}
-        Rotations and reflections, O(d); rotations alone, SO(d); those that leave an axis as it is; none.
+        Rotations and reflections, O(d); rotations only, SO(d); those that keep an axis fixed; none.
     axis : tuple of float
-        Direction that is special where rotations are about an axis (gravity, flow); by default the last axis of space.
+        Special direction if rotations are about an axis (gravity, flow); by default the last axis of space.
     """
 
     dim: int
@@ -54,14 +54,14 @@ class Space:
 
     @property
     def special_directions(self) -> tuple[tuple[float, ...], ...]:
-        """Unit vectors that no symmetry turns: a network reads them as constant vectors, and is equivariant with them turned along."""
+        """Unit vectors fixed by all rotations; networks receive them as constant vectors."""
         if self.rotations == "axis":
             axis = self.axis or (*(0.0,) * (self.dim - 1), 1.0)
             return (tuple(np.asarray(axis) / np.linalg.norm(axis)),)
         return tuple(map(tuple, np.eye(self.dim))) if self.rotations == "none" else ()
 
     def displacement(self, start: Array, end: Array) -> Array:
-        """Return the way from one place (..., space) to another: in a box to its nearest image."""
+        """Return the displacement from one place (..., space) to another: in a box, to its nearest image."""
         way = end - start
         if not self.box:
             return way
@@ -73,7 +73,7 @@ class Space:
         return to + self.displacement(to, place) if self.box else place
 
     def wrap(self, place: Array) -> Array:
-        """Return the image of a place (..., space) inside of the box."""
+        """Return the image of a place (..., space) inside the box."""
         if not self.box:
             return place
         sides = self._sides(place)

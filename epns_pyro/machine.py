@@ -1,4 +1,4 @@
-"""What this computer has: devices and memory, so that what it cannot do is refused before it is begun."""
+"""Devices and memory of this computer, to refuse too large requests before they start."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from epns_pyro.errors import ConfigError, EpnsError
 
-MOST_TENSORS = 10_000  # of a network: beyond that, a number of layers is a slip of the finger
+MOST_TENSORS = 10_000  # of a network: with more, the number of layers is a typing error
 TRAINED = 16  # bytes per weight in training: the weight, its gradient and two moments
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """Return a device that is there.
+    """Return a device that exists.
 
     Raises
     ------
     ConfigError
-        If the name means nothing to PyTorch, or if this computer or this build of PyTorch has no such device.
+        If PyTorch does not know the name, or if this computer or this build of PyTorch has no such device.
     """
     try:
         device = torch.device(name)
@@ -34,13 +34,13 @@ def find_device(name: str | torch.device) -> torch.device:
         raise ConfigError(f"device {str(device)!r}: this computer has cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     try:
         torch.zeros((), device=device) + 1
-    except (RuntimeError, AssertionError, NotImplementedError):  # each kind of device that is absent says so in its own way
+    except (RuntimeError, AssertionError, NotImplementedError):  # raised by different kinds of devices
         raise ConfigError(f"device {str(device)!r}: PyTorch cannot compute there: use cpu") from None
     return device
 
 
 def require_memory(size: int, what: str, way_out: str) -> None:
-    """Raise ConfigError if `size` bytes are more than this computer's memory; `what` needs them, `way_out` needs fewer."""
+    """Raise ConfigError if `size` bytes exceed this computer's memory; `what` needs them, `way_out` names a smaller request."""
     total = psutil.virtual_memory().total
     if size > total:
         raise ConfigError(f"{what} would take {size / 2**30:,.0f} GiB of memory, this computer has {total / 2**30:.0f} GiB: {way_out}")
@@ -48,7 +48,7 @@ def require_memory(size: int, what: str, way_out: str) -> None:
 
 @contextmanager
 def limit_weights(most: int, error: EpnsError) -> Iterator[None]:
-    """Raise `error` as soon as the networks that are built inside have more than `most` weights, before their memory is filled."""
+    """Raise `error` as soon as networks built inside have more than `most` weights, before memory is filled."""
     left, tensors = most, 0
 
     def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
@@ -70,5 +70,5 @@ def limit_weights(most: int, error: EpnsError) -> Iterator[None]:
 
 
 def weights_that_fit() -> int:
-    """Return how many weights can be trained within the memory of this computer."""
+    """Return how many weights can be trained in the memory of this computer."""
     return int(psutil.virtual_memory().total // TRAINED)

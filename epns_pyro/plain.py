@@ -1,7 +1,7 @@
-"""Plain data from YAML and JSON, in files or text, within limits: the one place of the package where either is read.
+"""Safe reading of YAML and JSON, from files or text, within limits; all code of the package reads them here.
 
-A file may come from anywhere. Its size, the depth of its nesting and, for YAML, what its aliases expand to are bounded before anything
-is built from it, and nothing but mappings, lists, text, numbers, dates, true, false and null can come out.
+A file may come from anyone. Its size, its depth of nesting and, for YAML, the size after expanding aliases are limited before anything
+is built from it. The result contains only mappings, lists, text, numbers, dates, true, false and null.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import yaml
 from epns_pyro.errors import ConfigError, DataError, EpnsError
 
 YAML_BYTES, JSON_BYTES = 2**20, 64 * 2**20  # of a file; the YAML reader takes about a second for 100 kB
-DEPTH = 60  # of lists and mappings in each other
-VALUES = 100_000  # of a YAML file, after its aliases are followed
+DEPTH = 60  # of nested lists and mappings
+VALUES = 100_000  # of a YAML file, after aliases are expanded
 DIGITS = 1000  # of a number
 
 
@@ -46,7 +46,7 @@ def parse_yaml(text: str, *, where: str, error: type[EpnsError] = ConfigError) -
         raise error(f"{where}: {limit}") from None
     except yaml.YAMLError as problem:
         raise error(f"{where}: is not valid YAML: {_one_line(problem)}") from None
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as problem:  # a tag or date that its text does not fit
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as problem:  # text that does not fit its tag or date
         raise error(f"{where}: is not valid YAML: a value does not fit its type ({_one_line(problem)})") from None
 
 
@@ -63,7 +63,7 @@ def parse_json(text: str | bytes, *, where: str, error: type[EpnsError] = DataEr
 
 
 class _Limit(Exception):
-    """Says in words which limit a text exceeds."""
+    """Says which limit a text exceeds."""
 
 
 def _too_deep() -> _Limit:
@@ -75,7 +75,7 @@ def _text(path: Path, most: int) -> str:
         raise DataError(f"{path}: cannot be read: it is not a file")
     try:
         if (size := path.stat().st_size) > most:
-            raise DataError(f"{path}: has {size / 2**20:.3g} MiB, and at most {most / 2**20:g} MiB are read: is it the right file?")
+            raise DataError(f"{path}: has {size / 2**20:.3g} MiB: expected at most {most / 2**20:g} MiB: is it the right file?")
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {_one_line(error)}") from None
@@ -105,11 +105,11 @@ def _children(node: Any) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which counts while it composes: how deep, and how many values once aliases are followed."""
+    """YAML's safe loader, which counts nesting depth, and values after aliases are expanded."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._inside = [(0, 0)]  # (values, height) of the nodes that are being composed
+        self._inside = [(0, 0)]  # (values, height) of the nodes being composed
         self._anchored: dict[int, tuple[int, int]] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:

@@ -32,29 +32,31 @@ def load(run: str | Path, *, which: str = "best", device: str | torch.device = "
     run : str or Path
         Folder that `epns-pyro train` wrote, or "pretrained:NAME" for a simulator that comes with the package ("pretrained:nbody").
     which : {"best", "last"}
-        The state with the best validation ELBO, or the newest.
+        The parameters with the best validation ELBO, or the newest.
     device : str or torch.device
     imports : iterable of str
-        Modules or files of Python that register what the run needs beyond what is here: they are run. Nothing in a run does that.
+        Modules or Python files that register what the run needs; their code is executed. A run never loads code by itself.
 
     Raises
     ------
     CheckpointError
         If there is no readable checkpoint.
     ConfigError
-        If `which` is neither, if the device is not there, if no simulator of that name comes with the package, or if the run needs a name
-        that nothing has registered.
+        If `which` is invalid, if the device does not exist, if the package has no simulator of that name, or if the run needs a name
+        that is not registered.
     """
     load_extensions(imports)
     folder = RunFolder(find_run(run))
     if not folder.path.is_dir():
-        raise CheckpointError(f"{run}: no such run: epns-pyro train --out {run} makes one")
+        raise CheckpointError(f"{run}: no such run: make one with epns-pyro train --out {run}")
     paths = {"best": folder.best, "last": folder.last}
     if which not in paths:
         raise ConfigError(f"which: found {which!r}: {nearest(which, paths)}")
     path, place = paths[which], find_device(device)
     if which == "best" and folder.last.is_file() and not path.exists():
-        raise CheckpointError(f'{path}: not there yet, for nothing was validated: load(run, which="last"), or train on with --resume')
+        raise CheckpointError(
+            f'{path}: not there yet, because nothing was validated: use load(run, which="last"), or continue with --resume'
+        )
     content = read_checkpoint(path)
     config = RunConfig.parse(content["config"], where=str(path))
     system = RunConfig.parse(content["config"] | {"system": content["system"]}, where=str(path)).system
@@ -79,7 +81,7 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     imports: Iterable[str] = (),
 ) -> Simulator:
-    """Train a simulator on a store, and load it from the folder that holds the run.
+    """Train a simulator on a store, and return it, loaded from the folder of the run.
 
     Parameters
     ----------
@@ -91,23 +93,23 @@ def train(
     out : path
         Folder of the run; one that holds a run is refused unless `resume` is set.
     resume : bool
-        Go on from the last checkpoint in `out`.
+        Continue from the last checkpoint in `out`.
     hardware : Hardware, optional
         By default one process on the CPU.
     on_progress : callable, optional
         Called with a `Progress` whenever training logs.
     imports : iterable of str
-        Modules or files of Python that register what the config needs beyond what is here.
+        Modules or Python files that register what the config needs.
 
     Returns
     -------
     Simulator
-        With the weights of the best validation ELBO.
+        With the parameters of the best validation ELBO.
 
     Raises
     ------
     ConfigError, DataError, CheckpointError, TrainingError
-        If settings and data do not fit, if `out` holds a run already or none to resume, if the loss stays non-finite.
+        If settings and data do not match, if `out` holds a run already or none to resume, or if the loss stays non-finite.
     """
     from epns_pyro.training.trainer import Hardware, Trainer  # takes seconds to import, which loading a run does without
 
@@ -126,7 +128,7 @@ def train(
     if new:
         folder.check_free()
     trainer = Trainer(config, store, folder, hardware)
-    if new:  # after the trainer, which refuses what cannot be trained here: then no empty folder is left
+    if new:  # after the trainer, which refuses data that it cannot train on: then no empty folder is left behind
         folder.create(config)
     trainer.fit(resume=resume, on_progress=on_progress)
     return load(folder.path)

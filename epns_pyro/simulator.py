@@ -1,4 +1,4 @@
-"""A trained simulator: what scripts hold in their hands."""
+"""A trained simulator: sampling, likelihood and conditioning."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from epns_pyro.training.run import RunConfig
 
 @dataclass(frozen=True)
 class Simulator:
-    """A trained EPNS with everything it needs to be used; `epns_pyro.load` makes it.
+    """A trained EPNS with everything needed to use it; `epns_pyro.load` makes it.
 
     Parameters
     ----------
     transition : Transition
     system : System
-        What the data are of: symmetry, observables, and the true process where it is known.
+        The system of the data: symmetry, observables, and the true process if it is known.
     context : DataContext
-        What the training data dictated.
+        Properties of the training data.
     config : RunConfig
-        What the user chose.
+        The user's settings.
     step : int
-        Optimiser steps behind these weights.
+        Optimiser steps of these weights.
     store : str
         Path of the store it was trained on.
     versions : dict
-        Of the code and the libraries that wrote the checkpoint.
+        Versions of the code and libraries that wrote the checkpoint.
     """
 
     transition: Transition
@@ -80,7 +80,7 @@ class Simulator:
         return next(self.transition.parameters()).dtype
 
     def to(self, *args: Any) -> Simulator:
-        """Move or cast the networks, in place, as `torch.nn.Module.to` does; return the simulator."""
+        """Move or cast the networks in place, like `torch.nn.Module.to`; return the simulator."""
         self.transition.to(*args)
         return self
 
@@ -97,7 +97,7 @@ class Simulator:
         block_size: int | None = None,
         schedule: Tensor | np.ndarray | None = None,
     ) -> xr.Dataset:
-        """Sample futures.
+        """Sample futures of initial states: Dataset (sample, trajectory, time, *site[, space]).
 
         Parameters
         ----------
@@ -106,7 +106,7 @@ class Simulator:
         steps, members : int
         seed : int
         feedback : Feedback
-            ANCESTRAL: a sample of the model. PUSHFORWARD: the emission mean is fed back, as published.
+            ANCESTRAL: a sample of the model. PUSHFORWARD: the mean of the emission is fed back, as in the published code.
         block_size : int, optional
             States that pass through the networks at a time.
         schedule : (trajectory, time, *site, channel), optional
@@ -163,23 +163,23 @@ class Simulator:
     # -- likelihood --------------------------------------------------------------------------------------------------------
 
     def elbo(self, x0: Tensor, path: Tensor, *, num_samples: int = 1) -> Tensor:
-        """Teacher-forced ELBO of paths (batch, time, *site, channel) from x0 (batch, *site, channel): (batch,), nats."""
+        """Return the teacher-forced ELBO of paths (batch, time, *site, channel) from x0 (batch, *site, channel): (batch,), nats."""
         return self.bounds(x0, path, num_samples=num_samples).elbo
 
     def iwae(self, x0: Tensor, path: Tensor, *, num_samples: int = 64) -> Tensor:
-        """Importance-weighted bound of paths, tighter than the ELBO: (batch,), nats."""
+        """Return the importance-weighted bound of paths, tighter than the ELBO: (batch,), nats."""
         return self.bounds(x0, path, num_samples=num_samples).iwae
 
     def bounds(self, x0: Tensor, path: Tensor, *, num_samples: int = 1) -> elbo.Bounds:
-        """ELBO, IWAE and their parts at once, from the same samples."""
+        """Return ELBO, IWAE bound and their parts, from the same samples."""
         return elbo.path_bounds(self.transition, *self._pair(x0, path), num_samples=num_samples)
 
     def latent_kl(self, x0: Tensor, path: Tensor) -> Tensor:
-        """Mean KL of every latent dimension along paths: (entity, latent), nats per transition."""
+        """Return the mean KL of every latent dimension along paths: (entity, latent), nats per transition."""
         return elbo.latent_kl(self.transition, *self._pair(x0, path))
 
     def log_density(self, x0: Tensor, path: Tensor, z: Tensor) -> Tensor:
-        """log p(x_{1:T}, z_{1:T} | x_0) of given latents z (batch, time, entity, latent): (batch,), nats."""
+        """Return log p(x_{1:T}, z_{1:T} | x_0) of given latents z (batch, time, entity, latent): (batch,), nats."""
         x0, path = self._pair(x0, path)
         z = torch.as_tensor(z).to(self.device, self.dtype)
         if z.dim() != 4 or z.shape[:2] != path.shape[:2]:
@@ -197,25 +197,25 @@ class Simulator:
         seed: int = 0,
         proposal: Proposal = Proposal.AUTO,
     ) -> xr.Dataset:
-        """Infer every state of a trajectory from the measurements up to it.
+        """Infer each state of a trajectory from the observations up to it: Dataset (sample, time, *site[, space]).
 
         Parameters
         ----------
         x0 : (*site, channel), (sample, *site, channel) or InitialNormal
-            The initial state, an ensemble that it is one of, or a Normal law of it.
+            The initial state, an ensemble of possible ones, or a Normal distribution of it.
         observations : Observations
-            They say how far to go; frames without any are forecast.
+            They determine the number of steps; frames without observations are forecast.
         particles : int
         seed : int
         proposal : Proposal
-            AUTO: adapted to the measurements wherever the emission is Normal; FORECAST: the bootstrap filter.
+            AUTO: adapted to the observations if the emission is Normal; FORECAST: the bootstrap filter.
 
         Returns
         -------
         xarray.Dataset
-            One variable per field, dims (sample, time, *site[, space]), with `log_weight` (sample, time), normalised at every time: the
-            states of time t, so weighted, are a sample of p(x_t | y_{0:t}). Rows are not trajectories: `smooth` gives those. `ess` (time)
-            is the smallest effective sample size on the way to a frame, `log_evidence` (time) is log p(y_{0:t}) in nats.
+            One variable per field, dims (sample, time, *site[, space]), with `log_weight` (sample, time), normalised at every time: with
+            these weights, the states of time t are a sample of p(x_t | y_{0:t}). Rows are not trajectories: `smooth` returns those. `ess`
+            (time) is the smallest effective sample size since the frame before, `log_evidence` (time) is log p(y_{0:t}) in nats.
         """
         self._require_particles(particles)
         return filtering.filter_states(self.transition, self.context, x0, observations, particles=particles, seed=seed, proposal=proposal)
@@ -231,26 +231,26 @@ class Simulator:
         seed: int = 0,
         sweeps: int = 2,
     ) -> xr.Dataset:
-        """Infer whole paths from all measurements, or between a known start and a known end (a bridge).
+        """Infer whole trajectories from all observations, or between a known start and end (a bridge): Dataset (sample, time, ...).
 
         Parameters
         ----------
         x0 : (*site, channel), (sample, *site, channel) or InitialNormal
         observations : Observations, optional
         end : (*site, channel), optional
-            The full state of the last frame, where that is known exactly.
+            The full state of the last frame, if it is known exactly.
         steps : int, optional
-            Number of steps; needed without observations only.
+            Number of steps; needed only without observations.
         particles, seed : int
         sweeps : int
-            How often to go over the path; each sweep looks ahead better than the one before.
+            Number of sweeps over the trajectory; each improves the look-ahead of the next.
 
         Returns
         -------
         xarray.Dataset
-            One variable per field, dims (sample, time, *site[, space]), with `log_weight` (sample,), normalised: the rows, so weighted, are
-            a sample of p(x_{0:T} | y_{0:T}). `ess` (time), `log_evidence` (), and `distinct` (time): how many different states the paths
-            hold; where that is small, use more particles.
+            One variable per field, dims (sample, time, *site[, space]), with `log_weight` (sample,), normalised: with these weights, the
+            rows are a sample of p(x_{0:T} | y_{0:T}). `ess` (time), `log_evidence` (), and `distinct` (time): the number of different
+            states among the rows; if it is small, use more particles.
         """
         self._require_particles(particles)
         return filtering.smooth_paths(
@@ -276,7 +276,7 @@ class Simulator:
         x0 = torch.as_tensor(x0)
         x0 = x0[None] if x0.dim() == 1 + len(self.spec.sites) else x0
         if len(self._states(x0)) != 1:
-            raise ShapeError(f"a probability is given one initial state, found {len(x0)}")
+            raise ShapeError(f"the initial state of a probability: expected one, found {len(x0)}")
         hits = implausible = 0
         for block in self.rollout_blocks(x0, steps=steps, members=members, seed=seed):
             states = block.states[:, 0].astype(np.float64 if np.issubdtype(block.states.dtype, np.floating) else block.states.dtype)
@@ -303,7 +303,7 @@ class Simulator:
             there = presence(self.spec, x) if allows_absence(self.spec) else torch.ones(x.shape[:-1], dtype=torch.bool)
             if not self.context.absences and not there.all():
                 raise ShapeError(
-                    f"{what}: bodies are absent (NaN), and the data that this model was trained on have no absences: leave them out"
+                    f"{what}: bodies are absent (NaN), but the training data of this model have no absent bodies: leave them out"
                 )
             self.spec.check(torch.where(there[..., None], x, 0.0), what=what)
         if x.dim() != len(leading) + len(self.spec.sites) + 1 or not x.numel():
@@ -311,6 +311,6 @@ class Simulator:
         return self.local(x)
 
     def local(self, x: Tensor | np.ndarray) -> Tensor:
-        """Bring full states (*batch, *site, channel) to what the networks read: from the origin of the context, in their precision."""
+        """Convert full states (*batch, *site, channel) to the input of the networks: relative to the origin of the context, their dtype."""
         x = self.context.to_local(torch.as_tensor(x))
         return x.to(self.device, self.dtype if x.dtype.is_floating_point else torch.int64)

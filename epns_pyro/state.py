@@ -1,7 +1,7 @@
 """States: named channels with a representation, a unit and a scale.
 
-A state is an array or tensor of shape (*batch, *site, channel). Nobody addresses a channel by number: `StateSpec.get`,
-`StateSpec.pack` and `StateSpec.dynamic` do it by name. The spec is pure data; it works alike on NumPy arrays and torch tensors.
+A state is an array or tensor of shape (*batch, *site, channel). Channels are never addressed by number: `StateSpec.get`,
+`StateSpec.pack` and `StateSpec.dynamic` use names. The spec is pure data; it works the same on NumPy arrays and torch tensors.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class GroupElement(Protocol):
 
 @dataclass(frozen=True)
 class StateSpec:
-    """What a state is made of: fields, the names of the site axes, and the dimension of space.
+    """The content of a state: fields, the names of the site axes, and the dimension of space.
 
     Parameters
     ----------
@@ -51,11 +51,11 @@ class StateSpec:
     space : int
         Dimension of space: the number of channels of a vector field.
     periodic : bool
-        Whether the site axes of a lattice wrap around.
+        Whether the site axes of a lattice are periodic.
     box : tuple of float
-        Sides of the periodic box that bodies live in; empty: none.
+        Sides of the periodic box of the bodies; empty: none.
     rotations, axis
-        Which turns of space are symmetries: see `epns_pyro.geometry.Space`.
+        Rotations of space that are symmetries: see `epns_pyro.geometry.Space`.
     """
 
     fields: tuple[Field, ...]
@@ -104,7 +104,7 @@ class StateSpec:
 
     @property
     def geometry(self) -> Space:
-        """The space that vectors are of."""
+        """The space of the vectors."""
         return Space(self.space, self.box, self.rotations, self.axis)
 
     @property
@@ -121,7 +121,7 @@ class StateSpec:
 
     @property
     def position(self) -> Field | None:
-        """The field that says where a body is: the one that translates or, about a fixed point, the first dynamic vector but rates."""
+        """The position of a body: the field that translates or, about a fixed point, the first dynamic vector that is no rate."""
         placed = [f for f in self.fields if f.translates] or [f for f in self.dynamic_fields if f.irreps == "1o" and not f.rate_of]
         return placed[0] if placed else None
 
@@ -142,7 +142,7 @@ class StateSpec:
 
     @property
     def dynamic_channels(self) -> int:
-        """Number of channels of the dynamic part, the event of the sites x_t."""
+        """Number of channels of the dynamic part of a state."""
         return sum(self.width(f) for f in self.dynamic_fields)
 
     def slice(self, name: str, *, among_dynamic: bool = False) -> slice:
@@ -158,12 +158,12 @@ class StateSpec:
     # -- reading and building states -----------------------------------------------------------------------------------
 
     def get(self, x: Array, name: str) -> Array:
-        """Return a field of a full state: (*batch, *site, space) of vectors, (*batch, *site) of scalars, (*batch, body, size) of pairs."""
+        """Return a field of a full state: vectors (*batch, *site, space), scalars (*batch, *site), pairs (*batch, body, size)."""
         part = x[..., self.slice(name)]
         return part if self[name].is_vector or self[name].is_pair else part[..., 0]
 
     def get_dynamic(self, y: Array, name: str) -> Array:
-        """Return a field of the dynamic part of a state, shaped as `get` does."""
+        """Return a field of the dynamic part of a state, with the shape that `get` returns."""
         part = y[..., self.slice(name, among_dynamic=True)]
         return part if self[name].is_vector else part[..., 0]
 
@@ -175,7 +175,7 @@ class StateSpec:
         Raises
         ------
         ShapeError
-            If a field is missing, unknown, or does not have the shape that its representation asks for.
+            If a field is missing, unknown, or has a wrong shape.
         """
         if values and self.duration and self.duration.name not in values:
             values = values | {self.duration.name: np.full((1,) * len(self.sites), self.duration.scale)}
@@ -236,7 +236,7 @@ class StateSpec:
     def advance(self, x: Array, y: Array) -> Array:
         """Return the state x with its dynamic channels replaced by y; batch dimensions broadcast.
 
-        A field that belongs to entities (`of`) is looked up for the new labels: a pixel that a cell has taken gets the type of that cell.
+        A property of entities (`of`) is looked up for the new labels: a pixel that a cell has taken gets the type of that cell.
         """
         if not self.static_fields:
             return y
@@ -256,7 +256,7 @@ class StateSpec:
         return torch.cat(parts, -1) if is_torch else np.concatenate(parts, -1)
 
     def wrap(self, x: Array, *, among_dynamic: bool = False) -> Array:
-        """Return states, or their dynamic channels (*batch, *site, channel), with every position inside of the periodic box."""
+        """Return states, or their dynamic channels (*batch, *site, channel), with every position inside the periodic box."""
         if not self.box or self.position is None:
             return x
         place = self.slice(self.position.name, among_dynamic=among_dynamic)
@@ -264,7 +264,7 @@ class StateSpec:
         return torch.cat(parts, -1) if isinstance(x, torch.Tensor) else np.concatenate(parts, -1)
 
     def entity_property(self, x: Array, name: str) -> Array:
-        """Return a property of the entities of a label field, read off the sites they occupy: (*batch, label); 0 for the absent."""
+        """Return a property of the entities of a label field, read from their sites: (*batch, label); 0 for absent ones."""
         field = self[name]
         owner, sites = self[field.of], len(self.sites)
         labels, values = self.get(x, owner.name), self.get(x, name)
@@ -329,7 +329,7 @@ class StateSpec:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> StateSpec:
-        """Build a spec from plain data (JSON or YAML), with errors that name the entry."""
+        """Build a spec from plain data (JSON or YAML); errors name the entry."""
         if not isinstance(raw, dict) or not isinstance(raw.get("fields"), (list, tuple)):
             raise ConfigError(f"a state specification is a mapping with the keys fields, {', '.join(_SETTINGS)}")
         for key in raw:
@@ -375,7 +375,7 @@ _SETTINGS = {"sites": "names", "space": "int", "periodic": "bool", "box": "numbe
 
 
 def _check_type(what: str, value: Any, kind: str) -> None:
-    """Raise ConfigError unless a value of plain data is of the kind that a field of a dataclass is annotated with."""
+    """Raise ConfigError unless a value has the type that the dataclass field is annotated with."""
     fits = {
         "str": isinstance(value, str),
         "bool": isinstance(value, bool),

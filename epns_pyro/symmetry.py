@@ -1,7 +1,7 @@
-"""Symmetry groups, their action on states and latents, and how far a function or a density is from respecting them.
+"""Symmetry groups, their action on states and latents, and measures of how well a function or density respects them.
 
-A group draws random elements; an element acts on states through `StateSpec.act` and on latents by permuting entities (and, where
-latents are vectors, by turning them). All groups here preserve volume, so the simulator's density must satisfy
+A group samples random elements; an element acts on states through `StateSpec.act` and on latents by permuting entities (and rotating
+latents that are vectors). All groups here preserve volume, so the simulator's density must satisfy
 log p(g x, g z | g x_0) = log p(x, z | x_0) exactly.
 """
 
@@ -23,11 +23,11 @@ Array = Any
 
 
 class Group(ABC):
-    """A symmetry group that can draw random elements."""
+    """A symmetry group that can sample random elements."""
 
     @abstractmethod
     def random(self, x: Array, rng: np.random.Generator) -> GroupElement:
-        """Draw an element that can act on states shaped like x (*batch, *site, channel)."""
+        """Sample an element that can act on states with the shape of x (*batch, *site, channel)."""
 
     @property
     @abstractmethod
@@ -35,7 +35,7 @@ class Group(ABC):
         """The group in words, for reports."""
 
     def moving_farther(self, factor: float) -> Group | None:
-        """Return the group with its random translations longer by a factor; None where nothing translates freely."""
+        """Return the group with its random translations multiplied by a factor; None if nothing translates freely."""
         return None
 
 
@@ -61,7 +61,7 @@ class EuclideanElement(GroupElement):
         return self._move(fields, self._permute(x, axis=-2))
 
     def act_latent(self, z: Array, fields: tuple[Field, ...] = ()) -> Array:
-        shared = z.shape[-2] == 1  # latents of the whole system: nobody to exchange
+        shared = z.shape[-2] == 1  # latents of the whole system: nothing to permute
         z = z if shared else self._permute(z, axis=-2)
         return self._move(fields, z) if fields else z
 
@@ -89,23 +89,23 @@ class EuclideanElement(GroupElement):
         return _reordered(x, self.permutation, axis)
 
     def _permute_columns(self, pairs: Array) -> Array:
-        """Exchange the columns of pairs (*batch, body, column), of which those after the last body belong to nobody."""
+        """Permute the columns of pairs (*batch, body, column); columns after the last body stay."""
         bodies, columns = len(self.permutation), pairs.shape[-1]
         return _reordered(pairs, np.concatenate([self.permutation, np.arange(bodies, columns)]), axis=-1)
 
 
 @dataclass(frozen=True)
 class Euclidean(Group):
-    """E(d) x S_n: rotations, reflections and translations of space, and permutations of the bodies, or a part of it.
+    """E(d) x S_n: rotations, reflections and translations of space, and permutations of the bodies, or a subgroup of it.
 
     Parameters
     ----------
     space : int
         Dimension d.
     translation_scale : float
-        Standard deviation of the random translations, in the unit of the positions; 0 where nothing translates.
+        Standard deviation of the random translations, in the unit of the positions; 0 if nothing translates.
     geometry : Space, optional
-        Which turns of space are symmetries; all of them by default. In a box only those that leave it as it is.
+        Rotations that are symmetries; all by default. In a box only those that map the box to itself.
     """
 
     space: int = 3
@@ -130,7 +130,7 @@ class Euclidean(Group):
         return replace(self, translation_scale=factor * self.translation_scale) if self.translation_scale else None
 
     def _turn(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw an orthogonal matrix (space, space) that is a symmetry."""
+        """Sample an orthogonal matrix (space, space) that is a symmetry."""
         space = self.geometry or Space(self.space)
         if space.rotations == "none":
             return np.eye(self.space)
@@ -180,27 +180,27 @@ def _reordered(x: Array, order: np.ndarray, axis: int) -> Array:
 
 
 def _haar(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw an orthogonal matrix (size, size) from the Haar measure (Mezzadri 2007); half of the draws are reflections."""
+    """Sample an orthogonal matrix (size, size) from the Haar measure (Mezzadri 2007); half of the samples are reflections."""
     q, r = np.linalg.qr(rng.standard_normal((size, size)))
     return q * np.sign(np.diag(r))
 
 
 @dataclass(frozen=True)
 class RelabellingElement(GroupElement):
-    """Cells renamed, the lattice shifted, then turned: cell i of the result is cell permutation[i] of the argument (counting from 0).
+    """Cells renumbered, the lattice shifted, then rotated: cell i of the result is cell permutation[i] of the argument (from 0).
 
-    On images cell i has the label i + 1, and 0, the medium, keeps its name; a property of cells travels with them.
+    In images cell i has the label i + 1, and label 0, the medium, is unchanged; properties of cells are permuted with them.
 
     Parameters
     ----------
     permutation : numpy.ndarray, (cell,)
         Of integers.
     shift : (int, int)
-        Pixels by which the image moves in y and x; what leaves at one edge enters at the opposite one.
+        Pixels by which the image moves in y and x, with periodic boundaries.
     flips : (bool, bool)
         Whether y and x are mirrored.
     transposed : bool
-        Whether y and x change places, after all else. With the flips these are the eight symmetries of the square.
+        Whether y and x are exchanged, after the flips. With the flips these are the eight symmetries of the square.
     """
 
     permutation: np.ndarray
@@ -230,7 +230,7 @@ class RelabellingElement(GroupElement):
         return names[labels.astype(np.int64)].astype(labels.dtype)
 
     def _move(self, x: Array) -> Array:
-        """Shift and turn images (*batch, y, x, channel)."""
+        """Shift and rotate images (*batch, y, x, channel)."""
         mirrored = [axis for axis, flip in zip((-3, -2), self.flips, strict=True) if flip]
         if isinstance(x, torch.Tensor):
             x = x.roll(self.shift, (-3, -2)).flip(mirrored)
@@ -241,16 +241,16 @@ class RelabellingElement(GroupElement):
 
 @dataclass(frozen=True)
 class Relabelling(Group):
-    """S_n on the names of n cells, and, where asked for, the shifts of a periodic lattice and the symmetries of the square.
+    """S_n on the labels of n cells and, optionally, the shifts of a periodic lattice and the symmetries of the square.
 
     Parameters
     ----------
     cells : int
-        Number of names n; the labels are 1 .. n, and 0, the medium, is no name.
+        Number of labels n; the labels are 1 .. n, and 0, the medium, is not permuted.
     shifts : bool
-        Whether the lattice wraps around, so that it can be shifted.
+        Whether the lattice is periodic, so that it can be shifted.
     turns : bool
-        Whether mirror images count too, and on a square lattice rotations by 90 degrees.
+        Whether mirror images are included, and on a square lattice rotations by 90 degrees.
     """
 
     cells: int
@@ -281,7 +281,7 @@ def _caster(x: Array) -> Callable[[np.ndarray], Array]:
 
 @dataclass(frozen=True)
 class InvarianceError:
-    """Largest and median violation over random group elements; `samples` says how many elements were tried."""
+    """Largest and median violation over random group elements; `samples` is the number of elements tried."""
 
     maximum: float
     median: float
@@ -303,13 +303,13 @@ def equivariance_error(
     Parameters
     ----------
     function : callable
-        Deterministic, from raw states x (*batch, *site, channel) to a tensor. Everything that it derives from the state (frames, edges)
-        must be derived inside, or the check proves nothing.
+        Deterministic, from raw states x (*batch, *site, channel) to a tensor. Everything derived from the state (frames, edges) must be
+        computed inside, or the check proves nothing.
     x : torch.Tensor
-        Raw states; use float64 to tell a defect from rounding.
+        Raw states; use float64 to distinguish a defect from rounding errors.
     group : Group
     act_in, act_out : callable
-        (g, tensor) -> tensor: how g acts on arguments and results, e.g. ``spec.act`` and ``spec.act_dynamic``; for an invariant output
+        (g, tensor) -> tensor: the action of g on arguments and results, e.g. ``spec.act`` and ``spec.act_dynamic``; for an invariant output
         ``lambda g, y: y`` or ``lambda g, z: g.act_latent(z)``.
     """
     with torch.no_grad():
@@ -341,7 +341,7 @@ def density_invariance_error(
     path : torch.Tensor, (batch, time, *site, channel)
     z : torch.Tensor, (batch, time, entity, latent)
     latent_fields : tuple of Field
-        What the latents of an entity are, where they are not invariant: `transition.latent_fields`.
+        Fields of the latents of an entity, if they are not invariant: `transition.latent_fields`.
     """
     with torch.no_grad():
         reference = log_density(x0, path, z)

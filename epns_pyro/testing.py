@@ -1,11 +1,11 @@
-"""The contracts of systems, backbones and transitions, as functions: what our own tests hold ours to, and yours can hold yours to.
+"""Contract tests of systems, backbones and transitions, as functions: the package's tests use them, and yours can.
 
     from epns_pyro.testing import check_backbone, check_system, check_transition
 
     def test_my_backbone():
         check_backbone(MyBackboneConfig(width=8))
 
-Each builds a small example from a config, in double precision, and raises ContractError with every promise that is broken, one per line.
+Each builds a small example from a config, in double precision, and raises ContractError with every broken property, one per line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean, Group, density_invariance_error, equivariance_error
 from epns_pyro.systems import SYSTEMS, System, SystemConfig
 
-TOLERANCE = 1e-9  # relative; single precision anywhere on the way gives 1e-8 and more
+TOLERANCE = 1e-9  # relative; with single precision anywhere the error is 1e-8 or more
 BODIES = 5
 # Raw states for backbones: two scalars, a position, and two more vectors.
 BODY_FIELDS = (Field("mass"), Field("charge"), Field("position", "1o", translates=True), Field("velocity", "1o"), Field("spin", "1o"))
@@ -37,11 +37,11 @@ Density = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class ContractError(AssertionError):
-    """Names the promises that are broken, one per line."""
+    """Names the broken properties, one per line."""
 
 
 class _Promises:
-    """Collects what is broken, so that one run shows everything."""
+    """Collects broken properties, so that one run shows all of them."""
 
     def __init__(self, whose: str) -> None:
         self._whose, self._broken = whose, list[str]()
@@ -70,25 +70,25 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def check_backbone(config: BackboneConfig, *, space: int = 3, seed: int = 0) -> None:
-    """Hold a backbone on bodies to its contract.
+    """Check that a backbone on bodies fulfils its contract.
 
-    Shapes, any number of batch dimensions, members of a batch that do not see each other, a gradient for every parameter that is finite
-    even where bodies coincide, weights that travel by state_dict, and, where it declares `equivariant`, equivariance under translations,
-    rotations, reflections and permutations of raw states.
+    Shapes, any number of batch dimensions, independence of the members of a batch, a gradient for every parameter that is finite even
+    where bodies coincide, weights that state_dict restores, and, if it declares `equivariant`, equivariance under translations, rotations,
+    reflections and permutations of raw states.
 
     Parameters
     ----------
     config : BackboneConfig
-        Small settings make a fast check.
+        Small settings make a fast test.
     space : int
         Dimension of space.
     seed : int
-        Of weights and states.
+        Seed of weights and states.
 
     Raises
     ------
     ContractError
-        With every promise that is broken.
+        With every broken property.
     """
     promises, spec = _Promises(f"backbone {config.name!r}"), StateSpec(BODY_FIELDS, space=space)
     signature = Signature(in_scalars=2, in_vectors=2, out_scalars=3, out_vectors=2, space=space, bodies=BODIES)
@@ -104,7 +104,7 @@ def check_backbone(config: BackboneConfig, *, space: int = 3, seed: int = 0) -> 
         promises.require(
             tuple(out[name].shape) == shape, f"{name} have the shape {shape} (batch, batch, body, channel)", tuple(out[name].shape)
         )
-    promises.settle()  # the rest makes sense for right shapes only
+    promises.settle()  # the other tests need the right shapes
     for name in shapes:
         promises.close(evaluate_backbone(network, x[1, 2], spec)[name], out[name][1, 2], f"{name} do not depend on the batch")
         if network.equivariant:
@@ -150,16 +150,16 @@ def evaluate_backbone(network: Backbone, x: Tensor, spec: StateSpec) -> dict[str
 def check_transition(
     config: TransitionConfig, system: System, *, context: DataContext | None = None, x: np.ndarray | None = None, seed: int = 0
 ) -> None:
-    """Hold a transition to its contract, on states of a system.
+    """Check that a transition fulfils its contract, on states of a system.
 
-    Laws of the right shapes for any number of batch dimensions, trajectories that do not see each other, a finite objective with a finite
-    gradient, weights that travel by state_dict, and the promise of it all: log p(g x, g z | g x_0) = log p(x, z | x_0) for every g of the
+    Distributions of the right shapes for any number of batch dimensions, independent trajectories, a finite objective with a finite
+    gradient, weights that state_dict restores, and log p(g x, g z | g x_0) = log p(x, z | x_0) for every g of the
     symmetry of the system, for model and guide, with fresh weights and after a few steps of training.
 
     Parameters
     ----------
     config : TransitionConfig
-        Small settings make a fast check.
+        Small settings make a fast test.
     system : System
     context : DataContext, optional
         By default measured on the trajectories.
@@ -170,7 +170,7 @@ def check_transition(
     Raises
     ------
     ContractError
-        With every promise that is broken.
+        With every broken property.
     """
     promises = _Promises(f"model {config.name!r} on {system.name!r}")
     states = as_double(sample_trajectories(system, seed=seed) if x is None else x)[:, :3]
@@ -206,9 +206,9 @@ def _check_laws(promises: _Promises, transition: Transition, x: Tensor, seed: in
     for name, law in laws.items():
         promises.require(tuple(law.batch_shape) == batch, f"the {name} has one law per state, batch {batch}", tuple(law.batch_shape))
     promises.require(len(step.prior.event_shape) == 2, "latents are (entity, latent)", tuple(step.prior.event_shape))
-    promises.require(step.prior.event_shape == laws["posterior"].event_shape, "prior and posterior are of the same latents")
+    promises.require(step.prior.event_shape == laws["posterior"].event_shape, "prior and posterior have the same latents")
     event = tuple(laws["emission"].event_shape)
-    promises.require(event == tuple(y.shape[2:]), f"the emission is of the dynamic channels {tuple(y.shape[2:])}", event)
+    promises.require(event == tuple(y.shape[2:]), f"the emission has the dynamic channels {tuple(y.shape[2:])}", event)
     one = transition.at(now[1, 1])
     promises.close(one.prior.log_prob(z[1, 1]), step.prior.log_prob(z)[1, 1], "the prior does not depend on the batch")
     apart = one.posterior(after[1, 1]).log_prob(z[1, 1])
@@ -233,7 +233,7 @@ def train_a_little(transition: Transition, x: Tensor, promises: _Promises | None
 
 
 def log_density(program: EPNSModel | EPNSGuide) -> Density:
-    """Return log p(x, z | x_0), or log q(z | x), of every trajectory as a function of x_0, path and z, read off a Pyro trace."""
+    """Return log p(x, z | x_0), or log q(z | x), of every trajectory as a function of x_0, path and z, computed with a Pyro trace."""
 
     def density(x0: Tensor, path: Tensor, z: Tensor) -> Tensor:
         data = {f"z_{t + 1}": z[:, t] for t in range(path.shape[1])}
@@ -245,20 +245,20 @@ def log_density(program: EPNSModel | EPNSGuide) -> Density:
 
 
 def draw_latents(transition: Transition, x: Tensor, seed: int = 1) -> Tensor:
-    """Draw standard Normal latents for every transition of x (batch, time, *site, channel): (batch, time - 1, entity, latent)."""
+    """Sample standard Normal latents for every transition of x (batch, time, *site, channel): (batch, time - 1, entity, latent)."""
     with torch.no_grad():
         event = transition.at(x[:, 0]).prior.event_shape
     return torch.randn(len(x), x.shape[1] - 1, *event, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def invariance_error(density: Density, transition: Transition, group: Group, x: Tensor, *, seed: int = 1) -> float:
-    """Largest violation of log p(g x, g z | g x_0) = log p(x, z | x_0), relative, over random elements of a group."""
+    """Return the largest violation of log p(g x, g z | g x_0) = log p(x, z | x_0), relative, over random elements of a group."""
     z, fields = draw_latents(transition, x, seed), transition.latent_fields
     return density_invariance_error(density, transition.spec, x[:, 0], x[:, 1:], z, group, latent_fields=fields, samples=3).maximum
 
 
 def far_groups(system: System) -> list[Group]:
-    """The symmetry of a system, and where space can be moved the same with long ways."""
+    """Return the symmetry of the system and, if it has translations, the same with large translations."""
     symmetry = system.symmetry
     far = isinstance(symmetry, Euclidean) and symmetry.translation_scale
     return [symmetry, replace(symmetry, translation_scale=1e3)] if far else [symmetry]
@@ -268,12 +268,12 @@ def far_groups(system: System) -> list[Group]:
 
 
 def check_system(config: SystemConfig, *, x: np.ndarray | None = None, seed: int = 0) -> None:
-    """Hold a system to its contract.
+    """Check that a system fulfils its contract.
 
-    It is found by its name and its config survives YAML. Where it is simulated: trajectories start from their initial states, static
-    fields stay, and a trajectory follows from its seed whatever the number of workers and whatever is simulated beside it. Observables are
-    finite, one number per frame. `alive` never comes back, ends where a number is not finite, and is the same for every element of the
-    symmetry. The oracle, where there is one, scores every transition by itself and is invariant.
+    It is registered and its config can be written to YAML and read again. If it has a simulator: trajectories start from their initial
+    states, static fields are constant, and a trajectory depends only on its seed, not on the number of workers or on other trajectories.
+    Observables are finite, one number per frame. `alive` never becomes True again, is False where a number is not finite, and is the same
+    for every element of the symmetry. The oracle, if any, scores every transition independently and is invariant.
 
     Parameters
     ----------
@@ -285,7 +285,7 @@ def check_system(config: SystemConfig, *, x: np.ndarray | None = None, seed: int
     Raises
     ------
     ContractError
-        With every promise that is broken.
+        With every broken property.
     """
     promises, system = _Promises(f"system {config.name!r}"), config.build()
     plain = config.model_dump(mode="json")
@@ -317,15 +317,15 @@ def _check_simulation(promises: _Promises, system: System, seed: int) -> None:
     promises.require(np.array_equal(x[:, 0], x0), "a trajectory starts from its initial state")
     for field in spec.static_fields:
         values = x[..., spec.slice(field.name)]
-        if not field.of:  # what belongs to an entity moves with it
+        if not field.of:  # a property of an entity moves with it
             promises.require((values == values[:, :1]).all(), f"the static field {field.name!r} stays as it is")
     for workers in (2, None):
         same = np.array_equal(system.simulate(x0, steps, seeds, workers=workers), x)
         promises.require(same, f"a trajectory does not depend on the number of workers ({workers})")
     alone = system.simulate(x0[1:2], steps, seeds[1:2])
-    promises.require(np.array_equal(alone[0], x[1]), "a trajectory does not depend on what is simulated beside it")
+    promises.require(np.array_equal(alone[0], x[1]), "a trajectory does not depend on other trajectories simulated with it")
     x0[...] = 0
-    promises.require(x[:, 0].any(), "simulate does not keep hold of the array it was given")
+    promises.require(x[:, 0].any(), "simulate does not keep a reference to its input array")
 
 
 def _check_observables(promises: _Promises, system: System, x: np.ndarray) -> None:
@@ -385,7 +385,7 @@ def as_double(x: np.ndarray) -> Tensor:
 
 
 def measure_context(system: System, x: np.ndarray) -> DataContext:
-    """Return what trajectories x (batch, time, *site, channel) of a system dictate to a model, with plain scales of their spread."""
+    """Return the data context of trajectories x (batch, time, *site, channel) of a system, with scales from their standard deviation."""
     spec = system.spec
     real = [field for field in spec.fields if field.kind == "real"]
     spread = {f.name: float(np.std(x[..., spec.slice(f.name)])) or 1.0 for f in real}

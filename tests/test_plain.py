@@ -80,7 +80,7 @@ def test_a_file_that_cannot_be_read_is_named(read, tmp_path, monkeypatch):
     (tmp_path / "latin").write_bytes(b"\xfc")
     (tmp_path / "large").write_text("[" + " " * 20 + "]")
     (tmp_path / "bad").write_text("{")
-    for path, said in (("nothing", "No such file"), ("latin", "utf-8"), ("large", "at most .* MiB are read"), (".", "it is not a file")):
+    for path, said in (("nothing", "No such file"), ("latin", "utf-8"), ("large", "expected at most .* MiB"), (".", "it is not a file")):
         with pytest.raises(DataError, match=said) as caught:
             read(tmp_path / path)
         assert str(tmp_path) in str(caught.value)

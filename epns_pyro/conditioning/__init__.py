@@ -1,1 +1,1 @@
-"""What observations say about a trajectory: filtering, smoothing and bridges with a trained simulator."""
+"""Conditioning on observations: filtering, smoothing and bridges with a trained simulator."""

@@ -1,8 +1,8 @@
-"""Conditioning a simulator on measurements: filtering, smoothing and bridging.
+"""Filtering, smoothing and bridging: conditioning of a simulator on observations.
 
     p(x_{0:T} | y_{0:T})  ∝  p(x_0) prod_t p(x_t | x_{t-1}) Normal(y_t; x_t, noise)
 
-`filter_states` gives the law of every x_t given the measurements up to t, `smooth_paths` whole paths given all of them.
+`filter_states` infers every x_t given the observations up to t, `smooth_paths` whole trajectories given all of them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from epns_pyro.data import to_dataset
 from epns_pyro.errors import ConfigError
 from epns_pyro.models import Transition
 
-REFRESH = 0.3  # a filter left with a smaller effective share goes over the whole path again
-THRESHOLD = 0.5  # particles are resampled when their effective share falls below this
+REFRESH = 0.3  # if the effective fraction of particles is smaller, the filter repeats the whole trajectory with a better proposal
+THRESHOLD = 0.5  # particles are resampled when their effective fraction is smaller
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def filter_states(
     seed: int,
     proposal: Proposal = Proposal.AUTO,
 ) -> xr.Dataset:
-    """Filter; see `Simulator.filter`."""
+    """Filter a trajectory; see `Simulator.filter`."""
     problem = build_problem(transition, context, x0, observations, particles)
     with _stream(seed, problem.x0):
         adapted = adapts(problem, proposal)
@@ -67,7 +67,7 @@ def smooth_paths(
     seed: int,
     sweeps: int,
 ) -> xr.Dataset:
-    """Smooth or bridge; see `Simulator.smooth`."""
+    """Smooth a trajectory, or bridge between two states; see `Simulator.smooth`."""
     if sweeps < 1:
         raise ConfigError(f"smoothing needs at least one sweep, found {sweeps}")
     problem = build_problem(transition, context, x0, complete(transition, x0, observations, steps), particles, end)
@@ -91,9 +91,9 @@ def smooth_paths(
 
 
 def unweighted(posterior: xr.Dataset, *, seed: int = 0) -> xr.Dataset:
-    """Resample a posterior to equal weights: the same dataset without `log_weight`, for scores and quantiles of plain ensembles.
+    """Resample a posterior to equal weights: the same dataset without `log_weight`, for scores and quantiles of ensembles.
 
-    Of a filter every time is resampled by its own weights, of a smoother whole paths are.
+    The states of a filter are resampled at each time separately, those of a smoother as whole trajectories.
     """
     torch_weight = torch.as_tensor(posterior["log_weight"].values).exp().reshape(posterior.sizes["sample"], -1)
     with _stream(seed, torch_weight):
@@ -115,7 +115,7 @@ def _all_times(posterior: xr.Dataset) -> xr.DataArray:
 
 @dataclass(frozen=True)
 class Frame:
-    """The filtered law of one frame; `ess` is the smallest on the way there."""
+    """The filtered particles of one frame; `ess` is the smallest effective sample size since the frame before."""
 
     x: Tensor
     log_weight: Tensor
@@ -129,14 +129,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Filtered:
-    """The filtered laws of frames 0 .. T, and the steps between them as linear ones (none without adapted proposals)."""
+    """The filtered particles of frames 0 .. T, and linear fits of the steps between them (none without adapted proposals)."""
 
     frames: list[Frame]
     fits: list[LinearStep]
 
 
 def _filter(problem: Problem, *, adapted: bool) -> Filtered:
-    """Go from one observed frame to the next, and over the whole path again where too few particles are left."""
+    """Filter from one observed frame to the next; repeat the whole trajectory if too few particles have weight."""
     cloud, fits = start(problem.mover, problem.x0, problem.law, problem.measured[0]), []
     frames = [Frame.of(cloud)]
     for target in sorted(problem.observed - {0} | {problem.steps}):
@@ -157,13 +157,13 @@ def _filter(problem: Problem, *, adapted: bool) -> Filtered:
                 again = _pass(problem, Plan.backward(problem.measured[1 : target + 1], fits))
                 if min(again.ess) > worst:
                     cloud, worst, fits = again.cloud, min(again.ess), again.fits
-            frames += [frame for frame, _ in gap[:-1]]  # what was known of these frames before the measurement
+            frames += [frame for frame, _ in gap[:-1]]  # filtered, so without the next observation
             frames.append(Frame.of(cloud, worst))
     return Filtered(frames, fits)
 
 
 def _bootstrap_filter(problem: Problem, cloud: ParticleSet, here: int, target: int) -> list[Frame]:
-    """The bootstrap filter, for any emission."""
+    """Run the bootstrap filter, which works for any emission."""
     frames = []
     for t in range(here + 1, target + 1):
         cloud.resample(THRESHOLD)
@@ -174,7 +174,7 @@ def _bootstrap_filter(problem: Problem, cloud: ParticleSet, here: int, target: i
 
 
 def _forecast(problem: Problem, cloud: ParticleSet, steps: int) -> list[tuple[Frame, LinearStep]]:
-    """Move the cloud on without a measurement: each frame, and the step to it as a linear one."""
+    """Move the particles without an observation; return each frame, and a linear fit of the step to it."""
     frames = []
     for _ in range(steps):
         move = problem.mover.move(cloud.x, weight=cloud.weight)
@@ -184,7 +184,7 @@ def _forecast(problem: Problem, cloud: ParticleSet, steps: int) -> list[tuple[Fr
 
 
 def _reach(problem: Problem, cloud: ParticleSet, fits: list[LinearStep], here: int) -> float:
-    """Move the cloud to the next observed frame, looking ahead; return the smallest effective sample size on the way."""
+    """Move the particles to the next observed frame with look-ahead proposals; return the smallest effective sample size on the way."""
     target = here + len(fits)
     plan = Plan.backward(problem.measured[here + 1 : target + 1], fits)
     cloud.weigh(plan.ahead[0](problem.mover.flat(cloud.x)), f"step {target}")
@@ -196,16 +196,16 @@ def _reach(problem: Problem, cloud: ParticleSet, fits: list[LinearStep], here: i
 
 @dataclass(frozen=True)
 class Pass:
-    """A sweep from the beginning, remembered.
+    """A forward sweep with its history.
 
     Parameters
     ----------
     cloud : ParticleSet
-        Where it ended.
+        The particles at its end.
     states : list of Tensor, (particle, *site, channel)
         Of frames 0 .. t.
     parents : list of Tensor or None
-        Of frames 1 .. t: the particles of the frame before that each came from, None for each from its own.
+        Of frames 1 .. t: the index of each particle's parent in the frame before, None if each is its own.
     ess : list of float
         Of frames 0 .. t.
     fits : list of LinearStep
@@ -219,7 +219,7 @@ class Pass:
     fits: list[LinearStep]
 
     def paths(self) -> Tensor:
-        """Trace the last particles back to their beginnings: (particle, time, *site, channel)."""
+        """Trace the last particles back to their initial states: (particle, time, *site, channel)."""
         line = torch.arange(len(self.cloud.x), device=self.cloud.x.device)
         path = [self.states[-1]]
         for states, parents in zip(self.states[-2::-1], self.parents[::-1], strict=True):
@@ -241,8 +241,8 @@ def _pass(problem: Problem, plan: Plan) -> Pass:
 
 
 def _pilot(problem: Problem) -> list[LinearStep]:
-    """The steps of filtered particles, as linear ones: what a first pass looks ahead through."""
-    if isinstance(problem.measured[-1], Pinned):  # no filter could reach that
+    """Return linear fits of the steps of filtered particles, which the first sweep uses for its look-ahead."""
+    if isinstance(problem.measured[-1], Pinned):  # a filter cannot reach an exactly known end
         measured = [*problem.measured[:-1], LogQuadratic.flat(problem.law.mean)]
         problem = replace(problem, measured=measured, observed=problem.observed - {problem.steps})
     return _filter(problem, adapted=True).fits
@@ -253,7 +253,7 @@ def _pilot(problem: Problem) -> list[LinearStep]:
 
 @contextmanager
 def _stream(seed: int, like: Tensor) -> Iterator[None]:
-    """Random numbers of this question alone, and no validation: a particle that diverges gets no weight, and ends nothing."""
+    """Use a separate random stream, and no validation: a particle that diverges gets no weight, but raises no error."""
     with pyro.validation_enabled(False), torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
         torch.manual_seed(seed)
         yield

@@ -1,12 +1,12 @@
-"""Normal laws and log-quadratic functions of flattened states: the closed forms that conditioning is made of.
+"""Normal distributions and log-quadratic functions of flattened states, with the closed forms used for conditioning.
 
-A law x = mean + factor e, e ~ Normal(0, I), is kept by its factor, so that it may be degenerate (a state that is known). With
+A distribution x = mean + factor e, e ~ Normal(0, I), is stored by its factor, so it may be degenerate (a known state). With
 log psi(x) = constant + linear . x - x . precision x / 2 and M = I + factor^T precision factor
 
     Z      = integral of p(x) psi(x) dx
     p psi / Z = Normal(mean + factor M^-1 factor^T gradient, factor M^-1 factor^T),   gradient = d log psi / dx at the mean
 
-M is at least I, so nothing here inverts a matrix that could be singular. All of it is in float64.
+M is at least I, so no singular matrix is inverted. Everything is in float64.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from epns_pyro.errors import ConfigError
 from epns_pyro.models.bodies.emissions import CoupledNormal
 from epns_pyro.models.normal import unmasked
 
-TINY, RIDGE = 1e-9, 1e-9  # spreads below the first count as none; the second is added to correlations before they are inverted
+TINY, RIDGE = 1e-9, 1e-9  # smaller spreads count as zero; added to the diagonal of correlations before inversion
 
 
 class NormalLaw(NamedTuple):
@@ -38,7 +38,7 @@ class NormalLaw(NamedTuple):
 
 
 class Tilted(NamedTuple):
-    """Draws (particle, state) that heed psi, and the logarithm of the weight that makes up for it (particle,)."""
+    """Samples (particle, state) of the tilted distribution, and the logarithm of their importance weights (particle,)."""
 
     draws: Tensor
     log_weight: Tensor
@@ -61,12 +61,12 @@ class LogQuadratic(NamedTuple):
 
     @classmethod
     def of_measurement(cls, value: Tensor, noise: Tensor) -> LogQuadratic:
-        """log Normal(value; x, noise) of the numbers that were measured; NaN is not measured, and says nothing.
+        """Return log Normal(value; x, noise) of the observed numbers; NaN is not observed, and contributes nothing.
 
         Parameters
         ----------
         value, noise : Tensor, (state,)
-            Measured numbers and the standard deviations of their errors.
+            Observed numbers and the standard deviations of their errors.
         """
         seen = value.isfinite()
         y, sigma = torch.where(seen, value, 0.0), torch.where(seen, noise, 1.0)
@@ -76,20 +76,20 @@ class LogQuadratic(NamedTuple):
 
     @classmethod
     def flat(cls, like: Tensor) -> LogQuadratic:
-        """log psi = 0 for states (..., state)."""
+        """Return the function log psi = 0 of states (..., state)."""
         size = like.shape[-1]
         return cls(like.new_zeros(size, size), like.new_zeros(size), like.new_zeros(()))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """log psi of flattened states (particle, state): (particle,)."""
+        """Return log psi of flattened states (particle, state): (particle,)."""
         return self.constant + x @ self.linear - 0.5 * (x * (x @ self.precision)).sum(-1)
 
     def times(self, other: LogQuadratic) -> LogQuadratic:
-        """The product of the two functions."""
+        """Return the product of the two functions psi."""
         return LogQuadratic(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
     def tilt(self, law: NormalLaw) -> Tilted:
-        """Draw from p psi / Z, one draw per particle; the weight is Z."""
+        """Sample from p psi / Z, one sample per particle; the weight is Z."""
         mean, factor = law
         gradient = (self.linear - mean @ self.precision)[..., None]
         eye = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
@@ -101,20 +101,20 @@ class LogQuadratic(NamedTuple):
         return Tilted(draws, log_weight)
 
     def blurred(self, noise: Tensor) -> LogQuadratic:
-        """log of the integral of Normal(x; m, noise) psi(x) dx, as a function of m; noise (state, state)."""
+        """Return log of the integral of Normal(x; m, noise) psi(x) dx, as a function of m; noise (state, state)."""
         eye = torch.eye(len(self.linear), dtype=self.linear.dtype, device=self.linear.device)
         gain = torch.linalg.inv(eye + self.precision @ noise)
         precision, linear = _symmetric(gain @ self.precision), gain @ self.linear
         return LogQuadratic(precision, linear, self.constant + 0.5 * (self.linear @ noise @ linear + torch.linalg.slogdet(gain).logabsdet))
 
     def after(self, slope: Tensor, offset: Tensor) -> LogQuadratic:
-        """log psi(slope u + offset), as a function of u."""
+        """Return log psi(slope u + offset), as a function of u."""
         gradient = self.linear - self.precision @ offset
         constant = self.constant + 0.5 * offset @ (self.linear + gradient)
         return LogQuadratic(_symmetric(slope.T @ self.precision @ slope), slope.T @ gradient, constant)
 
     def before(self, step: LinearStep) -> LogQuadratic:
-        """log of the integral of p(x' | x) psi(x') dx' for a linear step, as a function of x."""
+        """Return log of the integral of p(x' | x) psi(x') dx' for a linear step, as a function of x."""
         return self.blurred(step.total_noise).after(step.slope, step.offset)
 
 
@@ -126,7 +126,7 @@ class LinearStep(NamedTuple):
     slope : Tensor, (state, state)
         A.
     latent : Tensor, (state, latent)
-        B; no columns where the latents count as noise.
+        B; no columns if the latents count as noise.
     offset : Tensor, (state,)
         b.
     noise : Tensor, (state, state)
@@ -140,21 +140,21 @@ class LinearStep(NamedTuple):
 
     @property
     def total_noise(self) -> Tensor:
-        """Covariance of x' given x, (state, state)."""
+        """Return the covariance of x' given x, (state, state)."""
         return self.noise + self.latent @ self.latent.T
 
     @classmethod
     def fit(cls, x: Tensor, latents: Tensor, mean: Tensor, covariance: Tensor, weight: Tensor) -> LinearStep:
-        """Fit one linear step to the steps that particles take; what is not linear, and what differs between them, counts as noise.
+        """Fit one linear step to the steps of all particles; nonlinearity and differences between particles count as noise.
 
         Parameters
         ----------
         x, mean : Tensor, (particle, state)
-            States, and the means of the laws of the next.
+            States, and the means of the distribution of the next state.
         latents : Tensor, (particle, latent)
-            Standardised latents that these laws were given.
+            Standardised latents at which these means were computed.
         covariance : Tensor, (state, state)
-            Mean covariance of these laws.
+            Mean covariance of these distributions.
         weight : Tensor, (particle,)
             Sums to one.
         """
@@ -163,7 +163,7 @@ class LinearStep(NamedTuple):
         centre, middle = weight @ causes, weight @ mean
         deviation, answer = causes - centre, mean - middle
         spread = (weight @ deviation.square()).sqrt()
-        unit = torch.where(spread > TINY * (1 + centre.abs()), spread, math.inf)  # what does not vary explains nothing
+        unit = torch.where(spread > TINY * (1 + centre.abs()), spread, math.inf)  # constant inputs get the coefficient 0
         standard = deviation / unit
         eye = torch.eye(len(unit), dtype=x.dtype, device=x.device)
         slope = torch.linalg.solve(standard.mT @ (weight[:, None] * standard) + RIDGE * eye, standard.mT @ (weight[:, None] * answer))
@@ -176,7 +176,7 @@ class LinearStep(NamedTuple):
         return cls(of_x, of_latents, middle - slope @ centre, _symmetric(noise))
 
     def draw_latents(self, x: Tensor, potential: LogQuadratic) -> Tilted:
-        """Draw standardised latents as psi(x') would have them, with log of Normal(0, I) over the density they were drawn from."""
+        """Sample standardised latents in proportion to Normal(0, I) times psi(x'); the weight is Normal(0, I) over the sampling density."""
         goal = potential.blurred(self.noise)
         gradient = (goal.linear - (x @ self.slope.T + self.offset) @ goal.precision) @ self.latent
         eye = torch.eye(self.latent.shape[-1], dtype=x.dtype, device=x.device)
@@ -196,9 +196,9 @@ def _symmetric(matrix: Tensor) -> Tensor:
 
 @singledispatch
 def normal_law(emission: object) -> NormalLaw | None:
-    """Read an emission as the law of a flattened state, or return None if it is not Normal.
+    """Return an emission as the Normal distribution of a flattened state, or None if it is not Normal.
 
-    Register a function here to teach the filter a Normal emission of your own: `normal_law.register(MyEmission)`.
+    Register a function here to use your own Normal emission in the filter: `normal_law.register(MyEmission)`.
     """
     return None
 
@@ -224,7 +224,7 @@ def _of_coupled(emission: CoupledNormal) -> NormalLaw:
 
 
 def exactly(x: Tensor) -> NormalLaw:
-    """The law of states (particle, state) that are known."""
+    """Return the degenerate distribution of states (particle, state) that are known."""
     return NormalLaw(x, x.new_zeros(*x.shape, x.shape[-1]))
 
 

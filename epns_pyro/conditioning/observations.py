@@ -1,6 +1,6 @@
-"""What was measured of a trajectory: some fields, some bodies, some frames, with errors; and what is known of its start.
+"""Observations of one trajectory: some fields, bodies and frames, with errors; and what is known of the initial state.
 
-y = x + sigma e,  e ~ Normal(0, 1),  independently for every number that was measured
+y = x + sigma e,  e ~ Normal(0, 1),  independently for every observed number
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from epns_pyro.state import StateSpec
 
 Noise = Mapping[str, float | np.ndarray]
 MOST_STEPS = 100_000  # from the initial state to the last observation
-ON_A_FRAME = 1e-3  # times may be off a frame by this share of the time between two
+ON_A_FRAME = 1e-3  # times may differ from a frame by this fraction of the time step
 NOISE, INITIAL = "noise", "initial_"  # attribute with the error of a variable, prefix of the variables of the initial state
 
 
 @dataclass(frozen=True)
 class Observations:
-    """Partial and noisy measurements of one trajectory; frame 0 is the initial state.
+    """Partial and noisy observations of one trajectory; frame 0 is the initial state.
 
     Use `from_fields`, `from_states` or `read_observations` to make them.
 
@@ -34,7 +34,7 @@ class Observations:
     values : numpy.ndarray, (time, *site, dynamic channel)
         NaN: not observed.
     noise : numpy.ndarray, same shape
-        Standard deviation of the error of every number; only read where there is a value.
+        Standard deviation of the error of every number; used only where there is a value.
     """
 
     values: np.ndarray
@@ -65,11 +65,11 @@ class Observations:
 
     @property
     def frames(self) -> np.ndarray:
-        """Frames in which anything was observed."""
+        """Return the frames in which anything was observed."""
         return np.flatnonzero(np.isfinite(self.values).reshape(len(self.values), -1).any(-1))
 
     def check(self, spec: StateSpec, sites: tuple[int, ...]) -> None:
-        """Raise unless these are measurements of states of the spec with so many sites."""
+        """Raise ShapeError unless these are observations of states of the spec with these site axes."""
         require_real(spec)
         expected = (*sites, spec.dynamic_channels)
         if self.values.shape[1:] != expected:
@@ -132,7 +132,7 @@ class Observations:
         sites: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
     ) -> Observations:
-        """Measure a known trajectory, for twin experiments.
+        """Make observations of a known trajectory, for twin experiments.
 
         Parameters
         ----------
@@ -142,11 +142,11 @@ class Observations:
         noise : mapping of str to float or numpy.ndarray
             The observed fields, and the standard deviation of their errors.
         every : int
-            Frames every, 2 every, ... are observed, the initial one is not.
+            Frames every, 2 every, ... are observed; the initial state is not.
         sites : numpy.ndarray of bool, (*site,), optional
             The observed sites; all by default.
         rng : numpy.random.Generator, optional
-            Draws the errors; without it the values are the true ones.
+            Source of the errors; without it the values are the true ones.
         """
         fields = {}
         for name, sigma in noise.items():
@@ -176,7 +176,7 @@ class InitialNormal:
     scale: Noise
 
     def flat_scale(self, spec: StateSpec) -> np.ndarray:
-        """Standard deviations in the order of the dynamic channels: (*site, dynamic channel)."""
+        """Return standard deviations in the order of the dynamic channels: (*site, dynamic channel)."""
         dynamic = [f.name for f in spec.dynamic_fields]
         for name, value in self.scale.items():
             if name not in dynamic:
@@ -196,7 +196,7 @@ class InitialNormal:
 
 
 def require_real(spec: StateSpec) -> None:
-    """Raise unless all dynamic fields are real numbers, which is what a Normal measurement error is added to."""
+    """Raise DataError unless all dynamic fields are real numbers, which Normal errors can be added to."""
     if labels := [f.name for f in spec.dynamic_fields if f.kind != "real"]:
         raise DataError(f"only states of real fields can be conditioned on measurements, and {', '.join(labels)} holds labels")
 
@@ -212,7 +212,7 @@ def _worst(values: np.ndarray | float) -> float:
 
 @dataclass(frozen=True)
 class ObservationFile:
-    """What a file holds: the observations, and the initial state where it says so."""
+    """Content of a file: the observations, and the initial state if it has one."""
 
     observations: Observations
     initial: np.ndarray | InitialNormal | None
@@ -223,8 +223,8 @@ def read_observations(path: str | Path, spec: StateSpec, *, frame_dt: float, noi
 
     Variables are named by field: `position` (time, body, space), NaN where nothing was observed, with an attribute `noise`, the
     standard deviation of its error. Times are in physical units and start at 0, the initial state; frames that were not observed may be
-    left out. The initial state may be there too: static fields (`mass` (body)) and `initial_position`, `initial_velocity`, ..., each
-    with an attribute `noise` where it is only known to within that.
+    left out. The initial state may be included: static fields (`mass` (body)) and `initial_position`, `initial_velocity`, ..., each
+    with an attribute `noise` if it is uncertain.
 
     Parameters
     ----------
@@ -267,14 +267,14 @@ def observations_of(dataset: xr.Dataset, spec: StateSpec, *, frame_dt: float, no
 
 
 def _frames(dataset: xr.Dataset, frame_dt: float) -> np.ndarray:
-    """Number of the frame of every time: (time,)."""
+    """Return the frame number of every time: (time,)."""
     if "time" not in dataset.coords or dataset["time"].ndim != 1:
         raise DataError("has no coordinate 'time' (time): the times of the observations, 0 for the initial state")
     times = layout.times(dataset)
     if times.size and (largest := float(np.abs(times).max())) > MOST_STEPS * frame_dt:
         raise DataError(
-            f"time {largest:g} is {largest / frame_dt:.3g} model steps of {frame_dt:g} from the start, and at most {MOST_STEPS} are "
-            "followed: is it in the time unit of the model, and 0 at the initial state?"
+            f"time {largest:g} is {largest / frame_dt:.3g} model steps of {frame_dt:g} from the start: expected at most {MOST_STEPS}: "
+            "is it in the time unit of the model, and 0 at the initial state?"
         )
     frames = np.round(times / frame_dt)
     off = np.abs(times / frame_dt - frames) > ON_A_FRAME

@@ -1,17 +1,18 @@
-"""Sequential Monte Carlo on a transition: weighted states, how they move, and sweeps that look ahead.
+"""Sequential Monte Carlo with a transition: weighted particles, proposals, and sweeps with look-ahead.
 
-A sweep moves particles with proposals that know what is coming. Its target at step t is the posterior of the path so far times psi_t(x_t),
-a log-quadratic estimate of p(y_{t+1:T} | x_t) (a twisting function: Guarniero, Johansen & Lee 2017, "The iterated auxiliary particle
-filter"; Heng et al. 2020, "Controlled sequential Monte Carlo"). With Psi_t(x) = p(y_t | x) psi_t(x) and an emission that is Normal given z,
+A sweep moves particles with proposals that use later observations. Its target at step t is the posterior of the path so far times
+psi_t(x_t), a log-quadratic estimate of p(y_{t+1:T} | x_t) (a twisting function: Guarniero, Johansen & Lee 2017, "The iterated auxiliary
+particle filter"; Heng et al. 2020, "Controlled sequential Monte Carlo"). With Psi_t(x) = p(y_t | x) psi_t(x) and an emission that is
+Normal given z,
 
     z_t ~ q(z),   x_t ~ p(x | h_t, z_t) Psi_t(x) / Z_t,   weight *= p(z_t | h_t) / q(z_t) Z_t / psi_{t-1}(x_{t-1})
 
-where Z_t = E[Psi_t(x_t) | h_t, z_t] is a closed form. psi and the proposal q of the latents come from linear steps that were fitted to a
-first, blind passage of the particles; both cancel: poor ones cost effective sample size, never correctness. With psi = 1 and the prior
-for q this is the fully adapted filter.
+where Z_t = E[Psi_t(x_t) | h_t, z_t] is a closed form. psi and the proposal q of the latents come from linear fits of the steps of an
+earlier sweep without look-ahead; both cancel in the weights: a poor fit costs effective sample size, not correctness. With psi = 1 and
+the prior as q this is the fully adapted filter.
 
-Pyro's `SMCFilter` could express the fully adapted filter, but it throws away the normaliser of its weights (no evidence), records neither
-ancestors nor effective sample sizes, keeps its weights in float32 on the CPU, and cannot go over a gap twice; a test compares with it.
+Pyro's `SMCFilter` could express the fully adapted filter, but it drops the normaliser of its weights (no evidence), records neither
+ancestors nor effective sample sizes, keeps its weights in float32 on the CPU, and cannot repeat a gap; a test compares with it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from epns_pyro.errors import DataError
 from epns_pyro.models import Transition
 from epns_pyro.models.normal import unmasked
 
-GUIDE_SAMPLES = 32  # latents drawn from the guide per particle where the density of a step is estimated
-DENSE = 2 * 10**7  # numbers in the covariances that are worked on at a time
+GUIDE_SAMPLES = 32  # latents sampled from the guide per particle to estimate the density of a step
+DENSE = 2 * 10**7  # numbers in the covariances that are computed at once
 
 
 # -- weighted states ---------------------------------------------------------------------------------------------------------
@@ -37,7 +38,7 @@ DENSE = 2 * 10**7  # numbers in the covariances that are worked on at a time
 
 @dataclass
 class ParticleSet:
-    """Weighted particles on their way.
+    """Weighted particles at one time step.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ class ParticleSet:
     log_weight : Tensor, (particle,)
         Normalised: the weights sum to one.
     log_evidence : float
-        Of everything weighed in so far.
+        Of all observations weighed in so far.
     """
 
     x: Tensor
@@ -58,28 +59,28 @@ class ParticleSet:
 
     @property
     def ess(self) -> float:
-        """Effective sample size, 1 / sum of squared weights."""
+        """Return the effective sample size, 1 / sum of squared weights."""
         return float((-(2 * self.log_weight).logsumexp(0)).exp())
 
     def copy(self) -> ParticleSet:
         return ParticleSet(self.x, self.log_weight, self.log_evidence)
 
     def weigh(self, log_factor: Tensor, when: str) -> None:
-        """Multiply the weights, and the evidence by the mean of the factors.
+        """Multiply the weights by factors, and the evidence by their mean.
 
         Raises
         ------
         DataError
-            If no particle is left.
+            If no particle has any weight left.
         """
         raw = self.log_weight + torch.nan_to_num(log_factor, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
         total = raw.logsumexp(0)
         if not total.isfinite():
-            raise DataError(f"no particle can explain the observations at {when}: use more particles, or state a larger noise")
+            raise DataError(f"no particle can explain the observations at {when}: use more particles, or give a larger noise")
         self.log_weight, self.log_evidence = raw - total, self.log_evidence + float(total)
 
     def resample(self, threshold: float) -> Tensor | None:
-        """Where the effective share is below the threshold, draw particles by weight; return the indices of their parents, or None."""
+        """Resample if the effective fraction is below the threshold; return the indices of the parents, or None."""
         if self.ess >= threshold * len(self.x):
             return None
         parents = systematic(self.weight)
@@ -89,7 +90,7 @@ class ParticleSet:
 
 
 def systematic(weight: Tensor, draws: int | None = None) -> Tensor:
-    """Systematic resampling: indices (draw,), ascending; particle i comes up floor or ceil of draws x weight_i times."""
+    """Return indices (draw,) by systematic resampling, ascending; particle i occurs floor or ceil of draws x weight_i times."""
     draws = draws or len(weight)
     points = (
         torch.arange(draws, dtype=weight.dtype, device=weight.device) + torch.rand((), dtype=weight.dtype, device=weight.device)
@@ -101,7 +102,7 @@ def systematic(weight: Tensor, draws: int | None = None) -> Tensor:
 
 
 class Move(NamedTuple):
-    """A step of all particles.
+    """One step of all particles.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ class Move(NamedTuple):
     log_weight : Tensor, (particle,)
         log of E[Psi(x') | h, z] p(z | h) / q(z); 0 for a forecast.
     fit : LinearStep or None
-        The step as one linear step, where it was asked for.
+        A linear fit of the step, if requested.
     """
 
     x: Tensor
@@ -118,14 +119,14 @@ class Move(NamedTuple):
 
 
 class Latents(NamedTuple):
-    """Standardised latents (particle, latent), and the emission that they give."""
+    """Standardised latents (particle, latent), and the emission given them."""
 
     standard: Tensor
     emission: object
 
 
 class ProposalTarget(NamedTuple):
-    """What a step aims at: Psi, and a linear step through which it looks at the latents."""
+    """The target of a proposal: Psi, and a linear step that relates the latents to it."""
 
     potential: LogQuadratic
     step: LinearStep
@@ -133,12 +134,12 @@ class ProposalTarget(NamedTuple):
 
 @dataclass(frozen=True)
 class TransitionKernel:
-    """Moves particles by a transition, some at a time."""
+    """Moves particles by a transition, a block of particles at a time."""
 
     transition: Transition
 
     def flat(self, x: Tensor) -> Tensor:
-        """The dynamic channels of states (particle, *site, channel) as vectors in float64: (particle, state)."""
+        """Return the dynamic channels of states (particle, *site, channel) as float64 vectors: (particle, state)."""
         return self.transition.spec.dynamic(x).flatten(1).double()
 
     def put(self, x: Tensor, flat: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ class TransitionKernel:
         return self.transition.spec.advance(x, y)
 
     def sample(self, x: Tensor) -> Tensor:
-        """Draw x' ~ p(x' | x), for any emission."""
+        """Sample x' ~ p(x' | x), for any emission."""
         return torch.cat([self.transition.spec.advance(part, self.emission(part).sample()) for part in x.split(self.transition.block_size)])
 
     def move(self, x: Tensor, aim: ProposalTarget | None = None, weight: Tensor | None = None) -> Move:
@@ -157,9 +158,9 @@ class TransitionKernel:
         ----------
         x : Tensor, (particle, *site, channel)
         aim : ProposalTarget, optional
-            Draw z and x' as it asks for; without it z ~ p(z | h), x' ~ p(x' | h, z).
+            Target of the proposal of z and x'; without it z ~ p(z | h), x' ~ p(x' | h, z).
         weight : Tensor, (particle,), optional
-            Normalised; fit a linear step to the particles so weighted.
+            Normalised; fit a linear step to the particles with these weights.
         """
         size = max(1, min(self.transition.block_size, DENSE // self.flat(x[:1]).shape[-1] ** 2))
         blocks, covariance = [], 0.0
@@ -182,7 +183,7 @@ class TransitionKernel:
         return Move(states, log_weight, LinearStep.fit(self.flat(x), standard, mean, covariance, weight))
 
     def _latents(self, x: Tensor, aim: ProposalTarget | None) -> tuple[Latents, Tensor]:
-        """Draw z, from the prior or as the aim asks for, and the log of its weight (particle,)."""
+        """Sample z from the prior or the proposal, and return the log of its weight (particle,)."""
         one = self.transition.at(x)
         prior = unmasked(one.prior)
         if aim is None or not aim.step.latent.shape[-1]:
@@ -194,7 +195,7 @@ class TransitionKernel:
         return Latents(flat, one.emission(prior.loc + prior.scale * standard)), log_ratio
 
     def log_density(self, x: Tensor, x_next: Tensor) -> Tensor:
-        """Estimate log p(x' | x) without bias in p, with latents from the guide: (particle,); x_next is one state (*site, channel)."""
+        """Estimate log p(x' | x), unbiased in p, with latents from the guide: (particle,); x_next is one state (*site, channel)."""
         transition, size = self.transition, max(1, self.transition.block_size // GUIDE_SAMPLES)
         estimates = []
         for part in x.split(size):
@@ -207,7 +208,7 @@ class TransitionKernel:
         return torch.cat(estimates)
 
     def emission(self, x: Tensor) -> object:
-        """p(x' | h, z) for a z of the prior."""
+        """Return p(x' | h, z) for one z sampled from the prior."""
         one = self.transition.at(x)
         return one.emission(one.prior.sample())
 
@@ -223,7 +224,7 @@ class Pinned:
     flat: Tensor
 
     def before(self, step: LinearStep) -> LogQuadratic:
-        """log Normal(state; A x + b, S) as a function of x."""
+        """Return log Normal(state; A x + b, S) as a function of x."""
         jitter = 1e-9 * step.total_noise.diagonal().mean() * torch.eye(len(self.flat), dtype=self.flat.dtype, device=self.flat.device)
         root = torch.linalg.cholesky(step.total_noise + jitter)
         white = torch.linalg.solve_triangular(root, torch.cat([step.slope, (self.flat - step.offset)[:, None]], 1), upper=False)
@@ -237,7 +238,7 @@ Potential = LogQuadratic | Pinned
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep over the steps t0 + 1 .. t1 aims at.
+    """Targets of a sweep over the steps t0 + 1 .. t1.
 
     Parameters
     ----------
@@ -255,7 +256,7 @@ class Plan:
 
     @classmethod
     def backward(cls, measured: list[Potential], fits: list[LinearStep]) -> Plan:
-        """Look ahead through linear steps: psi_{t-1}(x) = integral of p(x' | x) p(y_t | x') psi_t(x') dx'.
+        """Compute the look-ahead through linear steps: psi_{t-1}(x) = integral of p(x' | x) p(y_t | x') psi_t(x') dx'.
 
         Parameters
         ----------
@@ -272,23 +273,23 @@ class Plan:
 
     @classmethod
     def myopic(cls, measured: list[Potential]) -> Plan:
-        """See nothing but the measurement of the step itself."""
+        """Use only the observation of each step, without look-ahead."""
         state = measured[0].linear
         blind = LinearStep(torch.zeros_like(measured[0].precision), state[:, None][:, :0], state, torch.zeros_like(measured[0].precision))
         return cls([LogQuadratic.flat(state)] * len(measured), measured, [blind] * len(measured))
 
 
 class SweepStep(NamedTuple):
-    """A step of a sweep: the indices of the particles that it started from (None: each from itself), and the step as a linear one."""
+    """One step of a sweep: the indices of the particles' parents (None: each is its own), and a linear fit of the step."""
 
     parents: Tensor | None
     fit: LinearStep
 
 
 def sweep(mover: TransitionKernel, cloud: ParticleSet, plan: Plan, threshold: float, first: int) -> Iterator[SweepStep]:
-    """Move a cloud, which must hold psi of its present frame in its weights already, through a plan.
+    """Move particles, whose weights already include psi of their frame, through a plan.
 
-    The cloud is changed in place, and can be looked at after each step; `first` numbers the first step.
+    The particles are changed in place, and can be read after each step; `first` numbers the first step.
     """
     for t, (psi, potential, fit) in enumerate(zip(plan.ahead, plan.potentials, plan.fits, strict=True), first):
         parents = cloud.resample(threshold)
@@ -304,7 +305,7 @@ def sweep(mover: TransitionKernel, cloud: ParticleSet, plan: Plan, threshold: fl
 
 
 def start(mover: TransitionKernel, x: Tensor, law: NormalLaw, potential: LogQuadratic) -> ParticleSet:
-    """Draw initial states from law x Psi_0 / Z, and weigh them by Z; x (particle, *site, channel) gives the static fields."""
+    """Sample initial states from law x Psi_0 / Z, with weights Z; x (particle, *site, channel) gives the static fields."""
     draws, log_weight = potential.tilt(law)
     cloud = ParticleSet(mover.put(x, draws), torch.full_like(log_weight, 1 / len(log_weight)).log())
     cloud.weigh(log_weight, "the initial state")

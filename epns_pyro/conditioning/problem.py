@@ -1,4 +1,4 @@
-"""A conditioning problem: what is asked, checked, and brought to tensors."""
+"""A conditioning problem: checked input, as tensors."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.models import Transition
 
-MAX_STATE = 400  # numbers of a state: covariances of whole states are worked with
+MAX_STATE = 400  # numbers of a state: covariances of whole states are computed
 
 Start = Tensor | np.ndarray | InitialNormal
 
 
 class Proposal(Enum):
-    """How particles are moved to a measurement."""
+    """How particles are proposed at an observation."""
 
     AUTO = "auto"  # adapted where the emission is Normal
-    ADAPTED = "adapted"  # towards it, with closed forms, looking ahead from one observed frame to the next
-    FORECAST = "forecast"  # blindly, and weighed afterwards: the bootstrap filter
+    ADAPTED = "adapted"  # towards the observation, in closed form, with look-ahead to the next observed frame
+    FORECAST = "forecast"  # from the model, then weighted: the bootstrap filter
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Problem:
         Of the dynamic channels of the initial states.
     measured : list of LogQuadratic
         log p(y_t | x) at t = 0 .. T.
-    observed : set of int
+    Frames with an observation.
         Frames with a measurement.
     """
 
@@ -56,7 +56,7 @@ class Problem:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether there are particles enough to fit a linear step to them."""
+        """Return whether there are enough particles to fit a linear step to them."""
         return len(self.x0) >= 2 * (self.law.mean.shape[-1] + 1)
 
 
@@ -68,7 +68,7 @@ def build_problem(
     particles: int,
     end: Tensor | np.ndarray | None = None,
 ) -> Problem:
-    """Check the question and bring it to tensors in float64, with positions from the origin of the context."""
+    """Check the input and convert it to float64 tensors, with positions relative to the origin of the context."""
     if particles < 1:
         raise ConfigError(f"expected at least one particle, found {particles}")
     spec, mover = transition.spec, TransitionKernel(transition)
@@ -124,7 +124,7 @@ def _initial(transition: Transition, x0: Start) -> tuple[Tensor, np.ndarray | No
 
 
 def complete(transition: Transition, x0: Start, observations: Observations | None, steps: int | None) -> Observations:
-    """Observations over the asked number of steps; none at all where there are none."""
+    """Return observations over the requested number of steps; empty ones if there are none."""
     if observations is None:
         if steps is None or steps < 1:
             raise ShapeError(f"without observations smoothing needs steps=, a number of at least 1, found {steps}")
@@ -138,7 +138,7 @@ def complete(transition: Transition, x0: Start, observations: Observations | Non
 
 
 def adapts(problem: Problem, proposal: Proposal) -> bool:
-    """Whether to adapt the proposal."""
+    """Return whether to adapt the proposal to the observations."""
     if proposal is Proposal.AUTO:
         return normal_law(problem.mover.emission(problem.x0[:1])) is not None
     return proposal is Proposal.ADAPTED

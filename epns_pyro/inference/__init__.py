@@ -1,4 +1,4 @@
-"""Evidence bounds, ancestral sampling and events: what is computed with a transition, trained or not."""
+"""Evidence bounds, ancestral sampling and probabilities of events, computed with any transition."""
 
 from epns_pyro._moved import moved
 from epns_pyro.inference.elbo import Objective, log_density, path_bounds

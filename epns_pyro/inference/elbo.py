@@ -1,7 +1,7 @@
-"""The evidence bounds of a transition, computed directly: h once per step, shared by prior, posterior and emission.
+"""Evidence bounds of a transition, computed directly: h once per step, shared by prior, posterior and emission.
 
-Stock Pyro, TraceMeanField_ELBO()(EPNSModel, EPNSGuide), gives the same numbers and gradients from the same noise; a test holds the two
-together. All values are in nats.
+Standard Pyro, TraceMeanField_ELBO()(EPNSModel, EPNSGuide), gives the same numbers and gradients from the same noise; a test
+compares the two. All values are in nats.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def path_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples
 
 @torch.no_grad()
 def latent_kl(transition: Transition, x0: Tensor, path: Tensor, *, block_size: int | None = None) -> Tensor:
-    """Mean KL(q || p) of every latent dimension along paths, teacher-forced: (entity, latent), nats per transition."""
+    """Return the mean KL(q || p) of every latent dimension along paths, teacher-forced: (entity, latent), nats per transition."""
     total, count = 0.0, 0
     for step, x_next in _steps(transition, x0, path, block_size or transition.block_size):
         total = total + kl_divergence(step.posterior(x_next).base_dist, step.prior.base_dist).sum(0)
@@ -174,7 +174,7 @@ def latent_kl(transition: Transition, x0: Tensor, path: Tensor, *, block_size: i
 
 
 def log_density(transition: Transition, x0: Tensor, path: Tensor, z: Tensor) -> Tensor:
-    """log p(x_{1:T}, z_{1:T} | x_0) of given latents z (batch, time, entity, latent): (batch,), nats."""
+    """Return log p(x_{1:T}, z_{1:T} | x_0) of given latents z (batch, time, entity, latent): (batch,), nats."""
     total, carry = x0.new_zeros(len(x0)), transition.start(x0)
     for t in range(path.shape[1]):
         step, following = transition.step(carry), path[:, t]
@@ -185,6 +185,6 @@ def log_density(transition: Transition, x0: Tensor, path: Tensor, z: Tensor) -> 
 
 
 def _steps(transition: Transition, x0: Tensor, path: Tensor, block_size: int) -> Iterator[tuple[Step, Tensor]]:
-    """Iterate over all teacher-forced steps of the paths and the states that they lead to, flattened, in blocks."""
+    """Iterate, in blocks, over all teacher-forced steps of the paths and the states after them, flattened."""
     blocks = zip(transition.carries(x0, path).split(block_size), path.flatten(0, 1).split(block_size), strict=True)
     return ((transition.step(carry), x_next) for carry, x_next in blocks)

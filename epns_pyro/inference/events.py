@@ -1,4 +1,4 @@
-"""The probability of an event given the present state, by counting, with its error."""
+"""The probability of an event given the initial state, estimated by counting, with its error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Exceeds:
     threshold : float
         In the unit of the observable.
     step : int, optional
-        When; None: at any step after the initial state.
+        Step at which it must happen; None: at any step after the initial state.
     """
 
     system: System
@@ -52,9 +52,9 @@ class Probability:
     Parameters
     ----------
     hits, members : int
-        Futures with the event, and futures.
+        Number of futures with the event, and number of futures.
     implausible : int
-        Futures that had stopped being plausible by their last frame; they are counted like any other.
+        Futures that were implausible in their last frame; they are counted like all others.
     """
 
     hits: int
@@ -63,17 +63,17 @@ class Probability:
 
     @property
     def value(self) -> float:
-        """Share of hits, which is unbiased."""
+        """Fraction of futures with the event; unbiased."""
         return self.hits / self.members
 
     @property
     def error(self) -> float:
-        """Monte Carlo standard error of the value; 0 without hits, where only the interval says something."""
+        """Monte Carlo standard error of the value; 0 without hits, where only the interval is meaningful."""
         return float(np.sqrt(self.value * (1 - self.value) / self.members))
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Clopper-Pearson interval of 95%, which holds for any number of hits: without any it ends near 3.7 / members."""
+        """Clopper-Pearson interval of 95%, valid for any number of hits; without hits its upper end is about 3.7 / members."""
         tail = (1 - LEVEL) / 2
         low = stats.beta.ppf(tail, self.hits, self.members - self.hits + 1) if self.hits else 0.0
         high = stats.beta.ppf(1 - tail, self.hits + 1, self.members - self.hits) if self.hits < self.members else 1.0
@@ -85,12 +85,12 @@ class Probability:
 
 
 def count(event: Event, states: np.ndarray) -> int:
-    """Number of futures (sample, time, *site, channel) that have the event.
+    """Count the futures (sample, time, *site, channel) that have the event.
 
     Raises
     ------
     ShapeError
-        If the event does not answer with one boolean per future.
+        If the event does not return one boolean per future.
     """
     answer = np.asarray(event(states))
     if answer.shape != (len(states),) or answer.dtype != bool:

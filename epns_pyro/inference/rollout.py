@@ -1,4 +1,4 @@
-"""Ancestral sampling of futures, in blocks of bounded size."""
+"""Ancestral sampling of futures, in blocks of limited size."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rollout_blocks(
     steps, members : int
         Length of the futures, and samples per initial state.
     seed : int
-        Every block draws from a stream of its own, made from (seed, block): the same blocks come out whatever was drawn before.
+        Every block has its own random stream, made from (seed, block): it is the same whatever was sampled before.
     feedback : Feedback
         ANCESTRAL samples the emission; PUSHFORWARD feeds its mean back, as published, and then the ensemble is not a sample of the
         model whose likelihood is reported.
@@ -60,7 +60,7 @@ def rollout_blocks(
     for number, (s, t) in enumerate(blocks):
         samples, trajectories = slice(s, min(s + height, members)), slice(t, min(t + width, len(x0)))
         start = x0[trajectories]
-        # A member that diverges must not end the rollout of all others: from there on it is recorded as NaN, and stands still.
+        # A member that diverges must not stop the rollout of the others: from there on it is recorded as NaN, and no longer moved.
         with pyro.validation_enabled(False), torch.random.fork_rng(devices=[x0.device] if x0.is_cuda else []):
             torch.manual_seed(_block_seed(seed, number))
             x = start.expand(samples.stop - samples.start, *start.shape).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Checkpoints: one file with everything that training needs to go on, written to a temporary file and renamed.
+"""Checkpoints: one file with everything that training needs to continue, written to a temporary file and then renamed.
 
 Loading never runs code from the file: `torch.load(weights_only=True)` admits tensors and plain data only.
 """
@@ -34,12 +34,12 @@ from epns_pyro.training.validation import Validation
 
 FORMAT = "epns-pyro checkpoint"
 OLDEST, VERSION = 1, 2
-EMBEDDED = 2  # times a model embeds a category; checkpoints from before there were embeddings have no weights of these
+EMBEDDED = 2  # embeddings of a category in a model; older checkpoints lack their weights
 CONTENT = frozenset({"config", "system", "context", "store", "weights", "optimizer", "noise", "windows", "counters", "versions"})
 
 
 def versions() -> dict[str, str]:
-    """Versions of the code and of the libraries whose numbers it depends on."""
+    """Return the versions of the code and of the libraries that its numbers depend on."""
     return {
         "epns-pyro": __version__,
         "torch": str(torch.__version__),
@@ -50,7 +50,7 @@ def versions() -> dict[str, str]:
 
 
 def write_checkpoint(path: Path, **content: Any) -> None:
-    """Write tensors and plain data by name; a crash leaves the old file or the new one, never half of one."""
+    """Write tensors and plain data by name; after a crash the file is the old one or the new one, never a part of one."""
     temporary = path.with_name(path.name + ".partial")
     with open(temporary, "wb") as file:
         torch.save({"format": FORMAT, "version": VERSION, "versions": versions(), **content}, file)
@@ -60,7 +60,7 @@ def write_checkpoint(path: Path, **content: Any) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, and bring an older one up to date.
+    """Read a checkpoint onto the CPU, and migrate it if an older version wrote it.
 
     Returns
     -------
@@ -70,17 +70,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        If there is none, if it is truncated, if it is not one of ours or of another version, or if a part of it is not what it should be.
+        If there is none, if it is truncated, damaged or foreign, of another version, or if a part of it is invalid.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint: epns-pyro train makes one")
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip():  # torch writes checksums and never looks at them
+            if archive.testzip():  # torch writes checksums, but never checks them
                 raise zipfile.BadZipFile
-        with warnings.catch_warnings(action="ignore"):  # of foreign files, about which our own error says enough
+        with warnings.catch_warnings(action="ignore"):  # about foreign files: the error below says enough
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+    except Exception as error:  # torch raises many types for a damaged or foreign file
         raise CheckpointError(f"{path}: not a readable checkpoint (truncated, damaged or foreign: {type(error).__name__})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: a file of PyTorch, but not a checkpoint of epns-pyro")
@@ -88,17 +88,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(version, int) or not OLDEST <= version <= VERSION:
         raise CheckpointError(
             f"{path}: a checkpoint of version {version}, while this epns-pyro {__version__} reads versions {OLDEST} to {VERSION}: "
-            "use the epns-pyro that wrote it, or train anew"
+            "use the epns-pyro that wrote it, or train again"
         )
     if missing := sorted(CONTENT - content.keys()):
-        raise CheckpointError(f"{path}: an incomplete checkpoint, without {', '.join(missing)}: train anew")
+        raise CheckpointError(f"{path}: an incomplete checkpoint, without {', '.join(missing)}: train again")
     for old in range(version, VERSION):
         content = MIGRATIONS[old](content)
     return _validated(path, content)
 
 
 def _validated(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Check the plain parts of a checkpoint and the kind of its tensors; return them as they are meant."""
+    """Check the plain parts of a checkpoint and the type of its tensors; return them as typed values."""
     try:
         parts = _Content.model_validate({name: content[name] for name in CONTENT})
         context = context_from_plain(content["context"])
@@ -116,11 +116,11 @@ def _validated(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed(path: Path, what: str) -> str:
-    return f"{path}: damaged or changed by hand: {what}: take another checkpoint of the run, or train anew"
+    return f"{path}: damaged or changed by hand: {what}: take another checkpoint of the run, or train again"
 
 
 def build_transition(path: Path, config: RunConfig, context: DataContext, weights: dict[str, torch.Tensor]) -> Transition:
-    """Build the transition of a checkpoint, which may not have more weights than the checkpoint holds."""
+    """Build the transition of a checkpoint; it must not have more weights than the checkpoint holds."""
     many = CheckpointError(f"{path}: the weights do not fit the model of its config, which has more of them")
     try:
         unnamed = EMBEDDED * sum(classes * channels for classes, channels in embedding_shapes(context.spec))
@@ -139,7 +139,7 @@ def build_transition(path: Path, config: RunConfig, context: DataContext, weight
 
 @dataclass
 class Counters:
-    """Plain numbers of a run that travel with its checkpoint."""
+    """Numbers of a run that its checkpoint stores."""
 
     __pydantic_config__: ClassVar = pydantic.ConfigDict(extra="forbid")
 
@@ -150,22 +150,22 @@ class Counters:
     best_step: pydantic.NonNegativeInt = 0
     seconds: pydantic.NonNegativeFloat = 0.0
     validation: Validation | None = None
-    run: dict[str, float] = field(default_factory=dict)  # sums since the last log
+    run: dict[str, float] = field(default_factory=dict)  # sums since the last log entry
 
     def count(self, **values: float) -> None:
-        """Add the numbers of a good step."""
+        """Add the numbers of a step that was not skipped."""
         self.skipped_in_a_row = 0
         for name, value in (values | {"count": 1.0}).items():
             self.run[name] = self.run.get(name, 0.0) + value
 
     def take_means(self) -> dict[str, float]:
-        """Return the means over the good steps since the last call, NaN where there was none, and begin anew."""
+        """Return the means over the steps since the last call, NaN if all were skipped, and reset the sums."""
         sums, self.run = defaultdict(lambda: math.nan, self.run), {}
         return {name: sums[name] / sums["count"] for name in ("log_likelihood", "kl", "gradient_norm")}
 
 
 class _Windows(pydantic.BaseModel):
-    """State of `data.windows.Windows`; the trainer hands it back as a mapping."""
+    """State of `data.windows.Windows`; the trainer passes it on as a mapping."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
@@ -179,7 +179,7 @@ class _Windows(pydantic.BaseModel):
 
 
 def _require_plain(value: Any) -> None:
-    """Raise ValueError unless a value is text, a number, true, false, null, or lists and mappings of such."""
+    """Raise ValueError unless a value is text, a number, true, false, null, or lists and mappings of these."""
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, (list, tuple)):
@@ -238,7 +238,7 @@ def context_from_plain(raw: dict[str, Any]) -> DataContext:
 
 
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Give the names that 0.2 changed: of two weights and of one setting."""
+    """Migrate a checkpoint of version 0.1: rename two weights and one setting."""
     names = {"load": "latents_to_mean", "unload": "innovation_to_latents"}
     weights = content["weights"]
     if isinstance(weights, dict):

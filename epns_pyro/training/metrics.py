@@ -1,4 +1,4 @@
-"""Logs of training: a CSV file that survives interruptions, TensorBoard, and Weights & Biases where it is installed and switched on."""
+"""Logs of training: a CSV file that survives interruptions, TensorBoard, and optionally Weights & Biases."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ COLUMNS = ("step", "name", "value")
 class MetricsLog:
     """Writes a row (step, name, value) per number.
 
-    Rows beyond `start` are left over from a run that was killed after its last checkpoint: they are dropped, for training repeats them.
-    Weights & Biases is used when the environment names a project (WANDB_PROJECT) and the package is there.
+    Rows beyond `start` were written after the last checkpoint of an interrupted run: they are dropped, because training repeats them.
+    Weights & Biases is used if the environment names a project (WANDB_PROJECT) and the package is installed.
     """
 
     def __init__(self, folder: RunFolder, *, start: int = 0, enabled: bool = True) -> None:
@@ -56,7 +56,7 @@ class MetricsLog:
             self._wandb.log(known, step=step)
 
     def _begin_with(self, rows: list[tuple[int, str, float]]) -> None:
-        """Replace the file by one with the rows that count, as a checkpoint is replaced, so that a crash here loses nothing."""
+        """Replace the file by one with these rows, atomically, so that a crash here loses nothing."""
         temporary = self._folder.metrics.with_name(self._folder.metrics.name + ".partial")
         with open(temporary, "w", newline="") as file:
             csv.writer(file).writerow(COLUMNS)
@@ -70,7 +70,7 @@ def _write_rows(file: TextIO, rows: Iterable[tuple[int, str, float]]) -> None:
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
-    """Read the rows (step, name, value) of a metrics file; none if there is no file; a half-written last row is left out.
+    """Read the rows (step, name, value) of a metrics file; empty if there is no file; an incomplete last row is left out.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def read_metrics(path: Path) -> list[tuple[int, str, float]]:
     except (ValueError, csv.Error):
         raise DataError(
             f"{path}: line {len(rows) + 2 if rows else 1} is not step,name,value: the file is damaged or changed by hand; "
-            "without it everything works but the curves of the report"
+            "without it, only the curves of the report are missing"
         ) from None
     return rows
 

@@ -1,4 +1,4 @@
-"""Families of models and their presets: what `epns-pyro train FAMILY --preset NAME` starts from. --set changes every value."""
+"""Families of models and their presets: the settings that `epns-pyro train FAMILY --preset NAME` starts from. --set changes any of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from epns_pyro.systems import CellsConfig, ChargedConfig, GravityConfig, NBodyCo
 from epns_pyro.training.run import EvaluationConfig, RunConfig, TrainingConfig
 from epns_pyro.training.schedules import KLSchedule, RateSchedule
 
-NEIGHBOURS = 8  # that a body of a recording sees, where there are more than twice as many
+NEIGHBOURS = 8  # of a body in recordings with more than twice as many bodies
 BODIES_PER_BATCH = 320  # 64 states of 5 bodies
 
 
@@ -30,8 +30,8 @@ def _emission(system: SystemConfig) -> str:
 def nbody_quick(system: SystemConfig) -> RunConfig:
     """Minutes on two CPU cores.
 
-    One-step windows: the state is fully observed, so they are the whole likelihood. Feeding means back (`training.horizon.end` above 1)
-    asks the emission to explain noise that an earlier step left out, and costs nats.
+    One-step windows: the state is fully observed, so they give the whole likelihood. Feeding means back (`training.horizon.end` above 1)
+    makes the emission explain noise that an earlier step left out, and costs nats.
     """
     model: dict[str, Any] = {"emission": _emission(system)}
     batch = 64
@@ -39,7 +39,7 @@ def nbody_quick(system: SystemConfig) -> RunConfig:
         batch = max(4, min(64, BODIES_PER_BATCH // max(system.bodies, 1)))
         graph = {"kind": "nearest", "neighbours": NEIGHBOURS} if system.bodies > 2 * NEIGHBOURS else {}
         integrator: dict[str, Any] = {"network": {"name": "pairwise", "graph": graph}}
-        if any(field["differences"] for field in system.spec["fields"]):  # a difference of positions knows no more than a frame
+        if any(field["differences"] for field in system.spec["fields"]):  # a difference of positions holds no more than one frame
             integrator["steps"] = 2
         model |= {"backbone": {"name": "vector", "graph": graph}, "integrator": integrator}
     return RunConfig(
@@ -92,14 +92,14 @@ def nbody_paper(system: SystemConfig) -> RunConfig:
 
 
 def _as_many_cells(system: SystemConfig) -> tuple[int, int]:
-    """Return the batch and the validation transitions that hold about as many cells as 16 and 100 images of 16 cells do, at most these."""
+    """Return batch size and validation transitions with about as many cells as 16 and 100 images of 16 cells, at most these numbers."""
     cells = next(field.size - 1 for field in system.build().spec.dynamic_fields if field.kind == "label")
     return min(16, max(1, 16 * 16 // cells)), min(100, max(10, 100 * 16 // cells))
 
 
 def cells_quick(system: SystemConfig) -> RunConfig:
     """Minutes on two CPU cores, for the small system."""
-    # The windows of the simulated systems are those that were measured with; recorded cells have windows of the size that they need.
+    # The windows of simulated systems are the benchmarked ones; those of recorded cells are as large as the cells need.
     size = {"window": 13, "spacing": 2.25} if isinstance(system, CellsConfig) else {}
     batch, validated = (16, 100) if isinstance(system, CellsConfig) else _as_many_cells(system)
     return RunConfig(
@@ -141,16 +141,16 @@ def cells_default(system: SystemConfig) -> RunConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named set of choices.
+    """A named set of settings.
 
     Parameters
     ----------
     config : callable
-        System of the data -> config of the run.
+        Maps the system of the data to the config of the run.
     system : callable
-        Returns the system that is simulated where no data are given.
+        Returns the system that is simulated if no data are given.
     store : str
-        Name of the store in data/ that it is simulated into.
+        Name of the store in data/ for these simulations.
     """
 
     config: Callable[[SystemConfig], RunConfig]
@@ -160,14 +160,14 @@ class Preset:
 
 @dataclass(frozen=True)
 class Family:
-    """Models for one kind of data, by the word that `epns-pyro train` takes.
+    """Models for one kind of data, with the name that `epns-pyro train` takes.
 
     Parameters
     ----------
     data : str
         The kind of data, in words.
     suits : callable
-        Whether states of a spec are of this kind.
+        Whether states of a spec are of this kind: spec -> bool.
     presets : dict of str to Preset
     """
 
@@ -180,12 +180,12 @@ FAMILIES = Registry("family of models")
 
 
 def has_bodies(spec: StateSpec) -> bool:
-    """Whether a state is a set of bodies: one axis of sites, and nothing on it is the name of an entity."""
+    """Return whether a state is a set of bodies: one axis of sites, without label fields."""
     return len(spec.sites) == 1 and all(field.kind != "label" for field in spec.fields)
 
 
 def has_labels(spec: StateSpec) -> bool:
-    """Whether a state is an image of labels: two axes of sites, and a field that says whose a site is."""
+    """Return whether a state is a label image: two axes of sites, and a label field that assigns each site to an entity."""
     return len(spec.sites) == 2 and any(field.kind == "label" for field in spec.fields)
 
 
@@ -222,7 +222,7 @@ def get_preset(family: str, name: str) -> Preset:
 
 
 def check_family(family: str, spec: StateSpec, *, where: str) -> None:
-    """Raise ConfigError unless states of a spec are what a family of models is for; `where` names the data."""
+    """Raise ConfigError unless states of a spec are of the kind that a family models; `where` names the data."""
     if FAMILIES[family].suits(spec):
         return
     others = [name for name in FAMILIES.names if FAMILIES[name].suits(spec)]
@@ -234,7 +234,7 @@ def check_family(family: str, spec: StateSpec, *, where: str) -> None:
 
 
 def default_data(family: str, name: str) -> Path:
-    """Return where `epns-pyro train FAMILY --preset NAME` keeps the data that it simulates."""
+    """Return the path of the data that `epns-pyro train FAMILY --preset NAME` simulates."""
     return Path("data") / f"{get_preset(family, name).store}.zarr"
 
 
@@ -248,12 +248,12 @@ def preset(family: str, name: str = "quick", data: SystemConfig | None = None) -
     name : str
         "quick" (minutes on two CPU cores) or "paper" (the published sizes).
     data : SystemConfig, optional
-        System of the data at hand, `store.system.config`; by default the one that the preset simulates.
+        System of the data, `store.system.config`; by default the one that the preset simulates.
 
     Raises
     ------
     ConfigError
-        If there is no such family or preset, or if the family is not for such data.
+        If there is no such family or preset, or if the family does not model such data.
     """
     chosen = get_preset(family, name)
     if data is not None:

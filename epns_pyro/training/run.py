@@ -1,12 +1,12 @@
-"""A run: what was chosen, and the folder that holds what came of it.
+"""A run: its settings, and the folder with its results.
 
 RUN/config.yaml        every setting, defaults included: `epns-pyro train --config RUN/config.yaml` repeats the run
-RUN/last.ckpt          the newest state of training: `--resume` goes on from it
+RUN/last.ckpt          the newest state of training: `--resume` continues from it
 RUN/best.ckpt          the state with the best validation ELBO: what `epns_pyro.load` returns
 RUN/metrics.csv        training and validation, a row per record
 RUN/evaluation/        written by `epns-pyro evaluate`
 RUN/report.html        written by `epns-pyro report`
-RUN/data.nc            only where a run travels without its store: a few trajectories to start from
+RUN/data.nc            only if a run is distributed without its store: a few trajectories as initial states
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class TrainingConfig(Config):
     batch : int
         Windows per step, over all processes.
     learning_rate : float
-        Of AdamW: the peak of `rate`.
+        Peak learning rate of AdamW; `rate` scales it.
     weight_decay, betas : float
-        Of AdamW.
+        Parameters of AdamW.
     rate : schedule
         Learning rate as a factor of its peak.
     kl : schedule
@@ -54,13 +54,13 @@ class TrainingConfig(Config):
     free_bits : float
         Nats per latent dimension and entity below which a KL has no gradient.
     feedback : {"pushforward", "teacher"}
-        What windows longer than one step feed back: the mean of the emission, or the observed state.
+        What is fed back in windows longer than one step: the mean of the emission, or the observed state.
     clip_norm : float
-        Gradients are shortened to this norm.
+        Gradients with a larger norm are scaled down to this norm.
     log_every, validate_every, checkpoint_every : int
         In steps.
     validation_transitions : int
-        Transitions of the validation set that the ELBO is computed on, always the same ones.
+        Number of transitions of the validation set on which the ELBO is computed, always the same ones.
     max_bad_steps : int
         Steps with a non-finite loss or gradient are skipped and counted; this many in a row stop training.
     memory : int
@@ -103,27 +103,27 @@ class EvaluationConfig(Config):
     trajectories : int
         Held-out trajectories, of the test set and, for recalibration, of the validation set; or stretches of them.
     stretch : int, optional
-        Steps of a held-out forecast: longer trajectories are cut into stretches of so many, and each is forecast from its first frame. By
-        default recordings with fewer than 20 test trajectories are cut into about 50 stretches of at least 8 steps; others are left whole.
+        Steps of a held-out forecast: longer trajectories are cut into stretches of this length, each forecast from its first frame. By
+        default recordings with fewer than 20 test trajectories are cut into about 50 stretches of at least 8 steps; others are not cut.
     initial_members : int
-        Runs from each initial state of the set `same_init`, of model and truth alike.
+        Runs of model and truth from each initial state of the set `same_init`.
     importance_samples : int
-        Of the IWAE bound.
+        Number of samples of the IWAE bound.
     likelihood_transitions : int
         Test transitions that are scored.
     guide_transitions, guide_draws : int
-        Of the simulation-based calibration of the guide.
+        Numbers of transitions, and of samples of the guide, in the simulation-based calibration of the guide.
     long_trajectories : int
-        Of the set `long`, one member each.
+        Trajectories of the set `long`, each forecast by one member.
     block : int
         Trajectories evaluated at a time: bounds the memory.
     entries : {"kept", "recorded"}
         Whether forecasts keep the bodies of their initial state, or bodies enter and leave as they were recorded: those that enter are put
         where they were seen.
     recalibrate : bool
-        Whether to forecast the validation set as well, to learn recalibrated intervals from it.
+        Whether to forecast the validation set too, and learn recalibrated intervals from it.
     seed : int
-        Of everything random.
+        Seed of all random numbers.
     """
 
     members: Count = 39
@@ -142,14 +142,14 @@ class EvaluationConfig(Config):
 
 
 class RunConfig(Config):
-    """Everything that a user chooses about a run.
+    """All settings of a run.
 
     Parameters
     ----------
     seed : int
-        Of everything random.
+        Seed of all random numbers.
     imports : tuple of str
-        What `--import` brought in when the run was made: a hint for people, which nothing follows by itself.
+        Values of `--import` when the run was made: information for the user, never imported automatically.
     """
 
     system: Annotated[SystemConfig, one_of(SYSTEMS)]
@@ -161,7 +161,7 @@ class RunConfig(Config):
 
     @classmethod
     def parse(cls, raw: dict[str, Any], *, where: str = "config") -> Self:
-        """Validate plain data, and say what the run was made with where a name in it is unknown."""
+        """Validate plain data; if a name in it is unknown, the error says what the run was made with."""
         try:
             return super().parse(migrate_config(raw), where=where)
         except ConfigError as error:
@@ -217,12 +217,12 @@ class RunFolder:
         return self.path / "report.html"
 
     def check_free(self) -> None:
-        """Raise CheckpointError if a run is there already: it is never overwritten."""
+        """Raise CheckpointError if the folder holds a run: a run is never overwritten."""
         if self.last.exists():
-            raise CheckpointError(f"{self.path}: holds a run already: --resume goes on with it, --out chooses another folder")
+            raise CheckpointError(f"{self.path}: holds a run already: continue it with --resume, or choose another folder with --out")
 
     def create(self, config: RunConfig) -> None:
-        """Make the folder for a new run, or raise CheckpointError if a run is there already."""
+        """Make the folder for a new run, or raise CheckpointError if it holds a run."""
         self.check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         if not os.access(self.path, os.W_OK):
@@ -231,7 +231,7 @@ class RunFolder:
 
 
 def migrate_config(raw: Any) -> Any:
-    """Return the plain data of a config of version 0.1 with the present names of its keys; anything else as it is."""
+    """Return the plain data of a config of version 0.1 with the current names of its keys; other data unchanged."""
     if not isinstance(raw, dict):
         return raw
     sections = {name: section for name in ("model", "evaluation") if isinstance(section := raw.get(name), dict)}
@@ -247,5 +247,5 @@ def _renamed(section: dict[str, Any], old: str, new: str) -> dict[str, Any]:
 
 
 def plain(config: Config) -> dict[str, Any]:
-    """Return a config as plain data that a checkpoint may hold."""
+    """Return a config as plain data that a checkpoint can hold."""
     return config.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Schedules as pure functions of the fraction of training done, in [0, 1]."""
+"""Schedules as functions of the fraction of training done, in [0, 1]."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Train, score and sample any pair of Pyro programs on paths, model(x0, path) and guide(x0, path), with stock Pyro.
+"""Train, score and sample any pair of Pyro programs over trajectories, model(x0, path) and guide(x0, path), with standard Pyro.
 
-The EPNS itself has roads of its own (trainer, `elbo`, `rollout`), which use that it goes step by step. This one asks for nothing but the
-signature and the plate ``trajectory``; baselines whose draws govern whole trajectories take it.
+The EPNS has its own trainer, bounds and rollout, which use that it is a step-by-step model. The functions here need only this
+signature and the plate ``trajectory``; baselines with latents of whole trajectories use them.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ def fit(
     horizon: HorizonSchedule,
     log_every: int = 50,
 ) -> float:
-    """Maximise the ELBO per transition with Adam, by windows that grow with `horizon`; return its mean over the last `log_every` steps.
+    """Maximise the ELBO per transition with Adam, on windows that grow with `horizon`; return its mean over the last `log_every` steps.
 
     Raises
     ------
     TrainingError
-        If more than a tenth of the steps had a loss or gradient that was not finite.
+        If the loss or gradient was not finite in more than a tenth of the steps.
     """
     objective, rate, skipped = TraceMeanField_ELBO()(model, guide), RateSchedule(), 0
     recent: list[float] = []
     with pyro.validation_enabled(False):
         windows.length = horizon.at(0.0)
-        objective(*windows.draw())  # makes the parameters known to the objective
+        objective(*windows.draw())  # registers the parameters with the objective
         optimizer = torch.optim.Adam(objective.parameters(), lr=learning_rate)
         for step in range(steps):
             windows.length = horizon.at(step / steps)
@@ -80,7 +80,7 @@ class PathBounds(NamedTuple):
 
 @torch.no_grad()
 def program_bounds(model: PathProgram, guide: PathProgram, x0: Tensor, path: Tensor, *, num_samples: int) -> PathBounds:
-    """Score paths with draws of the guide; what was learned from the training data, outside of the plate ``trajectory``, is given.
+    """Score trajectories with samples of the guide, given the latents learnt from training data (those outside the plate ``trajectory``).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Whether a store can be trained on: what `epns-pyro train` refuses, `epns-pyro data info` refuses first, in the same words."""
+"""Checks whether a store can be used for training; `epns-pyro data info` and `epns-pyro train` print the same message."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FAMILY_OF_SYSTEM = {"nbody": "nbody", "recorded": "nbody", "cells": "cells", "re
 
 
 def find_refusal(store: Store) -> str:
-    """Say why the preset for such data could not be trained on a store; "" if it could.
+    """Return why the preset for such data cannot be trained on a store; "" if it can.
 
-    A system from outside of the package has a model of its own that is not known here: only its sets are judged.
+    For a system registered by user code only the sets are checked, because its model is unknown here.
     """
     try:
         check_data(store)
@@ -30,7 +30,7 @@ def find_refusal(store: Store) -> str:
 
 
 def check_data(store: Store) -> None:
-    """Raise what keeps every model from a store, whatever its settings.
+    """Raise DataError if no model, whatever its settings, can be trained on a store.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def check_data(store: Store) -> None:
 
 
 def check_trainable(store: Store, config: RunConfig) -> None:
-    """Raise what keeps the model of a config from being trained on a store, before anything is made for it.
+    """Raise if the model of a config cannot be trained on a store, before any file is made.
 
     Raises
     ------
@@ -69,20 +69,20 @@ def check_trainable(store: Store, config: RunConfig) -> None:
 
 
 def _unreadable(spec: StateSpec) -> str:
-    """Say why no model can read recordings of a spec; "" if one can."""
+    """Return why no model can use recordings of a spec; "" if one can."""
     labels = [field.name for field in spec.fields if field.kind == "label"]
     sites = ", ".join(spec.sites)
     if labels and len(spec.sites) == 1:
-        return f"field {labels[0]!r} names bodies, and numbers of bodies mean nothing to a model: leave it out, or declare it a category"
+        return f"field {labels[0]!r} holds labels of bodies, which a model cannot use as numbers: leave it out, or declare it a category"
     if labels and len(spec.sites) != 2:
         return f"label images have the two axes (y, x), found ({sites}): train on slices or projections"
     if len(spec.sites) == 2 and not (spec.names == ("cell", "type") and spec["cell"].kind == "label" and spec["type"].of == "cell"):
         return (
             f"label images need the two fields 'cell' (kind: label) and 'type' (kind: category, of: cell), found {', '.join(spec.names)}: "
-            "add the variable cell_type (trajectory, cell), all 1 where there is one type"
+            "add the variable cell_type (trajectory, cell), all 1 if there is only one type"
         )
     if len(spec.sites) != 1 and not labels:
-        return f"fields on the axes ({sites}): recordings are particles on one axis (body), or label images (y, x)"
+        return f"fields on the axes ({sites}): expected particles on one axis (body), or label images (y, x)"
     if spec.periodic and not labels:
         return "periodic: true is for label images; for particles in a periodic box say `box: [side, side]`, in the unit of the positions"
     return ""

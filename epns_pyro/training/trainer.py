@@ -1,6 +1,6 @@
 """Training: a loop on Lightning Fabric over minibatches of windows.
 
-The loop is a plain sequence of records: every so many steps it logs, validates, writes a checkpoint. All state that matters (weights,
+The loop logs, validates and writes a checkpoint at regular intervals of steps. The complete state (weights,
 optimiser, generators, windows, counters) is in the checkpoint, so an interrupted and resumed run equals an uninterrupted one.
 """
 
@@ -57,7 +57,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress display shows: the step just done, the newest numbers, in nats per transition."""
+    """What a progress display shows: the last step, and the newest numbers in nats per transition."""
 
     step: int
     steps: int
@@ -120,11 +120,11 @@ class Trainer:
             self._restore(read_checkpoint(self.folder.last))
             counters = self._counters
         elif counters.step == 0 and self.folder.last.exists():
-            raise CheckpointError(f"{self.folder.last}: is there already; resume=True goes on from it")
+            raise CheckpointError(f"{self.folder.last}: exists already: continue it with resume=True")
         log = MetricsLog(self.folder, start=counters.step, enabled=self.fabric.is_global_zero)
-        # Non-finite numbers are counted and reported here; checks inside every distribution would end training at the first.
+        # Non-finite numbers are counted and reported here; validation inside every distribution would stop training at the first.
         with log, self._signals(), pyro.validation_enabled(False):
-            if counters.step == 0:  # persistence, as nearly as the model can say it: the best that is kept is never worse
+            if counters.step == 0:  # the initial model is close to persistence, so the best kept state is never worse
                 self._validate(log)
             while counters.step < training.steps:
                 started = time.perf_counter()
@@ -136,7 +136,7 @@ class Trainer:
                     self._report(log, on_progress)
                 if counters.step % training.validate_every == 0 or finished:
                     self._validate(log)
-                stop = self._stopping()  # asked once: a signal that comes later waits for the next step
+                stop = self._stopping()  # asked once per step: a later signal waits for the next step
                 if counters.step % training.checkpoint_every == 0 or finished or stop:
                     self._save(self.folder.last)
                 if stop:
@@ -145,7 +145,7 @@ class Trainer:
 
     @property
     def best(self) -> tuple[int, float]:
-        """Step and validation ELBO of the best state, the one that is kept; step 0 is persistence with the noise of the data."""
+        """Step and validation ELBO of the best state, which is kept; step 0 is persistence with the noise of the data."""
         return self._counters.best_step, self._counters.best
 
     def _step(self, fraction: float) -> None:
@@ -165,7 +165,7 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss.loss)
         norm = self.fabric.clip_gradients(self._objective, self._optimizer, max_norm=training.clip_norm, error_if_nonfinite=False)
-        # Averages over processes, so that all agree on whether the step counts; fetched at once, so that a device is waited for once.
+        # Averages over processes, so that all agree whether the step counts; transferred together, to wait for the device only once.
         value, log_likelihood, kl, norm = self._average(torch.stack([loss.loss.detach(), loss.log_likelihood, loss.kl, norm])).tolist()
         if math.isfinite(value) and math.isfinite(norm):
             self._optimizer.step()
@@ -180,7 +180,7 @@ class Trainer:
         if counters.skipped_in_a_row >= self.config.training.max_bad_steps:
             raise TrainingError(
                 f"the loss or its gradient was not finite in {counters.skipped_in_a_row} steps in a row, up to step {counters.step + 1}: "
-                "lower training.learning_rate, or look at the data with epns-pyro data info. "
+                "lower training.learning_rate, or check the data with epns-pyro data info. "
                 + (f"{self.folder.last} holds the last good state" if self.folder.last.exists() else "Nothing was saved yet")
             )
         logger.warning("step %d: loss or gradient not finite, step skipped (%d in all)", counters.step + 1, counters.skipped)
@@ -190,7 +190,7 @@ class Trainer:
         return self.fabric.all_reduce(values.clone(), reduce_op="mean")
 
     def _draw_noise(self, like: Tensor) -> Tensor:
-        """Standard Normal noise: this rank's rows of what one process would draw for the global minibatch."""
+        """Return standard Normal noise: this process's rows of the noise that a single process would sample for the global minibatch."""
         rows, rank = len(like), self.fabric.global_rank
         everything = torch.randn(
             rows * self.fabric.world_size, *like.shape[1:], dtype=like.dtype, device=like.device, generator=self._noise
@@ -218,7 +218,7 @@ class Trainer:
             )
 
     def _validate(self, log: MetricsLog) -> None:
-        # One process says what was found: several could differ in the last digit, and then in what they do next.
+        # Only one process decides: several could differ in the last digit, and then take different decisions.
         validation = self.fabric.broadcast(self._validator.evaluate() if self.fabric.is_global_zero else None)
         self._counters.validation = validation
         log.write(self._counters.step, **{f"val_{name}": value for name, value in validation.__dict__.items()})
@@ -247,7 +247,7 @@ class Trainer:
     def _restore(self, content: dict[str, Any]) -> None:
         found = RunConfig.parse(content["config"], where=str(self.folder.last))
         if found != self.config:
-            raise CheckpointError(f"{self.folder.last}: {differences(self.config, found)}: start anew in another folder with --out")
+            raise CheckpointError(f"{self.folder.last}: {differences(self.config, found)}: start again in another folder with --out")
         if content["context"] != self.context:
             raise CheckpointError(f"{self.folder.last}: was trained on other data than {self.store.path}")
         restore = {
@@ -261,13 +261,13 @@ class Trainer:
                 read(content[part])
             except CheckpointError as error:
                 raise CheckpointError(f"{self.folder.last}: {error}") from None
-            except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:  # each part raises its own
+            except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:  # types differ by part
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise CheckpointError(f"{self.folder.last}: its {part} do not fit this run ({reason}): train anew") from None
         self._counters = content["counters"]
 
     def _restore_optimizer(self, saved: dict[str, Any]) -> None:
-        """Take the moments; settings come from the config. PyTorch does not look at shapes before its fused kernels read them."""
+        """Restore the moments; settings come from the config. Shapes are checked here, because PyTorch's fused kernels do not."""
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         state = saved["state"]
         if not isinstance(state, dict) or not state.keys() <= set(range(len(parameters))):
@@ -289,7 +289,7 @@ class Trainer:
         return Windows(
             self.store,
             "train",
-            longest,  # refused here, before hours of training, where trajectories are too short for it
+            longest,  # refuses trajectories that are too short now, not after hours of training
             training.batch,
             seed=self.config.seed,
             first_frame=self.store.system.first_frame,
@@ -302,7 +302,7 @@ class Trainer:
         )
 
     def _stopping(self) -> bool:
-        """Whether to stop after this step: all processes do when a signal has reached one of them."""
+        """Return whether to stop after this step: all processes stop if one of them received a signal."""
         if self.fabric.world_size == 1:
             return self._interrupted
         return bool(self.fabric.all_reduce(torch.tensor(float(self._interrupted), device=self.fabric.device), reduce_op="max"))
@@ -318,7 +318,7 @@ class Trainer:
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 previous[number] = signal.signal(number, stop)
-        except ValueError:  # not in the main thread: whoever runs us there handles signals
+        except ValueError:  # not in the main thread: signals are handled by the caller
             pass
         try:
             yield
@@ -333,7 +333,7 @@ def with_strides(store: Store, training: TrainingConfig) -> Store:
 
 
 def differences(mine: RunConfig, theirs: RunConfig) -> str:
-    """Say which settings differ, as dotted keys."""
+    """Describe which settings differ, as dotted keys."""
 
     def walk(a: Any, b: Any, prefix: str) -> Iterator[str]:
         if isinstance(a, dict) and isinstance(b, dict):

@@ -1,4 +1,4 @@
-"""How good a model is on held-out transitions, in nats per transition, beside the references that every user needs."""
+"""Validation: the ELBO on held-out transitions, in nats per transition, beside the oracle where it is known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from epns_pyro.data import Store
 from epns_pyro.inference.elbo import elbo_step
 from epns_pyro.models import Transition
 
-ACTIVE = 0.01  # nats: a latent dimension with a smaller mean KL says nothing
+ACTIVE = 0.01  # nats: a latent dimension with a smaller mean KL is unused
 SEED = 20230514
 
 
@@ -24,7 +24,7 @@ class Validation:
     Parameters
     ----------
     elbo, log_likelihood, kl : float
-        elbo = log_likelihood - kl, never annealed.
+        elbo = log_likelihood - kl, without annealing.
     active : int
         Latent dimensions of an entity whose mean KL is at least 0.01 nats.
     latent : int
@@ -46,7 +46,7 @@ class Validation:
 
 
 class Validator:
-    """Validates a transition on always the same transitions of the set `val`, with always the same noise."""
+    """Validates a transition on the same transitions of the set `val`, with the same noise, every time."""
 
     def __init__(self, store: Store, context: DataContext, transition: Transition, transitions: int, *, device: torch.device) -> None:
         self._transition = transition
@@ -77,7 +77,7 @@ class Validator:
 
 
 def draw_transitions(store: Store, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return at most `count` transitions (x, x'), each (transition, *site, channel), spread evenly over trajectories and frames."""
+    """Choose at most `count` transitions (x, x'), each (transition, *site, channel), evenly spread over trajectories and frames."""
     size, first = store.size(split), store.system.first_frame
     steps = store.steps(split) - first
     trajectories = np.unique(np.linspace(0, size - 1, min(size, max(1, math.isqrt(count)))).astype(int))

@@ -98,7 +98,8 @@ def test_sentences_say_before_and_after():
     said = r.sentences(r.compare(r.fit(*drawn(KNOWN["under-dispersed"], 300, 0)), *drawn(KNOWN["under-dispersed"], 500, 1)))
     found = re.fullmatch(
         r"90% intervals cover (\d+)% before and (\d+)% after recalibration on average over 3 lead times, "
-        r"with average deviations of ([\d.]+) and ([\d.]+) points; worst after it (\d+)% \(\d+-\d+\) at [\d.]+ yr; interval score \d+% better",
+        r"with average deviations of ([\d.]+) and ([\d.]+) points; worst after it "
+        r"(\d+)% \(\d+-\d+\) at [\d.]+ yr; interval score \d+% better",
         said["level"],
     )
     before, after, off_before, off_after, worst = map(float, found.groups())

@@ -98,7 +98,7 @@ GOOD = dataset()
         (dataset(position=1e300 * GOOD["position"].assign_attrs(noise=1.0)), {"position": 1.0}, "field 'position' holds values up to"),
         (GOOD.assign_coords(time=[0.2, np.nan]), {}, "the coordinate 'time' holds NaN or infinite values"),
         (GOOD.assign_coords(time=[0.2, np.inf]), {}, "the coordinate 'time' holds NaN or infinite values"),
-        (GOOD.assign_coords(time=[0.2, 1e8]), {}, r"time 1e\+08 is 1e\+09 model steps of 0\.1 from the start, and at most 100000"),
+        (GOOD.assign_coords(time=[0.2, 1e8]), {}, r"time 1e\+08 is 1e\+09 model steps of 0\.1 from the start: expected at most 100000"),
         (GOOD.assign_coords(time=[-1e300, 0.2]), {}, "model steps of"),
         (GOOD.assign_coords(time=[0.2, 0.2]), {}, "does not increase at frame 1"),
         (GOOD.assign_coords(time=["a", "b"]), {}, "the coordinate 'time' holds no numbers"),

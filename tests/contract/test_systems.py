@@ -99,7 +99,7 @@ class InfiniteObservable(NBody):
 @pytest.mark.parametrize(
     ("defective", "said"),
     [
-        (BatchDependent, "does not depend on what is simulated beside it"),
+        (BatchDependent, "does not depend on other trajectories simulated with it"),
         (WorkerDependent, "does not depend on the number of workers"),
         (OtherStart, "starts from its initial state"),
         (ComesBack, "does not come back"),

@@ -59,5 +59,5 @@ def test_questions_without_an_answer(sim: Simulator, store: Store):
         sim.probability(Exceeds(sim.system, "total_energy", 0.0, step=7), x0, steps=2, members=5)
     with pytest.raises(ShapeError, match=r"one boolean per future, shape \(5,\), found float64 \(5, 3, 3, 7\)"):
         sim.probability(lambda x: x, x0, steps=2, members=5)
-    with pytest.raises(ShapeError, match="one initial state, found 2"):
+    with pytest.raises(ShapeError, match="initial state of a probability: expected one, found 2"):
         sim.probability(lambda x: x, np.stack([x0, x0]), steps=2, members=5)

@@ -130,7 +130,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     refused(tmp_path / "best.ckpt", "no such checkpoint")
     (tmp_path / "best.ckpt").rmdir()
     refused(tmp_path / "best.ckpt", "no such checkpoint")
-    with pytest.raises(CheckpointError, match="nowhere: no such run: epns-pyro train --out"):
+    with pytest.raises(CheckpointError, match="nowhere: no such run: make one with epns-pyro train --out"):
         epns_pyro.load(tmp_path / "nowhere")
 
 

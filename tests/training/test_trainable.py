@@ -46,7 +46,7 @@ def particles(
 TYPES = (("trajectory", "cell"), np.ones((10, 1), np.uint8))
 FAMILY = {"no type": "cells", "volume": "cells"}
 REFUSED = {
-    "one film": (lambda p: particles(p, x=walks(1)), "there is no set 'val': training cannot be watched: cut a single recording"),
+    "one film": (lambda p: particles(p, x=walks(1)), "there is no set 'val': training cannot be validated: cut a single recording"),
     "no type": (
         lambda p: write(p, StateSpec((CELL,), ("y", "x"), 2), cell=(("trajectory", "time", "y", "x"), films())),
         "label images need the two fields 'cell' (kind: label) and 'type' (kind: category, of: cell), found cell: add the variable",

@@ -101,7 +101,7 @@ def interrupted_and_resumed(store: Store, folder: Path, run: RunConfig, stop: in
 def test_a_finished_run_is_not_trained_over(store: Store, uninterrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(uninterrupted, tmp_path / "run")
     before = (tmp_path / "run" / "last.ckpt").read_bytes()
-    with pytest.raises(CheckpointError, match="is there already; resume=True goes on from it"):
+    with pytest.raises(CheckpointError, match="exists already: continue it with resume=True"):
         trainer(store, tmp_path / "run", config()).fit()
     assert (tmp_path / "run" / "last.ckpt").read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""Reading the types of cells: tables as spreadsheets write them, and arrays."""
+"""Reading the types of cells from tables as spreadsheets write them, and from arrays."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_types(path: Path) -> Types:
     Raises
     ------
     DataError
-        If there is no such file, or it does not hold a table of types.
+        If there is no such file, or if it is not a table of types.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file of types")
@@ -39,7 +39,7 @@ def read_types(path: Path) -> Types:
 
 
 def table_of_types(table: np.ndarray, where: str) -> Types:
-    """Look types up in an array (cell,) or (movie, cell): entry l - 1 belongs to label l."""
+    """Return a lookup of types in an array (cell,) or (movie, cell): entry l - 1 belongs to label l."""
     if table.ndim not in (1, 2) or table.dtype.kind not in "iu":
         raise DataError(f"{where}: expected whole numbers (cell,) or (movie, cell), found {table.dtype} {table.shape}")
 
@@ -74,10 +74,10 @@ def _csv_types(path: Path) -> Types:
 
 
 def _table(path: Path) -> pd.DataFrame:
-    """Read a CSV file as text, with the columns label, type and, perhaps, movie; the index is the line of the file."""
+    """Read a CSV file as text, with the columns label, type and optionally movie; the index is the line of the file."""
     text = _text(path)
     head, _, rest = text.partition("\n")
-    hint = head.strip().lower().removeprefix("sep=") if head.lower().startswith("sep=") else ""  # a line of Excel's
+    hint = head.strip().lower().removeprefix("sep=") if head.lower().startswith("sep=") else ""  # a first line that Excel writes
     skipped, text = (1, rest) if hint else (0, text)
     heading = text.partition("\n")[0]
     separator = hint if hint in _SEPARATORS else max(_SEPARATORS, key=heading.count)
@@ -95,7 +95,7 @@ def _table(path: Path) -> pd.DataFrame:
         if wanted not in table.columns:
             raise DataError(f"{path}: has no column {wanted!r}: {nearest(wanted, [name[:40] for name in table.columns[:20]])}")
     if table.columns.duplicated().any():
-        raise DataError(f"{path}: has a column twice: expected label, type and, for several films, movie once each")
+        raise DataError(f"{path}: has two columns of the same name: expected label, type and, for several films, movie")
     table = table[[name for name in ("label", "type", "movie") if name in table]].fillna("")
     return table[(table != "").any(axis=1)]
 
@@ -114,7 +114,7 @@ def _text(path: Path) -> str:
             return raw.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
         except UnicodeDecodeError:
             continue
-    raise DataError(f"{path}: is not text in {encodings[0]}, as its first bytes say")
+    raise DataError(f"{path}: is not text in {encodings[0]}, the encoding that its first bytes indicate")
 
 
 def _whole_numbers(path: Path, table: pd.DataFrame, name: str) -> pd.Series:
@@ -125,7 +125,7 @@ def _whole_numbers(path: Path, table: pd.DataFrame, name: str) -> pd.Series:
     numbers = table[name].str.split(".").str[0].astype(np.int64)
     if name == "type" and (numbers > MOST_TYPES).any():
         line = (numbers > MOST_TYPES).idxmax()
-        raise DataError(f"{path}, line {line}: type {numbers[line]} is more than {MOST_TYPES}, the largest there can be")
+        raise DataError(f"{path}, line {line}: type {numbers[line]} is larger than {MOST_TYPES}, the limit")
     return numbers
 
 
@@ -133,5 +133,5 @@ def _all_typed(movie: Movie, labels: np.ndarray, types: np.ndarray, where: str) 
     if len(missing := labels[types < 1]):
         raise DataError(f"{where}: no type of 1 or more for label {missing[0]} of {movie.name} ({len(missing)} such labels)")
     if types.max(initial=0) > MOST_TYPES:
-        raise DataError(f"{where}: type {types.max()} of {movie.name} is more than {MOST_TYPES}, the largest there can be")
+        raise DataError(f"{where}: type {types.max()} of {movie.name} is larger than {MOST_TYPES}, the limit")
     return types

@@ -32,15 +32,15 @@ def import_epns(
     """Import a folder with train/, val/, test/, test_same_init/ and test_long_simulation/ into a store.
 
     Celestial files are (bodies, 7, time) with channels mass, x, y, z, vx, vy, vz; cellular files (time, height, width, 2) with
-    channels cell and type. Which of the two it is shows in the first training file. Folders other than train/ may be missing. Labels with
-    holes are numbered anew from 1, file by file.
+    channels cell and type. The first training file decides which of the two it is. Folders other than train/ may be missing. Labels with
+    gaps are numbered from 1, file by file.
 
     Parameters
     ----------
     directory, out : str or Path
-        `out` must not exist; it appears when everything has been imported, or not at all.
+        `out` must not exist; it appears after everything has been imported, or not at all.
     every : int, optional
-        Keep every so many frames: 10 for celestial, 1 for cellular data by default.
+        Keep every N-th frame: by default 10 for celestial, 1 for cellular data.
     frame_dt : float, optional
         Time between two frames that are kept; 0.01 x `every` for celestial data, that of the system for cellular data.
     progress : callable, optional
@@ -49,7 +49,7 @@ def import_epns(
     Raises
     ------
     DataError
-        With the name of the file, if one does not fit or differs in shape from the others of its folder.
+        Names the file, if one has a wrong layout or another shape than the others of its folder.
     """
     files = _find(Path(directory))
     layout = _recognise(files["train"][0], every)
@@ -94,7 +94,7 @@ def _recognise(path: Path, every: int | None) -> Layout:
 
 
 class Layout(ABC):
-    """How one kind of published file holds a trajectory."""
+    """Layout of a trajectory in one kind of published file."""
 
     shape: ClassVar[str]
     default_every: ClassVar[int]
@@ -105,7 +105,7 @@ class Layout(ABC):
     @staticmethod
     @abstractmethod
     def fits(shape: tuple[int, ...]) -> bool:
-        """Whether an array has this layout."""
+        """Return whether an array has this layout."""
 
     @abstractmethod
     def frames(self, array: np.ndarray) -> np.ndarray:
@@ -113,15 +113,15 @@ class Layout(ABC):
 
     @abstractmethod
     def read(self, path: Path, spec: StateSpec) -> np.ndarray:
-        """Return the states (time, *site, channel) in a file that `survey` has found sound."""
+        """Return the states (time, *site, channel) in a file that passed `survey`."""
 
     @abstractmethod
     def system(self, files: dict[str, list[Path]], shapes: dict[str, tuple[int, ...]], frame_dt: float | None) -> System:
-        """Return the system that the files are of."""
+        """Return the system that the files describe."""
 
     @abstractmethod
     def check(self, path: Path, frames: np.ndarray) -> None:
-        """Raise DataError if the values cannot be right."""
+        """Raise DataError if the values are impossible."""
 
     def survey(self, paths: list[Path]) -> tuple[int, ...]:
         """Check every file of a set; return the shape (time, *site) that they share."""
@@ -135,7 +135,7 @@ class Layout(ABC):
             if frames.shape != expected:
                 raise DataError(f"{path}: has {_in_words(frames.shape)}, the files before it in {path.parent.name}/ {_in_words(expected)}")
             if len(frames) < 2:
-                raise DataError(f"{path}: {len(frames)} of its frames is kept with every = {self.every}: a step needs 2")
+                raise DataError(f"{path}: every = {self.every} keeps {len(frames)} frame: expected at least 2, choose a smaller one")
             if frames.dtype.kind not in "fiu" or not np.isfinite(frames).all():
                 raise DataError(f"{path}: holds values that are not finite numbers")
             self.check(path, frames)
@@ -190,8 +190,8 @@ class Cellular(Layout):
 
     def __init__(self, every: int) -> None:
         super().__init__(every)
-        self._names = np.empty(0, np.int64)  # all labels seen
-        self._cells = self._types = 0  # most cells of a file, largest type
+        self._names = np.empty(0, np.int64)  # all labels in all files
+        self._cells = self._types = 0  # largest number of cells in a file, largest type
 
     @staticmethod
     def fits(shape: tuple[int, ...]) -> bool:
@@ -209,7 +209,7 @@ class Cellular(Layout):
         if problem := empty.problem():
             raise DataError(f"{path}: of the frames kept, {problem}")
         if types.max() > MOST_TYPES:
-            raise DataError(f"{path}: type {types.max()} is more than {MOST_TYPES}, which is the largest: are its channels cell and type?")
+            raise DataError(f"{path}: type {types.max()} is larger than {MOST_TYPES}, the limit: are its channels cell and type?")
         names = names_of(labels)
         if len(names) >= MOST_LABELS:
             raise DataError(f"{path}: holds {len(names)} labels, at most {MOST_LABELS - 1} fit: are its channels cell and type?")
@@ -225,7 +225,7 @@ class Cellular(Layout):
 
     @property
     def _holes(self) -> bool:
-        """Whether the labels of all files together are other than 1 .. n: those of every file are then numbered anew, in their order."""
+        """Return whether the labels of all files are other than 1 .. n: those of every file are then numbered from 1, in their order."""
         return len(self._names) != self._names.max()
 
     def read(self, path: Path, spec: StateSpec) -> np.ndarray:
@@ -260,7 +260,7 @@ def _sets(layout: Layout, files: dict[str, list[Path]], shapes: dict[str, tuple[
 
 
 def _initial_states(layout: Layout, paths: list[Path]) -> int | None:
-    """Return how many initial states the files share evenly, one block after the other; None if they do not."""
+    """Return the number of initial states if the files divide evenly into consecutive runs of each; None otherwise."""
     first = np.stack([layout.frames(load_npy(path))[0] for path in paths])
     new = [i for i in range(1, len(paths)) if not np.array_equal(first[i], first[i - 1])]
     runs = np.diff([0, *new, len(paths)])

@@ -1,14 +1,14 @@
-"""Numbering cells anew from 1, whatever numbers a tracking program gave them."""
+"""Numbering of cells from 1, independent of the labels that a tracking program used."""
 
 from __future__ import annotations
 
 import numpy as np
 
-_SMALL = 2**24  # labels below are looked up in a table of as many entries
+_SMALL = 2**24  # smaller labels are looked up in a table of this size
 
 
 def names_of(labels: np.ndarray) -> np.ndarray:
-    """Return the sorted labels other than 0 in images (time, y, x), none negative: (cell,)."""
+    """Return the sorted labels other than 0 in images (time, y, x) without negative labels: (cell,)."""
     if (largest := int(labels.max(initial=0))) < _SMALL:
         present = np.zeros(largest + 1, dtype=bool)
         for image in labels:
@@ -20,7 +20,7 @@ def names_of(labels: np.ndarray) -> np.ndarray:
 
 
 def numbered(labels: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """Replace the k-th of names (cell,), sorted, by k + 1 in images (time, y, x), which hold these names and 0 only: uint16."""
+    """Replace the k-th of the sorted names (cell,) by k + 1 in images (time, y, x) of these names and 0: uint16."""
     if (largest := int(names.max(initial=0))) < _SMALL:
         table = np.zeros(largest + 1, dtype=np.uint16)
         table[names] = np.arange(1, len(names) + 1)

@@ -1,4 +1,4 @@
-"""Importing label images: segmented and tracked cells, from zarr arrays or TIFF stacks."""
+"""Import of label images: segmented and tracked cells, from zarr arrays or TIFF files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def import_labels(
 ) -> Store:
     """Import films of label images into a store; label 0 is the medium.
 
-    The labels of every trajectory are numbered anew from 1, without holes and in their order. Every film is read once.
+    The labels of every trajectory are numbered from 1 without gaps, in their order. Every film is read once.
 
     Parameters
     ----------
@@ -54,33 +54,33 @@ def import_labels(
         one per film; or a folder of single TIFF images, the frames of one film. Files are taken in natural order. A table of tracks of
         the Cell Tracking Challenge beside the images (man_track.txt or res_track.txt) must agree with them.
     out : str or Path
-        Must not exist; it appears when everything has been imported, or not at all.
+        Must not exist; it appears after everything has been imported, or not at all.
     types : str or Path, optional
         CSV file with the columns label and type, and movie (name without suffix, or number) where there are several; or a .npy array
-        (cell,) or (movie, cell) whose entry l - 1 is the type of label l. An array `cell_type` beside `cell` is found by itself. By
+        (cell,) or (movie, cell) whose entry l - 1 is the type of label l. An array `cell_type` next to `cell` is used automatically. By
         default all cells are of type 1.
     frame_dt : float
         Time between two frames, in `time_unit`.
     periodic : bool
-        Whether the image wraps around at its edges.
+        Whether the image is periodic: opposite edges meet.
     segment : int, optional
-        Cut every film into trajectories of this many frames; what is left over is dropped.
+        Cut every film into trajectories of this many frames; remaining frames are dropped.
     crop, downscale : optional
-        What is kept of an image, see `View`: ((first row, one past the last), (the same of columns)), then the whole factor by which the
-        resolution is lowered.
+        Part and resolution of the images, see `View`: ((first row, one past the last), (first column, one past the last)), and the integer
+        factor of the downscaling.
     stack_is_time : bool
-        Take every image of a TIFF stack for a frame, whatever the file calls the axis of its stack (z slices, channels).
+        Read every image of a TIFF stack as a frame, even if the file declares another axis (z slices, channels).
     split : Split, optional
-        Shares of the sets.
+        Fractions of the sets.
 
     Raises
     ------
     DataError
-        If a file is damaged or a volume, a film does not hold labels, has a frame without any cell, differs in size from the others, or a
-        cell has no type.
+        If a file is damaged or a volume; or if a film has no labels, a frame without cells, another size than the others, or a cell without
+        a type.
     """
     if periodic and crop:
-        raise DataError("a part of a periodic image is not periodic: leave out crop, or periodic")
+        raise DataError("a crop of a periodic image is not periodic: leave out crop, or periodic")
     movies = find_movies(Path(path), stack_is_time=stack_is_time)
     lineage = find_lineage(Path(path)) if len(movies) == 1 else None
     types_of = read_types(Path(types)) if types else _neighbouring_types(Path(path))
@@ -114,7 +114,7 @@ def _write(segments: _Segments, temporary: Path, system: System, split: Split, p
 
 @dataclass(frozen=True)
 class _Segment:
-    """One trajectory: labels (time, y, x) uint16 without holes, and the type of every label (cell,)."""
+    """One trajectory: labels (time, y, x) uint16 without gaps, and the type of every label (cell,)."""
 
     movie: Movie
     labels: np.ndarray
@@ -122,7 +122,7 @@ class _Segment:
 
     @property
     def areas(self) -> np.ndarray:
-        """Areas of all cells in all frames, pixels: (time, cell); 0 where a cell has not come or has gone."""
+        """Areas of all cells in all frames, pixels: (time, cell); 0 where a cell is absent."""
         count = len(self.types) + 1
         return np.stack([np.bincount(image.ravel(), minlength=count) for image in self.labels])[:, 1:]
 
@@ -144,7 +144,7 @@ def _cut(movie: Movie, types_of: Types | None, view: View, segment: int | None, 
 
 
 def _refuse_empty(movie: Movie, frames: np.ndarray) -> None:
-    """Refuse frames (time, y, x) without any cell; those that are left over when a film is cut may be empty."""
+    """Refuse frames (time, y, x) without any cell; frames that remain after a film is cut may be empty."""
     empty = EmptyFrames(("frame",))
     empty.see(frames)
     if problem := empty.problem():
@@ -152,7 +152,7 @@ def _refuse_empty(movie: Movie, frames: np.ndarray) -> None:
 
 
 class _Segments:
-    """The trajectories of all films, kept in a file, and what they have in common."""
+    """The trajectories of all films, kept in a file, and their common properties."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -161,13 +161,13 @@ class _Segments:
         self._areas = (sys.maxsize, 0)
 
     def append(self, segment: _Segment) -> None:
-        """Keep one more segment, which must have the shape of the others."""
+        """Append a segment, which must have the shape of the others."""
         if not self._types:
             self._first, self._shape = segment.movie.name, segment.labels.shape
         if segment.labels.shape != self._shape:
             raise DataError(
                 f"{segment.movie.name}: (time, y, x) is {segment.labels.shape}, that of {self._first} is {self._shape}: "
-                "cut films of different length with segment, images of different size beforehand"
+                "cut films of different length with segment; crop images of different size beforehand"
             )
         areas = segment.areas
         self._areas = min(self._areas[0], areas.min(initial=sys.maxsize)), max(self._areas[1], areas.max(initial=0))
@@ -189,7 +189,7 @@ class _Segments:
     def system(self, periodic: bool, frame_dt: float, time_unit: str) -> System:
         """Return the system that holds all segments."""
         if not self._types:
-            raise DataError("no film has as many frames as a segment: choose a smaller one")
+            raise DataError("no film has as many frames as a segment: choose a smaller segment")
         if self.frames < 2:
             raise DataError(f"{self._first}: has {self.frames} frame: a step needs at least 2")
         cells, types = max(map(len, self._types)), max(int(t.max(initial=1)) for t in self._types)

@@ -1,4 +1,4 @@
-"""Reading the table of tracks beside a film in the layout of the Cell Tracking Challenge: which cell is when, and whose daughter it is.
+"""Reading the table of tracks of a film in the Cell Tracking Challenge layout: when each cell is present, and its mother.
 
 The table, `man_track.txt` or `res_track.txt`, has no header and four columns: label, first frame, last frame, label of the mother or 0
 (celltrackingchallenge.net, "Naming and file content conventions").
@@ -24,7 +24,7 @@ MOST_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Lineage:
-    """When the cells of a film are there, frames counted from that of its first file, and who their mothers are.
+    """Presence of the cells of a film, in frames counted from its first file, and their mothers.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Lineage:
     table: pd.DataFrame
 
     def check(self, frames: np.ndarray) -> None:
-        """Raise DataError if a label in images (time, y, x) is not in the table, or outside of its frames there."""
+        """Raise DataError if a label in images (time, y, x) is missing in the table, or present in other frames than the table says."""
         begin, end = (dict(zip(self.table["label"], self.table[name], strict=True)) for name in ("begin", "end"))
         for t, image in enumerate(frames):
             for label in names_of(image[None]).tolist():
@@ -51,7 +51,7 @@ class Lineage:
 
     @property
     def summary(self) -> str:
-        """How many cells appear, divide and end within the film, in words."""
+        """Describe how many cells appear, divide and end within the film."""
         t = self.table
         first, last, daughter = t["begin"] == t["begin"].min(), t["end"] == t["end"].max(), t["parent"] > 0
         mothers, gone = t["parent"][daughter].nunique(), ~last & ~t["label"].isin(t["parent"])
@@ -89,10 +89,10 @@ def find_lineage(folder: Path) -> Lineage | None:
             raise DataError(f"{file}, row {wrong[0] + 1}: {name} must be a whole number, found {table[name][wrong[0]][:40]!r}")
     table = table.astype(np.int64)
     problems = {
-        "a label is there twice": table["label"].duplicated(),
+        "a label occurs twice": table["label"].duplicated(),
         "a track ends before it begins": table["end"] < table["begin"],
         "the mother has no track": (table["parent"] > 0) & ~table["parent"].isin(table["label"]),
-        "label 0 is the medium's": table["label"] == 0,
+        "label 0 is that of the medium": table["label"] == 0,
     }
     for problem, rows in problems.items():
         if rows.any():

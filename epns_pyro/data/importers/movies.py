@@ -1,4 +1,4 @@
-"""Finding films of label images in the files of a user, and reading them frame by frame."""
+"""Finding films of label images in the user's files, and reading them frame by frame."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from epns_pyro.data.importers.epns_format import natural
 from epns_pyro.data.importers.tiff import MOST_IMAGE_PIXELS, MOST_PIXELS, SUFFIXES, count_images, open_stack
 from epns_pyro.errors import DataError, nearest
 
-MOST_FILM_PIXELS = 2**31  # of a film, once cropped and downscaled: it has to fit into memory
+MOST_FILM_PIXELS = 2**31  # of a film after crop and downscaling: it must fit into memory
 _METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json")
-_NUMBERED_FRAME = re.compile(r"(?:t|mask|man_seg|man_track)_?\d{3,}$", re.IGNORECASE)  # one time point in the Cell Tracking Challenge
+_NUMBERED_FRAME = re.compile(r"(?:t|mask|man_seg|man_track)_?\d{3,}$", re.IGNORECASE)  # one frame in the Cell Tracking Challenge
 
 
 @dataclass(frozen=True)
 class View:
-    """What is kept of an image: a rectangle of it, at a lower resolution.
+    """Part and resolution of an image that are used: a rectangle of it, downscaled.
 
     Parameters
     ----------
     crop : ((int, int), (int, int)), optional
-        First and one past the last row, then column, pixels of the file; None: all.
+        Rows, then columns, each (first, one past the last), in pixels of the file; None: all.
     downscale : int
-        Blocks of so many by so many pixels become one pixel, which has the label that most of them have (of several, that of the first
-        such pixel in reading order). Rows and columns that are left over at the end are dropped.
+        N x N pixels become one pixel with their most frequent label (if several, that of the first such pixel in reading order). Remaining
+        rows and columns at the end are dropped.
     """
 
     crop: tuple[tuple[int, int], tuple[int, int]] | None = None
     downscale: int = 1
 
     def of(self, image: np.ndarray, where: str) -> np.ndarray:
-        """Return what is kept of an image (y, x)."""
+        """Return the cropped and downscaled image (y, x)."""
         if self.crop:
             for axis, (start, stop), size in zip("yx", self.crop, image.shape, strict=True):
                 if not 0 <= start < stop <= size:
@@ -63,14 +63,14 @@ class View:
 
 @dataclass(frozen=True)
 class Movie:
-    """One film of label images; `frames` gives them (y, x), one after the other."""
+    """One film of label images; `frames` yields them (y, x) in order of time."""
 
     name: str
     number: int
     frames: Callable[[], Iterable[np.ndarray]]
 
     def labels(self, view: View | None = None) -> np.ndarray:
-        """Read the labels (time, y, x): integers, none negative."""
+        """Read the labels (time, y, x): integers without negative ones."""
         view, kept, pixels = view or View(), [], 0
         for frame in self.frames():
             image = np.ascontiguousarray(view.of(self._whole(frame), self.name))
@@ -94,7 +94,7 @@ class Movie:
         if image.dtype.kind == "b":
             return image.astype(np.uint8)
         if image.dtype.kind == "f" and np.array_equal(image, np.round(image)) and np.abs(image).max(initial=0) < 2**53:
-            return image.astype(np.int64)  # whole numbers, saved as float by many segmentation tools
+            return image.astype(np.int64)  # integers, saved as floating-point numbers by many segmentation tools
         if image.dtype.kind not in "iu":
             raise DataError(f"{self.name}: a label is a whole number, found {image.dtype}: is this the raw image, not its segmentation?")
         if image.min(initial=0) < 0:
@@ -125,7 +125,7 @@ def find_movies(path: Path, *, stack_is_time: bool = False) -> list[Movie]:
     if not stack_is_time and max(counts) > 1 and all(_NUMBERED_FRAME.match(file.stem) for file in files):
         raise DataError(
             f"{path}: {files[0].name}, ... are the frames of one film, and each is a stack of {counts[0]} images, so a volume: keep one "
-            "image per frame (a slice or a projection), or say --stack-is-time if every file is a film of its own"
+            "image per frame (a slice or a projection), or use --stack-is-time if every file is a film of its own"
         )
     return [
         Movie(file.name, number, lambda file=file: open_stack(file, stack_is_time=stack_is_time).frames())
@@ -154,10 +154,10 @@ def open_films(path: Path) -> zarr.Array:
 
 
 def open_node(path: Path) -> zarr.Group | zarr.Array:
-    """Open a zarr directory after a look at what it says of itself."""
+    """Open a zarr directory after checking its metadata."""
     check_zarr(path)
     refuse_damaged_blosc(path)
-    with reading(f"{path}: is no zarr directory, or is damaged"):
+    with reading(f"{path}: is not a zarr directory, or is damaged"):
         return zarr.open(path, mode="r")
 
 
@@ -169,7 +169,7 @@ def _zarr_movies(path: Path) -> list[Movie]:
 
 
 def _refuse_claims(path: Path, array: zarr.Array) -> None:
-    """Raise DataError if an array claims more frames than its chunks can hold: a frame without a chunk would be empty."""
+    """Raise DataError if an array declares more frames than its chunks can hold: a frame without a chunk would be empty."""
     if not array.size:
         axes = "(time, y, x)" if array.ndim == 3 else "(movie, time, y, x)"
         raise DataError(f"{path}: holds no images: {axes} is {array.shape}")
@@ -189,7 +189,7 @@ def _refuse_claims(path: Path, array: zarr.Array) -> None:
 
 
 def _zarr_frames(path: Path, array: zarr.Array, *movie: int) -> Iterator[np.ndarray]:
-    """Read frames (y, x), as many at a time as a chunk holds."""
+    """Yield frames (y, x), reading one chunk of frames at a time."""
     time, step = array.shape[-3], array.chunks[-3]
     for start in range(0, time, step):
         stop = min(start + step, time)

@@ -1,4 +1,4 @@
-"""Reading .npy files of others: no pickles, and a header is believed only as far as the file goes."""
+"""Reading .npy files from unknown sources: no pickles, and the header must agree with the size of the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from epns_pyro.errors import DataError
 
-# What NumPy raises for damaged files and for headers that make no sense.
+# Exceptions that NumPy raises for damaged files and invalid headers.
 _DAMAGE = (
     ArithmeticError,
     EOFError,
@@ -26,16 +26,16 @@ _DAMAGE = (
 
 
 def load_npy(path: Path) -> np.ndarray:
-    """Open an array of numbers, any shape, without reading its values: they are read where they are used.
+    """Open an array of numbers, any shape, as a memory map: values are read when they are used.
 
     Raises
     ------
     DataError
-        If the file is damaged, shorter than its header says, or holds something else than numbers.
+        If the file is damaged, shorter than its header says, or holds something other than numbers.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of NumPy, on sizes that overflow: they end in an error anyway
+            warnings.simplefilter("ignore")  # of NumPy, about sizes that overflow: these become an error below
             array = np.lib.format.open_memmap(path, mode="r")  # reads arrays only: no pickle, no archive
     except _DAMAGE as error:
         raise DataError(f"{path}: cannot be read as a .npy array: {' '.join(str(error).split())[:200] or type(error).__name__}") from None

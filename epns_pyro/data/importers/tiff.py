@@ -1,7 +1,7 @@
-"""Reading stacks of label images from TIFF files, with distrust: what a file declares counts only after a look at what it holds.
+"""Safe reading of label images from TIFF files: what a file declares is checked against its content first.
 
-The directories of a file are walked and its sizes compared with those of the file before any pixel is decoded, and images are decoded one
-at a time. A damaged or lying file is one DataError.
+Before any pixel is decoded, all directories of the file are read and the declared sizes are compared with the size of the file. Images
+are decoded one at a time. A damaged or malicious file raises one DataError.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from epns_pyro.errors import DataError
 
 SUFFIXES = (".tif", ".tiff")
 
-# Limits. Behind them there is no label image of cells that fits into memory.
+# Limits. Label images beyond them do not fit into memory.
 MOST_IMAGES = 100_000  # in a file
 MOST_IMAGE_PIXELS = 2**28  # 16,384 x 16,384
 MOST_PIXELS = 2**33  # of all images of a file
-MOST_EXPANSION = 10_000  # decoded bytes per byte of the file; film of labels that compress well reach a few hundred
+MOST_EXPANSION = 10_000  # decoded bytes per byte of the file; label images that compress well reach a few hundred
 
-# What tifffile, the codecs and NumPy raise for damaged files.
+# Exceptions that tifffile, the codecs and NumPy raise for damaged files.
 _DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError, OSError, RecursionError),
     *(RuntimeError, TypeError, ValueError, struct.error, zlib.error, lzma.LZMAError, tifffile.TiffFileError),
 )
 _AXES = {"z": "z slices", "c": "channels", "s": "samples"}
-# Codecs of the standard library, which tifffile lets expand without bound: (data, most bytes) -> bytes.
+# Codecs of the standard library, whose output tifffile does not limit: (data, most bytes) -> bytes.
 _BOUNDED: dict[int, Callable[[bytes, int], bytes]] = {
     8: lambda data, most: zlib.decompressobj().decompress(data, most),
     32946: lambda data, most: zlib.decompressobj().decompress(data, most),
@@ -48,7 +48,7 @@ _BOUNDED: dict[int, Callable[[bytes, int], bytes]] = {
 
 @dataclass(frozen=True)
 class TiffStack:
-    """The images of one TIFF file, (y, x) each: `images` of them, frames of a film unless there is only one."""
+    """The images (y, x) of one TIFF file: `images` of them, which are frames of a film unless there is only one."""
 
     file: Path
     images: int
@@ -56,25 +56,25 @@ class TiffStack:
     width: int
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Decode the images (y, x), one after the other."""
+        """Decode the images (y, x), in order."""
         with _opened(self.file) as (tiff, raw):
             yield from _decoded(self.file, tiff, raw, self.images)
 
 
 def open_stack(file: Path, *, stack_is_time: bool = False) -> TiffStack:
-    """Look at a TIFF file without decoding it.
+    """Check a TIFF file without decoding it, and return its stack of images.
 
     Parameters
     ----------
     file : Path
     stack_is_time : bool
-        Take every image for a frame of a film, whatever the file calls the axis of its stack (z slices, channels).
+        Read every image as a frame of a film, even if the file declares another axis (z slices, channels).
 
     Raises
     ------
     DataError
-        If the file is damaged, claims more than it holds or more than the limits above, has images of different size, is in colour, or is
-        a volume or has channels.
+        If the file is damaged, declares more than it holds or more than the limits above, has images of different size or in colour, is a
+        volume, or has channels.
     """
     with _opened(file) as (tiff, raw):
         count, size = count_images(file), raw.seek(0, 2)
@@ -85,7 +85,7 @@ def open_stack(file: Path, *, stack_is_time: bool = False) -> TiffStack:
             if declared.get(axis, 1) > 1 and not stack_is_time:
                 raise DataError(
                     f"{file}: is a stack of {declared[axis]} {name}, expected a film (time, y, x): keep one image per frame (a slice or a "
-                    "projection), or say --stack-is-time if the images are frames after all"
+                    "projection), or use --stack-is-time if the images are frames"
                 )
         if sum(declared.get(axis, 1) > 1 for axis in ("t", *_AXES)) > 1:
             sizes = ", ".join(f"{declared[a]} {_AXES.get(a, 'frames')}" for a in ("t", *_AXES) if declared.get(a, 1) > 1)
@@ -109,7 +109,7 @@ def count_images(file: Path) -> int:
     Raises
     ------
     DataError
-        If the chain of directories leaves the file, runs in a circle, or is longer than `MOST_IMAGES`.
+        If the chain of directories leaves the file, forms a loop, or is longer than `MOST_IMAGES`.
     """
     try:
         with file.open("rb") as raw:
@@ -123,13 +123,13 @@ def _walk(file: Path, raw: BinaryIO) -> int:
     order = {b"II": "<", b"MM": ">"}.get(header[:2])
     version = struct.unpack(f"{order}H", header[2:4])[0] if order and len(header) >= 8 else 0
     if version not in (42, 43) or (version == 43 and len(header) < 16):
-        raise DataError(f"{file}: cannot be read as TIFF: it does not begin like one")
+        raise DataError(f"{file}: is not a TIFF file: its first bytes are not those of TIFF")
     number, offset, entry = ("H", "I", 12) if version == 42 else ("Q", "Q", 20)
     place = struct.unpack(order + offset, header[4:8] if version == 42 else header[8:16])[0]
     size, seen = raw.seek(0, 2), set()
     while place:
         if place in seen:
-            raise DataError(f"{file}: is damaged: its list of images runs in a circle after image {len(seen)}")
+            raise DataError(f"{file}: is damaged: its list of images forms a loop after image {len(seen)}")
         if len(seen) == MOST_IMAGES:
             raise DataError(f"{file}: holds more than {MOST_IMAGES} images: cut it into several files")
         if place >= size:
@@ -145,7 +145,7 @@ def _walk(file: Path, raw: BinaryIO) -> int:
 
 
 def _declared(tiff: tifffile.TiffFile, first: tifffile.TiffPage) -> dict[str, int]:
-    """Sizes of the axes of a stack that its description names: t, z, c, and i, the number of images whose axis has no name."""
+    """Return the sizes of the axes that the description of a stack names: t, z, c, and i for images of an axis without a name."""
     if tiff.is_imagej:
         meta = tiff.imagej_metadata or {}
         names = {"t": "frames", "z": "slices", "c": "channels", "i": "images"}
@@ -165,10 +165,10 @@ def _declared(tiff: tifffile.TiffFile, first: tifffile.TiffPage) -> dict[str, in
 
 
 def _images(file: Path, first: tifffile.TiffPage, declared: dict[str, int], count: int) -> int:
-    """Return how many images there are, `count` of which have a directory of their own."""
+    """Return the number of images, of which `count` have their own directory."""
     wanted = declared.get("i", 0)
     if first.samplesperpixel > 1:
-        # An array of 3 or 4 frames that was saved without a word on colour becomes the planes of one colour image.
+        # An array of 3 or 4 frames saved without a colour setting becomes the planes of one colour image.
         if count == 1 and first.planarconfig == 2 and wanted == first.samplesperpixel:
             return wanted
         raise DataError(f"{file}: is a colour image, expected labels (frames of a film are saved with photometric='minisblack')")
@@ -188,7 +188,7 @@ def _lateral(page: tifffile.TiffPage) -> tuple[int, int]:
 
 
 def _refuse_page(file: Path, page: tifffile.TiffPage, number: int, size: int, first: tifffile.TiffPage) -> None:
-    """Raise DataError unless an image can be what it says, in a file of this size, and is like the first."""
+    """Raise DataError unless an image can be what it declares, in a file of this size, and has the properties of the first."""
     height, width = _lateral(page)
     where = f"{file}: image {number + 1}"
     if not 0 < height * width <= MOST_IMAGE_PIXELS or page.imagedepth != 1:
@@ -224,12 +224,12 @@ def _decoded(file: Path, tiff: tifffile.TiffFile, raw: BinaryIO, images: int) ->
             _refuse_bomb(file, page, raw)
             try:
                 yield page.asarray(maxworkers=1).reshape(shape)
-            except ImportError:  # a codec that this version of Python has not
+            except ImportError:  # a codec that this Python installation does not have
                 raise _needs_codec(file, page) from None
 
 
 def _refuse_bomb(file: Path, page: tifffile.TiffPage, raw: BinaryIO) -> None:
-    """Raise DataError if a segment of an image expands to more than the pixels that it is for."""
+    """Raise DataError if a segment of an image expands to more bytes than its pixels need."""
     expand = _BOUNDED.get(int(page.compression))
     if expand is None:
         return
@@ -237,12 +237,12 @@ def _refuse_bomb(file: Path, page: tifffile.TiffPage, raw: BinaryIO) -> None:
     for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
         raw.seek(start)
         if len(expand(raw.read(length), most + 1)) > most:
-            raise DataError(f"{file}: is damaged: compressed pixels expand to more than the {most} bytes that they are for")
+            raise DataError(f"{file}: is damaged: compressed pixels expand to more than the {most} bytes that they need")
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[tuple[tifffile.TiffFile, BinaryIO]]:
-    """Open a TIFF file; whatever goes wrong inside is a DataError, and what tifffile logs of it stays off the screen."""
+    """Open a TIFF file; every error inside becomes a DataError, and log messages of tifffile are hidden."""
     log = logging.getLogger("tifffile")
     disabled, log.disabled = log.disabled, True
     try:

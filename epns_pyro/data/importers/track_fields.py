@@ -1,4 +1,4 @@
-"""What is imported of a table of tracks beside the positions: scalars, vectors, constants and categories of bodies, in named columns."""
+"""Fields that are imported from columns of a table of tracks, besides the positions: scalars, vectors, constants and categories."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ POSITION, VELOCITY = "position", "velocity"
 
 @dataclass(frozen=True)
 class Column:
-    """A field that stands in columns of a table.
+    """A field that is read from one or more columns of a table.
 
     Parameters
     ----------
     name : str
-        Of the field.
+        Name of the field.
     columns : tuple of str
         One for a scalar, one per axis for a vector.
     unit : str
@@ -39,7 +39,7 @@ class Column:
 
     @classmethod
     def parse(cls, text: str, *, vector: bool = False) -> Column:
-        """Read NAME, NAME:UNIT, NAME=COLUMN:UNIT or, of a vector, NAME=COLUMN,COLUMN[,COLUMN]:UNIT.
+        """Read NAME, NAME:UNIT, NAME=COLUMN:UNIT or, for a vector, NAME=COLUMN,COLUMN[,COLUMN]:UNIT.
 
         >>> Column.parse("brightness=MEAN_INTENSITY_CH1:counts")
         Column(name='brightness', columns=('MEAN_INTENSITY_CH1',), unit='counts')
@@ -55,12 +55,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Quantities:
-    """All that is taken from a table beside frame and track.
+    """All fields that are read from a table, besides frame and track.
 
     Parameters
     ----------
     fields, statics, categories, vectors : tuple of Column
-        Scalars that change, scalars and classes of a body that do not, vectors that change.
+        Scalars that change, constant scalars, constant classes of a body, vectors that change.
     """
 
     fields: tuple[Column, ...] = ()
@@ -77,7 +77,7 @@ class Quantities:
         return (*self.vectors, *self.fields, *self.statics, *self.categories)
 
     def spec(self, axes: int, unit: str, time_unit: str, categories: dict[str, int]) -> StateSpec:
-        """Return the specification of states with so many axes; a vector called velocity is the rate of the position."""
+        """Return the specification of states with this number of axes; a vector called velocity is the rate of the position."""
         per_time = f"{unit}/{time_unit}" if unit and time_unit else ""
         vectors = [
             Field(v.name, "1o", unit=v.unit or per_time * (v.name == VELOCITY), rate_of=POSITION * (v.name == VELOCITY))
@@ -96,16 +96,16 @@ class Quantities:
 
 
 class Reader:
-    """Turns chunks of detections into rows of numbers, and counts what it leaves out and why.
+    """Turns chunks of detections into rows of numbers, and counts what it drops, by reason.
 
     A row is (frame, track, position, vectors, scalars, categories): (2 + channel,) float64. Tracks and categories are numbered in the
-    order of their appearance.
+    order in which they appear.
 
     Parameters
     ----------
     quantities : Quantities
     likelihood : float, optional
-        Detections less likely than this are left out.
+        Detections with a smaller likelihood are dropped.
     scale : float
         Positions and velocities are multiplied by it.
     frame_dt : float, optional
@@ -129,7 +129,7 @@ class Reader:
         self.rows = 0
 
     def read(self, path: Path, chunk: pd.DataFrame, axes: Sequence[str], tracks: dict[str, int]) -> np.ndarray:
-        """Return the rows (row, 2 + channel) of a chunk that can be used; new tracks are added to `tracks`."""
+        """Return the usable rows (row, 2 + channel) of a chunk; new tracks are added to `tracks`."""
         self.rows += len(chunk)
         frame = self._frames(path, chunk)
         track = number_names(chunk[TRACK], tracks)
@@ -177,12 +177,12 @@ class Reader:
             raise DataError(f"{path}, {chunk.index.name or 'row'} {chunk.index[row]}: {name} is {given[row]:g}, expected {expected}")
         if (wrong := np.abs(whole) > 2**53).any():
             row = int(np.argmax(wrong))
-            raise DataError(f"{path}, {chunk.index.name or 'row'} {chunk.index[row]}: {name} is {given[row]:g}: no recording is so long")
+            raise DataError(f"{path}, {chunk.index.name or 'row'} {chunk.index[row]}: {name} is {given[row]:g}: too large for a frame")
         return whole
 
 
 def number_names(names: pd.Series, known: dict[str, int]) -> np.ndarray:
-    """Return the numbers of names (row,), -1 where nothing stands; new names get the next numbers. 7, 7.0 and "7" are one name."""
+    """Return the numbers of names (row,), -1 where the cell is empty; new names get the next numbers. 7, 7.0 and "7" are one name."""
     codes, unique = pd.factorize(names)
     table = np.array([known.setdefault(_plain_name(name), len(known)) for name in unique] + [-1], dtype=np.int64)
     return table[codes]
@@ -196,5 +196,5 @@ def _plain_name(name: object) -> str:
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
-    """Sort names, whole numbers by their size and before words."""
+    """Sort names: integers by value, before words."""
     return sorted(names, key=lambda name: (0, int(name), "") if re.fullmatch(r"-?\d+", name) else (1, 0, name))

@@ -19,7 +19,7 @@ from epns_pyro.errors import DataError
 
 
 def is_wide(names: tuple[str, ...]) -> bool:
-    """Whether a header is x1, y1, x2, y2, ..., perhaps behind a time: what idtracker and idtracker.ai write."""
+    """Return whether a header is x1, y1, x2, y2, ..., optionally after a time: the layout of idtracker and idtracker.ai."""
     lower = [name.lower() for name in names]
     return {"x1", "y1"} <= set(lower) and all(re.fullmatch(r"[xyz]\d+|probid\d+", name) for name in lower[1:])
 
@@ -51,7 +51,7 @@ class WideTracks(Tracks):
 
 @final
 class DeepLabCut(Tracks):
-    """A header of several lines (scorer, individuals, bodyparts, coords) over one row per frame; every body part is a track."""
+    """A header of several lines (scorer, individuals, bodyparts, coords), then one row per frame; every body part is a track."""
 
     layout = "DeepLabCut"
 

@@ -1,4 +1,4 @@
-"""Finding files of tracks and recognising who wrote them."""
+"""Finding files of tracks and recognising the program that wrote them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WAY_OUT = {
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the files of tracks that paths name, those of a folder in natural order."""
+    """Return the files of tracks in the given paths, those of a folder in natural order."""
     found: list[Path] = []
     for path in paths:
         if not path.exists():
@@ -57,7 +57,7 @@ def open_tracks(path: Path, columns: str | None = None, time_column: str = "") -
     Raises
     ------
     DataError
-        If the file is no table of tracks.
+        If the file is not a table of tracks.
     """
     suffix = path.suffix.lower()
     if suffix in WAY_OUT:

@@ -1,4 +1,4 @@
-"""A recording of tracks: what its detections look like, whatever file they come from."""
+"""A recording of tracks: its detections in one form, for all kinds of files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Tracks(ABC):
     Attributes
     ----------
     layout : str
-        Who writes such files.
+        The program that writes such files.
     columns : tuple of str
-        What a detection has beside its frame, track and position.
+        Columns of a detection besides frame, track and position.
     axes : tuple of str
-        "x", "y" and perhaps "z".
+        "x", "y" and optionally "z".
     unit : str
-        Of the positions, where the file says it.
+        Unit of the positions, if the file has one.
     declared : bool
-        Whether the user has said which column is which.
+        Whether the user declared the meaning of the columns.
     """
 
     layout: ClassVar[str]
@@ -44,7 +44,7 @@ class Tracks(ABC):
 
     @abstractmethod
     def chunks(self) -> Iterator[pd.DataFrame]:
-        """Read the detections, about `CHUNK_ROWS` at a time, in columns frame (or time), id, x, y[, z] and those of `columns`.
+        """Yield the detections, about `CHUNK_ROWS` at a time, in columns frame (or time), id, x, y[, z] and those of `columns`.
 
-        The index says where a detection stands in the file; frame, time and the axes are numbers, NaN where nothing stands.
+        The index says where a detection is in the file; frame, time and the axes are numbers, NaN where the cell is empty.
         """

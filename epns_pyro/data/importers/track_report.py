@@ -1,4 +1,4 @@
-"""What an import of tracks did: what it read, what it left out and why, and what it made. It is kept in the store."""
+"""Report of an import of tracks, kept in the store: what was read, what was dropped and why, and what was written."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ ATTRIBUTE = "import_report"
 
 @dataclass(frozen=True)
 class ImportReport:
-    """The account of an import: rows read = rows kept + rows dropped.
+    """Report of an import: rows read = rows kept + rows dropped.
 
     Parameters
     ----------
     recordings : list of str
         Names of the files.
     layouts : list of str
-        Who wrote them.
+        The programs that wrote them.
     rows, tracks, frames : int
-        Read, of all recordings together; frames are those that are kept and have a body.
+        Totals over all recordings; only kept frames with a body are counted.
     every : int
-        Every so many frame numbers are kept.
+        Every N-th frame number is kept.
     kept : int
         Rows in the store.
     dropped : dict of str to int
-        Rows by the reason why they were left out.
+        Rows by the reason for dropping them.
     sets : dict of str to int
-        Trajectories of every set.
+        Number of trajectories of every set.
     segment, bodies : int
-        Frames of a trajectory, and the most bodies in one.
+        Frames of a trajectory, and largest number of bodies in one.
     notes : list of str
-        What else was done, in sentences.
+        Other changes, in sentences.
     """
 
     recordings: list[str]
@@ -54,7 +54,7 @@ class ImportReport:
     notes: list[str]
 
     def lines(self) -> Iterator[str]:
-        """Say it in a few lines."""
+        """Describe the import in a few lines."""
         layouts = ", ".join(dict.fromkeys(self.layouts))
         files = f"{len(self.recordings)} recording{'s' * (len(self.recordings) != 1)} ({layouts})"
         yield f"read {files}: {self.rows:,} rows, {self.tracks:,} tracks, {self.frames:,} frames with a body (every {self.every})"

@@ -1,4 +1,4 @@
-"""Tables of tracks with one row per detection: known headers, and columns that the user names."""
+"""Tables of tracks with one row per detection: known headers, or columns that the user names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from epns_pyro.errors import ConfigError, DataError, nearest
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which column of a table is what: the names of all columns after renaming, and those that have a role."""
+    """Meaning of the columns of a table: the names of all columns after renaming, and those that are used."""
 
     layout: str
     names: tuple[str, ...]
@@ -28,7 +28,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Header:
-    """A header that is known, in lower case: the column of the frame, possible names of the track, the axes."""
+    """A known header, in lower case: column of the frame, possible columns of the track, the axes."""
 
     layout: str
     frame: str
@@ -36,7 +36,7 @@ class Header:
     axes: tuple[str, ...]
 
     def roles(self, names: tuple[str, ...]) -> dict[str, str] | None:
-        """Return the columns by role, or None if this is another header."""
+        """Return the columns by role, or None if this is a different header."""
         lower = {name.lower(): name for name in reversed(names)}
         track = next((t for t in self.tracks if t in lower), None)
         if track is None or not {self.frame, *self.axes[:2]} <= lower.keys():
@@ -56,20 +56,20 @@ HEADERS = (
 
 
 def assign(path: Path, names: tuple[str, ...], has_header: bool, columns: str | None) -> Assignment:
-    """Say which column is what, by the user's word or by the header."""
+    """Determine the meaning of the columns, from the user or from the header."""
     if columns is None:
         for header in HEADERS:
             if has_header and (roles := header.roles(names)):
                 return Assignment(header.layout, names, roles)
         seen = f"the header {','.join(names)[:120]} is not known" if has_header else f"there is no header above its {len(names)} columns"
-        raise DataError(f"{path}: {seen}: say which column is what, e.g. --columns frame,id,x,y (- skips one), or frame=NAME,id=NAME,...")
+        raise DataError(f"{path}: {seen}: say what the columns are, e.g. --columns frame,id,x,y (- skips one), or frame=NAME,id=NAME,...")
     entries = [entry.strip() for entry in columns.split(",")]
     if all("=" in entry for entry in entries):
         roles = _by_name(path, names, dict(entry.split("=", 1) for entry in entries))
     else:
         names, roles = _in_order(path, names, has_header, entries)
     if missing := [role for role in ("x", "y") if role not in roles] + [FRAME] * (FRAME not in roles and TIME not in roles):
-        raise ConfigError(f"--columns {columns}: does not say which column is {missing[0]}: needed are frame (or time), x and y")
+        raise ConfigError(f"--columns {columns}: does not name the column of {missing[0]}: expected frame (or time), x and y")
     return Assignment("table", names, roles)
 
 
@@ -89,7 +89,7 @@ def _by_name(path: Path, names: tuple[str, ...], wanted: dict[str, str]) -> dict
 
 
 def _in_order(path: Path, names: tuple[str, ...], has_header: bool, entries: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Read a plain list: names of columns where the header has all of them, else what the columns are, one after the other."""
+    """Read a plain list: names of columns if the header has all of them, otherwise the roles of the columns in order."""
     words = [entry for entry in entries if entry != "-"]
     if wrong := [entry for entry in entries if not entry or "=" in entry]:
         raise ConfigError(
@@ -113,7 +113,7 @@ def _in_order(path: Path, names: tuple[str, ...], has_header: bool, entries: lis
 
 
 def find_column(path: Path, names: Sequence[str], column: str) -> str:
-    """Return the name of a column that a user calls by its name, in any case, or by its number from 1."""
+    """Return the name of a column that the user gave by name, in upper or lower case, or by number from 1."""
     if column in names:
         return column
     if close := [name for name in names if name.lower() == column.lower()]:
@@ -134,7 +134,7 @@ class _Long(Tracks):
 
     @abstractmethod
     def raw(self) -> Iterator[pd.DataFrame]:
-        """Read the columns as they are in the file."""
+        """Yield the columns as they are in the file."""
 
     def chunks(self) -> Iterator[pd.DataFrame]:
         for chunk in self.raw():
@@ -157,7 +157,7 @@ class TextTracks(_Long):
             self._skip_explanations()
 
     def _skip_explanations(self) -> None:
-        """Leave out the rows below a TrackMate header that say what the columns are: names, short names and units."""
+        """Skip the rows below a TrackMate header that describe the columns: names, short names and units."""
         frame, x = (self._table.names.index(self.roles[role]) for role in (FRAME, "x"))
         head = [row for row in self._table.head[1:4] if len(row) == len(self._table.names)]
         words = list(takewhile(lambda row: not re.fullmatch(r"-?\d+(\.0*)?", row[frame]), head))

@@ -1,4 +1,4 @@
-"""Recordings of tracks cut into trajectories: short stretches with a body axis of their own, NaN where a body is not there."""
+"""Cutting recordings of tracks into segments: each is a trajectory with its own body axis, NaN where a body is absent."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from epns_pyro.durations import steps_between
 from epns_pyro.errors import DataError
 from epns_pyro.state import StateSpec
 
-FRAME, TRACK, FIRST_VALUE = 0, 1, 2  # columns of a row; behind them stand the values
+FRAME, TRACK, FIRST_VALUE = 0, 1, 2  # columns of a row; the values follow
 ONE_ROW = "of tracks with one row"
 LEFT_OVER = "left over at the end of a recording, less than a segment"
-REPEATED = "that repeat another one, number by number"
-SECOND = "with the id and frame of an earlier one"
-NOT_KEPT = "of frames between those that are kept"
-NO_STEP = "of segments in which no body is there twice in a row"
+REPEATED = "that are exact copies of another row"
+SECOND = "with the id and frame of an earlier row"
+NOT_KEPT = "of frames between the kept frames"
+NO_STEP = "of segments in which no body is present in two consecutive frames"
 REFUSE, FIRST = "refuse", "first"
 
 
@@ -41,7 +41,7 @@ class Recording:
     times : numpy.ndarray, optional
         Of the frames, by number, where the file has times.
     in_order : bool
-        Whether no frame number is followed by a smaller one.
+        Whether the rows are in order of the frames.
     """
 
     name: str
@@ -78,10 +78,10 @@ class Recording:
 
 
 class Cut:
-    """One recording, cut: which rows belong to which stretch.
+    """One recording, cut: which rows belong to which segment.
 
-    Kept frames are numbered 0, 1, 2, ... from the first frame of the recording, every `every` frame numbers. A stretch begins in a frame
-    with a body, so frames without any are skipped between two stretches.
+    Kept frames are numbered 0, 1, 2, ... from the first frame of the recording, every `every` frame numbers. A segment begins in a frame
+    with a body, so frames without bodies are skipped between two segments.
     """
 
     def __init__(self, recording: Recording, number: int, every: int, segment: int | None, dropped: Counter[str]) -> None:
@@ -135,7 +135,7 @@ class Cut:
         return found
 
     def groups(self, path: Path, dropped: Counter[str]) -> Groups:
-        """Sort the rows by stretch into a file at `path`."""
+        """Sort the rows by segment into a file at `path`."""
 
         def group(rows: np.ndarray) -> np.ndarray:
             index, inside = self.index(rows), self._used(rows)
@@ -151,7 +151,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Segment:
-    """One stretch of one recording in memory: rows without repetition, with frame (row,) and body (row,) numbered from 0."""
+    """One segment of one recording in memory: rows without copies, with frame (row,) and body (row,) numbered from 0."""
 
     rows: np.ndarray
     frame: np.ndarray
@@ -165,16 +165,16 @@ class Segment:
 
     @property
     def has_step(self) -> bool:
-        """Whether any body is there in two frames that follow each other."""
+        """Return whether any body is present in two consecutive frames."""
         there = np.zeros((self.frames, self.bodies), dtype=bool)
         there[self.frame, self.body] = True
         return bool((there[1:] & there[:-1]).any())
 
     def states(self, spec: StateSpec, quantities: Quantities, axes: int, bodies: int, where: str) -> np.ndarray:
-        """Return states (time, body, channel) on a body axis of the given size; rows have so many axes, of which the spec keeps the first.
+        """Return states (time, body, channel) on a body axis of size `bodies`; of the axes in the rows, the spec uses the first ones.
 
-        Absent bodies have NaN in their dynamic fields. Static fields are those of the body wherever it is; on the places that no body
-        takes they are those of the first body, which is there, so that no number is made up.
+        Absent bodies have NaN in their dynamic fields. Static fields of a body are the same in all frames. Unused places of the body axis
+        have the static fields of the first body, so that no value is made up.
         """
         values = {POSITION: self._dynamic(self.rows[:, FIRST_VALUE : FIRST_VALUE + spec.space], bodies)}
         start = FIRST_VALUE + axes
@@ -199,19 +199,19 @@ class Segment:
         if (changed := column != first[self.body]).any():
             row = int(np.argmax(changed))
             raise DataError(
-                f"{what} of one body is {first[self.body[row]]:g} and {column[row]:g}: a static field does not change, "
-                "--field is for those that do"
+                f"{what} of one body is {first[self.body[row]]:g} and {column[row]:g}: a static field must be constant; use --field for "
+                "scalars that change"
             )
         return np.concatenate([first, np.full(bodies - self.bodies, first[0])])[None]
 
 
 def read_segment(cut: Cut, groups: Groups, number: int, duplicates: str, dropped: Counter[str]) -> Segment:
-    """Read a stretch, leave out repeated rows and count them.
+    """Read a segment, drop copies of rows and count them.
 
     Raises
     ------
     DataError
-        If an id is in two places in one frame, unless `duplicates` is "first": then the first row of a body in a frame counts.
+        If an id has two positions in one frame, unless `duplicates` is "first": then the first row of a body in a frame is used.
     """
     rows = groups.read(number)
     frame = cut.index(rows) - cut.stretches[number].start
@@ -226,7 +226,7 @@ def read_segment(cut: Cut, groups: Groups, number: int, duplicates: str, dropped
             name = next(name for name, track in cut.recording.tracks.items() if track == tracks[body[row]])
             count = int(other.sum())
             raise DataError(
-                f"{cut.recording.path}: id {name} occurs twice in frame {int(rows[row, FRAME])}, at different places "
+                f"{cut.recording.path}: id {name} occurs twice in frame {int(rows[row, FRAME])}, at different positions "
                 f"({count} such row{'s' * (count > 1)} in this segment): an id names one body; --duplicates first keeps the first row"
             )
         dropped[SECOND] += int(other.sum())

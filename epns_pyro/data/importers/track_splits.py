@@ -1,4 +1,4 @@
-"""Which stretch of which recording goes to which set: never two sets that share a moment, or lie closer than a margin."""
+"""Assigning segments of recordings to sets: no two sets share a time of one recording, or are closer than a margin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from epns_pyro.data.description import Split
 from epns_pyro.errors import ConfigError
 
 BY_TIME, BY_RECORDING = "time", "recording"
-MARGIN = ""  # the "set" of stretches that are left out because they are too close to another set
+MARGIN = ""  # the "set" of segments that are left out because they are too close to another set
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ def assign(stretches: Sequence[Stretch], names: Sequence[str], *, how: str, marg
     names : sequence of str
         Of the recordings.
     how : {"time", "recording"}
-        By time: of every recording the first part is for training, then come validation and test. By recording: whole recordings.
+        By time: in every recording, training comes first, then validation, then test. By recording: whole recordings.
     margin : int
-        Frames that lie at least between two sets of one recording.
+        Smallest number of frames between two sets of one recording.
     tests : sequence of int
-        Recordings that are the test set; the others are split into training and validation.
+        Recordings of the test set; the others are split into training and validation.
     shares : Split
 
     Raises
@@ -45,7 +45,7 @@ def assign(stretches: Sequence[Stretch], names: Sequence[str], *, how: str, marg
     """
     others = [number for number in range(len(names)) if number not in tests]
     if not others:
-        raise ConfigError(f"all recordings are for the test ({', '.join(names)}): none is left for training")
+        raise ConfigError(f"all recordings are in the test set ({', '.join(names)}): none is left for training")
     home = [""] * len(stretches)
     for number, stretch in enumerate(stretches):
         home[number] = "test" if stretch.recording in tests else ""
@@ -68,7 +68,7 @@ def assign(stretches: Sequence[Stretch], names: Sequence[str], *, how: str, marg
 def by_time(stretches: Sequence[Stretch], margin: int, shares: Split) -> list[str]:
     """Return the sets of the stretches of one recording: training, then validation, then test, a margin of frames between them.
 
-    A recording too short to give every set a stretch is for training alone.
+    A recording that is too short for all three sets is used for training only.
     """
     total = shares.train + shares.val + shares.test
     home, end = [MARGIN] * len(stretches), float("inf")

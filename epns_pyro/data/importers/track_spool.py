@@ -1,4 +1,4 @@
-"""A table of rows on disk that is filled once and then read group by group, in memory that does not grow with the table."""
+"""Rows on disk that are written once and then read group by group, in memory that does not grow with the table."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ class Spool:
         self.path, self.columns, self.rows = path, columns, 0
 
     def append(self, rows: np.ndarray) -> None:
-        """Write rows (row, column) behind those that are there."""
+        """Append rows (row, column)."""
         with self.path.open("ab") as file:
             np.ascontiguousarray(rows, dtype=np.float64).tofile(file)
         self.rows += len(rows)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Give the rows, a block (row, column) at a time, in the order in which they came."""
+        """Yield the rows, a block (row, column) at a time, in the order in which they were appended."""
         for start in range(0, self.rows, BLOCK_ROWS):
             count = min(BLOCK_ROWS, self.rows - start) * self.columns
             yield np.fromfile(self.path, np.float64, count, offset=start * self.columns * 8).reshape(-1, self.columns)
 
     def grouped(self, path: Path, group: Callable[[np.ndarray], np.ndarray], groups: int) -> Groups:
-        """Sort the rows into a new file (counting sort: rows of a group stay in their order).
+        """Sort the rows by group into a new file (counting sort: the order within a group is kept).
 
         Parameters
         ----------
         path : Path
-            Of the new file.
+            Path of the new file.
         group : callable
-            Rows (row, column) -> the number of the group of each (row,); -1 leaves a row out.
+            Rows (row, column) -> the group of each (row,); -1 drops a row.
         groups : int
         """
         counts = np.zeros(groups + 1, dtype=np.int64)
@@ -51,7 +51,7 @@ class Spool:
         return Groups(path, self.columns, bounds, int(counts[-1]))
 
     def _scatter(self, path: Path, group: Callable[[np.ndarray], np.ndarray], bounds: np.ndarray) -> None:
-        """Write the rows of every block behind those of their groups that are there; a memory map would hold the whole file in the end."""
+        """Write the rows of every block to the places of their groups; a memory map would end up holding the whole file in memory."""
         free = bounds.copy()
         with path.open("wb") as file:
             for rows in self.blocks():
@@ -66,7 +66,7 @@ class Spool:
 
 
 class Groups:
-    """The groups of a spool; `left_out` counts the rows that are in none."""
+    """The groups of a spool; `left_out` is the number of rows in no group."""
 
     def __init__(self, path: Path, columns: int, bounds: np.ndarray, left_out: int) -> None:
         self._path, self._columns, self._bounds, self.left_out = path, columns, bounds, left_out

@@ -1,4 +1,4 @@
-"""Reading a text table or a Parquet file in chunks: which separator, encoding, decimal sign and header it has, found by looking."""
+"""Reading text tables and Parquet files in chunks; separator, encoding, decimal sign and header are detected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINE = "line"  # name of the index of every chunk: the line of the file that a r
 
 @dataclass(frozen=True)
 class TextTable:
-    """How a text file holds a table, and where its rows begin.
+    """Format of a table in a text file, and where its rows begin.
 
     Parameters
     ----------
@@ -35,12 +35,12 @@ class TextTable:
         A key of `SEPARATORS`.
     decimal : {".", ","}
     names : tuple of str
-        Of the columns: those of the header, or "1", "2", ... without one.
+        Names of the columns: those of the header, or "1", "2", ... if there is none.
     has_header : bool
     skip : int
         Lines before the first row.
     head : tuple of tuple of str
-        The fields of the first lines, for a closer look.
+        The fields of the first lines, for recognising the layout.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class TextTable:
     head: tuple[tuple[str, ...], ...]
 
     def chunks(self) -> Iterator[pd.DataFrame]:
-        """Read the rows, `CHUNK_ROWS` at a time; the index is the number of the line, blank lines are left out."""
+        """Yield the rows, `CHUNK_ROWS` at a time; the index is the line number, blank lines are left out."""
         numbers = [str(i) for i in range(len(self.names))]
         try:
             with pd.read_csv(
@@ -96,12 +96,12 @@ def _in_words(error: str, table: TextTable) -> str:
 
 
 def look(path: Path) -> TextTable:
-    """Find out how a text file holds a table, from its first lines.
+    """Detect the format of a text table from its first lines.
 
     Raises
     ------
     DataError
-        If the file is empty, is not text, or has no two columns.
+        If the file is empty, is not text, or has fewer than two columns.
     """
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
@@ -117,22 +117,22 @@ def look(path: Path) -> TextTable:
     skip = next((i for i, line in enumerate(lines) if line.strip() and not line.lstrip().startswith("#")), len(lines))
     body = [line for line in lines[skip:] if line.strip()]
     if not body:
-        raise DataError(f"{path}: holds nothing but comments: expected a table with one row per detection")
+        raise DataError(f"{path}: holds only comments: expected a table with one row per detection")
     separator, decimal = _separator(path, body)
     rows = tuple(tuple(split(line, separator)) for line in body)
     first = [_number(field, decimal) for field in rows[0]]
-    has_header = None in first and all(number is None or np.isnan(number) for number in first)  # a row of data has a number somewhere
+    has_header = None in first and all(number is None or np.isnan(number) for number in first)  # a row of data contains a number
     names: tuple[str, ...] = tuple(str(i + 1) for i in range(len(rows[0])))
     if has_header:
         names = tuple(name.strip() or names[i] for i, name in enumerate(rows[0]))
         skip += 1
     elif skip and (commented := split(lines[skip - 1].lstrip().lstrip("# "), separator)) and len(commented) == len(names):
-        has_header, names = True, tuple(commented)  # as NumPy's savetxt writes it
+        has_header, names = True, tuple(commented)  # as written by NumPy's savetxt
     return TextTable(path, encoding, separator, decimal, unlike(names), has_header, skip, rows)
 
 
 def unlike(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Tell columns of the same name apart: "x", "x.1", "x.2"."""
+    """Make column names unique: "x", "x.1", "x.2"."""
     return tuple(f"{name}.{names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names))
 
 
@@ -144,7 +144,7 @@ def split(line: str, separator: str) -> list[str]:
 
 
 def _encoding(path: Path, head: bytes) -> str:
-    """Return the encoding of a file: by its mark, or UTF-8 where all of it is, or Latin-1, in which any bytes are text."""
+    """Return the encoding of a file: from its byte order mark, else UTF-8 if valid, else Latin-1, which accepts all bytes."""
     marks = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
     for mark, name in marks:
         if head.startswith(mark):
@@ -199,16 +199,16 @@ def _number(text: str, decimal: str) -> float | None:
 
 
 def numbers(path: Path, chunk: pd.DataFrame, column: str) -> np.ndarray:
-    """Return a column of a chunk as numbers (row,), NaN where nothing stands.
+    """Return a column of a chunk as numbers (row,), NaN where the cell is empty.
 
     Raises
     ------
     DataError
-        If one of them is text or infinite; the message says in which line.
+        If a value is text or infinite; the message names the line.
     """
     raw = chunk[column]
     if chunk.attrs.get("decimal") == "," and not pd.api.types.is_numeric_dtype(raw):
-        raw = raw.astype("str").str.replace(",", ".")  # text stands somewhere in this column, so nothing in it has been converted
+        raw = raw.astype("str").str.replace(",", ".")  # the column contains text, so pandas has converted nothing in it
     values = pd.to_numeric(raw, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     if not pd.api.types.is_numeric_dtype(raw):
         text = np.isnan(values) & raw.notna().to_numpy()

@@ -1,4 +1,4 @@
-"""Importing tables of tracks: one row per detection, bodies that come and go."""
+"""Import of tables of tracks: one row per detection, bodies that enter and leave."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ LARGEST_TRAJECTORY = 2**31  # bytes
 BODY = "body"
 
 
-HISTORY = 4  # steps: enough to tell walking from standing, and one noisy position from a turn
+HISTORY = 4  # steps: enough to distinguish walking from standing, and a noisy position from a turn
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a table of tracks is read and cut.
+    """Options for reading and cutting tables of tracks.
 
     Parameters
     ----------
     columns : str
-        What the columns are, e.g. "frame,id,x,y" or "frame=t,id=cell,x=X,y=Y"; "" where the header is a known one.
+        Meaning of the columns, e.g. "frame,id,x,y" or "frame=t,id=cell,x=X,y=Y"; "" if the header is a known one.
     frame_dt : float, optional
         Time between two frame numbers, in `time_unit`; 1 by default. Times in a column are whole multiples of it, or, without it, are
         taken as they are: frames may be uneven.
     time_column : str
         The column with the times of frames; "" where there is none, or where `columns` says it.
     every : int, optional
-        Keep every so many frame numbers, from the first on; by default the largest number that all differences of frame numbers are
-        multiples of, so that nothing is lost.
+        Keep every N-th frame number, starting with the first; by default N is the greatest common divisor of all differences of frame
+        numbers, so that nothing is lost.
     scale : float
-        Size of the unit of the file in `unit`, e.g. that of a pixel.
+        Size of the file's unit of length in `unit`, e.g. of a pixel.
     segment : int, optional
-        Frames of a trajectory; by default a whole recording.
+        Frames per trajectory; by default a whole recording.
     quantities : Quantities
-        Columns that become fields, beside the positions.
+        Columns that become fields, besides the positions.
     likelihood : float, optional
-        Leave out detections that are less likely.
+        Drop detections with a smaller likelihood.
     duplicates : {"refuse", "first"}
         What to do with two different rows of one id in one frame.
     split : {"time", "recording"}
@@ -69,7 +69,7 @@ class Options:
         Frames between two sets of one recording; by default one segment.
     shares : Split
     history : int
-        Velocities of so many steps are part of the state, as differences of positions; 0: positions alone, or the recorded velocity.
+        Number of steps whose velocities (differences of positions) are part of the state; 0: only positions, or the recorded velocity.
     """
 
     columns: str = ""
@@ -97,33 +97,33 @@ def import_tracks(
     tests: Sequence[str | Path] = (),
     progress: Progress | None = None,
 ) -> Store:
-    """Import tables of tracks into a store of particles; bodies are absent (NaN) where no row says that they are there.
+    """Import tables of tracks into a store of particles; a body is absent (NaN) in frames without a row for it.
 
-    Memory holds one chunk of a table (`track_tables.CHUNK_ROWS` rows), the rows of one segment, and the numbers of the frames and the
-    names of the tracks of all recordings; everything else waits in temporary files beside `out`.
+    Memory holds one chunk of a table (`track_tables.CHUNK_ROWS` rows), the rows of one segment, and the frame numbers and track names of
+    all recordings; everything else is in temporary files next to `out`.
 
     Parameters
     ----------
     paths : sequence of str or Path
         Files or folders; every file is one recording.
     out : str or Path
-        Must not exist; it appears when everything has been imported, or not at all.
+        Must not exist; it appears after everything has been imported, or not at all.
     options : Options
     tests : sequence of str or Path
-        Recordings that are the test set, by path; they need not be among `paths`.
+        Recordings of the test set, by path; they need not be among `paths`.
     progress : callable, optional
         Called as ``progress(what, done, total)``.
 
     Returns
     -------
     Store
-        What was dropped and why is in `ImportReport.of(store.path)`. Beside the fields, the sets have `body_id` (trajectory, body),
-        -1 where a place is empty, `recording` (trajectory) and `first_frame` (trajectory).
+        The report, `ImportReport.of(store.path)`, says what was dropped and why. Besides the fields, the sets have `body_id` (trajectory,
+        body), -1 for an unused place, `recording` (trajectory) and `first_frame` (trajectory).
 
     Raises
     ------
     DataError
-        If a table cannot be read, or nothing is left of it.
+        If a table cannot be read, or no row of it can be used.
     ConfigError
         If the options do not fit the tables or each other.
     """
@@ -139,7 +139,7 @@ def import_tracks(
 
 
 def _files(paths: Sequence[str | Path], tests: Sequence[str | Path]) -> tuple[list[Path], list[int]]:
-    """Return all files, and the numbers of those that are for the test."""
+    """Return all files, and the numbers of those of the test set."""
     if not paths:
         raise ConfigError("no table of tracks is given")
     files = find_files([Path(path) for path in paths])
@@ -155,7 +155,9 @@ class _Work:
         self._tracks, self._options, self._folder = tracks, options, folder
         axes = {t.axes for t in tracks}
         if len(axes) > 1:
-            raise DataError(f"{tracks[0].path} has the axes {','.join(tracks[0].axes)}, another recording has others: import them apart")
+            raise DataError(
+                f"{tracks[0].path} has the axes {','.join(tracks[0].axes)}, another recording has others: import them separately"
+            )
         self._axes = tracks[0].axes
         self._quantities = options.quantities
         if flat := [v.name for v in self._quantities.vectors if len(v.columns) != len(self._axes)]:
@@ -179,7 +181,7 @@ class _Work:
             recording.number_frames(self._folder / f"numbered_{number}", clocked=self._reader.clocked)
             self._recordings.append(recording)
             if not recording.in_order:
-                self._notes.append(f"{source.path.name}: rows are not in the order of the frames: sorted")
+                self._notes.append(f"{source.path.name}: rows were not in order of the frames: sorted")
             if progress:
                 progress("tables", number + 1, len(self._tracks))
         if not self._reader.rows:
@@ -190,7 +192,7 @@ class _Work:
     # -- cutting -----------------------------------------------------------------------------------------------------------
 
     def cut(self) -> None:
-        """Cut the recordings into stretches, and look at every stretch."""
+        """Cut the recordings into segments, and check every segment."""
         self._every = self._options.every or self._common_step()
         self._cuts = [
             Cut(recording, number, self._every, self._options.segment, self._dropped) for number, recording in enumerate(self._recordings)
@@ -221,7 +223,7 @@ class _Work:
         if not self._usable:
             step = self._common_step()
             hint = f": frame numbers step by {step}, give --every {step}" if step > self._every else ""
-            raise DataError(f"{self._tracks[0].path}: no body is there in two kept frames that follow each other{hint}")
+            raise DataError(f"{self._tracks[0].path}: no body is present in two consecutive kept frames{hint}")
 
     def _common_step(self) -> int:
         steps = [np.gcd.reduce(np.diff(recording.frames)) for recording in self._recordings if len(recording.frames) > 1]
@@ -247,7 +249,7 @@ class _Work:
         return self._cuts[key[0]].stretches[key[1]]
 
     def homes(self, tests: Sequence[int]) -> dict[tuple[int, int], str]:
-        """Return the set of every segment that is in one."""
+        """Return the set of every segment that belongs to one."""
         margin = self._segment if self._options.margin is None else self._options.margin
         names = [recording.name for recording in self._recordings]
         stretches = [self._stretch(key) for key in self._usable]
@@ -284,7 +286,7 @@ class _Work:
         return float(np.median(np.concatenate(steps))) if steps else (self._options.frame_dt or 1.0) * self._every
 
     def write(self, path: Path, homes: dict[tuple[int, int], str], progress: Progress | None) -> None:
-        """Write the segments of every set, with where they come from and the report."""
+        """Write the segments of every set, with their origin and the report."""
         spec = self._spec()
         size = self._segment * self._bodies * spec.channels * 8
         if size > LARGEST_TRAJECTORY:
@@ -325,13 +327,13 @@ class _Work:
         return x
 
     def _names(self) -> list[str] | None:
-        """Return the names of all tracks of all recordings; None where all are whole numbers, which stand for themselves."""
+        """Return the names of all tracks of all recordings; None if all are integers, which are used as they are."""
         names = [name for recording in self._recordings for name in recording.tracks]
         return None if all(re.fullmatch(r"-?\d{1,18}", name) for name in names) else names
 
     @functools.cache  # noqa: B019 - this object lives as long as the import
     def _ids(self, recording: int) -> np.ndarray:
-        """Return the id of every track of a recording: its name where all names are whole numbers, else its place among all names."""
+        """Return the id of every track of a recording: its name if all names are integers, otherwise its rank among all names."""
         tracks = self._recordings[recording].tracks
         if self._names() is None:
             return np.array([int(name) for name in tracks], dtype=np.int64)
@@ -360,7 +362,7 @@ def _numbered(known: dict[str, int]) -> str:
 
 
 class _Output:
-    """Writes one set, a chunk of trajectories at a time, and remembers where each comes from."""
+    """Writes one set, a chunk of trajectories at a time, and keeps the origin of each."""
 
     def __init__(self, writer: StoreWriter, name: str, trajectories: int, frames: int, bodies: int) -> None:
         self._set = writer.split(name, trajectories, frames, (bodies,))

@@ -1,1 +1,1 @@
-"""What `data info` says about a store before training stumbles over it."""
+"""Inspection of a store before training, printed by `epns-pyro data info`."""

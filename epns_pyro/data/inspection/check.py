@@ -1,4 +1,4 @@
-"""What is wrong with a store, in sentences: `epns-pyro data info` prints them."""
+"""Find what is wrong with a store, as sentences that `epns-pyro data info` prints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST_STEP = 20  # in typical ones: what lasts longer is a gap
 
 
 def check(store: Store, *, progress: Progress | None = None) -> list[Finding]:
-    """Read a whole store, a few chunks at a time, and say what is wrong with it; errors first."""
+    """Read a whole store, a few chunks at a time, and return what is wrong with it; errors first."""
     found = missing_sets(store)
     for split in store.splits:
         with store.naming(split):
@@ -31,15 +31,15 @@ def check(store: Store, *, progress: Progress | None = None) -> list[Finding]:
 
 
 def missing_sets(store: Store) -> list[Finding]:
-    """Say which sets there are not: without two of them nothing can be trained."""
+    """List the sets that are missing: training needs two of them."""
     return [Finding(level, "", f"there is no set {name!r}: {use}") for name, (level, use) in _USES.items() if name not in store.splits]
 
 
 _CUT = ": cut a single recording along time into trajectories"
 _USES = {
     "train": (ERROR, "a model cannot be trained" + _CUT),
-    "val": (ERROR, "training cannot be watched" + _CUT),
-    "test": (WARNING, "a model cannot be judged"),
+    "val": (ERROR, "training cannot be validated" + _CUT),
+    "test": (WARNING, "a model cannot be evaluated"),
 }
 
 
@@ -48,7 +48,7 @@ def _structure(store: Store, split: str) -> list[Finding]:
     found = [Finding(ERROR, split, problem) for problem in layout.problems(store.spec, dataset)]
     if missing := store.missing(split):
         total = store.size(split)
-        message = f"is incomplete, {total - missing} of {total} trajectories: run the command that made the store again to finish it"
+        message = f"is incomplete, {total - missing} of {total} trajectories: run the command that made the store again to complete it"
         found.append(Finding(ERROR, split, message))
     for variable in () if store.missing(split) else layout.variables(store.spec):
         if variable.name in dataset.variables and (lost := files.lost_chunks(dataset, variable.name)):
@@ -76,7 +76,7 @@ def _values(store: Store, split: str, progress: Progress | None) -> list[Finding
     spec, dataset = store.spec, store.dataset(split)
     sound = [v for v in layout.variables(spec) if not layout.variable_problems(spec, v, dataset)]
     inspectors = _inspectors(spec, sound, store.frame_dt)
-    if split == "train":  # a set of runs from the same initial states shows their directions
+    if split == "train":  # directions are not tested in a set of runs from the same initial states
         inspectors += _symmetry(spec, sound)
     done = 0
     for block in store.blocks(split) if sound else ():
@@ -85,7 +85,7 @@ def _values(store: Store, split: str, progress: Progress | None) -> list[Finding
             break
         part = dataset.isel({layout.TRAJECTORY: store.rows(split, block)}, missing_dims="ignore")
         arrays = {v.field.name: layout.load(part, v) for v in sound}
-        with np.errstate(over="ignore", invalid="ignore"):  # what is too large is named by an inspector
+        with np.errstate(over="ignore", invalid="ignore"):  # an inspector reports values that are too large
             for inspector in inspectors:
                 inspector.look(arrays, int(block[0]))
         done += len(block)
@@ -95,7 +95,7 @@ def _values(store: Store, split: str, progress: Progress | None) -> list[Finding
 
 
 def _symmetry(spec: StateSpec, sound: list[layout.Variable]) -> list[Inspector]:
-    """Return inspectors of the changes of vectors, but for those that a rate predicts and where a static vector may show a direction."""
+    """Return inspectors of the changes of vectors, except those that follow from a rate or that a static vector may explain."""
     fields = [v.field for v in sound if v.field.irreps == "1o"]
     if len(spec.sites) != 1 or spec.geometry.special_directions or any(not field.dynamic for field in fields):
         return []

@@ -1,4 +1,4 @@
-"""Inspectors of symmetry: do bodies move alike in all directions and at all places, as a model takes for granted?"""
+"""Inspectors of symmetry: is the motion of bodies the same in all directions and at all places, as a model assumes?"""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from epns_pyro.data.scales import field_changes
 from epns_pyro.state import Field, StateSpec
 
 LEVEL = 0.01  # of all tests of one field together
-FEWEST = 12  # trajectories; of fewer, ranks that agree by chance are too common for the approximation of their law
-WAY_OUT = "say `rotations: axis` (with `axis: [...]`) or `rotations: none`, or add a static vector field that shows the direction"
+FEWEST = 12  # trajectories; with fewer, the Normal approximation of the rank tests is too coarse
+WAY_OUT = "set `rotations: axis` (with `axis: [...]`) or `rotations: none`, or add a static vector field with the direction"
 
 
 class Directions(Inspector):
-    """One-step changes of a vector that prefer a direction, an axis or a place.
+    """Tests whether one-step changes of a vector prefer a direction, an axis or a place.
 
-    Under rotations and reflections of space the mean change of a trajectory is as likely as its opposite, the ratio of its mean squares
-    along two axes as likely as the inverse, and the product of two axes as likely as its negative: Wilcoxon's signed-rank test over
+    Under rotations and reflections, three quantities of a trajectory are symmetric: its mean change about zero, the log ratio of the mean
+    squares along two axes about zero, and the mean product of two axes about zero. Each is tested by Wilcoxon's signed-rank test over
     trajectories, which must be independent and start anywhere in any direction. Under translations the change of a single body does not
-    depend on where it starts: Spearman's rank correlation over trajectories. (Of several bodies it may: where data are centred on their
-    common mass, the place of one says where the others are.) Bonferroni's correction keeps the chance of any false alarm in a set below
-    1%. Fewer than a dozen trajectories can show nothing.
+    depend on where it starts: Spearman's rank correlation over trajectories. (With several bodies it may: if data are centred on the centre
+    of mass, the position of one body tells where the others are.) Bonferroni's correction keeps the probability of a false alarm in a set
+    below 1%. With fewer than 12 trajectories nothing is tested.
     """
 
     def __init__(self, spec: StateSpec, field: Field) -> None:
@@ -35,7 +35,7 @@ class Directions(Inspector):
         self._squares: list[np.ndarray] = []  # mean outer product of changes (space, space)
         self._starts: list[np.ndarray] = []  # position (space,) of a single body in the first frame, and in the last
         self._ends: list[np.ndarray] = []
-        self._whole = True  # every body in every frame
+        self._whole = True  # every body is present in every frame
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
         changes = field_changes(self._spec, self._field, arrays[self._field.name].astype(np.float64))
@@ -51,7 +51,7 @@ class Directions(Inspector):
             self._ends += list(place[:, -1])
 
     def findings(self) -> Iterator[tuple[str, str]]:
-        if not self._means:  # nothing has been written yet
+        if not self._means:  # the set is still empty
             return
         means, squares = np.asarray(self._means), np.asarray(self._squares)
         moving = np.einsum("taa->t", squares) > 0
@@ -67,10 +67,10 @@ class Directions(Inspector):
             yield (
                 WARNING,
                 f"field {name!r} changes by ({mean}) in a mean step, {np.linalg.norm(means.mean(0)) / typical:.0%} of a typical one: wind, "
-                f"gravity or a stream contradicts the symmetry under rotations that a model takes for granted: {WAY_OUT}",
+                f"gravity or a stream contradicts the symmetry under rotations that a model assumes: {WAY_OUT}",
             )
             both = means[:, :, None] * means.mean(0)
-            squares = squares - both - both.mT + np.outer(means.mean(0), means.mean(0))  # about the mean, which would look like a street
+            squares = squares - both - both.mT + np.outer(means.mean(0), means.mean(0))  # about the mean: a drift is reported above
         yield from self._anisotropy(squares, pairs, level)
         if len(self._starts) == len(moving) and self._whole and not self._consecutive():
             yield from self._places(means, np.asarray(self._starts)[moving], level)
@@ -90,7 +90,7 @@ class Directions(Inspector):
             yield (
                 WARNING,
                 f"field {self._field.name!r} changes {ratio:.3g} times as much along ({along}) as across: a street, a channel or axes in "
-                f"different units contradict the symmetry under rotations that a model takes for granted: check the units; {WAY_OUT}",
+                f"different units contradict the symmetry under rotations that a model assumes: check the units; {WAY_OUT}",
             )
 
     def _places(self, means: np.ndarray, starts: np.ndarray, level: float) -> Iterator[tuple[str, str]]:
@@ -103,17 +103,17 @@ class Directions(Inspector):
                     WARNING,
                     f"field {self._field.name!r} changes along axis {axis} by amounts that depend on where the body is (rank "
                     f"correlation {found.statistic:.2f}): a wall, a trap or a slope contradicts the symmetry under translations that a "
-                    "model takes for granted: say `translates: false` and measure from what holds it there, or add that as a body",
+                    "model assumes: set `translates: false` and measure positions from the wall or trap, or add it as a body",
                 )
 
     def _consecutive(self) -> bool:
-        """Whether trajectories go on where the ones before them ended: then their starts are not independent of their changes."""
+        """Return whether trajectories continue those before them: then their starts are not independent of their changes."""
         starts, ends = np.asarray(self._starts), np.asarray(self._ends)
         seam, apart = (np.median(np.linalg.norm(starts[1:] - before[:-1], axis=-1)) for before in (ends, starts))
         return bool(seam < 0.5 * apart)
 
 
 def _signed_rank(values: np.ndarray) -> float:
-    """Return the p-value of Wilcoxon's test that values (trajectory,) are symmetric about zero; 1 where there is nothing to test."""
+    """Return the p-value of Wilcoxon's test that values (trajectory,) are symmetric about zero; 1 if there is nothing to test."""
     values = values[values != 0]
     return float(stats.wilcoxon(values).pvalue) if len(values) > 1 else 1.0

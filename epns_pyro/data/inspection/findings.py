@@ -1,4 +1,4 @@
-"""A finding about a store, and what an inspector that makes findings looks like."""
+"""A finding about a store, and the base class of inspectors, which make findings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ERROR, WARNING = "error", "warning"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a set: an error keeps it from being used, a warning is worth a look."""
+    """One problem of a set: an error prevents its use, a warning does not."""
 
     level: str
     split: str
@@ -24,19 +24,19 @@ class Finding:
 
 
 class Inspector(ABC):
-    """Looks for one kind of trouble in a set that passes by block by block."""
+    """Looks for one kind of problem in a set, which it receives block by block."""
 
     @abstractmethod
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
-        """See the fields of trajectories first, first + 1, ...: arrays (trajectory, time, *site[, space]), as stored."""
+        """Process the fields of trajectories first, first + 1, ...: arrays (trajectory, time, *site[, space]), as stored."""
 
     @abstractmethod
     def findings(self) -> Iterator[tuple[str, str]]:
-        """Give (level, message), once every block has been seen."""
+        """Yield (level, message), after all blocks."""
 
 
 class Tally:
-    """Counts occurrences and remembers where the first one was, in words."""
+    """Counts occurrences, and keeps in words where the first one was."""
 
     def __init__(self, axes: tuple[str, ...] = ("trajectory", "frame")) -> None:
         self.count, self.where, self.axes = 0, "", axes

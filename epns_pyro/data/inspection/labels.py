@@ -14,14 +14,14 @@ BY_LABEL = ("trajectory", "frame", "label")
 
 
 class EmptyFrames(Tally):
-    """Frames without any label but 0, the medium's: nothing in them can be followed, so no data set may hold them."""
+    """Frames with label 0 (medium) only: no cell can be followed through them, so a store must not contain any."""
 
     def see(self, labels: np.ndarray, first: int = 0) -> None:
-        """Count the empty frames of labels (*axis, *site), with the axes that this tally names."""
+        """Count the empty frames of labels (*axis, *site), with the axes of this tally."""
         self.add(~labels.any(tuple(range(len(self.axes), labels.ndim))), first)
 
     def problem(self) -> str:
-        """Say which frames are empty; "" if none is."""
+        """Describe which frames are empty; "" if none is."""
         if not self.count:
             return ""
         seen = f"{self.where} is empty" if self.count == 1 else f"{self.count} frames are empty, the first is {self.where}"
@@ -29,7 +29,7 @@ class EmptyFrames(Tally):
 
 
 class Labels(Inspector):
-    """Impossible labels, empty frames, and labels that jump, appear late, vanish for a while, or never occur."""
+    """Impossible labels, empty frames, and labels that jump, appear late, disappear for some frames, or never occur."""
 
     def __init__(self, field: Field, *, periodic: bool = False) -> None:
         self._field, self._periodic = field, periodic
@@ -59,7 +59,7 @@ class Labels(Inspector):
         self._returned_pixels += int(areas[come & seen_before].sum())
 
     def _far(self, labels: np.ndarray, moved: np.ndarray) -> np.ndarray:
-        """Keep the moves (trajectory, time, label) without a common pixel that leave a gap wider than the cell."""
+        """Keep only moves (trajectory, time, label) without a common pixel that leave a gap wider than the cell."""
         jumped = np.zeros_like(moved)
         for trajectory, frame, label in np.argwhere(moved):
             before, after = (np.argwhere(labels[trajectory, t] == label) for t in (frame - 1, frame))
@@ -79,7 +79,7 @@ class Labels(Inspector):
             yield (
                 ERROR,
                 f"field {name!r}: label {self._largest} is more than the {declared} {name}s declared, first in {self._beyond.where}: "
-                f"declare size {self._largest + 1}, or number the {name}s from 1 without holes",
+                f"declare size {self._largest + 1}, or number the {name}s from 1 without gaps",
             )
         if problem := self._empty.problem():
             yield ERROR, f"field {name!r}: {problem}"
@@ -87,21 +87,22 @@ class Labels(Inspector):
             yield (
                 WARNING,
                 f"field {name!r}: labels jump {self._jumps.count} times, first in {self._jumps.where}: "
-                "further than the cell is wide since the frame before; was the tracking lost?",
+                "by more than the width of the cell since the frame before; was the tracking lost?",
             )
         if self._gaps.count:
             yield (
                 WARNING,
-                f"field {name!r}: labels vanish and come back {self._gaps.count} times, first in {self._gaps.where}: fill the gaps; models "
-                f"make no cells, so the {self._returned_pixels} pixels that come back "
-                "are left out of the likelihood, and no forecast holds them",
+                f"field {name!r}: labels disappear and come back {self._gaps.count} times, first in {self._gaps.where}: fill the gaps; "
+                "models "
+                f"do not create cells, so the {self._returned_pixels} pixels that come back "
+                "are left out of the likelihood, and no forecast contains them",
             )
         if self._births.count:
             yield (
                 WARNING,
                 f"field {name!r}: labels first appear within a trajectory {self._births.count} times, first in {self._births.where}: "
-                f"models make no cells, so their first {self._born_pixels} pixels are left out of the likelihood, "
-                "and no forecast holds them; "
+                f"models do not create cells, so their first {self._born_pixels} pixels are left out of the likelihood, "
+                "and no forecast contains them; "
                 "cut trajectories where cells appear or divide (--segment), or give daughters their mother's label",
             )
         unused = np.flatnonzero(~self._seen[1:]) + 1
@@ -120,7 +121,7 @@ class Entities(Inspector):
         labels, categories = arrays[self._owner.name], arrays[self._field.name]
         inside = np.where((labels < 0) | (labels >= self._owner.size), 0, labels).reshape(len(labels), 1, -1)
         present = count_labels(inside, np.ones_like(inside, dtype=bool), self._owner.size)[:, 0] > 0
-        missing = present & (np.pad(categories, ((0, 0), (1, 0)), constant_values=1) == 0)  # label 0, the medium, needs none
+        missing = present & (np.pad(categories, ((0, 0), (1, 0)), constant_values=1) == 0)  # label 0, the medium, has no category
         self._tally.add(missing, first)
 
     def findings(self) -> Iterator[tuple[str, str]]:
@@ -128,14 +129,14 @@ class Entities(Inspector):
             owner, name = self._owner.name, self._field.name
             yield (
                 ERROR,
-                f"field {name!r}: {self._tally.count} {owner}s have no {name} (0 is the medium's), the first in {self._tally.where}",
+                f"field {name!r}: {self._tally.count} {owner}s have no {name} (0 is that of the medium), the first in {self._tally.where}",
             )
 
 
 def count_labels(labels: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
-    """Count the pixels of every label where mask holds: labels, mask (trajectory, time, pixel) -> (trajectory, time, label)."""
+    """Count the pixels of every label where mask is True: labels, mask (trajectory, time, pixel) -> (trajectory, time, label)."""
     counts = np.zeros((*labels.shape[:2], size), dtype=np.int64)
-    for frame in np.ndindex(labels.shape[:2]):  # one by one: a film of large images fits into memory once only
+    for frame in np.ndindex(labels.shape[:2]):  # one by one: memory holds a film of large images only once
         counts[frame] = np.bincount(labels[frame][mask[frame]], minlength=size)
     return counts
 
@@ -146,12 +147,12 @@ def _diameter(area: float) -> float:
 
 
 def _late(mask: np.ndarray) -> np.ndarray:
-    """Turn a mask over steps into one over the frames that they lead to, label 0 left out."""
+    """Turn a mask over steps into a mask over the frames after these steps, without label 0."""
     mask = np.pad(mask, ((0, 0), (1, 0), (0, 0)))
     mask[..., 0] = False
     return mask
 
 
 def _starts(mask: np.ndarray) -> np.ndarray:
-    """Keep the first frame of every run of True frames, label 0 left out."""
+    """Keep the first frame of every run of True frames, without label 0."""
     return _late(mask[:, 1:] & ~mask[:, :-1])

@@ -1,4 +1,4 @@
-"""How far bodies go in a step and how much room they take, in a line for `epns-pyro data info`."""
+"""Lines of `epns-pyro data info` about step lengths and the extent of positions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from epns_pyro.data.scales import field_changes
 from epns_pyro.data.stores import Store
 
-BLOCKS, SAMPLE = 50, 20_000  # of a set that are read at most; steps of a block that are kept at most
+BLOCKS, SAMPLE = 50, 20_000  # largest number of blocks read of a set, and of steps kept of a block
 
 
 def motion_lines(store: Store, split: str = "train") -> Iterator[str]:
-    """Say how long the steps of bodies are, how fast that is, and what box holds all positions; nothing of data without a position.
+    """Describe the length of steps, the speed, and the box of all positions; nothing for data without a position.
 
-    Of a large set 50 blocks of trajectories are read, evenly spread.
+    At most 50 blocks of trajectories, evenly spread, are read.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from epns_pyro.state import Field, StateSpec
 
 
 class NonFinite(Inspector):
-    """NaN and infinite values, but for those that say that a body is absent."""
+    """NaN and infinite values, except NaN that marks an absent body."""
 
     def __init__(self, spec: StateSpec, field: Field) -> None:
         axes = ("trajectory", field.of) if field.of else ("trajectory", "frame", *spec.sites)
@@ -34,7 +34,7 @@ class NonFinite(Inspector):
             yield (
                 ERROR,
                 f"field {self._field.name!r}: {self._tally.count} values are NaN or infinite, the first in {self._tally.where}: "
-                f"repair or leave out these trajectories{means}",
+                f"correct or leave out these trajectories{means}",
             )
 
 
@@ -47,14 +47,14 @@ class Constant(Inspector):
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
         table = arrays[self._field.name].reshape(-1, len(self._low))
-        self._low = np.fmin(self._low, np.fmin.reduce(table, axis=0))  # NaN, of an absent body, is no value
+        self._low = np.fmin(self._low, np.fmin.reduce(table, axis=0))  # ignores NaN of absent bodies
         self._high = np.fmax(self._high, np.fmax.reduce(table, axis=0))
 
     def findings(self) -> Iterator[tuple[str, str]]:
         same = self._low == self._high
         name = self._field.name
         if same.all():
-            yield WARNING, f"field {name!r} is constant ({self._low[0]:.6g}): it tells a model nothing"
+            yield WARNING, f"field {name!r} is constant ({self._low[0]:.6g}): a model learns nothing from it"
         elif same.any():
             axes = ", ".join(map(str, np.flatnonzero(same)))
             yield WARNING, f"field {name!r} is constant along axis {axes}: is space {int((~same).sum())}-dimensional?"
@@ -81,11 +81,10 @@ class OutOfRange(Inspector):
 
 
 class Rate(Inspector):
-    """A velocity that is not the rate of change of its position: other units, another time step, or shuffled bodies.
+    """A velocity that is not the rate of change of its position: other units, another time step, or bodies in another order.
 
-    Over one step the displacement should be dt (v + v') / 2. The slope of one against the other and the squared correlation are found
-    for every trajectory, and their medians judged, so that a few violent encounters do not count. Bodies count where they are there
-    before and after.
+    Over one step the displacement should be dt (v + v') / 2. Slope and squared correlation of the two are computed for each trajectory, and
+    their medians are tested, so that a few violent encounters do not matter. A body counts if it is present before and after the step.
     """
 
     def __init__(self, spec: StateSpec, field: Field, frame_dt: float) -> None:
@@ -122,12 +121,12 @@ class Rate(Inspector):
 
 
 class ExactRate(Inspector):
-    """A velocity that was computed from positions: a difference of two of them, to rounding.
+    """A velocity that was computed from positions: it equals the difference of two of them, up to rounding.
 
-    Then a state says exactly where a body will be, or was, and a density that has learnt this has no bound.
+    Then a state determines exactly where a body will be, or was, and the density of a model that learns this has no bound.
     """
 
-    ROUNDING = 1e-9  # of a typical step; times the precision of numbers of the size of the positions where that is coarser
+    ROUNDING = 1e-9  # relative to a typical step; if coarser, the floating-point precision of the positions is used
 
     def __init__(self, spec: StateSpec, field: Field, frame_dt: float) -> None:
         self._spec, self._field, self._frame_dt = spec, field, frame_dt
@@ -165,7 +164,7 @@ class ExactRate(Inspector):
             yield (
                 WARNING,
                 f"field {name!r} is exactly the {exact[0]} difference of {of!r}, so one follows from the other and the likelihood of a "
-                f"model has no bound: declare it with differences: true (then it is derived, not predicted), or leave it out",
+                f"model has no bound: declare it with differences: true (then it is derived, not modelled), or leave it out",
             )
 
 

@@ -1,4 +1,4 @@
-"""Inspectors of values that lie where no others are: fill values, "not seen" written as 0, and jumps around a periodic box."""
+"""Inspectors of values far from all others: fill values, "not seen" written as 0, and jumps across a periodic box."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOWEST, _HIGHEST = -40, 1100  # powers of two
 
 
 class LogHistogram:
-    """Counts of positive numbers by size, four bins per doubling, each with the place of its first."""
+    """Counts positive numbers by size, in four bins per doubling; keeps where the first of each bin was."""
 
     def __init__(self, axes: tuple[str, ...]) -> None:
         self._axes = axes
@@ -25,7 +25,7 @@ class LogHistogram:
         self._first: dict[int, str] = {}
 
     def add(self, sizes: np.ndarray, first: int) -> None:
-        """Count sizes (trajectory, time, ...) of trajectories first, first + 1, ...; NaN and zero do not count."""
+        """Count sizes (trajectory, time, ...) of trajectories first, first + 1, ...; NaN and zero are ignored."""
         with np.errstate(invalid="ignore", divide="ignore"):
             known = np.isfinite(sizes) & (sizes > 0)
             bins = np.floor((np.log2(np.where(known, sizes, 1.0)) - _LOWEST) * _BINS_PER_DOUBLING).astype(np.int64)
@@ -37,25 +37,25 @@ class LogHistogram:
             self._first[new] = tally.where
 
     def bin(self, size: float) -> int:
-        """Return the number of the bin that holds a size."""
+        """Return the number of the bin that contains a size."""
         return int(np.clip(np.floor((np.log2(size) - _LOWEST) * _BINS_PER_DOUBLING), 0, len(self.counts) - 1))
 
     def between(self, low: float, high: float) -> int:
-        """Count the sizes from low to high, to within a bin."""
+        """Count the sizes from low to high, up to the width of a bin."""
         return int(self.counts[self.bin(low) : self.bin(high) + 1].sum()) if high > 0 and low > 0 else 0
 
     def first(self, start: int) -> str:
-        """Say where the first number was in the first bin from `start` on that holds any."""
+        """Describe where the first number was in the first non-empty bin from `start` on."""
         return self._first[int(start + np.flatnonzero(self.counts[start:])[0])]
 
 
 class Outliers(Inspector):
-    """Values far outside of the rest.
+    """Values far outside the range of the others.
 
-    A value counts if it is more than 20 interquartile ranges from the median, both of the first block of trajectories, if no other value
-    lies between it and a tenth of its distance, and if at most a tenth of all values are so far out. The largest of n draws from a tail
-    1 - F(x) ~ x^-a is ten times the next with probability 10^-a: for Student's t with 3 degrees of freedom 1 set of 1,000 is blamed
-    without reason, for lighter tails (Normal, Laplace, ...) none.
+    A value is an outlier if it is more than 20 interquartile ranges from the median (both of the first block of trajectories), if no other
+    value lies between it and a tenth of its distance, and if at most a tenth of all values are so far out. For a tail 1 - F(x) ~ x^-a, the
+    largest of n values is ten times the next with probability 10^-a: false alarms occur in 1 of 1,000 sets for Student's t with 3 degrees
+    of freedom, and never for lighter tails (Normal, Laplace, ...).
     """
 
     FAR, RATIO, MOST = 20.0, 10.0, 0.1
@@ -84,7 +84,7 @@ class Outliers(Inspector):
         try:
             check_magnitude(self._field, np.asarray(self._largest))
         except DataError as error:
-            yield ERROR, f"{error} ({self._beyond.count} values, the first in {self._beyond.where}); what is not known is NaN"
+            yield ERROR, f"{error} ({self._beyond.count} values, the first in {self._beyond.where}); write unknown values as NaN"
             return
         counts = self._histogram.counts
         filled, gap = np.flatnonzero(counts), int(np.ceil(np.log2(self.RATIO) * _BINS_PER_DOUBLING))
@@ -97,16 +97,16 @@ class Outliers(Inspector):
         inside, outside = (2 ** (one / _BINS_PER_DOUBLING + _LOWEST) * self._unit for one in (nearest + 1, least))
         yield (
             WARNING,
-            f"field {name!r}: {number} of {counts.sum()} values lie far outside of the rest, at least {outside:.3g} from the median where "
-            f"no other is beyond {inside:.3g}, the first in {self._histogram.first(least)}: if they mean 'not known', make them NaN",
+            f"field {name!r}: {number} of {counts.sum()} values lie far outside the rest: at least {outside:.3g} from the median, while no "
+            f"other is beyond {inside:.3g}, the first in {self._histogram.first(least)}: if they mean 'not known', write NaN",
         )
 
 
 class Wrapped(Inspector):
     """Positions that jump from one side of a periodic box to the other.
 
-    On one axis of the extent L, at least 3 steps are longer than 3 L / 4, ten times as many as those from 2 L / 5 to 3 L / 5, and at
-    least a tenth of the positions lies in the middle half of the box. Steps of a body that does not wrap get rarer with their length.
+    Reported if, on an axis with extent L, at least 3 steps are longer than 3 L / 4, these are ten times as many as steps from 2 L / 5 to
+    3 L / 5, and at least a tenth of the positions is in the middle half of the box. Without wrapping, long steps are rarer than short ones.
     """
 
     FEWEST, FACTOR, MIDDLE, SAMPLE = 3, 10, 0.1, 20_000
@@ -142,5 +142,5 @@ class Wrapped(Inspector):
                     WARNING,
                     f"field {self._field.name!r}: {long} steps along axis {axis} are nearly as long as the data are wide, the first to "
                     f"{histogram.first(histogram.bin(0.75 * side))}: do positions wrap around a box of side {side:.4g}? "
-                    "Say `box: [...]`, or undo these jumps",
+                    "Declare `box: [...]`, or undo these jumps",
                 )

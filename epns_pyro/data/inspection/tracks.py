@@ -1,4 +1,4 @@
-"""Bodies that come and go: how many there are at a time, how long they stay, and how often they are lost on the way."""
+"""Statistics of bodies that enter and leave: bodies per frame, lengths of tracks, and gaps in tracks."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from epns_pyro.data.stores import Store
 
 @dataclass(frozen=True)
 class TrackSummary:
-    """What a set of recorded bodies looks like. A track is one body in one trajectory; three numbers are least, median and most.
+    """Statistics of the tracks of a set. A track is one body in one trajectory; three numbers are minimum, median and maximum.
 
     Parameters
     ----------
     bodies_per_frame : tuple of int
-        Bodies that are there in a frame.
+        Number of bodies present in a frame.
     track_frames : tuple of int
-        Frames in which a body is there.
+        Number of frames in which a body is present.
     tracks : int
     entries, exits : int
         Tracks that begin after the first, or end before the last frame of their trajectory.
     gaps, gap_frames, longest_gap : int
-        Holes in tracks (absent, there before and after), their frames together, and those of the longest.
+        Gaps in tracks (absent, but present before and after), their total number of frames, and the frames of the longest.
     steps : int
-        Pairs of frames in a row in which a body is there: what a model learns from.
+        Pairs of consecutive frames in which a body is present: the data that a model learns from.
     typical_step, largest_step : float
         Root mean square and largest displacement over such a pair, in the unit of the position; 0 without a position.
     """
@@ -46,7 +46,7 @@ class TrackSummary:
 
 
 def summarise_tracks(store: Store, split: str) -> TrackSummary | None:
-    """Look at the bodies of a set, a few chunks at a time; None where every body is in every frame.
+    """Compute the statistics of a set, a few chunks at a time; None where every body is in every frame.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def summarise_tracks(store: Store, split: str) -> TrackSummary | None:
 
 
 def track_lines(store: Store) -> Iterator[str]:
-    """Say in a few lines what the tracks of every set are like; nothing of sets whose bodies are always there."""
+    """Describe the tracks of every set in a few lines; nothing for sets whose bodies are always present."""
     unit = next((f.unit for f in store.spec.fields if f.translates), "")
     length = f" {unit}" if unit else ""
     for split in store.splits:
@@ -96,7 +96,7 @@ class _Counts:
         self.complete = True
 
     def add(self, there: np.ndarray, position: np.ndarray | None) -> None:
-        """See which bodies of a block are there (trajectory, time, body), and where (trajectory, time, body, space)."""
+        """Add a block: which bodies are present (trajectory, time, body), and where (trajectory, time, body, space)."""
         self.complete &= bool(there.all())
         self._per_frame += np.bincount(there.sum(-1).ravel(), minlength=len(self._per_frame))
         self._per_track += np.bincount(there.sum(1).ravel(), minlength=len(self._per_track))
@@ -121,7 +121,7 @@ class _Counts:
 
     def summary(self) -> TrackSummary:
         tracks = self._per_track.copy()
-        tracks[0] = 0  # places that no body takes
+        tracks[0] = 0  # places on the body axis that no body uses
         return TrackSummary(
             bodies_per_frame=_range(self._per_frame),
             track_frames=_range(tracks),
@@ -138,7 +138,7 @@ class _Counts:
 
 
 def _range(histogram: np.ndarray) -> tuple[int, int, int]:
-    """Return the least, median and most of the numbers that a histogram (number,) counts; 0 of nothing."""
+    """Return minimum, median and maximum of the numbers that a histogram (number,) counts; zeros if it is empty."""
     found = np.flatnonzero(histogram)
     if not len(found):
         return 0, 0, 0

@@ -46,7 +46,7 @@ def test_tables_that_are_read(content, tmp_path):
         (b"label,type\n1,1\n\n2,1.5\n", "line 4: label and type must be whole numbers"),
         (b"sep=,\nlabel,type\n\xb2,1\n", "line 3: label and type must be whole numbers"),
         (f"label,type\n{10**30},1\n".encode(), "line 2: label and type must be whole numbers below 1e18"),
-        (b"label,type\n1,255\n", "line 2: type 255 is more than 254"),
+        (b"label,type\n1,255\n", "line 2: type 255 is larger than 254"),
         (b"label,type\n1,-1\n", "line 2: label and type must be whole numbers"),
         (b"label,type\n1,1,5,7\n1,1,6\n", "t.csv"),
         (b"label,type\n1,1\n1,2\n", "label 1 has several types"),

@@ -176,7 +176,7 @@ def test_sets_of_other_systems_and_broken_files(planets, tmp_path, rng):
     refused(planets[0], tmp_path, r"val/run_0\.npy: has 4 bodies, those in train/ 3")
     (planets[0] / "train" / "run_4.npy").write_bytes(b"not an array")
     refused(planets[0], tmp_path, r"train/run_4\.npy: cannot be read as a \.npy array")
-    refused(planets[0], tmp_path, r"train/run_0\.npy: 1 of its frames is kept with every = 50", every=50)
+    refused(planets[0], tmp_path, r"train/run_0\.npy: every = 50 keeps 1 frame", every=50)
 
 
 def with_two_types(x):

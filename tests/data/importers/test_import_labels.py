@@ -144,7 +144,7 @@ def test_what_holds_no_films(tmp_path):
     zarr.create_array(tmp_path / "flat.zarr", data=np.ones((2, 2), np.int64))
     refused(tmp_path, r"must be \(time, y, x\) or \(movie, time, y, x\), found \(2, 2\)", "flat.zarr")
     (tmp_path / "broken.tif").write_bytes(b"no image")
-    refused(tmp_path, r"broken\.tif: cannot be read as TIFF", "broken.tif")
+    refused(tmp_path, r"broken\.tif: is not a TIFF file", "broken.tif")
     tifffile.imwrite(tmp_path / "photo.tif", np.zeros((4, 4, 3), np.uint8), photometric="rgb")
     refused(tmp_path, r"photo\.tif: is a colour image", "photo.tif")
 

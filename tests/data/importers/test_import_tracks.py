@@ -75,7 +75,7 @@ def test_segments_have_a_body_axis_of_their_own(tmp_path):
     assert found.kept == len(kept) < found.rows
     assert set(found.dropped) <= {
         "left over at the end of a recording, less than a segment",
-        "of segments in which no body is there twice in a row",
+        "of segments in which no body is present in two consecutive frames",
     }
 
 
@@ -96,7 +96,7 @@ def test_the_size_of_a_chunk_does_not_matter(tmp_path, monkeypatch, order):
         np.testing.assert_array_equal(whole.read(split), pieces.read(split))
         np.testing.assert_array_equal(whole.dataset(split)["body_id"], pieces.dataset(split)["body_id"])
     notes = report(whole).notes
-    assert (notes[0] == "walk.csv: rows are not in the order of the frames: sorted") == (order != "frame")
+    assert (notes[0] == "walk.csv: rows were not in order of the frames: sorted") == (order != "frame")
 
 
 def test_frame_numbers_that_step(tmp_path):
@@ -107,10 +107,8 @@ def test_frame_numbers_that_step(tmp_path):
     every = imported(tmp_path, table, "b.zarr", frame_dt=0.04, every=20)
     kept = table[(table.frame - table.frame.min()) % 20 == 0]
     assert every.frame_dt == 0.8
-    assert report(every).dropped["of frames between those that are kept"] == len(table) - len(kept)
-    with pytest.raises(
-        DataError, match="no body is there in two kept frames that follow each other: frame numbers step by 10, give --every"
-    ):
+    assert report(every).dropped["of frames between the kept frames"] == len(table) - len(kept)
+    with pytest.raises(DataError, match="no body is present in two consecutive kept frames: frame numbers step by 10, give --every"):
         imported(tmp_path, table, "c.zarr", every=1)
 
 
@@ -260,7 +258,7 @@ def test_a_scene_that_is_left_out(tmp_path, how):
     store = imported(tmp_path, given, tests=[files[1]], segment=5, shares=Split())
     assert set(moments(store, "test")) == {1 if how == "among the others" else 2}
     assert set(moments(store, "train")) == set(moments(store, "val")) == {0, 2 if how == "among the others" else 1}
-    with pytest.raises(ConfigError, match="all recordings are for the test"):
+    with pytest.raises(ConfigError, match="all recordings are in the test set"):
         imported(tmp_path, files[:1], "b.zarr", tests=files[:1], segment=5)
 
 

@@ -48,7 +48,7 @@ def field(number, value):
 BAD = {
     "empty": (lambda lines: [], "walk.csv: is empty: expected a table with one row per detection"),
     "blank": (lambda lines: ["", "  ", ""], "walk.csv: is empty"),
-    "comments": (lambda lines: ["# a", "# b"], "walk.csv: holds nothing but comments"),
+    "comments": (lambda lines: ["# a", "# b"], "walk.csv: holds only comments"),
     "header alone": (lambda lines: lines[:1], "walk.csv: holds no rows: expected one per detection"),
     "one column": (
         lambda lines: [line.split(",")[0] for line in lines],
@@ -58,7 +58,7 @@ BAD = {
     "text in frame": (edit(9, field(0, "8b")), "walk.csv, line 9: frame is '8b', expected a number"),
     "infinite": (edit(9, field(3, "-inf")), "walk.csv, line 9: y is infinite: leave the cell empty where nothing was measured"),
     "half a frame": (edit(9, field(0, "8.5")), "walk.csv, line 9: frame is 8.5, expected a whole number: give --columns time=NAME"),
-    "endless": (edit(9, field(0, "1e300")), "walk.csv, line 9: frame is 1e+300: no recording is so long"),
+    "endless": (edit(9, field(0, "1e300")), "walk.csv, line 9: frame is 1e+300: too large for a frame"),
     "more columns": (edit(9, lambda line: line + ",1,2"), "walk.csv: line 9 has 6 columns, the lines before it 4 (separated by commas)"),
     "other separator": (
         edit(9, lambda line: line.replace(",", ";")),
@@ -67,11 +67,11 @@ BAD = {
     "decimal comma": (edit(9, lambda line: line.replace(".", ",")), "walk.csv: line 9 has 6 columns, the lines before it 4"),
     "two places": (
         lambda lines: [*lines, ",".join([*lines[7].split(",")[:3], "99.5"])],
-        "walk.csv: id 10 occurs twice in frame 13, at different places (1 such row in this segment): an id names one body; "
+        "walk.csv: id 10 occurs twice in frame 13, at different positions (1 such row in this segment): an id names one body; "
         "--duplicates first",
     ),
-    "no id": (lambda lines: [line.replace("id", "who") for line in lines], "walk.csv: the header frame,who,x,y is not known: say which"),
-    "no header": (lambda lines: lines[1:], "walk.csv: there is no header above its 4 columns: say which column is what"),
+    "no id": (lambda lines: [line.replace("id", "who") for line in lines], "walk.csv: the header frame,who,x,y is not known: say what"),
+    "no header": (lambda lines: lines[1:], "walk.csv: there is no header above its 4 columns: say what the columns are"),
     "an id of its own for every row": (
         lambda lines: lines[:1] + [field(1, str(i))(line) for i, line in enumerate(lines[1:])],
         "can be used (177 of tracks with one row): is the id in the right column?",
@@ -91,8 +91,8 @@ def test_bad_tables_get_one_line(tmp_path, case):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--columns", "frame,id,x"), "--columns frame,id,x: does not say which column is y"),
-        (("--columns", "id,x,y"), "does not say which column is frame: needed are frame (or time), x and y"),
+        (("--columns", "frame,id,x"), "--columns frame,id,x: does not name the column of y"),
+        (("--columns", "id,x,y"), "does not name the column of frame: expected frame (or time), x and y"),
         (("--columns", "frame,id,x,y,z,w"), "walk.csv: has 4 columns (frame,id,x,y), --columns names 6"),
         (("--columns", "id,nobody,x,y"), "walk.csv: has a column 'id', but not in that place, and none called 'nobody'"),
         (("--columns", "frame,frame,x,y"), "--columns: 'frame' is given twice"),
@@ -167,9 +167,9 @@ def test_what_is_dropped_is_said(tmp_path):
         "dropped 1 row: without a track",
         "dropped 1 row: without a position",
         "dropped 1 row: of tracks with one row",
-        "dropped 1 row: that repeat another one, number by number",
-        "dropped 1 row: with the id and frame of an earlier one",
-        "walk.csv: rows are not in the order of the frames: sorted",
+        "dropped 1 row: that are exact copies of another row",
+        "dropped 1 row: with the id and frame of an earlier row",
+        "walk.csv: rows were not in order of the frames: sorted",
     ):
         assert line in said
     found = ImportReport.of(tmp_path / "store.zarr")

@@ -46,18 +46,18 @@ def shared_strip():
 
 
 LIES = {
-    "not a TIFF": (b"no image", "does not begin like one"),
-    "empty": (b"", "does not begin like one"),
+    "not a TIFF": (b"no image", "is not a TIFF file"),
+    "empty": (b"", "is not a TIFF file"),
     "no directory": (b"II*\0\0\0\0\0", "holds no images"),
     "beyond the end": (b"II*\0\xff\xff\0\0", "image 1 lies beyond its end"),
-    "circle": (directory(t0=8), "runs in a circle after image 1"),
+    "circle": (directory(t0=8), "forms a loop after image 1"),
     "huge": (directory(t256=10**6, t257=10**6), "declares 1000000 x 1000000 pixels: expected 1 to 268435456"),
     "larger than the file": (directory(t256=4000, t257=4000), "declares 4000 x 4000 pixels but holds 512 bytes"),
     "no width": (directory(t256=0), "declares 16 x 0 pixels"),
     "strips beyond the end": (directory(t273=700), "lies beyond the end of the file"),
     "no strips": (directory(t273=0, t279=0), "is the file damaged|has no pixels"),
     "much from little": (shared_strip(), "bytes per byte of the file: is it damaged"),
-    "bomb": (deflate_bomb(), "expand to more than the 512 bytes that they are for"),
+    "bomb": (deflate_bomb(), "expand to more than the 512 bytes that they need"),
     "damaged codec": (directory(t259=8), "cannot be read as TIFF"),
     "unknown codec": (directory(t259=4711), "cannot be read as TIFF"),
     "no rows per strip": (directory(t278=0), "bad.tif: "),
@@ -95,7 +95,7 @@ def test_a_long_circle_of_images_is_no_endless_loop(tmp_path):
     entries = struct.unpack_from("<H", content, last)[0]
     struct.pack_into("<I", content, last + 2 + 12 * entries, second)
     (tmp_path / "a.tif").write_bytes(content)
-    with pytest.raises(DataError, match="runs in a circle after image 150"):
+    with pytest.raises(DataError, match="forms a loop after image 150"):
         open_stack(tmp_path / "a.tif")
 
 
@@ -146,7 +146,7 @@ def test_films_that_are_read(options, tmp_path):
 def test_volumes_are_not_films(axes, options, tmp_path):
     write(tmp_path / "a.tif", **options, metadata={"axes": axes})
     name = {"Z": "z slices", "C": "channels"}[axes[0]]
-    with pytest.raises(DataError, match=rf"a\.tif: is a stack of 6 {name}, expected a film .* say --stack-is-time if"):
+    with pytest.raises(DataError, match=rf"a\.tif: is a stack of 6 {name}, expected a film .* use --stack-is-time if"):
         import_labels(tmp_path / "a.tif", tmp_path / "o.zarr")
     assert import_labels(tmp_path / "a.tif", tmp_path / "o.zarr", stack_is_time=True).steps("train") == 5
 
@@ -198,7 +198,7 @@ def test_cropping_comes_first(tmp_path):
         import_labels(tmp_path / "a.tif", tmp_path / "p.zarr", crop=((3, 13), (2, 17)))
     with pytest.raises(DataError, match="16 x 16 pixels cannot be downscaled by 17"):
         import_labels(tmp_path / "a.tif", tmp_path / "p.zarr", downscale=17)
-    with pytest.raises(DataError, match="a part of a periodic image is not periodic"):
+    with pytest.raises(DataError, match="a crop of a periodic image is not periodic"):
         import_labels(tmp_path / "a.tif", tmp_path / "p.zarr", crop=((3, 13), (2, 14)), periodic=True)
 
 

@@ -122,7 +122,10 @@ CASES = {
         lambda d: d.assign_coords(time=2 * d.time.values),
         "error: set 'train': frame_dt is 0.5, but the coordinate 'time' advances by 1 per frame",
     ),
-    "constant": (lambda d: d.assign(mass=0 * d.mass + 2), "warning: set 'train': field 'mass' is constant (2): it tells a model nothing"),
+    "constant": (
+        lambda d: d.assign(mass=0 * d.mass + 2),
+        "warning: set 'train': field 'mass' is constant (2): a model learns nothing from it",
+    ),
     "flat": (
         lambda d: edit(edit(d, "position", (..., 1), 0.0), "velocity", (..., 1), 0.0),
         "warning: set 'train': field 'position' is constant along axis 1: is space 1-dimensional?",
@@ -134,7 +137,7 @@ CASES = {
     ),
     "not seen": (
         lambda d: edit(d.assign(position=d.position + 100), "position", (4, 3, 1), 0.0),
-        "warning: set 'train': field 'position': 1 of 216 values lie far outside of the rest, at least 97.9 from the median",
+        "warning: set 'train': field 'position': 1 of 216 values lie far outside the rest: at least 97.9 from the median",
     ),
     "exact differences": (
         lambda d: edit(d, "velocity", (slice(None), slice(None, -1)), np.diff(d.position, axis=1) / DT),
@@ -186,17 +189,19 @@ LABEL_CASES = {
     ),
     "jump": (
         lambda d: edit(d, "cell", (1, 6), np.roll(d["cell"].values[1, 6], 6, axis=1)),
-        "warning: set 'train': field 'cell': labels jump 4 times, first in trajectory 1, frame 6, label 3: further than the cell is wide",
+        "warning: set 'train': field 'cell': labels jump 4 times, first in trajectory 1, frame 6, label 3: by more than the width",
     ),
     "gap": (
         lambda d: edit(d, "cell", (0, slice(5, 8)), np.where(d["cell"].values[0, 5:8] == 2, 0, d["cell"].values[0, 5:8])),
-        "warning: set 'train': field 'cell': labels vanish and come back 1 times, first in trajectory 0, frame 5, label 2: fill the gaps; "
-        "models make no cells, so the 6 pixels that come back are left out of the likelihood",
+        "warning: set 'train': field 'cell': labels disappear and come back 1 times, first in trajectory 0, frame 5, label 2: fill the "
+        "gaps; "
+        "models do not create cells, so the 6 pixels that come back are left out of the likelihood",
     ),
     "birth": (
         lambda d: edit(d, "cell", (0, slice(0, 4)), np.where(d["cell"].values[0, :4] == 2, 0, d["cell"].values[0, :4])),
         "warning: set 'train': field 'cell': labels first appear within a trajectory 1 times, first in trajectory 0, frame 4, label 2: "
-        "models make no cells, so their first 6 pixels are left out of the likelihood, and no forecast holds them; cut trajectories where",
+        "models do not create cells, so their first 6 pixels are left out of the likelihood, and no forecast contains them; cut "
+        "trajectories where",
     ),
     "unused": (
         lambda d: d.assign({"cell": d["cell"].where(d["cell"] != 2, 0)}),
@@ -204,7 +209,7 @@ LABEL_CASES = {
     ),
     "untyped": (
         lambda d: edit(d, "cell_type", (5, 1), 0),
-        "error: set 'train': field 'type': 1 cells have no type (0 is the medium's), the first in trajectory 5, cell 2",
+        "error: set 'train': field 'type': 1 cells have no type (0 is that of the medium), the first in trajectory 5, cell 2",
     ),
     "unknown type": (
         lambda d: edit(d, "cell_type", (5, 1), 7),
@@ -254,9 +259,9 @@ def test_missing_and_unfinished_sets(tmp_path):
     writer.split("train", 10, FRAMES, image.shape[2:]).append(x)
     found = [str(finding) for finding in check(open_store(tmp_path / "a.zarr"))]
     assert found == [
-        "error: there is no set 'val': training cannot be watched: cut a single recording along time into trajectories",
-        "error: set 'train': is incomplete, 6 of 10 trajectories: run the command that made the store again to finish it",
-        "warning: there is no set 'test': a model cannot be judged",
+        "error: there is no set 'val': training cannot be validated: cut a single recording along time into trajectories",
+        "error: set 'train': is incomplete, 6 of 10 trajectories: run the command that made the store again to complete it",
+        "warning: there is no set 'test': a model cannot be evaluated",
     ]
 
 

@@ -61,7 +61,7 @@ def test_values_that_mean_not_seen_are_found_and_counted(value, count):
     x.reshape(-1, 2)[np.arange(count) * 7 + 600] = value
     trajectory, frame, body = np.unravel_index(600, SHAPE[:3])
     (message,) = said(Outliers(SPEC, POSITION), position=x)
-    assert f"{count} of {np.prod(SHAPE[:3])} values lie far outside of the rest" in message
+    assert f"{count} of {np.prod(SHAPE[:3])} values lie far outside the rest" in message
     assert f"the first in trajectory {trajectory}, frame {frame}, body {body}" in message
 
 
