@@ -1,4 +1,4 @@
-"""What a user says about a store of their own: the fields, the time step, and how it is split."""
+"""Description of a user's store: the fields, the time step, and the split into sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from epns_pyro.state import StateSpec
 
 
 class Split(Config):
-    """Shares of the trajectories that go to each set; which ones they are depends on `seed` alone."""
+    """Fractions of the trajectories in each set; which trajectories is determined by `seed` alone."""
 
     train: float = pydantic.Field(0.8, gt=0)
     val: float = pydantic.Field(0.1, ge=0)
@@ -25,7 +25,7 @@ class Split(Config):
     seed: int = 0
 
     def rows(self, trajectories: int) -> dict[str, np.ndarray]:
-        """Return the sorted trajectory numbers of every set that gets any; the training set always does."""
+        """Return the sorted trajectory numbers of every set that is not empty; the training set never is."""
         shares = {"val": self.val, "test": self.test}
         total = self.train + self.val + self.test
         counts = {name: max(1, round(trajectories * share / total)) if share else 0 for name, share in shares.items()}
@@ -42,7 +42,7 @@ _ROTATIONS = {"E": "full", "SE": "proper", "axis": "axis", "point": "full", "tra
 
 
 class Description(Config):
-    """A StateSpec in YAML, with the time step and the split: what stands in `<store>.yaml` or behind `--spec`.
+    """A StateSpec in YAML, with the time step and the split: the content of `<store>.yaml` or of the file given by `--spec`.
 
     >>> fields:
     >>>   - {name: position, irreps: 1o, translates: true, unit: um}
@@ -56,16 +56,16 @@ class Description(Config):
     sites: tuple[str, ...] = ("body",)
     space: int = 3
     periodic: bool = False
-    box: tuple[float, ...] = pydantic.Field((), description="sides of the periodic box that bodies live in, in the unit of the positions")
+    box: tuple[float, ...] = pydantic.Field((), description="sides of the periodic box of the bodies, in the unit of the positions")
     symmetry: Literal["E", "SE", "axis", "point", "translations", "none"] = pydantic.Field(
         "E",
-        description="E: rotations, reflections, translations; SE: no reflections; axis: turns about an axis; point: about a fixed centre, "
-        "no translations; translations: no turns; none",
+        description="E: rotations, reflections, translations; SE: no reflections; axis: rotations about an axis; point: about a fixed "
+        "centre, no translations; translations: no rotations; none",
     )
-    rotations: str | None = pydantic.Field(None, description="what `symmetry` says of turns, in the words of a StateSpec")
+    rotations: str | None = pydantic.Field(None, description="the rotations of `symmetry`, in the words of a StateSpec")
     axis: tuple[float, ...] = pydantic.Field((), description="with symmetry axis: its direction, by default the last axis of space")
     history: int | None = pydantic.Field(
-        None, ge=1, le=64, description="velocities of so many steps as part of the state; the last one is derived where it is not recorded"
+        None, ge=1, le=64, description="velocities of the last N steps in the state; the newest is derived if it is not recorded"
     )
     frame_dt: float | None = pydantic.Field(None, gt=0)
     time_unit: str = ""
@@ -92,7 +92,7 @@ def read_description(path: str | Path) -> Description:
     """
     description = Description.parse(read_yaml(path), where=str(path))
     try:
-        description.spec  # noqa: B018 - say now what is wrong with the fields, with the name of the file
+        description.spec  # noqa: B018 - check the fields now, so that the error names the file
     except (ConfigError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from None
     return description

@@ -1,7 +1,7 @@
-"""Open zarr directories and netCDF files that may come from anywhere, and read variables from them.
+"""Opening zarr directories and netCDF files from unknown sources, and reading variables from them.
 
-What a file says of itself is checked before it is believed: the codecs that decode it, and its sizes against the bytes that are there.
-Errors of the libraries that read it become a DataError of one line, which names the variable and, in zarr, the damaged chunk.
+The metadata of a file are checked before they are used: the codecs that decode it, and its sizes against the bytes on disk. Errors of
+the libraries become a DataError of one line, which names the variable and, in zarr, the damaged chunk.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ import zarr
 from epns_pyro.data.zarr_metadata import NAMES, Claim, claims, damaged_blosc, entries
 from epns_pyro.errors import DataError, EpnsError
 
-BELIEVED = 2**27  # bytes that an array may take in memory, whatever lies on disk
-COMPRESSION = 1000  # beyond that, it may be this many times as large as what lies on disk for it
+BELIEVED = 2**27  # bytes that an array may have in memory in any case
+COMPRESSION = 1000  # larger arrays: largest ratio of bytes in memory to bytes on disk
 LARGEST_SIZE = 10**8  # of a dimension
-ANEW = ": copy the file again from where it came, or make it anew"
-CHUNKS_TRIED = 10_000  # in search of the one that is damaged
+ANEW = ": copy the file again from its source, or make it again"
+CHUNKS_TRIED = 10_000  # in the search for the damaged one
 
 
 @contextmanager
 def reading(what: str, hint: str = "") -> Iterator[None]:
-    """Turn whatever a library raises while it reads a file into one DataError: put nothing else inside.
+    """Turn any error of a library that reads a file into one DataError; put only the reading inside.
 
-    Damaged files make zarr, numcodecs, HDF5 and xarray raise nearly every class that there is, so all are caught here and only here.
+    With damaged files zarr, numcodecs, HDF5 and xarray raise almost every type of error, so all are caught, but only here.
     """
     try:
         yield
     except EpnsError:
         raise
     except MemoryError:
-        raise DataError(f"{what} (it does not fit into memory, or claims a size that it does not have){hint}") from None
+        raise DataError(f"{what} (it does not fit into memory, or declares a size that it does not have){hint}") from None
     except Exception as error:
         why = " ".join(str(error).split())
         raise DataError(f"{what} ({why[:200] or type(error).__name__}){hint}") from None
@@ -54,7 +54,7 @@ def contents(path: Path) -> tuple[list[str], dict[str, Any]]:
     Raises
     ------
     DataError
-        If it is no zarr directory or netCDF file, or one that cannot be believed.
+        If it is not a zarr directory or netCDF file, or if its metadata are impossible.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or store: check the path")
@@ -82,14 +82,14 @@ def _open_one_by_one(path: Path, root: zarr.Group) -> None:
 
 
 def check_zarr(path: Path) -> None:
-    """Raise DataError if the metadata of a zarr directory are damaged, name codecs that are not read, or claim more than is there."""
+    """Raise DataError if the metadata of a zarr directory are damaged, name an unknown codec, or declare more than is on disk."""
     _believe(path, claims(path))
 
 
 def refuse_damaged_blosc(path: Path, group: str | None = None) -> None:
-    """Raise DataError if a chunk of an array is damaged that Blosc packed; of the arrays of one group, or of all for None.
+    """Raise DataError if a chunk compressed by Blosc is damaged, in the arrays of one group, or in all for None.
 
-    Blosc believes the sizes in a chunk and reads past its end, so its chunks are looked at before it is asked.
+    Blosc trusts the sizes in a chunk and reads past its end, so its chunks are checked before it decodes them.
     """
     for claim in claims(path):
         parent, _, name = claim.name.rpartition("/")
@@ -136,12 +136,12 @@ def load(dataset: xr.Dataset, name: str) -> xr.Variable:
 
 
 def lost_chunks(dataset: xr.Dataset, name: str) -> str:
-    """Say how many chunks of a zarr array are not on disk, which zarr reads as its fill value; "" for none."""
+    """Describe how many chunks of a zarr array are missing on disk, which zarr reads as its fill value; "" if none is."""
     if (array := _zarr_array(name, dataset.variables[name].encoding)) is None:
         return ""
     with reading(f"variable {name!r} cannot be read", ANEW):
         lost, fill = array.nchunks - array.nchunks_initialized, array.fill_value
-    return f"{lost} of {array.nchunks} chunks of {name!r} are not on disk and are read as {fill}: is a file lost?" if lost > 0 else ""
+    return f"{lost} of {array.nchunks} chunks of {name!r} are missing on disk and are read as {fill}: is a file lost?" if lost > 0 else ""
 
 
 def _zarr_array(name: str, encoding: dict[str, Any]) -> zarr.Array | None:
@@ -153,8 +153,8 @@ def _zarr_array(name: str, encoding: dict[str, Any]) -> zarr.Array | None:
 
 
 def _damaged_chunk(name: str, encoding: dict[str, Any]) -> tuple[str, Callable[[], Any]] | None:
-    """Find the first chunk of a zarr array that cannot be decoded: its name and how to read it."""
-    with suppress(Exception):  # the search only adds to a message: the array can be damaged beyond having chunks
+    """Find the first chunk of a zarr array that cannot be decoded; return its name and a function that reads it."""
+    with suppress(Exception):  # the search only adds to a message: the array can be too damaged to have chunks
         if (array := _zarr_array(name, encoding)) is None:
             return None
         sizes = array.shards or array.chunks
@@ -172,18 +172,19 @@ def _damaged_chunk(name: str, encoding: dict[str, Any]) -> tuple[str, Callable[[
 
 
 def _believe(path: Path, found: list[Claim]) -> None:
-    """Raise unless every array can be as large as it says, judging by what is on disk."""
+    """Raise DataError unless every array can have its declared size, given the bytes on disk."""
     for claim in found:
         where = f"{path}: variable {claim.name!r}"
         if largest := max((n for n in (*claim.shape, *claim.chunk) if n > LARGEST_SIZE), default=0):
-            raise DataError(f"{where} claims a dimension of {largest:g} entries, and at most {LARGEST_SIZE:g} are read: it is damaged")
+            raise DataError(f"{where} declares a dimension of {largest:g} entries: expected at most {LARGEST_SIZE:g}: it is damaged")
         size = claim.itemsize * max(claim.written, entries(claim.chunk))
         stored = 0
         while size > BELIEVED + COMPRESSION * stored and (more := next(claim.stored, None)) is not None:
             stored += more
         if size > BELIEVED + COMPRESSION * stored:
             raise DataError(
-                f"{where} claims {' x '.join(map(str, claim.shape))} entries in chunks of {' x '.join(map(str, claim.chunk))}, which take "
+                f"{where} declares {' x '.join(map(str, claim.shape))} entries in chunks of {' x '.join(map(str, claim.chunk))}, which "
+                "take "
                 f"{size / 2**30:.3g} GiB, but {stored} bytes are on disk: it is damaged, or was never written"
             )
 

@@ -1,4 +1,4 @@
-"""Making the trajectory sets of a system with its own simulator."""
+"""Generating the trajectory sets of a system with its simulator."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def generate(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Store:
-    """Simulate the sets of a config into a store, or finish a store that an interrupted run has left behind.
+    """Simulate the sets of a config into a store, or complete the store of an interrupted run.
 
-    Every trajectory depends on (seed, set, index) alone, so a store made in several goes equals one made in a single run.
+    Every trajectory depends only on (seed, set, index), so a store made in several runs equals one made in a single run.
 
     Parameters
     ----------
     config : SystemConfig
     path : str or Path
-        Of the store; an existing one must be of the same config and seed.
+        Path of the store; an existing one must have the same config and seed.
     seed : int
     sets : sequence of str, optional
         Names of the sets to make, all of ``config.sets`` by default. More can be added later.
     workers : int, optional
-        Threads of the simulator, all cores by default; the numbers do not depend on it.
+        Threads of the simulator, all cores by default; the result does not depend on it.
     progress : callable, optional
         Called as ``progress(set, done, total)`` with numbers of trajectories.
 
@@ -45,7 +45,7 @@ def generate(
     ConfigError
         If a set is unknown, or its trajectories cannot share their initial states evenly.
     DataError
-        If `path` holds anything else; it is left as it is.
+        If `path` holds anything else; it is not changed.
     """
     names = list(config.sets) if sets is None else list(sets)
     for name in names:

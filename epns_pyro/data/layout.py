@@ -1,4 +1,4 @@
-"""How states lie in a dataset: which variable holds a field, along which dimensions, and back.
+"""Layout of states in a dataset: the variable of each field and its dimensions, encoding and decoding.
 
 A field `position` is a variable `position` (trajectory, time, body, space). A static field has no time dimension. A property of the
 entities of a label field, such as the type of a cell, is a variable `cell_type` (trajectory, cell) whose entry l - 1 belongs to label l.
@@ -34,7 +34,7 @@ class Variable:
 
     @property
     def required(self) -> tuple[str, ...]:
-        """Dimensions it cannot do without; a store of one trajectory may leave `trajectory` out, shared static values too."""
+        """Required dimensions; a store of one trajectory may leave `trajectory` out, and static values that all share too."""
         return tuple(d for d in self.dims if d != TRAJECTORY)
 
 
@@ -60,7 +60,7 @@ def _variable(spec: StateSpec, field: Field) -> Variable:
 
 
 def with_bodies(spec: StateSpec, bodies: int) -> StateSpec:
-    """Return the spec with room for so many bodies in attributes of pairs that do not say for how many they are."""
+    """Return the spec with `bodies` channels in attributes of pairs that do not declare their number of bodies."""
     fields = tuple(replace(f, size=bodies) if f.is_pair and not f.size else f for f in spec.fields)
     return replace(spec, fields=fields)
 
@@ -132,22 +132,22 @@ def to_dataset(spec: StateSpec, x: np.ndarray, dims: tuple[str, ...], *, frame_d
 
 
 def decode(spec: StateSpec, dataset: xr.Dataset, frame_dt: float, *, skip: int = 0) -> np.ndarray:
-    """Build full states (trajectory, time, *site, channel) from a dataset, which is read only here.
+    """Build full states (trajectory, time, *site, channel) from a dataset, whose values are read here.
 
     Parameters
     ----------
     frame_dt : float
-        Time between two frames, for velocities that are differences; these take away the first frame.
+        Time between two frames, for velocities that are differences; with these the first frame has no state.
     skip : int
-        States at the start to leave out: their frames were read for the sake of later ones.
+        States to leave out at the start: their frames are read only to derive later ones.
 
     Raises
     ------
     DataError
-        If a label lies outside of what the spec declares.
+        If a label is outside the declared range.
     """
     values: dict[str, np.ndarray] = {}
-    for variable in sorted(variables(spec), key=lambda v: bool(v.field.of)):  # properties come after the labels they belong to
+    for variable in sorted(variables(spec), key=lambda v: bool(v.field.of)):  # properties after the labels of their entities
         array = _in_memory(variable.field, load(dataset, variable))
         if variable.field.kind == "duration":
             array = array.reshape(*array.shape, *(1,) * len(spec.sites))
@@ -207,12 +207,12 @@ def _in_memory(field: Field, array: np.ndarray) -> np.ndarray:
 
 
 def undeclared(field: Field, value: int) -> str:
-    """Say that a value of a label or category is none that the field declares."""
-    return f"{field.kind} {value} is outside of the declared 0 to {field.size - 1}"
+    """Describe a value that is outside the declared range of a label or category field."""
+    return f"{field.kind} {value} is outside the declared range 0 to {field.size - 1}"
 
 
 def _look_up(variable: Variable, table: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    # Label 0 is nobody (the medium): its category is 0.
+    # Label 0 is the medium: its category is 0.
     table = np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
     return np.broadcast_to(table, (len(labels), *table.shape[1:]))[_rows(labels), labels]
 
@@ -225,7 +225,7 @@ def _rows(labels: np.ndarray) -> np.ndarray:
 
 
 def problems(spec: StateSpec, dataset: xr.Dataset) -> list[str]:
-    """Say in one sentence each why a dataset cannot hold states of this spec, judging by names, dimensions and dtypes alone."""
+    """Describe, in one sentence each, why a dataset cannot hold states of this spec; checks only names, dimensions and dtypes."""
     found = [p for v in variables(spec) for p in variable_problems(spec, v, dataset)]
     needed = 2 + lead_frames(spec)
     if not found and dataset.sizes[TIME] < needed:

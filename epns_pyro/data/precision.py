@@ -1,4 +1,4 @@
-"""Training runs in single precision: which numbers fit, with room for their squares, and what to do about those that do not."""
+"""Limits of single precision in training: which values fit, including their squares, and what to do about others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from epns_pyro.errors import DataError
 from epns_pyro.state import Field, StateSpec
 
-# Single precision holds 1e-38 to 3e38. What is predicted is squared, and so are vectors; a static scalar is only divided by its scale.
+# Single precision holds 1e-38 to 3e38. Forecast values and vectors are squared; a static scalar is only divided by its scale.
 PREDICTED, STATIC = (1e-15, 1e15), (1e-36, 1e36)
 
 
@@ -17,7 +17,7 @@ def limits(field: Field) -> tuple[float, float]:
 
 
 def check_precision(spec: StateSpec, x: np.ndarray) -> None:
-    """Raise DataError if a real field of x (*batch, *site, channel) is too large; NaN and what is infinite is another's business."""
+    """Raise DataError if a real field of x (*batch, *site, channel) is too large; NaN and infinite values are ignored."""
     if x.dtype.kind != "f":
         return
     for field in spec.fields:
@@ -26,7 +26,7 @@ def check_precision(spec: StateSpec, x: np.ndarray) -> None:
 
 
 def check_magnitude(field: Field, values: np.ndarray) -> None:
-    """Raise DataError if one of the values of a real field is too large; NaN and infinite values do not count."""
+    """Raise DataError if one of the values of a real field is too large; NaN and infinite values are ignored."""
     magnitude = np.abs(values)
     largest = float(np.max(magnitude, where=np.isfinite(magnitude), initial=0.0))
     if largest > limits(field)[1]:
@@ -34,7 +34,7 @@ def check_magnitude(field: Field, values: np.ndarray) -> None:
 
 
 def check_scale(field: Field, scale: float, what: str) -> None:
-    """Raise DataError if the scale of a field, or of its change in a step, is too small or too large; `what` says which."""
+    """Raise DataError if the scale of a field, or of its change in a step, is too small or too large; `what` names it in the message."""
     low, high = limits(field)
     if not low <= scale <= high:
         raise DataError(_does_not_fit(field, f"{what} {scale:.3g}"))

@@ -1,4 +1,4 @@
-"""Absent bodies in data: which values may be NaN, and which bodies are there. The rule itself is in `epns_pyro.presence`."""
+"""Absent bodies in data: which values may be NaN, and which bodies are present. `epns_pyro.presence` defines the rule."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ABSENT_MEANS = "a body is absent only where all of its dynamic fields are NaN"
 
 
 def presence_by_field(spec: StateSpec, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return which bodies are there: booleans (*batch, body), of fields by name (*batch, body[, space]).
+    """Return which bodies are present: booleans (*batch, body), from fields by name (*batch, body[, space]).
 
-    Dynamic fields that are not given do not count.
+    Only the given dynamic fields are used.
     """
     given = [f for f in spec.dynamic_fields if f.name in arrays]
     missing = [np.isnan(arrays[f.name]).all(-1) if f.is_vector else np.isnan(arrays[f.name]) for f in given]
@@ -26,7 +26,7 @@ def presence_by_field(spec: StateSpec, arrays: Mapping[str, np.ndarray]) -> np.n
 
 
 def check_presence(spec: StateSpec, x: np.ndarray) -> None:
-    """Raise DataError unless every value of x (*batch, body, channel) is finite, but for the dynamic fields of absent bodies.
+    """Raise DataError unless every value of x (*batch, body, channel) is finite, except dynamic fields of absent bodies.
 
     The message names the first field with a value that is not finite.
     """

@@ -1,4 +1,4 @@
-"""Measure what a model has to know about its data: the scales of fields and of their changes."""
+"""Measuring the data context: the scales of fields and of their changes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from epns_pyro.systems.label_observables import MOST_LABELS
 if TYPE_CHECKING:
     from epns_pyro.data.stores import Store
 
-REACH_PIXELS = 2**25  # of label images that the reach of cells is measured on, spread over the set
-REACH_SHARE = 0.995  # of steps of cells that stay within it
-ROUNDING = 1e-9  # what is smaller than this in comparison is rounding, not data
+REACH_PIXELS = 2**25  # of label images used to measure the reach of cells, spread over the set
+REACH_SHARE = 0.995  # fraction of steps of cells within the reach
+ROUNDING = 1e-9  # relative; anything smaller is rounding
 
 
 def compute_context(store: Store, split: str = "train") -> DataContext:
@@ -37,7 +37,7 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     Raises
     ------
     DataError
-        If the set cannot be read, or no body is there in any of its frames.
+        If the set cannot be read, or if no body is present in any of its frames.
     """
     spec = store.spec
     real = [f for f in spec.fields if f.kind == "real"]
@@ -85,14 +85,14 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
 
 
 def field_changes(spec: StateSpec, field: Field, values: np.ndarray) -> np.ndarray:
-    """Changes of a field from frame to frame, (trajectory, time - 1, *site[, space]); of positions in a box to the nearest image."""
+    """Return changes of a field from frame to frame, (trajectory, time - 1, *site[, space]); in a box, to the nearest image."""
     if spec.box and field == spec.position:
         return spec.geometry.displacement(values[:, :-1], values[:, 1:])
     return np.diff(values, axis=1)
 
 
 def _cell_reach(store: Store, split: str) -> float | None:
-    """Measure how far cells reach in one step, on a part of a set of label images; None for other data."""
+    """Measure the reach of cells in one step, on a part of a set of label images; None for other data."""
     label = next((field for field in store.spec.dynamic_fields if field.kind == "label" and len(store.spec.sites) == 2), None)
     if label is None or store.steps(split) < 1 or label.size > MOST_LABELS:
         return None
@@ -109,7 +109,7 @@ def _cell_reach(store: Store, split: str) -> float | None:
 
 
 def _origin(mean: np.ndarray, spread: float) -> tuple[float, ...]:
-    """Return the mean position, or nothing where zero is within the data: then single precision is as good from there."""
+    """Return the mean position, or () if zero is within the data, because single precision is then as good from zero."""
     return tuple(map(float, mean)) if np.linalg.norm(mean) > spread else ()
 
 
@@ -118,7 +118,7 @@ def _blocks(store: Store, split: str) -> Iterator[np.ndarray]:
 
 
 def _about_centroid(spec: StateSpec, field: Field, values: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Return a field less the mean of the bodies that are there, if it translates: values (trajectory, time, *site[, space])."""
+    """Subtract from a translating field the mean over the present bodies: values (trajectory, time, *site[, space])."""
     if not field.translates:
         return values
     sites = tuple(range(2, 2 + len(spec.sites)))

@@ -32,7 +32,7 @@ ORDER = ("train", "val", "test", "same_init", "long")
 
 @dataclass(frozen=True)
 class _Set:
-    """Where the trajectories of a set are: a group of the file, and their numbers there (None: all of them)."""
+    """The trajectories of a set: a group of the file, and their numbers in it (None: all)."""
 
     location: str | None
     rows: np.ndarray | None = None
@@ -62,7 +62,7 @@ class Store:
 
     @cached_property
     def system(self) -> System:
-        """The system that the trajectories are of; of recorded particles the training set is measured first."""
+        """The system of the trajectories; for recorded particles, the extent of the training set is measured first."""
         config = SYSTEMS.parse(self.config)
         if isinstance(config, RecordedConfig) and not config.extent and "train" in self.splits:
             config = config.override({"extent": self._extent(config), "bodies": max(self.sites("train"), default=0)})
@@ -112,7 +112,7 @@ class Store:
         return rows[wanted]
 
     def missing(self, split: str) -> int:
-        """How many trajectories an interrupted run has not written yet."""
+        """Return the number of trajectories that an interrupted run has not written yet."""
         dataset = self.dataset(split)
         total = dataset.sizes.get(layout.TRAJECTORY, 1)
         complete = dataset.attrs.get("complete", total)
@@ -137,12 +137,12 @@ class Store:
         Returns
         -------
         numpy.ndarray
-            The dynamic fields of a body are NaN in frames from which it is absent; everything else is finite (see `data.presence`).
+            The dynamic fields of a body are NaN in frames from which it is absent; all other values are finite (see `data.presence`).
 
         Raises
         ------
         DataError
-            If the set is unknown or incomplete, does not hold what the spec says, or has NaN or infinite values other than those of
+            If the set is unknown or incomplete, does not match the spec, or has NaN or infinite values other than those of
             absent bodies.
         """
         self.require(split)
@@ -161,7 +161,7 @@ class Store:
 
     @contextmanager
     def naming(self, split: str) -> Iterator[None]:
-        """Put the store and the set in front of the message of every DataError from inside, unless it names the store already."""
+        """Add the names of store and set to the message of every DataError from inside, unless it has them already."""
         try:
             yield
         except DataError as error:
@@ -174,21 +174,21 @@ class Store:
             total = self.size(split)
             raise DataError(
                 f"{self.path}: set {split!r} is incomplete, {total - missing} of {total} trajectories: "
-                "run the command that made the store again to finish it"
+                "run the command that made the store again to complete it"
             )
         if problems := layout.problems(self.spec, self.dataset(split)):
             more = f" (and {len(problems) - 1} more: see epns-pyro data info)" if problems[1:] else ""
             raise DataError(f"{self.path}: set {split!r}: {problems[0]}{more}")
 
     def blocks(self, split: str) -> list[np.ndarray]:
-        """Partition the trajectories of a set into runs that share chunks and take a few MiB, to read everything once."""
+        """Partition the trajectories of a set into ranges that share chunks and take a few MiB, to read everything once."""
         chunk = self._chunk(split)
         block = chunk * max(1, chunk_trajectories(self.spec, self.steps(split) + 1, self.sites(split)) // chunk)
         home = self.rows(split) // block
         return np.split(np.arange(len(home)), np.flatnonzero(np.diff(home)) + 1)
 
     def context(self, split: str = "train") -> DataContext:
-        """What the data dictates to a model: scales and sizes, from the training set alone; computed once per opened store."""
+        """Measure the data context, from the training set alone; computed once per opened store."""
         if split not in self._contexts:
             self._contexts[split] = compute_context(self, split)
         return self._contexts[split]
@@ -239,14 +239,14 @@ def open_store(path: str | Path, *, spec: str | Path | None = None, split: Split
     path : str or Path
         A zarr directory or a netCDF file. Groups are sets; without groups the trajectories are split into train, val and test.
     spec : str or Path, optional
-        YAML file that describes the fields. Without it the attribute `state_spec` counts, then `<path>.yaml` beside the store.
+        YAML file that describes the fields. By default the attribute `state_spec` is used, then `<path>.yaml` next to the store.
     split : Split, optional
-        How a store without groups is split; by default as the YAML file says, or 80, 10 and 10 percent.
+        Fractions of the sets of a store without groups; by default those in the YAML file, or 80, 10 and 10 percent.
 
     Raises
     ------
     DataError
-        If there is no store, no set in it, or nothing that describes it.
+        If there is no store, no set in it, or no description of it.
     """
     path = Path(path)
     if not path.exists():
@@ -292,12 +292,12 @@ def _description(path: Path, spec: str | Path | None, attributes: dict[str, Any]
         if beside.is_file():
             return read_description(beside)
     raise DataError(
-        f"{path}: nothing says what its fields are: give --spec FILE, put {path.name}.yaml beside it, or set the attribute state_spec"
+        f"{path}: no description of its fields: give --spec FILE, put {path.name}.yaml next to it, or set the attribute state_spec"
     )
 
 
 def _recorded(spec: StateSpec, sample: xr.Dataset) -> dict[str, Any]:
-    """Return the settings of the system of data that a user brought along: label images of cells with a type, or particles."""
+    """Return the settings of the system of a user's data: label images of cells with a type, or particles."""
     if spec.names == ("cell", "type") and spec["cell"].kind == "label" and spec["type"].of == "cell":
         lattice = tuple(sample.sizes.get(name, 0) for name in spec.sites)
         cells, types = spec["cell"].size - 1, spec["type"].size - 1

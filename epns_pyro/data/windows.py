@@ -1,4 +1,4 @@
-"""Random windows of trajectories for training, streamed from a store."""
+"""Random windows of trajectories for training, read from a store."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Batch(NamedTuple):
 class Windows:
     """An endless stream of windows (x_t, x_{t+1..t+length}), uniform over trajectories and start frames.
 
-    A set that fits into `memory` is held there as one tensor. A larger one passes through a pool of that size: one block of
-    trajectories (a few chunks) is replaced, first in first out, once as many windows as a block has have been drawn. Blocks come in a
-    shuffled order, each once per round, and all stay for the same time, so over many rounds every trajectory is drawn equally
-    often; within a short time the draws are uniform over the pool only.
+    A set that fits into `memory` is kept there as one tensor. A larger one is read through a pool of that size: one block of
+    trajectories (a few chunks) is replaced, first in first out, after as many windows as a block has were sampled. Blocks come in a
+    shuffled order, each once per round, and all stay for the same time. Over many rounds every trajectory is therefore sampled equally
+    often; over a short time, sampling is uniform only over the pool.
 
-    Every rank draws the same global minibatch and takes its own rows, so 1 and 2 processes see the same data.
+    Every process samples the same global minibatch and takes its own rows, so 1 and 2 processes see the same data.
 
     Parameters
     ----------
     store : Store
     split : str
     length : int
-        Steps of a window after its first state; may be set anew between batches.
+        Steps of a window after its first state; can be changed between batches.
     batch : int
         Windows of the global minibatch, over all ranks.
     seed : int
@@ -45,11 +45,11 @@ class Windows:
         Windows start at this frame or later; by default after the burn-in of the system.
     rank, world_size : int
     memory : int
-        Bytes that the trajectories may take.
+        Memory for the trajectories, in bytes.
     device : str or torch.device
-        Where the trajectories are held and the windows come out.
+        Device of the pool and of the windows.
     dtype : torch.dtype
-        Of real states. States of labels and categories only come as int64.
+        Dtype of real states. States of only labels and categories are int64.
     context : DataContext, optional
         Says from where positions are measured; by default from zero.
     strides : tuple of int
@@ -97,7 +97,7 @@ class Windows:
     # -- drawing -----------------------------------------------------------------------------------------------------------
 
     def draw(self) -> Batch:
-        """Return this rank's rows of the next minibatch."""
+        """Return this process's rows of the next minibatch."""
         if not self.in_memory:
             self._refresh()
         rows = self._rng.integers(len(self._rows), size=self.batch)
@@ -135,12 +135,12 @@ class Windows:
 
     @property
     def count(self) -> int:
-        """Number of different windows of the present length: one epoch."""
+        """Number of different windows of the current length: one epoch."""
         return sum(map(len, self._blocks)) * (self._frames - self.first_frame - self._length)
 
     @property
     def in_memory(self) -> bool:
-        """Whether the whole set is held in memory."""
+        """Whether the whole set is in memory."""
         return len(self._pool) == len(self._blocks)
 
     # -- the pool ----------------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Windows:
     # -- checkpoints -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain data from which `load_state_dict` goes on, bit for bit."""
+        """Return plain data from which `load_state_dict` continues exactly."""
         return {
             "set": [self.split, sum(map(len, self._blocks)), self._frames, len(self._blocks), len(self._pool)],
             "rng": self._rng.bit_generator.state,
@@ -191,7 +191,7 @@ class Windows:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Self:
-        """Go on where a `state_dict` was taken.
+        """Continue from a `state_dict`.
 
         Raises
         ------

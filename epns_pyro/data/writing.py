@@ -1,7 +1,7 @@
-"""Writing a store: set by set, block by block, in order, so that an interrupted run can go on where it stopped.
+"""Writing a store in order, set by set and block by block, so that an interrupted run can continue.
 
-The attribute `complete` of a set counts the trajectories that are wholly on disk. It is raised after the chunks of a block are
-written, each file by an atomic rename, so whatever a crash leaves behind is either counted or written again.
+The attribute `complete` of a set counts the trajectories that are completely on disk. It is increased after the chunks of a block are
+written, each file by an atomic rename; after a crash everything else is written again.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from epns_pyro.systems.base import System
 
 Progress = Callable[[str, int, int], None]  # (what, how many are done, of how many)
 
-CHECKED = ZstdCodec(level=0, checksum=True)  # zarr's own choice, with a sum that shows damage: without it a changed byte is read as data
+CHECKED = ZstdCodec(level=0, checksum=True)  # zarr's default, with a checksum: without it a changed byte is read as data
 CHUNK_BYTES = 4 * 2**20
 CHUNK_TRAJECTORIES = 64
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a store the store that it is: the same identity always means the same trajectories.
+    """What identifies a store: the same identity always means the same trajectories.
 
     Parameters
     ----------
     config : dict
-        Of the system, as plain data.
+        Config of the system, as plain data.
     spec : StateSpec
     frame_dt : float
         Time between two frames, in `time_unit`.
@@ -72,12 +72,12 @@ class Identity:
 
 
 class StoreWriter:
-    """Makes a store, or goes on with one of the same identity.
+    """Creates a store, or continues one of the same identity.
 
     Raises
     ------
     DataError
-        If the path holds something else; nothing is touched then.
+        If the path holds something else; nothing is changed then.
     """
 
     def __init__(self, path: str | Path, identity: Identity) -> None:
@@ -88,12 +88,12 @@ class StoreWriter:
             for leftover in self.path.rglob("*.partial"):
                 leftover.unlink()
             self._root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
-            self._root.update_attributes({})  # drops the summary of the sets, which is about to be out of date
+            self._root.update_attributes({})  # drops the consolidated metadata, which are about to be out of date
         else:
             self._root = zarr.create_group(self.path, attributes=attributes | {"epns_pyro": __version__})
 
     def split(self, name: str, trajectories: int, frames: int, sites: tuple[int, ...]) -> SetWriter:
-        """Begin or go on with the set `name` of `trajectories` (time = frames, *site)."""
+        """Create or continue the set `name` of `trajectories` (time = frames, *site)."""
         if name not in self._root or "complete" not in self._root[name].attrs:
             self._create(name, trajectories, frames, sites)
         return SetWriter(name, trajectories, self._root[name], self.identity.spec)
@@ -124,8 +124,8 @@ class StoreWriter:
         self._root.update_attributes(attributes)
 
     def finish(self) -> None:
-        """Summarise the metadata of all sets in one file, so that xarray opens the store without a search."""
-        with warnings.catch_warnings():  # zarr warns that other readers may not know the summary; they can ignore it
+        """Consolidate the metadata of all sets in one file, so that xarray opens the store quickly."""
+        with warnings.catch_warnings():  # zarr warns that other readers may not know consolidated metadata; they can ignore them
             warnings.filterwarnings("ignore", message="Consolidated metadata")
             zarr.consolidate_metadata(self.path)
 
@@ -155,7 +155,7 @@ class SetWriter:
         self._group.update_attributes({"complete": start + len(x)})
 
     def describe(self, name: str, values: np.ndarray, dims: tuple[str, ...], attributes: dict[str, Any]) -> None:
-        """Write a variable that is no field, such as where the trajectories come from."""
+        """Write a variable that is not a field, such as the recordings that trajectories come from."""
         array = self._group.create_array(
             name, shape=values.shape, dtype=values.dtype, dimension_names=dims, attributes=attributes, overwrite=True
         )
@@ -194,7 +194,7 @@ def _difference(key: str, found: Any, asked: Any) -> str | None:
 
 @contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
-    """Give a temporary directory beside `path` that takes its name on success and vanishes on failure.
+    """Yield a temporary directory next to `path`; it is renamed to `path` on success and deleted on failure.
 
     Raises
     ------

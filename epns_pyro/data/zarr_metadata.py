@@ -1,7 +1,7 @@
-"""Look at the metadata of a zarr directory before a library acts on them: codecs that only compute, sizes that can be.
+"""Checks of the metadata of a zarr directory before a library uses them: safe codecs, possible sizes.
 
-A zarr array names the codecs that decode it, and one of those that libraries know (pickle) runs code from the file. So only codecs that
-are listed here are let through. It also states its own shape; `claims` gives every shape with what lies on disk for it.
+A zarr array names the codecs that decode it, and one codec that libraries know (pickle) runs code from the file. So only the codecs
+listed here are accepted. An array also declares its shape; `claims` returns every shape with the size of its files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from epns_pyro.errors import DataError, nearest, shown
 from epns_pyro.plain import read_json
 
-# Codecs that compute numbers from bytes, bytes from bytes or text from bytes, and nothing else.
+# Codecs that only compute: numbers from bytes, bytes from bytes or text from bytes.
 _BYTES = {"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd", "adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3", "shuffle"}
 _NUMBERS = {"astype", "bitround", "delta", "fixedscaleoffset", "packbits", "quantize", "pcodec", "zfpy"}
 CODECS_2 = frozenset(_BYTES | _NUMBERS | {"vlen-utf8"})
@@ -35,9 +35,9 @@ _BY_NAME_3 = ("fixed_length_utf32", "null_terminated_bytes", "numpy.datetime64",
 
 @dataclass(frozen=True)
 class Claim:
-    """How large an array says it is: its shape and that of a chunk, the bytes of one entry, and the bytes that are there for it.
+    """Declared size of an array: its shape and that of a chunk, the bytes of one entry, and the bytes on disk.
 
-    Entries of trajectories that an interrupted run has not come to do not count as `written`.
+    Trajectories that an interrupted run has not reached are not in `written`.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Claim:
     itemsize: int
     written: int
     stored: Iterator[int]  # sizes of its files, to be summed as far as needed
-    blosc: Path | None = None  # where its chunks are, if Blosc packed them
+    blosc: Path | None = None  # folder of its chunks, if Blosc compressed them
 
 
 def claims(path: Path) -> list[Claim]:
@@ -55,7 +55,7 @@ def claims(path: Path) -> list[Claim]:
     Raises
     ------
     DataError
-        If metadata are damaged, or name a codec or a type of data that is not read here.
+        If metadata are damaged, or name a codec or data type that is not accepted.
     """
     return list(_claims(path, path, depth=3, complete=None))
 
@@ -199,7 +199,7 @@ def _required(fits: Any, value: Any, file: Path, key: str) -> Any:
 
 
 def _stored(folder: Path) -> Iterator[int]:
-    """Sizes of the files of an array, one after the other, metadata left out."""
+    """Yield the sizes of the files of an array, without metadata."""
     for parent, _, files in os.walk(folder):
         for file in files:
             if file not in NAMES:
@@ -218,7 +218,7 @@ def _written(shape: tuple[int, ...], complete: int | None) -> int:
 
 
 def damaged_blosc(claim: Claim) -> str | None:
-    """Return the first chunk that Blosc packed whose header does not fit its size: the library would read past its end."""
+    """Return the first Blosc chunk whose header does not match its size: the library would read past its end."""
     most = 2 * claim.itemsize * entries(claim.chunk) + 1024  # a filter may add a little
     for parent, _, files in os.walk(claim.blosc) if claim.blosc else ():
         for path in (Path(parent, file) for file in sorted(files) if file not in NAMES):

@@ -1,4 +1,4 @@
-"""Systems: what a state is, how its symmetry acts, how the true process runs. No networks here."""
+"""Systems: the content of a state, its symmetry, and the true process. No networks here."""
 
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig, trajectory_seeds
 from epns_pyro.systems.nbody import NBody, NBodyConfig

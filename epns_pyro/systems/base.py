@@ -1,4 +1,4 @@
-"""The abstract stochastic system."""
+"""The base class of stochastic systems."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SetConfig(Config):
 
 
 class SystemConfig(Config, ABC):
-    """What a user can vary about a system; `build` makes it.
+    """Settings of a system; `build` makes the system.
 
     `burn_in`: frames at the start of every trajectory that training windows leave out.
     """
@@ -57,20 +57,20 @@ class Observable:
 
 
 class System(ABC):
-    """A stochastic system: its state, symmetry and time step, and, where it can be simulated, its true law.
+    """A stochastic system: its state, symmetry and time step, and, if it can be simulated, the true process.
 
     States are NumPy float64 arrays (*batch, *site, channel), integers where all fields are labels or categories. A system without a
     simulator (recorded data) leaves `can_simulate` False; one whose transition density is known sets `has_oracle`.
-    What a system may have is declared here with a default; nobody probes for attributes.
+    Optional abilities are declared here with a default; other code does not probe for attributes.
     """
 
     name: ClassVar[str]
     can_simulate: ClassVar[bool] = False
-    report_frames: ClassVar[tuple[int, ...]] = ()  # lead times, in frames, at which distributions are compared; () for four even ones
+    report_frames: ClassVar[tuple[int, ...]] = ()  # lead times, in frames, at which distributions are compared; () for four evenly spaced
     key_observables: ClassVar[tuple[str, ...]] = ()  # those that are compared; () for all
 
     has_oracle: bool = False  # whether `transition_log_prob` is known
-    has_diagonal_law: bool = False  # whether `diagonal_log_prob` is
+    has_diagonal_law: bool = False  # whether `diagonal_log_prob` is known
     config: SystemConfig
     spec: StateSpec
     symmetry: Group
@@ -85,12 +85,12 @@ class System(ABC):
 
     @property
     def first_frame(self) -> int:
-        """Number of the first frame that is natural enough to train on: the burn-in of the config."""
+        """Number of the first frame used for training: the burn-in of the config."""
         return self.config.burn_in
 
     @property
     def forecast_frame(self) -> int:
-        """Number of the frame that held-out forecasts start from: the first that is natural, or that knows all of its past."""
+        """Number of the frame that held-out forecasts start from: after the burn-in, with its whole history known."""
         return self.first_frame
 
     @abstractmethod
@@ -103,7 +103,7 @@ class System(ABC):
 
     def initial(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Draw n initial states: (n, *site, channel)."""
-        raise TypeError(f"system {self.name!r} has no law of initial states")
+        raise TypeError(f"system {self.name!r} has no distribution of initial states")
 
     def simulate(self, x0: np.ndarray, steps: int, seeds: np.ndarray, *, workers: int | None = None) -> np.ndarray:
         """Run the true process from x0 (n, *site, channel) for `steps` frames: (n, steps + 1, *site, channel).
@@ -113,18 +113,18 @@ class System(ABC):
         raise TypeError(f"system {self.name!r} has no simulator")
 
     def transition_log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
-        """The oracle: true log p(x_next | x), nats, (*batch,), for full states (*batch, *site, channel)."""
+        """Return the true log p(x_next | x) (the oracle), nats, (*batch,), for full states (*batch, *site, channel)."""
         raise TypeError(f"system {self.name!r} has no known transition density")
 
     def diagonal_log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
-        """log Normal(x'; mean(x), diag covariance(x)) of the true law: nats, (*batch,), for full states (*batch, *site, channel)."""
+        """Return log Normal(x'; mean(x), diag covariance(x)) of the true process: nats, (*batch,), for full states."""
         raise TypeError(f"system {self.name!r} has no known mean and variances")
 
 
 def trajectory_seeds(seed: int, split: str, n: int, *, start: int = 0) -> np.ndarray:
-    """Seeds of trajectories start .. start + n - 1 of a named set: (n,) uint64, each derived from (seed, set, index).
+    """Return seeds of trajectories start .. start + n - 1 of a named set: (n,) uint64, each derived from (seed, set, index).
 
-    Sets of different names share no stream, and a set made in several calls equals the set made at once.
+    Sets of different names have different streams, and a set made in several calls equals the set made at once.
     """
     key = int.from_bytes(split.encode(), "little")
     return np.array(

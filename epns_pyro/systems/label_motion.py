@@ -1,4 +1,4 @@
-"""How far cells in label images reach in one step. Compiled, parallel over frames."""
+"""Reach of cells in label images during one step. Compiled, parallel over frames."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from epns_pyro.systems.threads import limited
 
 @limited(None)
 def step_reach(cells: np.ndarray, n: int, *, periodic: bool) -> np.ndarray:
-    """Measure how far the pixels of cells 1 .. n are from the cell's centre before a step, before it and after it.
+    """Measure the distance of the pixels of cells 1 .. n from the cell's centre before a step, before and after the step.
 
     Parameters
     ----------

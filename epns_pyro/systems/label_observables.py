@@ -1,7 +1,7 @@
 """Summaries of label images: areas, components, contacts, centres, paths. Compiled, parallel over frames.
 
 Images `cells` are integers (*batch, time, y, x): 0 is the medium, 1 .. n are cells. A table `types` (*batch, label) gives the type of
-each label, 0 for the medium and for labels that a trajectory does not use. A cell may vanish (area 0) or split into fragments.
+each label, 0 for the medium and for labels that a trajectory does not use. A cell may disappear (area 0) or split into fragments.
 Lengths are in pixels.
 """
 
@@ -25,13 +25,13 @@ MOST_LABELS = 2**15  # cells and medium: labels fit into int16, which every libr
 def read_states(x: np.ndarray, cells: int, types: int, *, typed: bool = False, what: str = "the state") -> tuple[np.ndarray, np.ndarray]:
     """Split states (*batch, time, y, x, channel = cell and type) into images and the table of types.
 
-    `typed` refuses cells without a type; a forecast may hold some, where a cell comes back that had vanished.
+    `typed` refuses cells without a type; a forecast may contain some, if a cell that had disappeared comes back.
 
     Returns
     -------
     images : numpy.ndarray, (*batch, time, y, x), uint16
     types : numpy.ndarray, (*batch, label = cells + 1), uint8
-        The type of each cell anywhere in its trajectory, 0 for a label that is never there.
+        The type of each cell anywhere in its trajectory, 0 for a label that never occurs.
 
     Raises
     ------
@@ -58,7 +58,7 @@ _FAULTS = (
     "expected a cell label in 0 .. {cells} (0 is the medium), found {label}",
     "expected a type in 0 .. {types}, found {kind}",
     "expected type 0 for the medium (label 0), found {kind}",
-    "expected a type in 1 .. {types} for cell {label}, found 0, which is the medium's",
+    "expected a type in 1 .. {types} for cell {label}, found 0, which is that of the medium",
     "expected one type per cell, found {kind} where cell {label} has been of type {seen} before",
 )
 
@@ -73,7 +73,7 @@ def _read(x, images, table, types, typed):
 
 @njit(cache=True)
 def _read_trajectory(x, images, table, types, typed):
-    """Fill images and table; return 0, or for the first fault 1 + its place * number of faults + which of `_FAULTS` it is."""
+    """Fill images and table; return 0, or for the first fault 1 + its position * number of faults + its index in `_FAULTS`."""
     for t in range(x.shape[0]):
         for p in range(x.shape[1]):
             label, kind, why = x[t, p, 0], x[t, p, 1], -1
@@ -119,7 +119,7 @@ def _areas(frames, n):
 def components(cells: np.ndarray, key: np.ndarray, lattice: Lattice) -> np.ndarray:
     """Count the connected components of pixels whose labels have the same key: (*batch, time).
 
-    `key` (*batch, label) gives the key of every label, 0 for pixels that count for nothing. With the types as keys the components are the
+    `key` (*batch, label) gives the key of every label, 0 for pixels that are ignored. With the types as keys the components are the
     clusters of cells of one type, with the labels as keys they are the fragments of cells. Pixels that are neighbours in `lattice` connect.
     """
     frames, keys = _frames(cells, key.shape[-1]), _per_frame(key, cells)
@@ -136,7 +136,7 @@ def _components(frames, keys, lattice):
 
 @njit(cache=True)
 def _count_components(image, key, lattice):
-    """Union-find: start with one component per pixel, each union of two takes one away."""
+    """Count components by union-find: start with one per pixel, and subtract one for each union."""
     pixels = image.size
     region, parent, count = np.empty(pixels, key.dtype), np.empty(pixels, np.uint32), 0
     for p in range(pixels):
@@ -168,7 +168,7 @@ def _root(parent, p):
 
 @limited(None)
 def contacts(cells: np.ndarray, types: np.ndarray, lattice: Lattice, kinds: int) -> np.ndarray:
-    """Neighbouring pixel pairs with different labels, by direction and by their types a <= b.
+    """Count neighbouring pixel pairs with different labels, by direction and by their types a <= b.
 
     The contact energy of the Potts model is the sum of J * contacts over all directions of the lattice; the first two alone are the pairs
     that share an edge.
@@ -200,7 +200,7 @@ def _contacts(frames, keys, lattice, kinds):
 
 @limited(None)
 def changed_pixels(cells: np.ndarray) -> np.ndarray:
-    """Pixels whose label differs from that of the frame before: (*batch, time), 0 in the first frame."""
+    """Count pixels whose label differs from that of the frame before: (*batch, time), 0 in the first frame."""
     out = np.zeros(cells.shape[:-2], np.int64)
     out[..., 1:] = np.count_nonzero(cells[..., 1:, :, :] != cells[..., :-1, :, :], axis=(-2, -1))
     return out
@@ -271,16 +271,16 @@ def _angle_to_coordinate(sine, cosine, size):
 
 @njit(cache=True)
 def _nearest(difference, period, periodic):
-    """The image of a difference of coordinates that is nearest to zero."""
+    """Return the image of a difference of coordinates that is nearest to zero."""
     return difference - period * np.floor(difference / period + 0.5) if periodic else difference
 
 
 @limited(None)
 def paths(centres: np.ndarray, lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
-    """How far each cell has come, from centres (*batch, time, cell, 2): (displacement, travelled), each (*batch, time, cell).
+    """Return how far each cell has moved, from centres (*batch, time, cell, 2): (displacement, travelled), each (*batch, time, cell).
 
-    `displacement` is the distance from where the cell was first seen, `travelled` the length of its path from frame to frame. A cell
-    that has vanished stays where it was last seen.
+    `displacement` is the distance from where the cell was first seen, `travelled` the sum of its displacements per frame. A cell
+    that has disappeared stays where it was last seen.
     """
     *batch, time, cell, _ = centres.shape
     displacement, travelled = _paths(centres.reshape(-1, time, cell, 2), lattice)
@@ -312,7 +312,7 @@ def _paths(centres, lattice):
 def gyration_radius(cells: np.ndarray, lattice: Lattice) -> np.ndarray:
     """Root mean square distance of the cells' pixels from their common centre: (*batch, time), NaN for an image without cells.
 
-    On a periodic lattice the images of the pixels that `centres` takes are taken.
+    On a periodic lattice the images of the pixels are those that `centres` uses.
     """
     return _gyration_radius(_frames(cells, MOST_LABELS), lattice).reshape(cells.shape[:-2])
 

@@ -1,4 +1,4 @@
-"""A square lattice as a graph: every pixel knows its neighbours by number, whatever the boundary."""
+"""A square lattice as a graph: the neighbours of every pixel by number, for any boundary."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Lattice(NamedTuple):
 
     @property
     def wall(self) -> int:
-        """The number of the one pixel that stands for all that is off the lattice: the next after the last."""
+        """The number of the one pixel that represents everything outside the lattice: one after the last."""
         return self.pixels
 
 

@@ -33,14 +33,14 @@ def _default_sets() -> dict[str, SetConfig]:
 
 @SYSTEMS.register("nbody")
 class NBodyConfig(SystemConfig):
-    """Every number of the celestial system.
+    """Settings of the celestial system.
 
     Parameters
     ----------
     gravitational_constant : float
         G, in L^3 / (M T^2).
     softening : float
-        eps, L: the pull of two bodies at distance d is G m / (d^2 + eps^2).
+        eps, L: the force of two bodies at distance d is G m d / (d^2 + eps^2)^{3/2} per unit of mass.
     bodies : int
         One star and bodies - 1 planets.
     star_mass : float
@@ -53,10 +53,10 @@ class NBodyConfig(SystemConfig):
     dt, frame_dt : float
         Integrator step and time between two frames, T; a frame is a whole number of steps.
     oracle_dt : float, optional
-        Step of the covariance in the oracle, T, a multiple of dt that divides frame_dt. None: dt, the law of the simulator itself.
-        Five times dt is five times faster and moves the mean score by 1e-5 nats per transition.
+        Time step of the covariance in the oracle, T, a multiple of dt that divides frame_dt. None: dt, exactly that of the simulator.
+        Five times dt is five times faster and changes the mean score by 1e-5 nats per transition.
     energy_jump : float
-        A trajectory is no longer alive once a frame has raised its total energy by more than this, M L^2 / T^2.
+        A trajectory is no longer alive after a frame in which its total energy rises by more than this, M L^2 / T^2.
     """
 
     name: Literal["nbody"] = "nbody"
@@ -69,14 +69,14 @@ class NBodyConfig(SystemConfig):
     speed_factor: Range = (0.8, 1.1)
     sigma: pydantic.NonNegativeFloat = 0.1
     dt: pydantic.PositiveFloat = 1e-3
-    frame_dt: pydantic.PositiveFloat = pydantic.Field(0.1, validate_default=True)  # even the default must fit dt
+    frame_dt: pydantic.PositiveFloat = pydantic.Field(0.1, validate_default=True)  # the default too must be a multiple of dt
     oracle_dt: pydantic.PositiveFloat | None = None
     energy_jump: pydantic.PositiveFloat = 20.0
     sets: dict[str, SetConfig] = pydantic.Field(default_factory=_default_sets)
 
     @classmethod
     def twenty_bodies(cls) -> Self:
-        """The second preset: a star and 19 planets; the oracle takes five steps at a time, because its cost grows as bodies^3."""
+        """Return the second preset: a star and 19 planets; the oracle takes five steps at a time, because its cost grows as bodies^3."""
         return cls(bodies=20, oracle_dt=5e-3)
 
     @pydantic.field_validator("planet_mass", "planet_distance", "speed_factor")
@@ -108,11 +108,11 @@ def _divides(step: float, span: float) -> bool:
 
 @final
 class NBody(System):
-    """Bodies under softened gravity with Brownian kicks, and the exact law of one frame to first order in the noise.
+    """Bodies under softened gravity with Brownian kicks, and the exact distribution of one frame to first order in the noise.
 
     dr_i = v_i dt,  dv_i = sum_{j != i} G m_j (r_j - r_i) / (|r_j - r_i|^2 + eps^2)^{3/2} dt + sigma dW_i
 
-    Simulator and oracle work for any number of bodies; only `initial` is tied to `config.bodies`.
+    Simulator and oracle work for any number of bodies; only `initial` uses `config.bodies`.
     """
 
     name = "nbody"
@@ -139,15 +139,15 @@ class NBody(System):
         self.steps_per_frame = round(config.frame_dt / config.dt)
         self.oracle_stride = round((config.oracle_dt or config.dt) / config.dt)
         self.physics = dynamics.Physics(config.gravitational_constant, config.softening, config.sigma, config.dt)
-        # A single noisy step leaves the positions certain: no density.
+        # With a single noisy step the positions have no noise, so there is no density.
         self.has_oracle = self.has_diagonal_law = config.sigma > 0 and self.steps_per_frame > 1
 
     # -- the process -------------------------------------------------------------------------------------------------------
 
     def initial(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw n systems of planets on nearly circular orbits around a star, seen from their centre of mass: (n, body, channel).
+        """Sample n systems of planets on nearly circular orbits around a star, relative to their centre of mass: (n, body, channel).
 
-        States are drawn one after the other, so n at once equal n in several calls.
+        States are sampled one after the other, so one call for n equals several calls for n in total.
         """
         c, planets = self.config, self.config.bodies - 1
         u_mass, u_distance, u_height, u_azimuth, u_plane, u_speed = np.moveaxis(rng.random((n, planets, 6)), -1, 0)
@@ -172,7 +172,7 @@ class NBody(System):
     def simulate(self, x0: np.ndarray, steps: int, seeds: np.ndarray, *, workers: int | None = None) -> np.ndarray:
         """Run the true process from x0 (n, body, channel) for `steps` frames: (n, steps + 1, body, channel).
 
-        Every trajectory has its own random stream, made from its seed (n,) uint64; the number of threads changes nothing.
+        Every trajectory has its own random stream, made from its seed (n,) uint64; the result does not depend on the number of threads.
         """
         self.spec.check(x0, what="the initial states")
         seeds = np.asarray(seeds)
@@ -191,7 +191,7 @@ class NBody(System):
     # -- the oracle --------------------------------------------------------------------------------------------------------
 
     def transition_law(self, x: np.ndarray, *, workers: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and covariance of the next frame given x (*batch, body, channel), to first order in the noise.
+        """Return mean and covariance of the next frame given x (*batch, body, channel), to first order in the noise.
 
         Returns
         -------
@@ -213,10 +213,10 @@ class NBody(System):
         return mean.reshape(*batch, bodies, 6), covariance.reshape(*batch, 6 * bodies, 6 * bodies)
 
     def transition_log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
-        """log p(x' | x) = log Normal(x'; mean(x), covariance(x)): nats, (*batch,), for full states (*batch, body, channel).
+        """Return log p(x' | x) = log Normal(x'; mean(x), covariance(x)): nats, (*batch,), for full states (*batch, body, channel).
 
-        To first order in the noise, which is all there is to see over one frame: squared Mahalanobis distances of simulated
-        transitions follow their chi-squared law.
+        First order in the noise is accurate over one frame: squared Mahalanobis distances of simulated transitions have the expected
+        chi-squared distribution.
         """
 
         def log_normal(deviation: np.ndarray, covariance: np.ndarray) -> np.ndarray:
@@ -228,15 +228,15 @@ class NBody(System):
         return self._score(x, x_next, log_normal)
 
     def diagonal_log_prob(self, x: np.ndarray, x_next: np.ndarray, *, isotropic: bool = False) -> np.ndarray:
-        """log Normal(x'; mean(x), diag covariance(x)): nats, (*batch,); the ceiling of diagonal emissions without latent variables.
+        """Return log Normal(x'; mean(x), diag covariance(x)): nats, (*batch,); the upper limit of diagonal emissions without latents.
 
-        The variances are the true ones; the correlations are what is given up. With `isotropic` a body has one variance per
-        field, the mean over the axes: the ceiling of an emission that is equivariant as well.
+        The variances are the true ones; correlations are ignored. With `isotropic` a body has one variance per field, the mean over
+        the axes: the upper limit of an emission that is also equivariant.
         """
         return np.sum(list(self.diagonal_log_prob_by_field(x, x_next, isotropic=isotropic).values()), axis=0)
 
     def diagonal_log_prob_by_field(self, x: np.ndarray, x_next: np.ndarray, *, isotropic: bool = False) -> dict[str, np.ndarray]:
-        """The share of every dynamic field in `diagonal_log_prob`: nats, (*batch,) by name."""
+        """Return the contribution of every dynamic field to `diagonal_log_prob`: nats, (*batch,) by name."""
 
         def log_normals(deviation: np.ndarray, covariance: np.ndarray) -> np.ndarray:
             variance = np.diagonal(covariance, axis1=-2, axis2=-1).reshape(deviation.shape)
@@ -277,7 +277,7 @@ class NBody(System):
     # -- what to look at -----------------------------------------------------------------------------------------------------
 
     def observables(self, x: np.ndarray) -> dict[str, Observable]:
-        """Energies, angular momentum about the origin and distances along trajectories x (*batch, time, body, channel)."""
+        """Return energies, angular momentum about the origin and distances along trajectories x (*batch, time, body, channel)."""
         mass, position, velocity = self._parts(x)
         kinetic, potential = self.kinetic_energy(x), self.potential_energy(x)
         angular_momentum = (mass[..., None] * np.cross(position, velocity)).sum(-2)
@@ -322,12 +322,12 @@ class NBody(System):
 
 
 def _between(bounds: Sequence[float] | np.ndarray, u: np.ndarray, curve: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray:
-    """Map u in [0, 1) linearly to the bounds, and on through a curve."""
+    """Map u in [0, 1) linearly to the bounds, and then through a curve."""
     return curve(bounds[0] + (bounds[1] - bounds[0]) * u)
 
 
 def _sphere(cos_polar: np.ndarray, azimuth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit vectors outward, south and east (..., 3) at points (...) of the sphere: an orthonormal frame."""
+    """Return unit vectors outward, south and east (..., 3) at points (...) of the sphere: an orthonormal frame."""
     sin_polar = np.sqrt(1 - cos_polar**2)
     cos, sin, zero = np.cos(azimuth), np.sin(azimuth), np.zeros_like(azimuth)
     return (
@@ -347,7 +347,7 @@ def _length(vectors: np.ndarray) -> np.ndarray:
 
 
 def _pair_distances(position: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """For every body i but the last its distances from the bodies after it: i, (*batch, bodies - 1 - i)."""
+    """Yield for every body i except the last its distances from the bodies after it: i, (*batch, bodies - 1 - i)."""
     for i in range(position.shape[-2] - 1):
         yield i, _length(position[..., i + 1 :, :] - position[..., i : i + 1, :])
 

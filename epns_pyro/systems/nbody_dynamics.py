@@ -1,10 +1,10 @@
-"""Softened gravity with Brownian kicks, compiled: the simulator and the law of one frame.
+"""Softened gravity with Brownian kicks, compiled: the simulator, and mean and covariance of one frame.
 
     dr_i = v_i dt
     dv_i = sum_{j != i} G m_j (r_j - r_i) / (|r_j - r_i|^2 + eps^2)^{3/2} dt + sigma dW_i
 
-One step is kick-drift-kick leapfrog, then sigma sqrt(dt) N(0, 1) on every velocity. `simulate` walks with it; `propagate_law`
-walks the mean with the same step without noise and the covariance with the step's Jacobian, P <- A P A' + Q.
+One step is kick-drift-kick leapfrog, then sigma sqrt(dt) N(0, 1) on every velocity. `simulate` uses it; `propagate_law`
+propagates the mean with the same step without noise, and the covariance with its Jacobian, P <- A P A' + Q.
 
 Positions r and velocities v are (body, 3), masses m (body,); a phase-space matrix is (2, body, 3, 2, body, 3) flattened to
 (6 body, 6 body), all positions first. Units: the ones in which G is given.
@@ -75,7 +75,7 @@ def copy(r, v, r_out, v_out):
 
 @njit(cache=True, parallel=True)
 def simulate(m, r0, v0, seeds, frames, steps, physics):
-    """Walk every trajectory for `frames` frames of `steps` steps, each on its own random stream.
+    """Simulate every trajectory for `frames` frames of `steps` steps, each with its own random stream.
 
     m (trajectory, body), r0 and v0 (trajectory, body, 3), seeds (trajectory,) uint64 -> r, v (trajectory, frames + 1, body, 3).
     """
@@ -108,9 +108,9 @@ def walk(m, r0, v0, r, v, seed, steps, physics):
 
 @njit(cache=True, parallel=True)
 def propagate_law(m, r0, v0, steps, stride, physics):
-    """Mean and covariance after one frame of `steps` steps, to first order in the noise.
+    """Return mean and covariance after one frame of `steps` steps, to first order in the noise.
 
-    The mean takes every step of the simulator, the covariance one leapfrog step of `stride` dt at a time along that path.
+    The mean takes every step of the simulator, the covariance one leapfrog step of `stride` dt at a time, linearised at this mean.
 
     m (n, body), r0 and v0 (n, body, 3) -> r, v (n, body, 3), P (n, 6 body, 6 body), all positions before all velocities.
     """
@@ -125,7 +125,7 @@ def propagate_law(m, r0, v0, steps, stride, physics):
 
 @njit(cache=True)
 def walk_law(m, r, v, P, steps, stride, physics):
-    """Propagate the law of one state in place, from P = 0, by P <- A P A' + Q with A = kick(H/2) drift(H) kick(H/2), H = stride dt."""
+    """Propagate mean and covariance of one state in place, from P = 0: P <- A P A' + Q, A = kick(H/2) drift(H) kick(H/2), H = stride dt."""
     H = stride * physics.dt
     clear(P)
     a, K = np.empty((len(m), 3)), np.empty((3 * len(m), 3 * len(m)))
@@ -199,7 +199,7 @@ def drift_covariance(P, h):
 
 @njit(cache=True)
 def add_noise(P, stride, physics):
-    """P <- P + Q: the kicks of `stride` steps of the simulator, carried to the end of them in free flight.
+    """P <- P + Q: the kicks of `stride` steps of the simulator, propagated to the end of these steps without forces.
 
     A kick is followed by k = stride - 1, ..., 0 more steps, so Q_vv = sigma^2 dt sum 1, Q_rv = sigma^2 dt^2 sum k and
     Q_rr = sigma^2 dt^3 sum k^2. With stride 1 the whole of Q is sigma^2 dt on the velocities.

@@ -26,7 +26,7 @@ Matrix = tuple[tuple[float, ...], ...]
 class ContactEnergies(Config):
     """Energy of a pair of neighbouring pixels of different cells: of the same type, of different types, of a cell and the medium.
 
-    With J = 2 between cells of the same type, as in CompuCell3D's cellsort demo, cells are shredded into fragments.
+    With J = 2 between cells of the same type, as in CompuCell3D's cellsort demo, cells break into fragments.
     """
 
     same: float = 6.0
@@ -68,32 +68,32 @@ def _sets(train: int, held_out: int, initial_states: int) -> dict[str, SetConfig
 
 @SYSTEMS.register("cells")
 class CellsConfig(SystemConfig):
-    """Every number of the cellular system; the defaults are 64 cells, `small` are 16.
+    """Settings of the cellular system; the defaults are 64 cells, `small` are 16.
 
     Parameters
     ----------
     lattice : (int, int)
         Height and width, pixels.
     blocks, block_size : (int, int), int
-        Cells start as rows and columns of square blocks, in the middle of the lattice, labelled row by row; side in pixels.
+        Cells start as rows and columns of square blocks in the middle of the lattice, numbered row by row; side in pixels.
     types : int
-        Each cell's type is drawn uniformly from 1 .. types; the medium has type 0.
+        Each cell's type is sampled uniformly from 1 .. types; the medium has type 0.
     contact_energies : ContactEnergies or matrix
         J: either three numbers {same, different, medium}, or a symmetric matrix (type + 1, type + 1) with the medium first.
     target_area, stiffness : float
         Pixels; lambda of the area term lambda (area - target)^2.
     temperature : float
-        T. At 0 no attempt that raises the energy succeeds.
+        T. At 0, copy attempts that raise the energy always fail.
     neighbours : {4, 8}
-        The nearest pixels that count for contacts and copies.
+        The nearest pixels that are used for contacts and copies.
     boundary : {"no flux", "periodic"}
-        No flux: attempts towards off-lattice pixels are skipped and off-lattice neighbours contribute nothing.
+        No flux: copy attempts towards pixels outside the lattice are skipped, and such neighbours contribute nothing.
     frame_mcs : int
         Monte Carlo steps between two frames; one step is as many copy attempts as pixels.
     plausible_area, implausible_share : (float, float), float
-        A trajectory is no longer alive once more than this share of its cells has an area outside this range (in target areas).
+        A trajectory is no longer alive when more than this fraction of its cells has an area outside this range (in target areas).
     burn_in : int
-        1: frame 0 is made of perfect squares.
+        1: frame 0 is not used for training, because it consists of perfect squares.
     """
 
     name: Literal["cells"] = "cells"
@@ -115,7 +115,7 @@ class CellsConfig(SystemConfig):
 
     @classmethod
     def small(cls) -> Self:
-        """The small preset: 16 cells on 40 x 40 pixels, 20 MCS per frame."""
+        """Return the small preset: 16 cells on 40 x 40 pixels, 20 MCS per frame."""
         return cls(lattice=(40, 40), blocks=(4, 4), frame_mcs=20, sets=_sets(400, 50, 2))
 
     @property
@@ -144,7 +144,7 @@ class CellsConfig(SystemConfig):
                     "enlarge lattice, or lower blocks or block_size"
                 )
             if self.boundary == "periodic" and size < 3:
-                raise ValueError(f"a periodic lattice needs a {side} of 3 or more, or a pixel is its own neighbour's twin; found {size}")
+                raise ValueError(f"a periodic lattice needs a {side} of 3 or more, so that the neighbours of a pixel differ; found {size}")
         if self.cells >= labels.MOST_LABELS:
             raise ValueError(f"expected fewer than {labels.MOST_LABELS} cells, found blocks {self.blocks} = {self.cells}")
         if self.contact_matrix.shape[0] != self.types + 1:
@@ -158,9 +158,9 @@ class CellsConfig(SystemConfig):
 
 @final
 class Cells(TissueSystem):
-    """The Cellular Potts model of Graner, Glazier and Hogeweg, from any label image.
+    """The Cellular Potts model of Graner, Glazier and Hogeweg, started from any label image.
 
-    States are integer arrays (*batch, y, x, channel), channels the cell's label and its type. A cell may vanish or split into fragments.
+    States are integer arrays (*batch, y, x, channel), with the cell's label and its type as channels. A cell may disappear or split.
     """
 
     name = "cells"
@@ -186,7 +186,7 @@ class Cells(TissueSystem):
     # -- the process -------------------------------------------------------------------------------------------------------
 
     def initial(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw n tissues of square blocks with random types: (n, y, x, channel), int16. n at once equal n in several calls."""
+        """Sample n tissues of square blocks with random types: (n, y, x, channel), int16. One call for n equals several calls."""
         c = self.config
         types = np.zeros((n, c.cells + 1), np.int16)
         types[:, 1:] = rng.integers(1, c.types + 1, size=(n, c.cells))
@@ -218,7 +218,7 @@ class Cells(TissueSystem):
     # -- what is measured --------------------------------------------------------------------------------------------------
 
     def measure(self, cells: np.ndarray, types: np.ndarray) -> dict[str, Observable]:
-        """Measure images cells (*batch, time, y, x) of cells with types (*batch, label), their energy among other things."""
+        """Measure images cells (*batch, time, y, x) of cells with types (*batch, label), including their energy."""
         measured = super().measure(cells, types)
         contacts = labels.contacts(cells, types, self.lattice, self.config.types + 1)
         energy = self._hamiltonian(contacts, labels.areas(cells, self.config.cells), types[..., None, 1:] > 0)
@@ -230,7 +230,7 @@ class Cells(TissueSystem):
         return low, high
 
     def _hamiltonian(self, contacts: np.ndarray, area: np.ndarray, present: np.ndarray) -> np.ndarray:
-        """H = sum over neighbouring pairs with different labels of J  +  lambda sum over cells (area - target)^2: (*batch, time)."""
+        """Return H = sum over neighbouring pairs with different labels of J + lambda sum over cells (area - target)^2: (*batch, time)."""
         strain = (present * (area - self.config.target_area) ** 2).sum(-1)
         return (self.config.contact_matrix * contacts).sum((-3, -2, -1)) + self.config.stiffness * strain
 

@@ -1,4 +1,4 @@
-"""The Cellular Potts model, compiled: its Hamiltonian's change under a copy, the Metropolis step, and whole trajectories.
+"""The Cellular Potts model, compiled: change of the Hamiltonian by a copy, the Metropolis step, and whole trajectories.
 
     H = sum over neighbouring pixel pairs {k, l} with different labels of J[type_k, type_l]  +  lambda sum over cells (area - target)^2
 
@@ -19,7 +19,7 @@ from numba import njit, prange
 from epns_pyro.systems.lattice import Lattice
 from epns_pyro.systems.rng import below, seeded, uniform
 
-# The inner loop: inlined, and without reference counting of arrays, which would cost more than the physics. The caller owns the arrays.
+# The inner loop: inlined, and without reference counting of arrays, which would dominate its cost. The caller owns the arrays.
 hot = njit(cache=True, error_model="numpy", forceinline=True, _nrt=False)  # type: ignore[call-overload]
 
 
@@ -29,8 +29,8 @@ class Potts(NamedTuple):
     Parameters
     ----------
     J : numpy.ndarray, (type + wall, type + wall)
-        Energy per pair of neighbouring pixels with different labels, symmetric. Type 0 is the medium; the wall, a type of its own after
-        the last, has zeros: what is off the lattice contributes nothing.
+        Energy per pair of neighbouring pixels with different labels, symmetric. Type 0 is the medium; the wall is a separate type after
+        the last, with zeros: pixels outside the lattice contribute nothing.
     stiffness, target_area : float
         lambda, and the area without a cost (pixels).
     temperature : float
@@ -44,7 +44,7 @@ class Potts(NamedTuple):
 
 
 def potts(J: np.ndarray, stiffness: float, target_area: float, temperature: float) -> Potts:
-    """Parameters with contact energies J (type, type), the wall added."""
+    """Return the parameters with contact energies J (type, type), extended by the wall."""
     return Potts(np.pad(np.asarray(J, np.float64), (0, 1)), float(stiffness), float(target_area), float(temperature))
 
 
@@ -82,7 +82,7 @@ def potts_state(image: np.ndarray, types: np.ndarray, potts: Potts) -> PottsStat
 
 @hot
 def contact_change(state: PottsState, lattice: Lattice, potts: Potts, target: int, new: int) -> float:
-    """Change of sum_{k,l} J[type_k, type_l] (1 - delta(label_k, label_l)) if pixel `target` took the label `new`."""
+    """Return the change of sum_{k,l} J[type_k, type_l] (1 - delta(label_k, label_l)) if pixel `target` took the label `new`."""
     label, kind, J = state.label, state.type, potts.J
     old, change = label[target], 0.0
     for direction in range(lattice.neighbour.shape[1]):
@@ -93,7 +93,7 @@ def contact_change(state: PottsState, lattice: Lattice, potts: Potts, target: in
 
 @hot
 def area_change(state: PottsState, potts: Potts, target: int, new: int) -> float:
-    """Change of lambda sum_cells (area - target_area)^2 if pixel `target` took the label `new`; the medium has no target."""
+    """Return the change of lambda sum_cells (area - target_area)^2 if pixel `target` took the label `new`; the medium has no target."""
     old, change = state.label[target], 0.0
     if new != 0:
         change += potts.stiffness * (2.0 * (state.area[new] - potts.target_area) + 1.0)
@@ -104,12 +104,12 @@ def area_change(state: PottsState, potts: Potts, target: int, new: int) -> float
 
 @hot
 def attempt_copy(state: PottsState, lattice: Lattice, potts: Potts, rng: np.ndarray) -> bool:
-    """One Metropolis step: copy the label of a random pixel to a random neighbour with probability min(1, exp(-dH / T))."""
+    """Do one Metropolis step: copy the label of a random pixel to a random neighbour with probability min(1, exp(-dH / T))."""
     pixels, directions = lattice.neighbour.shape
     source = np.uint32(below(rng, pixels))
     target = lattice.neighbour[source, np.uint32(below(rng, directions))]
     new, old = state.label[source], state.label[target]
-    if new == old or target == pixels:  # nothing to change, or off the lattice
+    if new == old or target == pixels:  # nothing to change, or outside the lattice
         return False
     dH = contact_change(state, lattice, potts, target, new) + area_change(state, potts, target, new)
     if dH > 0.0 and uniform(rng) >= math.exp(-dH / potts.temperature):

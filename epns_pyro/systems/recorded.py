@@ -1,4 +1,4 @@
-"""Recorded particles: data whose law nobody can simulate. The config says what the channels are; the observables are generic."""
+"""Recorded particles: data without a simulator. The config describes the channels; the observables work for any fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from epns_pyro.systems.base import SYSTEMS, Observable, System, SystemConfig
 
 @SYSTEMS.register("recorded")
 class RecordedConfig(SystemConfig):
-    """What there is to know about recorded particles.
+    """Properties of recorded particles.
 
     Parameters
     ----------
@@ -28,14 +28,14 @@ class RecordedConfig(SystemConfig):
     frame_dt : float
         Time between two frames, in `time_unit`.
     time_unit : str
-        For labels.
+        Unit of time, for labels.
     extent : dict of str to float
-        By dynamic field how large it gets in the data, in the unit of the field (see `RecordedConfig.describing`). A field without
-        an entry is only asked to be finite.
+        By dynamic field, its largest size in the data, in the unit of the field (see `RecordedConfig.describing`). A field without
+        an entry must only be finite.
     extent_multiple : float
-        A trajectory is no longer alive once a field exceeds this multiple of its extent.
+        A trajectory is no longer alive when a field exceeds this multiple of its extent.
     bodies : int
-        Places for bodies in a trajectory; 0 where that is not known. Presets choose graphs and minibatches by it.
+        Places for bodies in a trajectory; 0 if unknown. Presets choose graphs and minibatches by it.
     """
 
     name: Literal["recorded"] = "recorded"
@@ -66,7 +66,7 @@ class RecordedConfig(SystemConfig):
             raise ValueError(f"recorded data are particles with one site axis, found {', '.join(spec.sites) or 'none'}")
         if unreal := [f.name for f in spec.fields if f.kind != "real" and f.dynamic]:
             raise ValueError(f"recorded particles have real dynamic fields, found a {spec[unreal[0]].kind} {unreal[0]!r}")
-        return json.loads(spec.to_json())  # in full, as it is read back from a store
+        return json.loads(spec.to_json())  # with all entries, as it is read from a store
 
     @pydantic.field_validator("extent")
     @classmethod
@@ -84,7 +84,7 @@ class RecordedConfig(SystemConfig):
 
 @final
 class Recorded(System):
-    """Particles in Euclidean space, known from data only: no simulator, no oracle."""
+    """Particles in Euclidean space, known only from data: no simulator, no oracle."""
 
     name = "recorded"
     config: RecordedConfig
@@ -102,11 +102,11 @@ class Recorded(System):
 
     @property
     def forecast_frame(self) -> int:
-        """The first frame after the burn-in whose velocities of earlier frames are all known."""
+        """The first frame after the burn-in for which all velocities of earlier frames are known."""
         return self.first_frame + sum(1 for f in self.spec.fields if f.lag_of)
 
     def observables(self, x: np.ndarray) -> dict[str, Observable]:
-        """Evaluate what the fields allow on trajectories x (*batch, time, body, channel).
+        """Evaluate the observables that the fields allow on trajectories x (*batch, time, body, channel).
 
         The position is `StateSpec.position`. Where it translates: spread about the centroid (not in a box, which has no centre); else
         distance from the centre. Of two bodies or more also the least pair distance, of three or more the distance of the nearest
@@ -115,7 +115,7 @@ class Recorded(System):
         velocity, which is the rate of the position, or by steps where there is none, with their length. Of velocities: mean speed and,
         where there is a scalar "mass", kinetic energy. Any other dynamic field: root mean square.
 
-        All are of the bodies that are there; NaN where none is, or only one where two are needed.
+        All are computed from the bodies present; NaN if there are too few.
         """
         found = self._of_position(x, self._position) if self._position else {}
         found |= self._of_velocity(x, self._velocity) if self._velocity else {}
@@ -139,7 +139,7 @@ class Recorded(System):
         if position.shape[-2] > 1:
             nearest = tracks.nearest_neighbours(space, position)
             found["least_pair_distance"] = Observable("least pair distance", field.unit, np.fmin.reduce(nearest, axis=-1))
-            if position.shape[-2] > 2:  # of two bodies it is the same
+            if position.shape[-2] > 2:  # with two bodies it equals the pair distance
                 found["nearest_neighbour_distance"] = Observable("nearest-neighbour distance", field.unit, tracks.mean(nearest))
         away = tracks.rms(tracks.ways_from_start(space, position))
         found["displacement"] = Observable("displacement from the start", field.unit, away)
@@ -175,9 +175,9 @@ class Recorded(System):
         return found
 
     def alive(self, x: np.ndarray) -> np.ndarray:
-        """Return (*batch, time) booleans of x (*batch, time, body, channel): True until a state stops being plausible.
+        """Return (*batch, time) booleans of x (*batch, time, body, channel): True until a state is no longer plausible.
 
-        That is when a value is not finite although its body is there, when a field outgrows its extent, and when no body is left.
+        A state is implausible if a value of a present body is not finite, if a field exceeds its extent, or if no body is left.
         """
         there = presence(self.spec, x)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -193,7 +193,7 @@ class Recorded(System):
 
 
 def _vectors(spec: StateSpec, field: Field, x: np.ndarray) -> np.ndarray:
-    """A field of x as vectors (*batch, time, body, width) in float64."""
+    """Return a field of x as vectors (*batch, time, body, width) in float64."""
     return x[..., spec.slice(field.name)].astype(np.float64)
 
 
@@ -205,7 +205,7 @@ def _is_in_box(spec: StateSpec, field: Field) -> bool:
 def _size(spec: StateSpec, field: Field, x: np.ndarray) -> np.ndarray:
     """Largest length of a field over the bodies of x (*batch, time, body, channel): (*batch, time).
 
-    A translating field is measured from the centroid of the first frame, so that moving all of the data changes nothing.
+    A translating field is measured from the centroid of the first frame, so that translating the data changes nothing.
     """
     values = _vectors(spec, field, x)
     if field.translates:

@@ -1,4 +1,4 @@
-"""Recorded cells: label images, segmented and tracked by a user, whose law nobody can simulate."""
+"""Recorded cells: label images, segmented and tracked by a user, without a simulator."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from epns_pyro.systems.tissues import TissueSystem
 
 @SYSTEMS.register("recorded_cells")
 class RecordedCellsConfig(SystemConfig):
-    """What there is to know about recorded cells.
+    """Properties of recorded cells.
 
     Parameters
     ----------
     lattice : (int, int)
         Height and width of an image, pixels.
     cells, types : int
-        Labels are 0 (the medium) to `cells`, types 0 (the medium's) to `types`.
+        Labels are 0 (medium) to `cells`, types 0 (medium) to `types`.
     periodic : bool
-        Whether the image wraps around at its edges.
+        Whether the image is periodic: opposite edges meet.
     frame_dt : float
         Time between two frames, in `time_unit`.
     time_unit : str
-        For reports.
+        Unit of time, for reports.
     area : (int, int), optional
-        Smallest and largest area of a cell in the data, pixels; 0 where cells come and go. None: any area is plausible.
+        Smallest and largest area of a cell in the data, pixels; 0 if cells appear or disappear. None: any area is plausible.
     area_multiple : float
-        A cell is implausible when it is smaller or larger than those by more than this factor.
+        A cell is implausible if its area is outside this range by more than this factor.
     implausible_share : float
-        A trajectory is no longer alive once more than this share of its cells is implausible.
+        A trajectory is no longer alive when more than this fraction of its cells is implausible.
     """
 
     name: Literal["recorded_cells"] = "recorded_cells"
@@ -52,7 +52,7 @@ class RecordedCellsConfig(SystemConfig):
 
 @final
 class RecordedCells(TissueSystem):
-    """Cells in label images, known from data only: no simulator, no oracle."""
+    """Cells in label images, known only from data: no simulator, no oracle."""
 
     name = "recorded_cells"
     config: RecordedCellsConfig

@@ -1,4 +1,4 @@
-"""How many threads a compiled simulator may use."""
+"""Number of threads of the compiled simulators."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from epns_pyro.errors import ConfigError
 
 @contextmanager
 def limited(workers: int | None) -> Iterator[None]:
-    """Run numba's parallel loops in the block on at most `workers` threads (None: all that numba was given).
+    """Run numba's parallel loops in the block on at most `workers` threads (None: numba's own limit).
 
-    numba and torch share one OpenMP runtime, whose number of threads numba sets to its own: torch gets back what it had.
+    numba and torch share one OpenMP runtime, and numba changes its number of threads: torch's number is restored afterwards.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1, found {workers} (leave it out to use every core)")

@@ -1,4 +1,4 @@
-"""What all systems of cells in label images have in common: their states, and what is measured on them."""
+"""Base of all systems of cells in label images: their states and observables."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from epns_pyro.systems.lattice import square_lattice
 
 
 class TissueSystem(System):
-    """A system of cells in label images; states are integers (*batch, y, x, channel), channels the cell's label and its type.
+    """A system of cells in label images; states are integers (*batch, y, x, channel), with the cell's label and its type as channels.
 
-    A cell may vanish or split into fragments.
+    A cell may disappear or split into fragments.
 
     Parameters
     ----------
     lattice : (int, int)
         Height and width of an image, pixels.
     cells, types : int
-        Labels are 0 (the medium) to `cells`, types 0 (the medium's) to `types`.
+        Labels are 0 (medium) to `cells`, types 0 (medium) to `types`.
     periodic : bool
-        Whether the image wraps around at its edges.
+        Whether the image is periodic: opposite edges meet.
     implausible_share : float
-        A trajectory is no longer alive once more than this share of its cells has an area out of `plausible_area`.
+        A trajectory is no longer alive when more than this fraction of its cells has an area outside `plausible_area`.
     """
 
     def __init__(self, lattice: tuple[int, int], *, cells: int, types: int, periodic: bool, implausible_share: float) -> None:
@@ -53,8 +53,8 @@ class TissueSystem(System):
     def observables(self, x: np.ndarray) -> dict[str, Observable]:
         """Measure clusters, fragments, areas, contacts, shape and motion of trajectories x (*batch, time, y, x, channel).
 
-        The cells of a trajectory are those that it shows in any frame; one that has vanished counts with area 0 and stays where it was.
-        Displacement and path length start at the first frame given.
+        The cells of a trajectory are those in any of its frames; a cell that has disappeared has area 0 and stays where it was last seen.
+        Displacement and path length start at the first given frame.
         """
         return self.measure(*self.read(x))
 
@@ -86,7 +86,7 @@ class TissueSystem(System):
         }
 
     def alive(self, x: np.ndarray) -> np.ndarray:
-        """Return (*batch, time) booleans: True until more than the implausible share of the cells first has an area out of range."""
+        """Return (*batch, time) booleans: True until more than the allowed fraction of the cells has an area outside the range."""
         cells, types = self.read(x)
         if self.plausible_area is None:
             return np.ones(cells.shape[:-2], dtype=bool)
@@ -99,7 +99,7 @@ class TissueSystem(System):
     def read(self, x: np.ndarray, *, typed: bool = False, what: str = "the trajectory") -> tuple[np.ndarray, np.ndarray]:
         """Split states x (*batch, time, y, x, channel) into images (*batch, time, y, x) and types (*batch, label), checked.
 
-        `typed` refuses cells without a type; a forecast may hold some, where a cell comes back that had vanished.
+        `typed` refuses cells without a type; a forecast may contain some, if a cell that had disappeared comes back.
         """
         x = np.asarray(x)
         sizes = (self.edges.height, self.edges.width, self.spec.channels)
@@ -110,5 +110,5 @@ class TissueSystem(System):
 
 
 def mean_over_cells(values: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Average values (*batch, time, cell) over the cells that are present: (*batch, time); 0 where there are none."""
+    """Average values (*batch, time, cell) over the cells that are present: (*batch, time); 0 if there are none."""
     return (values * present).sum(-1) / np.maximum(present.sum(-1), 1)

@@ -1,7 +1,7 @@
-"""What people who track look at: how far bodies go, how they turn, how long they remember their velocity, how groups keep together.
+"""Observables of tracks: displacements, turning angles, velocity autocorrelation, polarisation, nearest neighbours.
 
-Arrays are (..., time, body, space) of vectors in float64. A body that is absent from a frame has NaN there. Every number is of the bodies
-that it can be said of, and NaN where there is none. At time t it needs the frames up to t only.
+Arrays are (..., time, body, space) of vectors in float64, NaN for absent bodies. Every number is computed from the bodies for which it
+is defined, and NaN if there are none. At time t it uses only frames up to t.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from scipy.spatial import KDTree
 from epns_pyro.geometry import Space
 
 TIME, BODY = -3, -2
-MANY = 100  # bodies; of more a tree finds the nearest sooner than all pairs (of 1,000 it takes 0.6 ms in place of 10 ms)
+MANY = 100  # bodies; with more, a tree is faster than all pairs (for 1,000 it takes 0.6 ms instead of 10 ms)
 
 # -- over the bodies that are there ----------------------------------------------------------------------------------------
 
 
 def total(values: np.ndarray) -> np.ndarray:
-    """Sum over the bodies that are there: (..., body) -> (...), NaN where there is none."""
+    """Sum over the bodies that are present: (..., body) -> (...), NaN if there are none."""
     return np.where(np.isnan(values).all(-1), np.nan, np.nansum(values, axis=-1))
 
 
 def mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the bodies that are there: (..., body) -> (...), NaN where there is none."""
+    """Mean over the bodies that are present: (..., body) -> (...), NaN if there are none."""
     return total(values) / np.maximum((~np.isnan(values)).sum(-1), 1)
 
 
@@ -37,12 +37,12 @@ def deviation(values: np.ndarray) -> np.ndarray:
 
 
 def mean_vector(vectors: np.ndarray) -> np.ndarray:
-    """Mean vector over the bodies that are there: (..., body, space) -> (..., space)."""
+    """Mean vector over the bodies that are present: (..., body, space) -> (..., space)."""
     return mean(np.moveaxis(vectors, BODY, -1))
 
 
 def rms(vectors: np.ndarray) -> np.ndarray:
-    """Root mean square length over the bodies that are there: (..., body, space) -> (...)."""
+    """Root mean square length over the bodies that are present: (..., body, space) -> (...)."""
     return np.sqrt(mean((vectors**2).sum(-1)))
 
 
@@ -50,9 +50,9 @@ def rms(vectors: np.ndarray) -> np.ndarray:
 
 
 def steps(space: Space, position: np.ndarray) -> np.ndarray:
-    """Return the step of every body from the frame before: (..., time, body, space), NaN where it was not there before.
+    """Return the step of every body from the frame before: (..., time, body, space), NaN if it was absent before.
 
-    No step leads to the first frame: the first step that there is stands for it.
+    The first frame has no step, so it gets the step of the second.
     """
     if position.shape[TIME] == 1:
         return np.where(np.isnan(position), np.nan, 0.0)
@@ -61,10 +61,10 @@ def steps(space: Space, position: np.ndarray) -> np.ndarray:
 
 
 def ways_from_start(space: Space, position: np.ndarray) -> np.ndarray:
-    """Return the way of every body from its place in the first frame: (..., time, body, space), NaN where it was not there then.
+    """Return the displacement of every body since the first frame: (..., time, body, space), NaN if it was absent then.
 
-    In a box it is the sum of the steps, each to the nearest image, so that a body can go around it. Over frames in which a body is
-    absent the way is to the image nearest to where it was last seen.
+    In a box it is the sum of the steps, each to the nearest image, so that it can exceed the box. While a body is absent, the
+    displacement is to the image nearest to where it was last seen.
     """
     if not space.box:
         return position - position[..., :1, :, :]
@@ -124,9 +124,9 @@ def _over_half(vectors: np.ndarray, product: Callable[[np.ndarray, np.ndarray], 
 
 
 def turning_angle(moves: np.ndarray) -> np.ndarray:
-    """Return the mean angle between the moves of bodies and their moves in the frame before: (..., time), rad, between 0 and pi.
+    """Return the mean angle between the moves of bodies and their moves one frame earlier: (..., time), rad, between 0 and pi.
 
-    `moves` (..., time, body, space) are velocities or steps. A body that is at rest in one of the two frames has turned by 0, and so has
+    `moves` (..., time, body, space) are velocities or steps. The angle is 0 for a body at rest in one of the two frames, and for
     every body in the first frame. Velocities parallel up to rounding have an angle of about 1e-16, not 1e-8 as the arc cosine has.
     """
     heading = _unit(moves)
@@ -137,9 +137,9 @@ def turning_angle(moves: np.ndarray) -> np.ndarray:
 
 
 def autocorrelation(moves: np.ndarray) -> np.ndarray:
-    """Return how much of their first moves bodies still have: mean of v(t) . v(0) over mean of |v(0)|^2, (..., time), no unit.
+    """Return the velocity autocorrelation with the start: mean of v(t) . v(0) over mean of |v(0)|^2, (..., time), no unit.
 
-    Both means are over the bodies that are there now and at the start. It is 1 at the start, and 0 where all of them started at rest.
+    Both means are over the bodies that are present now and at the start. It is 1 at the start, and 0 if all of them started at rest.
     """
     start = moves[..., :1, :, :]
     along = (moves * start).sum(-1)
@@ -148,7 +148,7 @@ def autocorrelation(moves: np.ndarray) -> np.ndarray:
 
 
 def polarisation(moves: np.ndarray) -> np.ndarray:
-    """Return the length of the mean direction of moves: (..., time), 1 where all go the same way; a body at rest counts as zero."""
+    """Return the length of the mean direction of moves: (..., time), 1 if all are parallel; a body at rest counts as zero."""
     return np.linalg.norm(mean_vector(_unit(moves)), axis=-1)
 
 
@@ -161,13 +161,13 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def nearest_neighbours(space: Space, position: np.ndarray) -> np.ndarray:
-    """Return how far the nearest other body is from every body: (..., time, body), NaN for a body that is absent or alone."""
+    """Return the distance of every body to its nearest neighbour: (..., time, body), NaN for a body that is absent or alone."""
     return (_by_trees if position.shape[BODY] > MANY else _by_pairs)(space, position)
 
 
 def _by_pairs(space: Space, position: np.ndarray) -> np.ndarray:
     nearest = np.full(position.shape[:-1], np.nan)
-    for i in range(position.shape[BODY] - 1):  # one body at a time: all pairs at once would not fit into memory
+    for i in range(position.shape[BODY] - 1):  # one body at a time: all pairs at once do not fit in memory
         distance = np.linalg.norm(space.displacement(position[..., i : i + 1, :], position[..., i + 1 :, :]), axis=-1)
         nearest[..., i] = np.fmin(nearest[..., i], np.fmin.reduce(distance, axis=-1))
         nearest[..., i + 1 :] = np.fmin(nearest[..., i + 1 :], distance)
@@ -180,7 +180,7 @@ def _by_trees(space: Space, position: np.ndarray) -> np.ndarray:
         there = np.isfinite(position[frame]).all(-1)
         if there.sum() > 1:
             place = space.wrap(position[frame][there])
-            if space.box:  # rounding can put a place on the far side, which a tree refuses
+            if space.box:  # rounding can put a position on the upper side, which a tree refuses
                 place = np.where(place >= space.box, 0.0, place)
             itself_and_next, _ = KDTree(place, boxsize=space.box or None).query(place, k=2)
             nearest[frame][there] = itself_and_next[:, 1]

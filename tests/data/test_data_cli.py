@@ -124,7 +124,7 @@ def test_info_of_broken_data_names_the_fault_and_fails(walkers, tmp_path):
 def test_info_of_a_users_file_with_a_description(walkers, tmp_path):
     data = walkers.dataset("train").load().drop_attrs()
     data.to_netcdf(tmp_path / "mine.nc", engine="h5netcdf")
-    one_line_error(run("data", "info", tmp_path / "mine.nc"), "nothing says what its fields are: give --spec FILE")
+    one_line_error(run("data", "info", tmp_path / "mine.nc"), "no description of its fields: give --spec FILE")
     (tmp_path / "spec.yaml").write_text("fields: [{name: position, irreps: 1o, translates: true, unit: '[cm]'}]\nspace: 2\n")
     result = run("data", "info", tmp_path / "mine.nc", "--spec", tmp_path / "spec.yaml")
     assert result.exit_code == 0, result.output

@@ -87,7 +87,7 @@ def test_a_damaged_chunk_of_zarr_is_named(settings, chunk, damage, tmp_path):
     file.write_bytes(damage(file.read_bytes()))
     said = refused(path)
     assert re.match(f"(: set '(train|val|test)')?: variable 'position': chunk {re.escape(chunk)} is damaged \\(", said)
-    assert said.endswith("copy the file again from where it came, or make it anew")
+    assert said.endswith("copy the file again from its source, or make it again")
 
 
 def test_a_damaged_chunk_of_netcdf_names_the_variable(tmp_path):
@@ -227,9 +227,9 @@ def test_codecs_that_compute_are_read(name, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"shape": [10**12, 5, 3, 2]}, "claims a dimension of 1e+12 entries, and at most 1e+08 are read"),
-        ({"shape": [6, 10**9, 3, 2]}, "claims a dimension of 1e+09"),
-        ({"shape": [10**7, 5, 3, 2]}, "claims 10000000 x 5 x 3 x 2 entries in chunks of 2 x 5 x 3 x 2, which take 2.24 GiB, but"),
+        ({"shape": [10**12, 5, 3, 2]}, "declares a dimension of 1e+12 entries: expected at most 1e+08"),
+        ({"shape": [6, 10**9, 3, 2]}, "declares a dimension of 1e+09"),
+        ({"shape": [10**7, 5, 3, 2]}, "declares 10000000 x 5 x 3 x 2 entries in chunks of 2 x 5 x 3 x 2, which take 2.24 GiB, but"),
         ({"shape": [6, 5, 10**8, 2]}, "which take 44.7 GiB, but"),
         ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [10**7, 5, 3, 2]}}}, "in chunks of 10000000 x 5 x 3 x 2"),
         ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0, 5, 3, 2]}}}, "chunk_shape is [0, 5, 3, 2]"),
@@ -249,18 +249,18 @@ def test_sizes_of_netcdf_are_believed_after_a_look_at_what_is_there(tmp_path):
     path = write(tmp_path, "x.nc")
     with h5py.File(path, "r+") as file:
         file.create_dataset("mass", shape=(10**7, 100), chunks=(1, 100), dtype="f8")
-    assert ": variable 'mass' claims 10000000 x 100 entries in chunks of 1 x 100, which take 7.45 GiB, but 0 bytes" in refused(path)
+    assert ": variable 'mass' declares 10000000 x 100 entries in chunks of 1 x 100, which take 7.45 GiB, but 0 bytes" in refused(path)
     with h5py.File(path, "r+") as file:
         del file["mass"]
         file.create_dataset("mass", shape=(10**12,), chunks=(100,), dtype="f8")
-    assert "claims a dimension of 1e+12" in refused(path)
+    assert "declares a dimension of 1e+12" in refused(path)
 
 
 def test_what_compresses_well_is_believed(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "BELIEVED", 100)
     use(write(tmp_path))  # chunks of noise
     monkeypatch.setattr(files, "COMPRESSION", 1)
-    assert "claims 6 x 5 x 3 x 2 entries" in refused(write(tmp_path, "y.zarr", values=np.ones((6, 5, 3, 2))))
+    assert "declares 6 x 5 x 3 x 2 entries" in refused(write(tmp_path, "y.zarr", values=np.ones((6, 5, 3, 2))))
 
 
 def test_a_store_that_is_not_finished_says_so_whatever_its_size(walkers, tmp_path, monkeypatch):

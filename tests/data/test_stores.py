@@ -236,7 +236,7 @@ def test_what_cannot_be_opened(tmp_path):
     (tmp_path / "notes.txt").write_text("not data")
     with pytest.raises(DataError, match="is neither a zarr directory nor a netCDF-4 file"):
         open_store(tmp_path / "notes.txt")
-    with pytest.raises(DataError, match=r"nothing says what its fields are: give --spec FILE, put a\.zarr\.yaml beside it"):
+    with pytest.raises(DataError, match=r"no description of its fields: give --spec FILE, put a\.zarr\.yaml next to it"):
         open_store(write(dataset(), tmp_path / "a.zarr"))
     with pytest.raises(DataError, match="the time between frames is unknown"):
         open_store(write(described(dataset().drop_vars("time")), tmp_path / "b.zarr"))
@@ -269,7 +269,7 @@ def test_labels_outside_of_what_is_declared(stripes, tmp_path):
     cell[3, 2, 0, 0] = 9
     bad = data.assign({"cell": (data["cell"].dims, cell)})
     write(bad, tmp_path / "a.zarr", group="train")
-    with pytest.raises(DataError, match="set 'train': field 'cell': label 9 is outside of the declared 0 to 3"):
+    with pytest.raises(DataError, match="set 'train': field 'cell': label 9 is outside the declared range 0 to 3"):
         open_store(tmp_path / "a.zarr").read("train")
     write(data.assign({"cell": data["cell"].astype("float32")}), tmp_path / "b.zarr", group="train")
     with pytest.raises(DataError, match="field 'cell': a label is a whole number, found dtype float32"):

@@ -276,7 +276,7 @@ def spoiled(channel, value, dtype=np.float64):
         (spoiled(0, 1.5), r"found 1\.5"),
         (spoiled(0, np.nan), r"found nan"),
         (spoiled(1, 4), r"expected a type in 0 \.\. 3, found 4"),
-        (spoiled(1, 0), r"expected a type in 1 \.\. 3 for cell 1\.0, found 0, which is the medium's"),
+        (spoiled(1, 0), r"expected a type in 1 \.\. 3 for cell 1\.0, found 0, which is that of the medium"),
         (spoiled(0, 0), r"expected type 0 for the medium \(label 0\), found"),
         (BLOCKS[..., :1], r"expected \(\*batch, time, 14, 12, 2\) with channels cell, type; found \(2, 1, 14, 12, 1\)"),
         (BLOCKS[:, :, :5], r"expected \(\*batch, time, 14, 12, 2\)"),

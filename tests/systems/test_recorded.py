@@ -185,7 +185,7 @@ def test_there_is_nothing_to_simulate():
     x = path(system)[:, 0]
     with pytest.raises(TypeError, match="system 'recorded' has no simulator"):
         system.simulate(x, 1, np.zeros(3, np.uint64))
-    with pytest.raises(TypeError, match="system 'recorded' has no law of initial states"):
+    with pytest.raises(TypeError, match="system 'recorded' has no distribution of initial states"):
         system.initial(1, np.random.default_rng(0))
     with pytest.raises(TypeError, match="system 'recorded' has no known transition density"):
         system.transition_log_prob(x, x)

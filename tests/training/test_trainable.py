@@ -72,7 +72,7 @@ REFUSED = {
         lambda p: particles(
             p, Field("species", kind="category", size=3, dynamic=False), species=(("trajectory", "body"), np.tile([0, 7, 2], (10, 1)))
         ),
-        "field 'species': category 7 is outside of the declared 0 to 2",
+        "field 'species': category 7 is outside the declared range 0 to 2",
     ),
     "category that is no whole number": (
         lambda p: particles(

@@ -213,7 +213,7 @@ LABEL_CASES = {
     ),
     "unknown type": (
         lambda d: edit(d, "cell_type", (5, 1), 7),
-        "error: set 'train': field 'type': category 7 is outside of the declared 0 to 2, 1 times, the first in trajectory 5",
+        "error: set 'train': field 'type': category 7 is outside the declared range 0 to 2, 1 times, the first in trajectory 5",
     ),
     "no types": (lambda d: d.drop_vars("cell_type"), "error: set 'train': field 'cell_type' is missing: "),
 }
