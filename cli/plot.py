@@ -19,13 +19,13 @@ STEPS = 100  # of the futures of a run that are sampled by default
 
 @click.command()
 @click.argument("what", metavar="RUN|STORE|FUTURES", type=RUN)
-@click.option("--kind", type=click.Choice(["fan", "paths"]), help="What to draw.  [default: fan]")
+@click.option("--kind", type=click.Choice(["fan", "paths"]), help="Kind of picture.  [default: fan]")
 @click.option("--observable", "observables", multiple=True, metavar="NAME", help="Fans of this observable only; repeatable.")
 @click.option("--set", "split", metavar="NAME", help="Set of trajectories.  [default: same_init of a run, test of a store]")
-@click.option("--trajectory", type=click.IntRange(0, LARGEST), default=0, show_default=True, help="Whose initial state is taken.")
-@click.option("--runs", type=click.IntRange(1, 12), default=3, show_default=True, help="Paths that are drawn, or films side by side.")
-@click.option("--members", type=click.IntRange(1, LARGEST), default=100, show_default=True, help="Futures to sample, of a RUN.")
-@click.option("--steps", type=click.IntRange(1, LARGEST), help="How far.  [default: 100 steps of a run, all there is of the rest]")
+@click.option("--trajectory", type=click.IntRange(0, LARGEST), default=0, show_default=True, help="Number of the initial state in the set.")
+@click.option("--runs", type=click.IntRange(1, 12), default=3, show_default=True, help="Number of paths, or of runs in a film.")
+@click.option("--members", type=click.IntRange(1, LARGEST), default=100, show_default=True, help="Futures to sample from a RUN.")
+@click.option("--steps", type=click.IntRange(1, LARGEST), help="Number of steps.  [default: 100 for a run, otherwise all]")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
     "--out",
@@ -45,9 +45,9 @@ def plot(
     seed: int,
     out: Path | None,
 ) -> None:
-    """Draw trajectories: futures of a RUN over the truth, those in a STORE, or FUTURES that `epns-pyro simulate` wrote.
+    """Draw trajectories: futures sampled from a RUN over the truth, trajectories of a STORE, or FUTURES from `epns-pyro simulate`.
 
-    A fan shows the median and the 10-90% band of observables over time, paths show bodies or label images, a film shows them move.
+    A fan shows the median and the 10-90% band of observables over time; paths show positions of bodies, or label images; a film moves.
     """
     if out is not None and out.suffix not in PICTURES + FILMS:
         fail(f"{out}: expected a name that ends in {', '.join(PICTURES + FILMS)}")

@@ -1,12 +1,12 @@
 """The report of a run and the comparison of runs: self-contained HTML pages made from the folders RUN/evaluation/.
 
-What a page says comes from `epns_pyro.evaluation`: every check makes its own sections, as plain records.
+The content of a page comes from `epns_pyro.evaluation`: every check makes its own sections, as plain records.
 
 pages      templates and writing
 papers     figures as files, the summary as Markdown
 svg        panels of figures, drawn by matplotlib in the colours of the page
 training   the section about the training
-viewers    numbers for the players of the page
+viewers    data for the players of the page
 """
 
 from epns_pyro.report.pages import write_comparison, write_player, write_report

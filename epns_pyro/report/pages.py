@@ -1,7 +1,7 @@
-"""Putting pages together and writing them: one self-contained HTML file each.
+"""Building and writing pages: one self-contained HTML file each.
 
-Nothing from data or configs can become markup: Jinja2 escapes all text, matplotlib that of figures, and JSON travels with its angle
-brackets encoded. As a second lock the page's own policy forbids every request and every script but the page's, named by their hashes.
+Text from data or configs never becomes markup: Jinja2 escapes all text, matplotlib escapes that of figures, and JSON has its angle
+brackets encoded. In addition, the page's content security policy forbids all requests, and all scripts except the page's own, by hash.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def write_report(folder: Path, out: Path, log: TrainingLog | None = None) -> Pat
     folder : Path
         RUN/evaluation/.
     out : Path
-        The page; an older one is replaced once the new one is complete.
+        Path of the page; an older one is replaced after the new one is complete.
     log : sequence of (step, name, value), optional
-        The log of the training.
+        The training log.
 
     Raises
     ------
     DataError
-        If there is no evaluation in the folder, or not one that this version reads.
+        If there is no evaluation in the folder, or not one that this version can read.
     """
     found = Evaluated.read(folder)
     show, judged = viewer(found), lines(found.record.verdicts)
@@ -73,7 +73,7 @@ def write_report(folder: Path, out: Path, log: TrainingLog | None = None) -> Pat
 
 
 def write_player(data: xr.Dataset, time_unit: str, title: str, out: Path) -> Path:
-    """Write a page with a player alone: bodies in space, or label images.
+    """Write a page with only a player: bodies in space, or label images.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def write_player(data: xr.Dataset, time_unit: str, title: str, out: Path) -> Pat
 
 
 def write_comparison(folders: Mapping[str, Path], out: Path) -> list[summary.ComparisonRow]:
-    """Write one page for several runs, folders RUN/evaluation/ by name; return the rows of its table."""
+    """Write one page that compares runs, given their folders RUN/evaluation/ by name; return the rows of its table."""
     runs = {name: Evaluated.read(folder) for name, folder in folders.items()}
     data = [_data(found.record.run) for found in runs.values()]
     letters = {key: _letter(i) for i, key in enumerate(dict.fromkeys(data))}
@@ -130,7 +130,7 @@ def sections(found: Evaluated, log: TrainingLog) -> list[Section]:
 
 
 def _data(run: Run) -> str:
-    """What tells the data of runs apart."""
+    """Return a text that differs between runs with different data."""
     return json.dumps(run.model_dump(mode="json", include={"system", "store", "sets"}), sort_keys=True)
 
 
@@ -139,7 +139,7 @@ def _sparklines(found: Evaluated) -> dict[str, Panel]:
 
 
 def _ladder(letter: str, runs: Mapping[str, Evaluated]) -> Figure | None:
-    """The ELBO of runs that were evaluated on the same data, and the references of the first that has any."""
+    """Return a figure of the ELBO of runs on the same data, with the references of the first run that has any."""
     tables = {name: found.record.likelihood.known for name, found in runs.items() if found.record.likelihood}
     rows = [row.model_copy(update={"name": name}) for name, table in tables.items() for row in table if row.key == "elbo"]
     if not rows:
@@ -183,7 +183,7 @@ def _hash(script: str) -> str:
 
 
 def safe_json(value: Any) -> Markup:
-    """Write JSON for a script element: no character in it can end the element."""
+    """Write JSON for a script element, so that no character in it can end the element."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -191,7 +191,7 @@ def safe_json(value: Any) -> Markup:
 
 
 def write_text(out: Path, page: str) -> Path:
-    """Write a file; a crash leaves the old one or the new one, never half of one."""
+    """Write a file atomically: after a crash it is the old one or the new one, never a part of one."""
     if not out.parent.is_dir():
         raise DataError(f"{out.parent}: no such folder: make it first, or name another place for the page")
     partial = out.with_name(out.name + ".partial")

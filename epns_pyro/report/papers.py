@@ -1,4 +1,4 @@
-"""What goes from a report into a paper: its figures as files, and its summary as Markdown."""
+"""Parts of a report for a paper: its figures as files, and its summary as Markdown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_figures(folder: Path, out: Path, log: TrainingLog | None = None, *, su
     folder : Path
         RUN/evaluation/.
     out : Path
-        Folder of the files; made if it is not there.
+        Folder of the files; created if it does not exist.
     log : sequence of (step, name, value), optional
         The log of the training.
     suffix : {".svg", ".pdf", ".png"}
@@ -29,7 +29,7 @@ def write_figures(folder: Path, out: Path, log: TrainingLog | None = None, *, su
     Raises
     ------
     DataError
-        If there is no evaluation in the folder, or not one that this version reads.
+        If there is no evaluation in the folder, or not one that this version can read.
     """
     made = sections(Evaluated.read(folder), log or [])
     out.mkdir(parents=True, exist_ok=True)
@@ -43,12 +43,12 @@ def write_figures(folder: Path, out: Path, log: TrainingLog | None = None, *, su
 
 
 def write_markdown(folder: Path, out: Path) -> Path:
-    """Write the verdict, the lines of the summary, the verdict by quantity and how the run was made as Markdown.
+    """Write as Markdown the verdict, the summary, the verdict by quantity, and how the run was made.
 
     Raises
     ------
     DataError
-        If there is no evaluation in the folder, or not one that this version reads.
+        If there is no evaluation in the folder, or not one that this version can read.
     """
     record = Evaluated.read(folder).record
     run, judged = record.run, lines(record.verdicts)
@@ -57,7 +57,7 @@ def write_markdown(folder: Path, out: Path) -> Path:
     if judged:
         text += ["", "## Verdict by quantity", ""]
         text += _table(
-            ("quantity", "verdict", "what was seen", "power"), [(line.subject, line.word, line.seen, line.power) for line in judged]
+            ("quantity", "verdict", "what was found", "power"), [(line.subject, line.word, line.seen, line.power) for line in judged]
         )
     facts = {
         "system": run.system,

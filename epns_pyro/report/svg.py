@@ -1,7 +1,7 @@
-"""Panels of figures become SVG in the colours and the font of the page, drawn by matplotlib.
+"""Drawing panels of figures as SVG with matplotlib, in the colours and the font of the page.
 
-A panel is drawn in stand-in colours, one per role, which are replaced by variables of the style sheet: the same SVG is readable on light
-and on dark paper.
+A panel is drawn in placeholder colours, one per role, which are replaced by variables of the style sheet: the same SVG works in light
+and in dark mode.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ROLES = {INK: "--ink", MODEL: "--model", GREY: "--grey", LINE: "--axis", BAD: "
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "epns-pyro",
-    "text.parse_math": False,  # labels come from outside: a $ is a $
+    "text.parse_math": False,  # labels come from users: a $ is a $
     "font.family": "sans-serif",
     "font.size": 8.5,
     "axes.titlesize": 8.5,
@@ -57,7 +57,7 @@ def draw(panel: Panel) -> Markup:
     """Draw one panel as an element of the page."""
     size = panel.size
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has more fonts than we do
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has more fonts than matplotlib
         figure = Figure(figsize=(size.width / 96, size.height / 96), facecolor="none")
         inner = (size.width - size.left - size.right) / size.width, (size.height - size.top - size.bottom) / size.height
         axes = figure.add_axes((size.left / size.width, size.bottom / size.height, *inner), facecolor="none")
@@ -77,7 +77,7 @@ def draw(panel: Panel) -> Markup:
 
 
 def _clean(text: str, size: PanelSize) -> str:
-    """Turn matplotlib's file into an element of the page: small, in the page's colours and font, with ids of its own."""
+    """Turn matplotlib's file into an element of the page: short, in the page's colours and font, without ids that could collide."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)

@@ -1,4 +1,4 @@
-"""The section about the training of a model: the only one that is not made from an evaluation."""
+"""The section about the training of a model: the only one that is made from the training log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TrainingLog = Sequence[tuple[int, str, float]]
 
 def training(log: TrainingLog) -> Section:
     """Show the ELBO over optimiser steps: entries of the log are (step, name, value)."""
-    section = Section("training", "Training", "ELBO on training batches and on held-out transitions, never annealed.")
+    section = Section("training", "Training", "ELBO on training batches and on held-out transitions, without annealing.")
     panels = figures.training(log)
     if panels:
         held = [value for _, name, value in log if name == "val_elbo"]
@@ -20,7 +20,7 @@ def training(log: TrainingLog) -> Section:
             Figure(
                 panels,
                 alt="ELBO over optimiser steps" + (f"; the last held-out value is {held[-1]:.2f} nats per transition." if held else "."),
-                caption="Held-out and training lines should stay together; a held-out line that turns down is over-fitting.",
+                caption="Held-out and training lines should stay close; a held-out line that falls again shows over-fitting.",
                 key=(Key("model", "held-out"), Key("floor", "training batches"), Key("truth", "oracle")),
                 size="wide",
             )

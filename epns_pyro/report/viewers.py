@@ -1,4 +1,4 @@
-"""What the players of the page draw: positions of bodies or label images, of truth and members, packed small."""
+"""Data for the players of the page: positions of bodies or label images, of truth and members, in compact form."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from epns_pyro.evaluation.evaluated import Evaluated
 from epns_pyro.evaluation.figures.style import thinned
 
 MAX_FRAMES = 120
-MAX_CHARACTERS = 3_000_000  # of packed values: every second frame goes until they fit
-MAX_TRAIL = 300  # bodies that are drawn
+MAX_CHARACTERS = 3_000_000  # of packed values: every second frame is dropped until they fit
+MAX_TRAIL = 300  # largest number of bodies drawn
 
 
 @dataclass(frozen=True)
 class Viewer:
-    """A player: `kind` is "orbits" or "film"; `data` travels as JSON; `alt` says what it shows."""
+    """A player: `kind` is "orbits" or "film"; `data` is written as JSON; `alt` describes what it shows."""
 
     kind: str
     data: dict[str, Any]
@@ -28,13 +28,13 @@ class Viewer:
 
 
 def viewer(found: Evaluated) -> Viewer | None:
-    """Return the player for the examples of an evaluation; None where there are none it can show."""
+    """Return the player for the examples of an evaluation; None if it has none that a player can show."""
     data = found.files.get("examples")
     return None if data is None else player(data, found.time_unit)
 
 
 def player(data: xr.Dataset, time_unit: str) -> Viewer | None:
-    """Return the player for fields (source, trajectory, time, ...); None where they are nothing that a player can show."""
+    """Return the player for fields (source, trajectory, time, ...); None if a player cannot show them."""
     if "cell" in data:
         return _film(data, time_unit)
     if "position" in data and data.sizes.get("space") in (2, 3):
@@ -75,6 +75,6 @@ def _about(data: xr.Dataset, time_unit: str, shape: tuple[int, ...]) -> dict[str
 
 
 def pack(values: np.ndarray, dtype: str) -> str:
-    """Pack an array into text: little-endian numbers, deflated (zlib), base64; NaN travels as a number far away."""
+    """Pack an array into text: little-endian numbers, deflated (zlib), base64; NaN becomes a number that the player skips."""
     array = np.ascontiguousarray(np.nan_to_num(values, nan=1e9, posinf=1e9, neginf=-1e9) if dtype == "<f4" else values, dtype)
     return base64.b64encode(zlib.compress(array.tobytes(), 6)).decode()
