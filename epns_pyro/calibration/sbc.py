@@ -165,10 +165,11 @@ class BoundGap:
 
     def sentence(self) -> str:
         """Describe how loose the ELBO is."""
+        gap, error = float(self.gap.value), float(self.gap.error)
+        loss = "the guide loses at least this much" if gap > 2 * error else "no loss by the guide was found"
         return (
-            f"the bound with {self.samples} importance samples is {float(self.gap.value):.3g} ± {float(self.gap.error):.2g} nats "
-            f"per transition above the ELBO ({float(self.iwae.value):.4g} and {float(self.elbo.value):.4g}): "
-            "the guide loses at least this much"
+            f"the bound with {self.samples} importance samples is {gap:.3g} ± {error:.2g} nats "
+            f"per transition above the ELBO ({float(self.iwae.value):.4g} and {float(self.elbo.value):.4g}): {loss}"
         )
 
 

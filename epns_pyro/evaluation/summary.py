@@ -37,7 +37,7 @@ def _praise(judged: list[Line]) -> str:
     if silent == len(judged):
         return "There are too few held-out data to say whether the ensemble can be trusted."
     doubt = f" For {silent} more, there are too few data to say." if silent else ""
-    return f"No test of {len(judged) - silent} quantities on held-out data found fault with the ensemble.{doubt}"
+    return f"No test of {len(judged) - silent} quantities on held-out data found a fault in the ensemble.{doubt}"
 
 
 @dataclass(frozen=True)

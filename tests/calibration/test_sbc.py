@@ -92,5 +92,11 @@ def test_the_gap_is_paired():
     assert gap.gap.value == pytest.approx(2, abs=0.1)
     assert gap.gap.error < gap.elbo.error / 10
     assert gap.sentence().startswith("the bound with 64 importance samples is 2 ± 0.01")
+    assert gap.sentence().endswith("the guide loses at least this much")
+    assert (
+        sbc.bound_gap(elbo, elbo + rng.normal(size=50) - 1, transitions=10, samples=64)
+        .sentence()
+        .endswith("no loss by the guide was found")
+    )
     with pytest.raises(ShapeError, match=r"found \(50,\) and \(3,\)"):
         sbc.bound_gap(elbo, elbo[:3], transitions=10, samples=64)

@@ -55,7 +55,7 @@ NO_BETTER = {"likelihood": {"kl": 1.0, "rows": [{"key": "elbo", "value": 1}, {"k
     ("metrics", "words"),
     [
         ({}, "No quantity was tested on held-out data."),
-        (judged("calibrated", "calibrated"), "No test of 2 quantities on held-out data found fault with the ensemble."),
+        (judged("calibrated", "calibrated"), "No test of 2 quantities on held-out data found a fault in the ensemble."),
         (judged("biased", "calibrated", "biased", "over-confident"), "Use with care: q0 and q2 are biased; q3 is over-confident."),
         (judged("too few data to say"), "There are too few held-out data to say whether the ensemble can be trusted."),
         (judged("calibrated", "too few data to say"), "For 1 more, there are too few data to say."),
@@ -129,7 +129,7 @@ def test_the_page_says_that_the_power_of_a_vector_is_not_against_wrong_dependenc
     assert "would be found" not in vector.seen
     page = write_report(tmp_path / "evaluation", tmp_path / "report.html").read_text()
     assert "for vectors: intervals of their components" in page
-    assert "against components that go together wrongly" in page
+    assert "to find wrong dependence between components" in page
 
 
 def test_scores_are_shown_with_their_skill_where_there_is_one(tmp_path: Path) -> None:

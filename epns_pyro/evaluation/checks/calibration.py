@@ -148,7 +148,7 @@ def spread(found: Evaluated) -> Section:
                 caption="Ensemble spread divided by the error of the ensemble mean: 1 is right, below 1 over-confident, above 1 "
                 "under-confident.",
                 title="Spread-skill ratio",
-                key=(Key("model", "model"), Key("truth", "honest")),
+                key=(Key("model", "model"), Key("truth", "calibrated")),
             )
         )
     with_shift = [s for s in subjects if "shift" in s.data]
@@ -160,7 +160,7 @@ def spread(found: Evaluated) -> Section:
                 alt=f"Bias over lead time in ensemble spreads; at the last: {ends}.",
                 caption="Distance of the truth above (+) or below (−) the centre of its ensemble, in ensemble spreads: 0 is right.",
                 title="Bias",
-                key=(Key("model", "model"), Key("truth", "honest")),
+                key=(Key("model", "model"), Key("truth", "calibrated")),
             )
         )
     return section

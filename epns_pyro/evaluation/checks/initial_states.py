@@ -181,7 +181,7 @@ def _distance_figure(rows: Sequence[Distance], time_unit: str) -> Figure:
         key=(
             Key("model", "model and truth"),
             Key("dashed", "two true ensembles"),
-            Key("floor", "floor"),
+            Key("floor", "noise floor"),
             Key("bad", "differs (p < 5% over all)"),
         ),
     )
