@@ -120,10 +120,10 @@ def test_any_changed_byte_of_a_chunk_of_ours_is_seen(walkers, tmp_path):
 
 def test_lost_chunks_are_found(tmp_path):
     path = write(tmp_path)
-    assert not [finding for finding in check(open_store(path)) if "not on disk" in finding.message]
+    assert not [finding for finding in check(open_store(path)) if "missing on disk" in finding.message]
     (path / "position" / "c" / "1" / "0" / "0" / "0").unlink()
-    (finding,) = {finding.message for finding in check(open_store(path)) if "not on disk" in finding.message}
-    assert finding == "1 of 3 chunks of 'position' are not on disk and are read as nan: is a file lost?"
+    (finding,) = {finding.message for finding in check(open_store(path)) if "missing on disk" in finding.message}
+    assert finding == "1 of 3 chunks of 'position' are missing on disk and are read as nan: is a file lost?"
 
 
 # -- code in data ----------------------------------------------------------------------------------------------------------

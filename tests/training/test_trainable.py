@@ -62,7 +62,7 @@ REFUSED = {
         lambda p: particles(
             p, Field("number", kind="label", size=3, dynamic=False), number=(("trajectory", "body"), np.tile([0, 1, 2], (10, 1)))
         ),
-        "field 'number' names bodies",
+        "field 'number' holds labels of bodies",
     ),
     "pseudovector": (
         lambda p: particles(p, Field("spin", "1e"), spin=((*BODIES, "space"), walks())),
