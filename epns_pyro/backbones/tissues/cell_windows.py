@@ -186,9 +186,9 @@ class CellWindowsConfig(GridConfig):
         return CellWindows(signature, latent, self)
 
     def doubt(self, signature: GridSignature) -> str:
-        needed = window_for(signature.reach, signature.lattice)
-        if self.window is None or signature.reach is None or self.window >= needed:
+        if self.window is None or signature.reach is None or self.window // 2 >= math.floor(signature.reach + 0.5):  # offsets are integers
             return ""
+        needed = window_for(signature.reach, signature.lattice)
         return (
             f"model.network.window is {self.window} pixels, and cells of the training set reach {signature.reach:.1f} pixels from their "
             f"centre in a step: they cannot take pixels outside of the window; {needed} or null, which measures it, would hold them"
