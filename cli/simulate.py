@@ -40,9 +40,13 @@ if TYPE_CHECKING:
     type=click.Choice(["kept", "recorded"]),
     default="kept",
     show_default=True,
-    help="Bodies: those of the initial state, or who enters, where, and leaves as in the recording.",
+    help="Bodies of a future: those of its initial state, or those that enter and leave as recorded.",
 )
-@click.option("--frame-dt", type=click.FloatRange(min=0, min_open=True), help="Time between two frames, of a model of uneven frames.")
+@click.option(
+    "--frame-dt",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Time step of the futures, if the model was trained on uneven time steps.",
+)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
     "--mean-feedback",

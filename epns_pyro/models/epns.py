@@ -100,7 +100,7 @@ class EPNSModel(_Unrolled):
         path : Tensor, (batch, time, *site, channel), optional
             The observed future; its length is the horizon.
         horizon : int, optional
-            Steps to forecast where there is no path.
+            Number of steps to forecast if there is no path.
 
         Returns
         -------
@@ -142,7 +142,7 @@ class EPNSModel(_Unrolled):
 class EPNSGuide(_Unrolled):
     """q(z_{1:T} | x_{0:T}) = prod_t Normal(z_t; mu(h_t, x_t), sigma(h_t, x_t)), h_t = f(x_{t-1}).
 
-    It has the signature of the model. Without a path there is nothing to infer, so it has no sites.
+    It has the signature of the model. Without a path nothing is inferred, so it has no sample sites.
     """
 
     def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> None:

@@ -26,7 +26,7 @@ class PathProgram(PyroModule):
     path : Tensor, (batch, time, *site, channel), optional
         The observed future; its length is the horizon.
     horizon : int, optional
-        Steps to forecast where there is no path.
+        Number of steps to forecast if there is no path.
     """
 
     @property

@@ -223,7 +223,7 @@ class _MarkovStep(Step):
 
 
 class TransitionConfig(Config, ABC):
-    """Settings of a transition; `build` makes it for the data at hand."""
+    """Settings of a transition; `build` makes the transition for given data."""
 
     name: str
 

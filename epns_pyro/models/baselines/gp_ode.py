@@ -116,7 +116,7 @@ class GPODEModel(GlobalDrawProgram):
     ----------
     field : InteractionField
     transitions : int
-        Transitions that the training data hold: the functions are inferred from all of them.
+        Number of transitions of the training data, from all of which the functions are inferred.
     """
 
     def __init__(self, field: InteractionField, *, transitions: int) -> None:
@@ -174,6 +174,6 @@ class GPODEConfig(Config):
     noise: float = pydantic.Field(default=0.1, gt=0, description="observation noise before training, in units of the scale of a field")
 
     def build(self, context: DataContext, *, transitions: int) -> tuple[GPODEModel, GPODEGuide]:
-        """Return model and guide for data that hold so many transitions."""
+        """Return model and guide for training data with this number of transitions."""
         field = InteractionField(self, context)
         return GPODEModel(field, transitions=transitions), GPODEGuide(field, transitions=transitions)

@@ -25,7 +25,7 @@ class GlobalDrawProgram(PathProgram):
     ----------
     spec : StateSpec
     transitions : int
-        Transitions that the training data hold: the functions are inferred from all of them.
+        Number of transitions of the training data, from all of which the functions are inferred.
     """
 
     def __init__(self, spec: StateSpec, transitions: int) -> None:
@@ -62,7 +62,7 @@ def moving_fields(spec: StateSpec) -> tuple[str, str]:
     Raises
     ------
     ConfigError
-        If the state is another one: a second-order equation says nothing about other fields.
+        If the state has other fields, which a second-order equation cannot model.
     """
     dynamic = spec.dynamic_fields
     rates = {f.rate_of: f.name for f in dynamic if f.rate_of}

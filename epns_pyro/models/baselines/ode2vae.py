@@ -112,7 +112,7 @@ class ODE2VAEModel(GlobalDrawProgram):
     ----------
     latent : LatentODE
     transitions : int
-        Transitions that the training data hold: W is inferred from all of them.
+        Number of transitions of the training data, from all of which W is inferred.
     """
 
     def __init__(self, latent: LatentODE, *, transitions: int) -> None:
@@ -163,6 +163,6 @@ class ODE2VAEConfig(Config):
     noise: float = pydantic.Field(default=0.1, gt=0, description="observation noise before training, in units of the scale of a field")
 
     def build(self, context: DataContext, *, transitions: int) -> tuple[ODE2VAEModel, ODE2VAEGuide]:
-        """Return model and guide for data that hold so many transitions."""
+        """Return model and guide for training data with this number of transitions."""
         latent = LatentODE(self, context)
         return ODE2VAEModel(latent, transitions=transitions), ODE2VAEGuide(latent, transitions=transitions)

@@ -20,13 +20,13 @@ from epns_pyro.models.transition import Observed
 from epns_pyro.presence import presence, presence_dynamic
 from epns_pyro.state import StateSpec
 
-MOST_CHANNELS = 128  # of the embedding of a category; as many as classes where there are fewer
+MOST_CHANNELS = 128  # of the embedding of a category; at most its number of classes
 
 
 class BodyFields(nn.Module):
     """The fields of states of bodies, by their role in a model.
 
-    A module, because the classes of categories are embedded: numbers of classes are names, so all classes start alike, at zero.
+    A module, because the classes of categories are embedded; class numbers have no order, so all embeddings start at zero.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class BodyFields(nn.Module):
         return self.spec.get(x, self.position) / self.spec[self.position].scale
 
     def present(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tell the bodies that are there, (*batch, body), in states with NaN for those that are absent.
+        """Return which bodies are present, (*batch, body), in states with NaN for absent ones.
 
         Returns the states with the NaN replaced by zeros, and None for the bodies where the data know no absences.
         """
@@ -103,7 +103,7 @@ class BodyFields(nn.Module):
         return torch.where(mask[..., None], x, 0.0), mask
 
     def features(self, x: Tensor, mask: Tensor | None = None) -> Features:
-        """All other fields in units of their scales; scalars twice, the second time bent so that small ones are told apart.
+        """Return all other fields in units of their scales; scalars twice, the second time on a scale that resolves small values.
 
         A category is the embedding of the body's class, a duration the logarithm of its ratio to the nominal one.
         """
@@ -125,7 +125,7 @@ class BodyFields(nn.Module):
         return torch.stack([spec.get(x, name)[..., :bodies] / spec[name].scale for name in self.pairs], -1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Read weights; those from before there were embeddings are of networks that read classes as they are."""
+        """Load weights; older weights without embeddings are of networks that read the class numbers directly."""
         for name, start in self.embeddings.state_dict(prefix=prefix + "embeddings.").items():
             state_dict.setdefault(name, torch.eye(*start.shape, dtype=start.dtype))
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -163,7 +163,7 @@ class BodyFields(nn.Module):
     # -- absence ---------------------------------------------------------------------------------------------------------
 
     def observe(self, emission: Independent, x: Tensor, x_next: Tensor, mask: Tensor | None) -> Observed:
-        """Return what scores every body that is there before (True in the mask) and after a step."""
+        """Return the scores of all bodies that are present before (True in the mask) and after a step."""
         following, stays = self.present(x_next)
         both = mask if stays is None or mask is None else mask & stays
         return Observed(masked(emission, both), self.spec.dynamic(self.next_to(x, following)))
@@ -207,7 +207,7 @@ class BodyFields(nn.Module):
         Parameters
         ----------
         x, end : Tensor, (*batch, body, channel)
-            States at the start and at the end of a frame: the way between them is what the next difference will be.
+            States at the start and end of a frame: their displacement is the next difference.
         """
         if not self.differences:
             return change
@@ -254,7 +254,7 @@ def embedding_shapes(spec: StateSpec) -> list[tuple[int, int]]:
 
 
 def position_field(spec: StateSpec) -> str:
-    """Return the name of the field that says where bodies are.
+    """Return the name of the position field.
 
     Raises
     ------

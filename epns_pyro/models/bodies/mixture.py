@@ -105,6 +105,6 @@ class MixtureConfig(EmissionConfig):
         return ScaleMixture(base, weights, ladder).to_event(1)
 
     def _inner(self, spec: StateSpec) -> EmissionConfig:
-        """Correlated noise where there are vectors alone."""
+        """Return correlated noise for states of vectors only."""
         kind = CoupledConfig if all(f.is_vector for f in spec.dynamic_fields) else DiagonalConfig
         return kind(minimum=self.minimum, maximum=self.maximum)

@@ -95,7 +95,7 @@ class ParticleTransition(Transition):
     def frame(self, hidden: Features) -> Tensor:
         """Orthonormal axes that move with each body, (*batch, body, axis, space): Gram-Schmidt on the first vectors of h.
 
-        Where those vectors do not span space (a planar state) the missing axes shrink to zero, and equivariance holds all the same.
+        If these vectors do not span space (a planar state), the missing axes are zero, and equivariance still holds.
         """
         axes: list[Tensor] = []
         for vector in hidden.vectors.unbind(-2)[: self.latents_to_mean.shape[1]]:
@@ -130,7 +130,7 @@ class ParticleStep(BodyStep):
 
     @cached_property
     def prior(self) -> Independent:
-        """p(z | h) = Normal(mu(h), sigma(h)) of every body that is there."""
+        """Return p(z | h) = Normal(mu(h), sigma(h)) of every present body."""
         pooled = self.transition.pool(self.hidden.scalars, self.mask)
         mean, log_scale = self.transition.prior_net(pooled).chunk(2, -1)
         return masked(Normal(mean, bounded_exp(log_scale)).to_event(2), self._with_latents)
@@ -223,7 +223,7 @@ class ParticleStep(BodyStep):
 
     @property
     def _with_latents(self) -> Tensor | None:
-        """Which entities have latents, (*batch, entity): the bodies that are there, or the one that all share."""
+        """Return which entities have latents, (*batch, entity): the present bodies, or the one entity of a global latent."""
         return self.mask if self.transition.config.latents == "per-body" else None
 
     def _law(self, loc: Tensor, noise: Tensor) -> Independent:

@@ -1,4 +1,4 @@
-"""What steps of sets of bodies share: who is scored, and who is there afterwards."""
+"""Base of the steps of particle models: which bodies are scored, and which are present afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BodyStep(Step):
     x : Tensor, (*batch, body, channel)
         The present state, with zeros for bodies that are absent.
     mask : Tensor, (*batch, body), optional
-        Which bodies are there; None where the data know no absences.
+        Which bodies are present; None if the data have no absent bodies.
     """
 
     bodies: BodyFields
@@ -26,9 +26,9 @@ class BodyStep(Step):
     mask: Tensor | None
 
     def observe(self, emission: Independent, x_next: Tensor) -> Observed:
-        """Score every body that is there before and after the step."""
+        """Score all bodies that are present before and after the step."""
         return self.bodies.observe(emission, self.x, x_next, self.mask)
 
     def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
-        """Go on from y; without an observed next state exactly the bodies of this one are there."""
+        """Advance to y; without an observed next state, the bodies of the current state stay."""
         return super().advance(self.bodies.entering_and_leaving(self.spec.wrap(y, among_dynamic=True), self.mask, following), following)

@@ -47,7 +47,8 @@ def test_they_are_checked(name):
 def test_a_body_feels_its_own_row_whatever_its_number(name, graph):
     network, r, scalars, vectors, pairs = build(name, graph), 0.3 * draw(3), draw(2), draw(1, 3), draw(BODIES, 2)
 
-    def out(pairs: Tensor, order: Tensor = torch.arange(BODIES)) -> Tensor:
+    def out(pairs: Tensor, order: Tensor | None = None) -> Tensor:
+        order = torch.arange(BODIES) if order is None else order
         seen = Features(scalars[:, order], vectors[:, order], pairs=pairs[:, order][:, :, order])
         made = network(r[:, order], seen)
         return torch.cat([made.scalars, made.vectors.flatten(-2)], -1)
