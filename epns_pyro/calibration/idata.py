@@ -70,7 +70,7 @@ def inference_data(
     given = {name: _clean(group, attrs or {}) for name, group in groups.items() if group is not None}
     arviz = _arviz()
     if hasattr(arviz, "InferenceData"):
-        return arviz.InferenceData(**given)  # type: ignore[arg-type]
+        return arviz.InferenceData(**given)
     return xr.DataTree.from_dict(given)
 
 
