@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from epns_pyro.errors import ShapeError
 from epns_pyro.state import Array, StateSpec
 
 
@@ -26,3 +27,16 @@ def presence(spec: StateSpec, x: Array) -> Array:
 def presence_dynamic(y: Array) -> Array:
     """Return which bodies are present, given the dynamic channels y (*batch, body, dynamic channel): booleans (*batch, body)."""
     return ~(torch if isinstance(y, torch.Tensor) else np).isnan(y).all(-1)
+
+
+def check_states(spec: StateSpec, x: Array, *, absences: bool, what: str) -> None:
+    """Raise ShapeError unless states (*batch, *site, channel) are none empty and finite, but for absent bodies where they are allowed."""
+    spec.check_shape(x, what=what)
+    if not all(x.shape):
+        raise ShapeError(f"{what}: expected (*batch, {', '.join(spec.sites)}, channel), none empty; found {tuple(x.shape)}")
+    if not allows_absence(spec):
+        return spec.check(x, what=what)
+    there = presence(spec, x)
+    if not absences and not there.all():
+        raise ShapeError(f"{what}: bodies are absent (NaN), but the training data of this model have no absent bodies: leave them out")
+    spec.check((torch if isinstance(x, torch.Tensor) else np).where(there[..., None], x, 0.0), what=what)

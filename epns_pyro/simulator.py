@@ -22,7 +22,7 @@ from epns_pyro.inference import elbo, events
 from epns_pyro.inference.rollout import Block, rollout_blocks
 from epns_pyro.machine import require_memory
 from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
-from epns_pyro.presence import allows_absence, presence
+from epns_pyro.presence import check_states
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import System
 from epns_pyro.training.run import RunConfig
@@ -298,15 +298,8 @@ class Simulator:
 
     def _states(self, x: Tensor | np.ndarray, what: str = "the initial states", leading: tuple[str, ...] = ("batch",)) -> Tensor:
         x = torch.as_tensor(x)
-        self.spec.check_shape(x, what=what)
-        if x.is_floating_point():
-            there = presence(self.spec, x) if allows_absence(self.spec) else torch.ones(x.shape[:-1], dtype=torch.bool)
-            if not self.context.absences and not there.all():
-                raise ShapeError(
-                    f"{what}: bodies are absent (NaN), but the training data of this model have no absent bodies: leave them out"
-                )
-            self.spec.check(torch.where(there[..., None], x, 0.0), what=what)
-        if x.dim() != len(leading) + len(self.spec.sites) + 1 or not x.numel():
+        check_states(self.spec, x, absences=self.context.absences, what=what)
+        if x.dim() != len(leading) + len(self.spec.sites) + 1:
             raise ShapeError(f"{what}: expected ({', '.join((*leading, *self.spec.sites))}, channel), none empty; found {tuple(x.shape)}")
         return self.local(x)
 

@@ -57,6 +57,10 @@ class _Unrolled(PathProgram):
     def spec(self) -> StateSpec:
         return self.transition.spec
 
+    @property
+    def absences(self) -> bool:
+        return self.transition.absences
+
     def _tensor(self, x: Tensor | np.ndarray) -> Tensor:
         return super()._tensor(self.context.to_local(torch.as_tensor(x)) if self.context else x)
 
@@ -108,8 +112,8 @@ class EPNSModel(_Unrolled):
             The state after the last step (with a path: the last observed state).
         """
         transition = self.transition  # looked up once: at every access Pyro registers every parameter
-        spec, carry = transition.spec, transition.start(x0)
         steps = self._start(x0, path, horizon)
+        spec, carry = transition.spec, transition.start(x0)
         schedule = None if self.schedule is None else self._tensor(self.schedule)
         with trajectory_plate(spec, x0):
             for t in pyro.markov(range(1, steps + 1)):
@@ -147,8 +151,8 @@ class EPNSGuide(_Unrolled):
 
     def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> None:
         transition = self.transition
-        spec, carry = transition.spec, transition.start(x0)
         steps = self._start(x0, path, horizon)
+        spec, carry = transition.spec, transition.start(x0)
         if path is None:
             return
         with trajectory_plate(spec, x0):

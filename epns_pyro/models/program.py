@@ -13,6 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from epns_pyro.errors import ShapeError
+from epns_pyro.presence import check_states
 from epns_pyro.state import StateSpec
 
 
@@ -34,6 +35,11 @@ class PathProgram(PyroModule):
     def spec(self) -> StateSpec:
         """Spec of the states."""
 
+    @property
+    def absences(self) -> bool:
+        """Whether bodies of x0 may be absent."""
+        return False
+
     def __call__(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray | None = None, *, horizon: int | None = None) -> Any:
         """Run the program on tensors or arrays, cast to the dtype and device of its parameters."""
         return super().__call__(self._tensor(x0), None if path is None else self._tensor(path), horizon=horizon)
@@ -50,7 +56,7 @@ class PathProgram(PyroModule):
         # These parameters are unconstrained, so each is its own unconstrained form.
         for parameter in self.parameters():
             parameter.unconstrained = weakref.ref(parameter)
-        spec.check_shape(x0, what="x0")
+        check_states(spec, x0, absences=self.absences, what="x0")
         if path is None:
             if horizon is None or horizon < 1:
                 raise ShapeError(f"without a path the model needs horizon=, a number of steps of at least 1, found {horizon}")

@@ -132,6 +132,7 @@ class Transition(nn.Module, ABC):
     spec: StateSpec
     hidden_event_dim: int
     latent_fields: tuple[Field, ...] = ()  # how the symmetry acts on the latents of an entity; (): not at all
+    absences: bool = False  # whether bodies of a state may be absent, NaN
     block_size: int = 4096  # states that evaluation and sampling pass through the networks at a time
 
     @abstractmethod

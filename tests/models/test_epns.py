@@ -213,3 +213,22 @@ def test_wrong_arguments_are_named(transition, program, arguments, message):
     x0, path, horizon = (*arguments, None, None)[:3]
     with pytest.raises(ShapeError, match=message):
         program(transition)(x0, path, horizon=horizon)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: x[:, :0], "x0: expected (*batch, body, channel), none empty; found (2, 0, 7)"),
+        (lambda x: x.index_fill(-1, torch.tensor([1]), torch.inf), "x0: holds NaN or infinite values"),
+        (
+            lambda x: x.index_fill(1, torch.tensor([1]), torch.nan),
+            "x0: bodies are absent (NaN), but the training data",
+        ),
+    ],
+)
+def test_states_that_no_step_can_start_from_are_refused_before_pyro_sees_them(change, said):
+    transition = particles(context("celestial"))
+    x0 = trajectories(context("celestial"), batch=2)[0]
+    with pytest.raises(ShapeError) as caught:
+        EPNSModel(transition)(change(x0), horizon=1)
+    assert str(caught.value).startswith(said)

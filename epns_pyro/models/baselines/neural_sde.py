@@ -53,6 +53,7 @@ class NeuralSDE(Transition):
             raise ConfigError(f"model 'neural-sde' predicts all dynamic fields, and {', '.join(derived)} cannot be: use 'particles'")
         require_even(context.spec, "neural-sde")
         self.config, self.spec, self.bodies = config, context.spec, BodyFields(context)
+        self.absences = context.absences
         spec, bodies, steps = self.spec, self.bodies, config.substeps
         fields, moved, changed = len(spec.dynamic_fields), len(bodies.dynamic_vectors), len(bodies.dynamic_scalars)
         self.latent_fields = tuple(

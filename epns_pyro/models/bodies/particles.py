@@ -42,6 +42,7 @@ class ParticleTransition(Transition):
     def __init__(self, config: ParticlesConfig, context: DataContext) -> None:
         super().__init__()
         self.config, self.spec, self.bodies = config, context.spec, BodyFields(context)
+        self.absences = context.absences
         spec, bodies = self.spec, self.bodies
         pairs = context.sites[0] * max(1, context.sites[0] - 1)
         self.block_size = max(1, min(1024, PAIRS // pairs))
