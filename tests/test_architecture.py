@@ -43,7 +43,7 @@ LAYERS = {
     "state": {"errors", "plain", "fields", "geometry"},
     "extensions": {"errors"},
     "machine": {"errors"},
-    "presence": {"state"},
+    "presence": {"errors", "state"},
     "durations": {"errors", "state", "fields"},
     "derived": {"errors", "state", "presence", "durations"},
     "symmetry": {"errors", "state", "fields", "geometry"},
