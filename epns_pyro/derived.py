@@ -4,7 +4,10 @@ Recorded positions alone are not a complete state: the next position of a body d
 the state, x_{t+1} = x_t + v_{t+1} dt is exact, so a model forecasts only v (kick, then drift). Only backward differences are used: a
 centred difference would use the future. Velocities of earlier steps extend the memory of the state.
 
-Only this module defines which fields are derived from which (`Field.differences`, `Field.lag_of`), and how.
+A hidden velocity, or a position recorded with an error, is a different case: a model infers the state (see `epns_pyro.models.hidden`). The
+difference then only stands in for the velocity where no model is used, e.g. for the scale of the field.
+
+Only this module defines which fields are derived from which (`Field.differences`, `Field.lag_of`, `Field.hidden`), and how.
 """
 
 from __future__ import annotations
@@ -17,10 +20,22 @@ from epns_pyro.durations import along, duration
 from epns_pyro.errors import ConfigError
 from epns_pyro.state import Array, Field, StateSpec
 
+PATIENCE = 3  # frames: over a longer gap no difference stands in for a hidden velocity, and a forecast takes a missed body for gone
+
+
+def has_hidden_states(spec: StateSpec) -> bool:
+    """Say whether recordings of a spec are no states: a field is hidden, or recorded with an error."""
+    return any(f.hidden or f.noise for f in spec.fields)
+
+
+def as_differences(spec: StateSpec) -> StateSpec:
+    """Return the spec in which the recording is taken for the state: no errors, and differences in place of hidden velocities."""
+    return replace(spec, fields=tuple(replace(f, noise=0.0, hidden=False, differences=f.differences or f.hidden) for f in spec.fields))
+
 
 def recorded_fields(spec: StateSpec) -> tuple[Field, ...]:
-    """Return the fields that a recording must hold: all that are not derived from others."""
-    return tuple(f for f in spec.fields if not (f.differences or f.lag_of))
+    """Return the fields that a recording must hold: all that are neither derived from others nor hidden."""
+    return tuple(f for f in spec.fields if not (f.differences or f.lag_of or f.hidden))
 
 
 def free_fields(spec: StateSpec) -> tuple[Field, ...]:
@@ -30,8 +45,8 @@ def free_fields(spec: StateSpec) -> tuple[Field, ...]:
 
 
 def judged_fields(spec: StateSpec) -> tuple[Field, ...]:
-    """Return the dynamic fields on which forecasts are tested: all except values of earlier frames."""
-    return tuple(f for f in spec.dynamic_fields if not f.lag_of)
+    """Return the dynamic fields on which forecasts are tested: all except values of earlier frames and hidden fields."""
+    return tuple(f for f in spec.dynamic_fields if not (f.lag_of or f.hidden))
 
 
 def with_history(spec: StateSpec, frames: int, time_unit: str = "") -> StateSpec:
@@ -48,6 +63,8 @@ def with_history(spec: StateSpec, frames: int, time_unit: str = "") -> StateSpec
     if position is None or sum(f.translates for f in spec.fields) > 1:
         raise ConfigError(f"history: expected one vector field that says where bodies are, found {', '.join(spec.names)}")
     velocity = next((f for f in fields if f.rate_of == position.name), None)
+    if has_hidden_states(spec):
+        raise ConfigError("history: a state that is inferred needs no earlier frames: leave out history, or what is hidden or has noise")
     if velocity is None:
         name = "velocity" if "velocity" not in spec else f"{position.name}_rate"
         unit = f"{position.unit}/{time_unit}" if position.unit and time_unit else ""
@@ -68,7 +85,8 @@ def lead_frames(spec: StateSpec) -> int:
 
 def memory_frames(spec: StateSpec) -> int:
     """Return the number of earlier frames that the state of a frame depends on."""
-    return lead_frames(spec) + sum(1 for f in spec.fields if f.lag_of)
+    stand_in = PATIENCE if any(f.hidden for f in spec.fields) else 0
+    return lead_frames(spec) + sum(1 for f in spec.fields if f.lag_of) + stand_in
 
 
 def derive(spec: StateSpec, recorded: dict[str, np.ndarray], frame_dt: float, *, skip: int = 0) -> np.ndarray:
@@ -86,8 +104,9 @@ def derive(spec: StateSpec, recorded: dict[str, np.ndarray], frame_dt: float, *,
     Returns
     -------
     numpy.ndarray, (trajectory, time - lead_frames - skip, *site, channel)
-        A velocity before the first known one is set to the first known one. A body is present from the second of two consecutive
-        frames in which it was recorded.
+        A velocity before the first known one is set to the first known one. Where velocities are differences, a body is present from the
+        second of two consecutive frames in which it was recorded. In place of a hidden velocity stands the difference from the last
+        recorded position, or 0 if there is none within PATIENCE frames.
     """
     lead, values = lead_frames(spec), dict(recorded)
     for field in spec.fields:
@@ -95,6 +114,8 @@ def derive(spec: StateSpec, recorded: dict[str, np.ndarray], frame_dt: float, *,
             position = recorded[field.rate_of]
             dt = recorded[spec.duration.name][:, :-1] if spec.duration else frame_dt
             values[field.name] = spec.geometry.displacement(position[:, :-1], position[:, 1:]) / along(field, dt)
+        if field.hidden:
+            values[field.name] = _stand_in(spec, recorded[field.rate_of], frame_dt)
     for field in recorded_fields(spec):
         if (field.dynamic or field.kind == "duration") and lead:
             values[field.name] = recorded[field.name][:, lead:]
@@ -131,6 +152,15 @@ def complete(spec: StateSpec, x: Array, free: dict[str, Array], frame_dt: float)
         else:
             parts[field.name] = spec.get(x, field.lag_of)
     return spec.pack_dynamic(**parts)
+
+
+def _stand_in(spec: StateSpec, position: np.ndarray, frame_dt: float) -> np.ndarray:
+    """What stands in for a hidden velocity: the difference to the last recorded position (trajectory, time, body, space), NaN with it."""
+    velocity = np.where(np.isnan(position), np.nan, 0.0)
+    for gap in reversed(range(1, min(PATIENCE, position.shape[1] - 1) + 1)):
+        change = spec.geometry.displacement(position[:, :-gap], position[:, gap:]) / (gap * frame_dt)
+        velocity[:, gap:] = np.where(np.isnan(change), velocity[:, gap:], change)
+    return velocity
 
 
 def _in_order(spec: StateSpec) -> list[Field]:

@@ -9,6 +9,7 @@ import numpy as np
 from epns_pyro.errors import ConfigError, shown
 
 IRREPS = {"0e": "scalar", "0o": "pseudoscalar", "1o": "vector", "1e": "pseudovector"}
+LEARN = "learn"  # the noise of a field is a parameter of the model
 KINDS = ("real", "label", "category", "pair", "duration")
 
 
@@ -46,6 +47,10 @@ class Field:
         Whether this rate is not recorded, but computed as the backward difference of its field; see `epns_pyro.derived`.
     lag_of : str
         Name of the field whose value one frame earlier this is. "" for none.
+    hidden : bool
+        Whether this rate is part of the state, but not recorded: a model infers it (see `epns_pyro.models.hidden`).
+    noise : float or "learn"
+        Standard deviation of the error with which this field is recorded, in `unit`, per axis; "learn" where it is not known. 0: exactly.
     """
 
     name: str
@@ -60,6 +65,8 @@ class Field:
     of: str = ""
     differences: bool = False
     lag_of: str = ""
+    hidden: bool = False
+    noise: float | str = 0.0
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -87,6 +94,17 @@ class Field:
             raise ConfigError(
                 f"field {shown(self.name)}: differences are of the field that it is the rate of: name that field with rate_of"
             )
+        if self.hidden and (not self.rate_of or self.differences or not self.dynamic):
+            raise ConfigError(
+                f"field {shown(self.name)}: only the rate of a recorded field can be hidden, and then it is no difference: "
+                "name that field with rate_of, and leave out `differences`"
+            )
+        if self.noise != LEARN and not (isinstance(self.noise, (int, float)) and np.isfinite(self.noise) and self.noise >= 0):
+            raise ConfigError(
+                f"field {shown(self.name)}: noise is a standard deviation of at least 0, or 'learn', found {shown(self.noise)}"
+            )
+        if self.noise and (self.hidden or self.differences or self.lag_of or not self.dynamic or self.kind != "real"):
+            raise ConfigError(f"field {shown(self.name)}: only a real dynamic field that is recorded can have noise")
         if not (np.isfinite(self.scale) and self.scale > 0):
             raise ConfigError(f"field {shown(self.name)}: scale must be positive and finite, found {self.scale}")
 

@@ -88,6 +88,11 @@ class StateSpec:
                     raise ConfigError(f"field {shown(f.name)}: {role} names no field: {nearest(other, names)}")
             if f.rate_of and self[f.rate_of].irreps != f.irreps:
                 raise ConfigError(f"field {shown(f.name)} is declared the rate of {shown(f.rate_of)}, but their irreps differ")
+            if (f.hidden or f.noise) and any(other.differences or other.lag_of for other in self.fields):
+                raise ConfigError(
+                    f"field {shown(f.name)} is hidden or has noise: then no field is a difference or of an earlier frame, for these are no "
+                    "states: declare the velocity hidden, and leave out history"
+                )
             if f.of and self[f.of].kind != "label":
                 raise ConfigError(f"field {shown(f.name)} is declared a property of {shown(f.of)}, which is not a label field")
 
@@ -368,6 +373,7 @@ _PLAIN = {
     "bool": "true or false",
     "int": "a whole number",
     "float": "a number",
+    "float | str": "a number or a word",
     "names": "a list of names",
     "numbers": "a list of numbers",
 }
@@ -381,6 +387,7 @@ def _check_type(what: str, value: Any, kind: str) -> None:
         "bool": isinstance(value, bool),
         "int": isinstance(value, int) and not isinstance(value, bool),
         "float": isinstance(value, (int, float)) and not isinstance(value, bool),
+        "float | str": isinstance(value, (int, float, str)) and not isinstance(value, bool),
         "names": isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value),
         "numbers": isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value),
     }

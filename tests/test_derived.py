@@ -8,7 +8,18 @@ import torch
 import xarray as xr
 
 from epns_pyro.data import open_store
-from epns_pyro.derived import complete, derive, free_fields, lead_frames, memory_frames, recorded_fields, with_history
+from epns_pyro.derived import (
+    as_differences,
+    complete,
+    derive,
+    free_fields,
+    has_hidden_states,
+    judged_fields,
+    lead_frames,
+    memory_frames,
+    recorded_fields,
+    with_history,
+)
 from epns_pyro.errors import ConfigError
 from epns_pyro.inference.elbo import elbo_step, log_density
 from epns_pyro.models.bodies.particles import ParticlesConfig
@@ -132,3 +143,58 @@ def test_a_history_needs_one_position():
         with_history(StateSpec((Field("spin", "1e"),)), 2)
     with pytest.raises(ConfigError, match="rate_of"):
         Field("velocity", "1o", differences=True)
+
+
+# -- hidden states -----------------------------------------------------------------------------------------------------------
+
+
+HIDDEN = StateSpec(
+    (Field("position", "1o", translates=True, noise="learn"), Field("velocity", "1o", rate_of="position", hidden=True)), space=2
+)
+
+
+def test_a_past_difference_stands_in_for_a_hidden_velocity() -> None:
+    position = np.arange(12.0).reshape(1, 6, 1, 2) ** 2
+    position[0, [2, 3]] = np.nan
+    x = derive(HIDDEN, {"position": position}, 0.5)
+    velocity = HIDDEN.get(x, "velocity")[0, :, 0]
+    p = position[0, :, 0]
+    np.testing.assert_allclose(velocity[0], 0.0)
+    np.testing.assert_allclose(velocity[1], (p[1] - p[0]) / 0.5)
+    assert np.isnan(velocity[[2, 3]]).all()
+    np.testing.assert_allclose(velocity[4], (p[4] - p[1]) / 1.5)
+    np.testing.assert_allclose(derive(HIDDEN, {"position": position}, 0.5, skip=4), x[:, 4:])
+
+
+def test_hidden_fields_are_neither_recorded_nor_judged() -> None:
+    assert [f.name for f in recorded_fields(HIDDEN)] == ["position"]
+    assert [f.name for f in judged_fields(HIDDEN)] == ["position"]
+    assert has_hidden_states(HIDDEN)
+    plain = as_differences(HIDDEN)
+    assert not has_hidden_states(plain)
+    assert [f.name for f in free_fields(plain)] == ["velocity"]
+    assert StateSpec.from_json(HIDDEN.to_json()) == HIDDEN
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ([{"name": "x", "irreps": "1o", "noise": -1.0}], "noise is a standard deviation"),
+        ([{"name": "x", "irreps": "1o", "noise": "guess"}], "or 'learn', found 'guess'"),
+        ([{"name": "x", "irreps": "1o", "noise": True}], "expected a number or a word"),
+        ([{"name": "x", "irreps": "1o", "hidden": True}], "only the rate of a recorded field can be hidden"),
+        ([{"name": "m", "dynamic": False, "noise": 0.1}, {"name": "x", "irreps": "1o"}], "only a real dynamic field"),
+        (
+            [{"name": "x", "irreps": "1o", "noise": 0.1}, {"name": "v", "irreps": "1o", "rate_of": "x", "differences": True}],
+            "declare the velocity hidden",
+        ),
+    ],
+)
+def test_what_cannot_be_hidden_is_refused(fields: list[dict], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        StateSpec.from_dict({"fields": fields})
+
+
+def test_a_history_of_an_inferred_state_is_refused() -> None:
+    with pytest.raises(ConfigError, match="leave out history"):
+        with_history(HIDDEN, 4)

@@ -58,6 +58,8 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
         for field in dynamic:
             change, dt = field_changes(spec, field, spec.get(x, field.name)), duration(spec, x[:, :-1], store.frame_dt)
             surprise, stays = change - _predicted(spec, field, x, dt), there[:, 1:] & there[:, :-1]
+            if any(f.hidden for f in spec.fields):  # in the first frame of a body there is no difference to stand in for its velocity
+                stays[:, 0], stays[:, 1:] = False, stays[:, 1:] & there[:, :-2]
             if (ratio := relative(spec, x[:, :-1])) is not None:  # what a nominal step would have brought
                 change, surprise = (part * along(field, ratio ** -noise_power(spec, field)) for part in (change, surprise))
             changes[field.name].add(change[stays], spec.width(field))

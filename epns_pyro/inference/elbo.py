@@ -110,11 +110,15 @@ class Objective(nn.Module):
                 carry = step.advance(fed, following)
         log_likelihood = torch.stack(likelihoods).mean()
         kl = torch.stack(divergences).mean(0)  # (entity, latent)
-        per_dimension = kl.mean(0)
-        counted = per_dimension
-        if free_bits:
-            counted = torch.where(share(per_dimension.detach()) > free_bits, per_dimension, free_bits)
-        return Loss(kl_weight * kl.shape[0] * counted.sum() - log_likelihood, log_likelihood.detach(), kl.detach().sum())
+        return weighted(log_likelihood, kl, kl_weight, free_bits, share)
+
+
+def weighted(log_likelihood: Tensor, kl: Tensor, kl_weight: float, free_bits: float, share: Callable[[Tensor], Tensor]) -> Loss:
+    """Return the objective, given its log likelihood () and KL (entity, latent), means over batch and time; see `Objective`."""
+    counted = per_dimension = kl.mean(0)
+    if free_bits:
+        counted = torch.where(share(per_dimension.detach()) > free_bits, per_dimension, free_bits)
+    return Loss(kl_weight * kl.shape[0] * counted.sum() - log_likelihood, log_likelihood.detach(), kl.detach().sum())
 
 
 # -- bounds along a path -----------------------------------------------------------------------------------------------------

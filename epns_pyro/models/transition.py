@@ -177,6 +177,11 @@ class Transition(nn.Module, ABC):
         return self.step(self.start(x))
 
     @property
+    def recording(self) -> nn.Module | None:
+        """How states are recorded, a `epns_pyro.models.hidden.recording.Recording`; None where the recording is the state."""
+        return self._modules.get("recorded_by")
+
+    @property
     def sampling_rule(self) -> str:
         """How a step is sampled, in words for reports."""
         return "ancestral: prior and emission are sampled at every step"

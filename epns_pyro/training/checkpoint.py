@@ -28,6 +28,7 @@ from epns_pyro.errors import CheckpointError, ConfigError, EpnsError
 from epns_pyro.machine import limit_weights
 from epns_pyro.models import Transition
 from epns_pyro.models.bodies.fields import embedding_shapes
+from epns_pyro.models.building import build
 from epns_pyro.state import StateSpec
 from epns_pyro.training.run import RunConfig, migrate_config
 from epns_pyro.training.validation import Validation
@@ -125,7 +126,7 @@ def build_transition(path: Path, config: RunConfig, context: DataContext, weight
     try:
         unnamed = EMBEDDED * sum(classes * channels for classes, channels in embedding_shapes(context.spec))
         with limit_weights(unnamed + sum(weight.numel() for weight in weights.values()), many):
-            transition = config.model.build(context)
+            transition = build(config.model, context)
         transition.load_state_dict(weights)
     except EpnsError as error:
         raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from error

@@ -8,23 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from epns_pyro.config import Registry
+from epns_pyro.derived import has_hidden_states
 from epns_pyro.errors import ConfigError, nearest
 from epns_pyro.models.bodies.particles import ParticlesConfig
 from epns_pyro.models.tissues.cells import CellsModelConfig
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import CellsConfig, ChargedConfig, GravityConfig, NBodyConfig, RecordedConfig, SpringsConfig, SystemConfig
 from epns_pyro.training.run import EvaluationConfig, RunConfig, TrainingConfig
-from epns_pyro.training.schedules import KLSchedule, RateSchedule
+from epns_pyro.training.schedules import HorizonSchedule, KLSchedule, RateSchedule
 
+WINDOW = 10  # steps of the windows in which hidden states are inferred
 NEIGHBOURS = 8  # of a body in recordings with more than twice as many bodies
 BODIES_PER_BATCH = 320  # 64 states of 5 bodies
 
 
 def _emission(system: SystemConfig) -> str:
-    """Return the most general emission for the fields of a system; the noise of recordings may not be Normal."""
-    if isinstance(system, RecordedConfig):
+    """Return the most general emission for the fields of a system; the noise of recordings may not be Normal.
+
+    Hidden states are inferred with Normal laws.
+    """
+    spec = system.build().spec
+    if isinstance(system, RecordedConfig) and not has_hidden_states(spec):
         return "mixture"
-    return "coupled" if all(field.is_vector for field in system.build().spec.dynamic_fields) else "diagonal"
+    return "coupled" if all(field.is_vector for field in spec.dynamic_fields) else "diagonal"
 
 
 def nbody_quick(system: SystemConfig) -> RunConfig:
@@ -42,10 +48,13 @@ def nbody_quick(system: SystemConfig) -> RunConfig:
         if any(field["differences"] for field in system.spec["fields"]):  # a difference of positions holds no more than one frame
             integrator["steps"] = 2
         model |= {"backbone": {"name": "vector", "graph": graph}, "integrator": integrator}
+    windows: dict[str, Any] = {}
+    if has_hidden_states(system.build().spec):  # states are inferred in a window: as many transitions in fewer, longer ones
+        batch, windows = max(4, batch // 8), {"horizon": HorizonSchedule(start=WINDOW, end=WINDOW)}
     return RunConfig(
         system=system,
         model=ParticlesConfig.parse(model),
-        training=TrainingConfig(steps=2000, batch=batch, learning_rate=3e-3),
+        training=TrainingConfig(steps=2000, batch=batch, learning_rate=3e-3, **windows),
     )
 
 

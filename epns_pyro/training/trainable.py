@@ -8,6 +8,7 @@ from epns_pyro.data.inspection.findings import ERROR
 from epns_pyro.data.strides import Strides
 from epns_pyro.data.windows import check_window, pool_shape
 from epns_pyro.errors import DataError, EpnsError
+from epns_pyro.models.building import build
 from epns_pyro.state import StateSpec
 from epns_pyro.training.presets import preset
 from epns_pyro.training.run import RunConfig
@@ -65,7 +66,7 @@ def check_trainable(store: Store, config: RunConfig) -> None:
     check_window(store, "train", max(horizon.start, horizon.end), first)
     check_window(store, "val", 1, first)
     pool_shape(store, "train", config.training.memory)
-    config.model.build(store.context())
+    build(config.model, store.context())
 
 
 def _unreadable(spec: StateSpec) -> str:

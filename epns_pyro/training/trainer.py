@@ -24,12 +24,13 @@ from torch import Tensor
 
 from epns_pyro.data import Store, Windows
 from epns_pyro.errors import CheckpointError, ConfigError, TrainingError
-from epns_pyro.inference.elbo import Objective
+from epns_pyro.inference.hidden import objective
 from epns_pyro.machine import limit_weights, weights_that_fit
+from epns_pyro.models.building import build
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
 from epns_pyro.training.metrics import MetricsLog
 from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig, plain
-from epns_pyro.training.validation import Validation, Validator
+from epns_pyro.training.validation import Validation, validator
 
 logger = logging.getLogger(__name__)
 
@@ -88,16 +89,18 @@ class Trainer:
         torch.manual_seed(config.seed)
         many = ConfigError("the model of these settings has more weights than fit in memory, or too many layers: make it smaller")
         with limit_weights(weights_that_fit(), many):
-            self.transition = config.model.build(self.context)
+            self.transition = build(config.model, self.context)
         training = config.training
-        objective = Objective(self.transition, training.feedback_mode)
+        minimised = objective(self.transition, training.feedback_mode)
         optimizer = torch.optim.AdamW(
-            objective.parameters(), lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay, fused=True
+            minimised.parameters(), lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay, fused=True
         )
-        self._objective, self._optimizer = self.fabric.setup(objective, optimizer)
+        self._objective, self._optimizer = self.fabric.setup(minimised, optimizer)
         self._windows = self._open_windows(training)
         self._noise = torch.Generator(device=self.fabric.device).manual_seed(config.seed)
-        self._validator = Validator(store, self.context, self.transition, training.validation_transitions, device=self.fabric.device)
+        self._validator = validator(
+            store, self.context, self.transition, training.validation_transitions, window=training.horizon.end, device=self.fabric.device
+        )
         self._counters = Counters()
         self._interrupted = False
 

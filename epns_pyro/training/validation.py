@@ -11,6 +11,7 @@ import torch
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store
 from epns_pyro.inference.elbo import elbo_step
+from epns_pyro.inference.hidden import bound_parts
 from epns_pyro.models import Transition
 
 ACTIVE = 0.01  # nats: a latent dimension with a smaller mean KL is unused
@@ -74,6 +75,57 @@ class Validator:
             latent=kl.shape[-1],
             oracle=self._oracle,
         )
+
+
+class RecordingValidator:
+    """Validates a transition whose states are hidden on always the same windows of the set `val`, with always the same noise."""
+
+    def __init__(
+        self, store: Store, context: DataContext, transition: Transition, transitions: int, *, window: int, device: torch.device
+    ) -> None:
+        self._transition = transition
+        self._windows = as_tensor(context.to_local(draw_windows(store, "val", transitions, window)), device)
+
+    @torch.no_grad()
+    def evaluate(self) -> Validation:
+        steps = self._windows.shape[1] - 1
+        likelihoods, divergences = [], []
+        with torch.random.fork_rng(devices=[self._windows.device] if self._windows.is_cuda else []):
+            torch.manual_seed(SEED)
+            for x in self._windows.split(max(1, self._transition.block_size // steps)):
+                rest, divergence = bound_parts(self._transition, x[:, 0], x[:, 1:])
+                likelihoods.append(rest / steps)
+                divergences.append(divergence)
+        log_likelihood, kl = float(torch.cat(likelihoods).mean()), torch.cat(divergences).mean(0)
+        return Validation(
+            elbo=log_likelihood - float(kl.sum()),
+            log_likelihood=log_likelihood,
+            kl=float(kl.sum()),
+            active=int((kl.mean(0) >= ACTIVE).sum()),
+            latent=kl.shape[-1],
+            oracle=None,
+        )
+
+
+def validator(
+    store: Store, context: DataContext, transition: Transition, transitions: int, *, window: int, device: torch.device
+) -> Validator | RecordingValidator:
+    """Return what validates a transition on about so many transitions of `val`; hidden states are inferred in windows of a length."""
+    if transition.recording is None:
+        return Validator(store, context, transition, transitions, device=device)
+    return RecordingValidator(store, context, transition, transitions, window=window, device=device)
+
+
+def draw_windows(store: Store, split: str, count: int, window: int) -> np.ndarray:
+    """Return windows (window, time + 1, *site, channel) of a set that follow each other, with about `count` transitions in all."""
+    first, size = store.system.first_frame, store.size(split)
+    steps = min(window, store.steps(split) - first)
+    starts = np.arange(first, store.steps(split) + 1 - steps, steps)
+    wanted = max(1, count // steps)
+    rows = np.unique(np.linspace(0, size - 1, min(size, max(1, math.isqrt(wanted)))).astype(int))
+    starts = starts[np.unique(np.linspace(0, len(starts) - 1, min(len(starts), max(1, wanted // len(rows)))).astype(int))]
+    states = store.read(split, rows)
+    return np.concatenate([states[:, start : start + steps + 1] for start in starts])
 
 
 def draw_transitions(store: Store, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -56,7 +56,7 @@ class BodyFields(nn.Module):
         self.categories = tuple(f.name for f in spec.fields if f.kind == "category")
         self.embeddings = nn.ParameterList(torch.zeros(shape) for shape in embedding_shapes(spec))
         self.pairs = tuple(f.name for f in spec.fields if f.is_pair)
-        self.free = StateSpec(tuple(replace(f, rate_of="", differences=False) for f in free_fields(spec)), space=spec.space)
+        self.free = StateSpec(tuple(replace(f, rate_of="", differences=False, hidden=False) for f in free_fields(spec)), space=spec.space)
         self.dynamic_vectors = tuple(f for f in free_fields(spec) if f.is_vector)
         self.dynamic_scalars = tuple(f for f in free_fields(spec) if not f.is_vector)
         self.rates = {f.rate_of: f.name for f in spec.fields if f.rate_of}

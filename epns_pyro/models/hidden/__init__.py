@@ -1,0 +1,1 @@
+"""States that are not recorded: how recordings come about from states, and the program that infers them."""
