@@ -4,7 +4,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 export GOMP_SPINCOUNT ?= 3000
 
-.PHONY: demo test slow-test test-all fuzz lint docs dist clean
+.PHONY: demo test slow-test test-all fuzz lint docs dist arviz-1-test clean
 
 demo: .venv/ready
 	$(BIN)/epns-pyro train nbody
@@ -42,6 +42,15 @@ dist: .venv/ready
 	build/wheel-venv/bin/python -m pip install --quiet --constraint constraints.txt torch
 	build/wheel-venv/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
 	cd build && wheel-venv/bin/python ../tests/smoke.py
+
+# The one module that calls ArviZ, with ArviZ 1 in an environment of its own: PYTHON has to be 3.12 or newer.
+arviz-1-test:
+	grep -v -i '^arviz==' constraints.txt > build-constraints.txt
+	$(PYTHON) -m venv build/arviz-1
+	build/arviz-1/bin/python -m pip install --quiet --constraint build-constraints.txt torch
+	build/arviz-1/bin/python -m pip install --quiet --constraint build-constraints.txt '.[test]' 'arviz>=1'
+	build/arviz-1/bin/pytest -q tests/calibration/test_idata.py
+	rm build-constraints.txt
 
 # torch first and alone: its pinned version decides which build of it the other packages find satisfied.
 .venv/ready: setup.cfg constraints.txt

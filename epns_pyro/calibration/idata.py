@@ -69,13 +69,16 @@ def inference_data(
     }
     given = {name: _clean(group, attrs or {}) for name, group in groups.items() if group is not None}
     arviz = _arviz()
-    if hasattr(arviz, "InferenceData"):
+    if arviz.__version__.startswith("0."):
         return arviz.InferenceData(**given)
     return xr.DataTree.from_dict(given)
 
 
 def write_inference_data(idata: Any, path: str | Path) -> None:
-    """Write InferenceData as netCDF (`arviz.from_netcdf` reads it); an existing file is replaced after the new one is complete."""
+    """Write InferenceData or a DataTree as netCDF; an existing file is replaced after the new one is complete.
+
+    `arviz.from_netcdf` reads it: ArviZ 0.x as InferenceData, ArviZ 1.x as a DataTree, whichever wrote it.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     idata.to_netcdf(str(partial), engine="h5netcdf")

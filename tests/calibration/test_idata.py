@@ -13,6 +13,7 @@ from epns_pyro.calibration.known import KNOWN
 from epns_pyro.errors import DataError
 
 matplotlib.use("Agg")
+OLD = arviz.__version__.startswith("0.")  # InferenceData; from 1 on xarray's DataTree
 
 
 @pytest.fixture
@@ -22,12 +23,21 @@ def data() -> tuple[xr.Dataset, xr.Dataset]:
     return forecast, truth
 
 
+def group_names(idata) -> set[str]:
+    """Names of the groups of InferenceData (ArviZ 0.x) or of a DataTree (1.x)."""
+    return set(idata.children) if isinstance(idata, xr.DataTree) else set(idata.groups())
+
+
+def test_it_is_what_this_arviz_works_on(data):
+    assert type(inference_data(*data)) is (arviz.InferenceData if OLD else xr.DataTree)
+
+
 def test_groups_have_the_dims_of_arviz(data):
     forecast, truth = data
     bound = xr.DataArray(np.arange(6.0), dims="trajectory")
     weights = xr.DataArray(np.random.default_rng(0).normal(size=(64, 6)), dims=("sample", "trajectory"))
     idata = inference_data(forecast, truth, log_likelihood={"iwae": weights}, sample_stats={"energy_jump": forecast["level"]})
-    assert idata.groups() == ["posterior_predictive", "log_likelihood", "sample_stats", "observed_data"]
+    assert group_names(idata) == {"posterior_predictive", "log_likelihood", "sample_stats", "observed_data"}
     assert idata.posterior_predictive["vector"].dims == ("chain", "draw", "trajectory", "time", "component")
     assert idata.posterior_predictive.sizes["draw"] == 15
     assert float(idata.posterior_predictive["time"].min()) > 0  # the initial state is not predicted
@@ -46,8 +56,10 @@ def test_what_is_written_is_read_back(data, tmp_path):
     write_inference_data(idata, tmp_path / "idata.nc")
     back = arviz.from_netcdf(tmp_path / "idata.nc")
     assert list(tmp_path.iterdir()) == [tmp_path / "idata.nc"]
-    xr.testing.assert_allclose(back.posterior_predictive, idata.posterior_predictive)
-    xr.testing.assert_allclose(back.constant_data, idata.constant_data)
+    assert group_names(back) == group_names(idata)
+    for name in group_names(idata):
+        one, other = (found[name] if OLD else found[name].to_dataset() for found in (back, idata))
+        xr.testing.assert_allclose(one, other)
     assert back.posterior_predictive.attrs["seed"] == 3
     assert back.posterior_predictive.attrs["resumed"] == 1
     assert "note" not in back.posterior_predictive.attrs
@@ -59,7 +71,12 @@ def test_arviz_functions_work_on_it(data):
     summary = arviz.summary(idata, group="posterior_predictive", var_names=["level"], coords={"time": 2.0}, kind="stats")
     expected = data[0]["level"].sel(time=2.0).mean("sample")
     np.testing.assert_allclose(summary["mean"], expected, atol=1e-3)
-    assert arviz.plot_ppc(idata, var_names=["level"], num_pp_samples=5, random_seed=0) is not None
+    if OLD:
+        assert arviz.plot_ppc(idata, var_names=["level"], num_pp_samples=5, random_seed=0) is not None
+    else:
+        last = idata.isel(time=-1)
+        assert arviz.plot_ppc_dist(last, var_names=["level"], num_samples=5) is not None
+        assert arviz.plot_ppc_pit(last, var_names=["level"]) is not None
 
 
 def test_variables_are_not_changed_by_building(data):
