@@ -10,14 +10,11 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 # The tutorials: their tensors are small, and they find the program beside the interpreter.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-os.environ["COLUMNS"] = "110"
+os.environ["COLUMNS"] = "100"
+os.environ["IPYTHONDIR"] = str(Path(__file__).parent / "_ext" / "ipython")
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1] / "examples"), os.environ.get("PYTHONPATH", "")])
 
-from nbclient import NotebookClient
-
 from epns_pyro import __version__
-
-NotebookClient.coalesce_streams.default_value = True  # what a command prints comes in pieces, which are one text
 
 project = "epns-pyro"
 author = "The epns-pyro developers"
@@ -48,6 +45,7 @@ nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_merge_streams = True
 nb_output_stderr = "remove"  # progress bars
 nb_number_source_lines = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
@@ -73,6 +71,7 @@ html_title = "epns-pyro"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0b6cb5", "color-brand-content": "#0b6cb5"},
