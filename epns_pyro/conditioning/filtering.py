@@ -83,10 +83,10 @@ def smooth_paths(
             fits = done.fits
     paths = done.paths()
     return _labelled(context, paths).assign(
-        log_weight=("sample", done.cloud.log_weight.cpu().numpy()),
+        log_weight=("sample", done.particles.log_weight.cpu().numpy()),
         ess=("time", done.ess),
         distinct=("time", [len(frame.unique(dim=0)) for frame in paths.unbind(1)]),
-        log_evidence=((), done.cloud.log_evidence, {"units": "nats"}),
+        log_evidence=((), done.particles.log_evidence, {"units": "nats"}),
     )
 
 
@@ -123,8 +123,8 @@ class Frame:
     log_evidence: float
 
     @classmethod
-    def of(cls, cloud: ParticleSet, ess: float | None = None) -> Frame:
-        return cls(cloud.x, cloud.log_weight, cloud.ess if ess is None else ess, cloud.log_evidence)
+    def of(cls, particles: ParticleSet, ess: float | None = None) -> Frame:
+        return cls(particles.x, particles.log_weight, particles.ess if ess is None else ess, particles.log_evidence)
 
 
 @dataclass(frozen=True)
@@ -137,58 +137,58 @@ class Filtered:
 
 def _filter(problem: Problem, *, adapted: bool) -> Filtered:
     """Filter from one observed frame to the next; repeat the whole trajectory if too few particles have weight."""
-    cloud, fits = start(problem.mover, problem.x0, problem.law, problem.measured[0]), []
-    frames = [Frame.of(cloud)]
+    particles, fits = start(problem.kernel, problem.x0, problem.law, problem.measured[0]), []
+    frames = [Frame.of(particles)]
     for target in sorted(problem.observed - {0} | {problem.steps}):
         here = len(frames) - 1
         if not adapted:
-            frames += _bootstrap_filter(problem, cloud, here, target)
+            frames += _bootstrap_filter(problem, particles, here, target)
         elif target not in problem.observed:
-            tail = _forecast(problem, cloud, target - here)
+            tail = _forecast(problem, particles, target - here)
             frames, fits = frames + [frame for frame, _ in tail], fits + [fit for _, fit in tail]
         elif not problem.looks_ahead:
             measured = problem.measured[here + 1 : target + 1]
-            frames += [Frame.of(cloud) for _ in sweep(problem.mover, cloud, Plan.myopic(measured), THRESHOLD, here + 1)]
+            frames += [Frame.of(particles) for _ in sweep(problem.kernel, particles, Plan.myopic(measured), THRESHOLD, here + 1)]
         else:
-            gap = _forecast(problem, cloud.copy(), target - here)
+            gap = _forecast(problem, particles.copy(), target - here)
             fits = fits + [fit for _, fit in gap]
-            worst = _reach(problem, cloud, fits[here:], here)
-            if worst < REFRESH * len(cloud.x):
+            worst = _reach(problem, particles, fits[here:], here)
+            if worst < REFRESH * len(particles.x):
                 again = _pass(problem, Plan.backward(problem.measured[1 : target + 1], fits))
                 if min(again.ess) > worst:
-                    cloud, worst, fits = again.cloud, min(again.ess), again.fits
+                    particles, worst, fits = again.particles, min(again.ess), again.fits
             frames += [frame for frame, _ in gap[:-1]]  # filtered, so without the next observation
-            frames.append(Frame.of(cloud, worst))
+            frames.append(Frame.of(particles, worst))
     return Filtered(frames, fits)
 
 
-def _bootstrap_filter(problem: Problem, cloud: ParticleSet, here: int, target: int) -> list[Frame]:
+def _bootstrap_filter(problem: Problem, particles: ParticleSet, here: int, target: int) -> list[Frame]:
     """Run the bootstrap filter, which works for any emission."""
     frames = []
     for t in range(here + 1, target + 1):
-        cloud.resample(THRESHOLD)
-        cloud.x = problem.mover.sample(cloud.x)
-        cloud.weigh(problem.measured[t](problem.mover.flat(cloud.x)), f"step {t}")
-        frames.append(Frame.of(cloud))
+        particles.resample(THRESHOLD)
+        particles.x = problem.kernel.sample(particles.x)
+        particles.weigh(problem.measured[t](problem.kernel.flat(particles.x)), f"step {t}")
+        frames.append(Frame.of(particles))
     return frames
 
 
-def _forecast(problem: Problem, cloud: ParticleSet, steps: int) -> list[tuple[Frame, LinearStep]]:
+def _forecast(problem: Problem, particles: ParticleSet, steps: int) -> list[tuple[Frame, LinearStep]]:
     """Move the particles without an observation; return each frame, and a linear fit of the step to it."""
     frames = []
     for _ in range(steps):
-        move = problem.mover.move(cloud.x, weight=cloud.weight)
-        cloud.x = move.x
-        frames.append((Frame.of(cloud), move.fit))
+        move = problem.kernel.move(particles.x, weight=particles.weight)
+        particles.x = move.x
+        frames.append((Frame.of(particles), move.fit))
     return frames
 
 
-def _reach(problem: Problem, cloud: ParticleSet, fits: list[LinearStep], here: int) -> float:
+def _reach(problem: Problem, particles: ParticleSet, fits: list[LinearStep], here: int) -> float:
     """Move the particles to the next observed frame with look-ahead proposals; return the smallest effective sample size on the way."""
     target = here + len(fits)
     plan = Plan.backward(problem.measured[here + 1 : target + 1], fits)
-    cloud.weigh(plan.ahead[0](problem.mover.flat(cloud.x)), f"step {target}")
-    return min([cloud.ess, *(cloud.ess for _ in sweep(problem.mover, cloud, plan, THRESHOLD, here + 1))])
+    particles.weigh(plan.ahead[0](problem.kernel.flat(particles.x)), f"step {target}")
+    return min([particles.ess, *(particles.ess for _ in sweep(problem.kernel, particles, plan, THRESHOLD, here + 1))])
 
 
 # -- smoothing ---------------------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Pass:
 
     Parameters
     ----------
-    cloud : ParticleSet
+    particles : ParticleSet
         The particles at its end.
     states : list of Tensor, (particle, *site, channel)
         Of frames 0 .. t.
@@ -212,7 +212,7 @@ class Pass:
         The steps to 1 .. t.
     """
 
-    cloud: ParticleSet
+    particles: ParticleSet
     states: list[Tensor]
     parents: list[Tensor | None]
     ess: list[float]
@@ -220,7 +220,7 @@ class Pass:
 
     def paths(self) -> Tensor:
         """Trace the last particles back to their initial states: (particle, time, *site, channel)."""
-        line = torch.arange(len(self.cloud.x), device=self.cloud.x.device)
+        line = torch.arange(len(self.particles.x), device=self.particles.x.device)
         path = [self.states[-1]]
         for states, parents in zip(self.states[-2::-1], self.parents[::-1], strict=True):
             line = line if parents is None else parents[line]
@@ -230,12 +230,12 @@ class Pass:
 
 def _pass(problem: Problem, plan: Plan) -> Pass:
     """Sweep from the initial state to the end of the plan."""
-    cloud = start(problem.mover, problem.x0, problem.law, problem.measured[0].times(plan.ahead[0]))
-    done = Pass(cloud, [cloud.x], [], [cloud.ess], [])
-    for stop in sweep(problem.mover, cloud, plan, THRESHOLD, 1):
-        done.states.append(cloud.x)
+    particles = start(problem.kernel, problem.x0, problem.law, problem.measured[0].times(plan.ahead[0]))
+    done = Pass(particles, [particles.x], [], [particles.ess], [])
+    for stop in sweep(problem.kernel, particles, plan, THRESHOLD, 1):
+        done.states.append(particles.x)
         done.parents.append(stop.parents)
-        done.ess.append(cloud.ess)
+        done.ess.append(particles.ess)
         done.fits.append(stop.fit)
     return done
 

@@ -151,13 +151,13 @@ class TransitionKernel:
         """Sample x' ~ p(x' | x), for any emission."""
         return torch.cat([self.transition.spec.advance(part, self.emission(part).sample()) for part in x.split(self.transition.block_size)])
 
-    def move(self, x: Tensor, aim: ProposalTarget | None = None, weight: Tensor | None = None) -> Move:
+    def move(self, x: Tensor, target: ProposalTarget | None = None, weight: Tensor | None = None) -> Move:
         """Move the particles one step.
 
         Parameters
         ----------
         x : Tensor, (particle, *site, channel)
-        aim : ProposalTarget, optional
+        target : ProposalTarget, optional
             Target of the proposal of z and x'; without it z ~ p(z | h), x' ~ p(x' | h, z).
         weight : Tensor, (particle,), optional
             Normalised; fit a linear step to the particles with these weights.
@@ -166,12 +166,12 @@ class TransitionKernel:
         blocks, covariance = [], 0.0
         for start in range(0, len(x), size):
             part = x[start : start + size]
-            latents, log_ratio = self._latents(part, aim)
+            latents, log_ratio = self._latents(part, target)
             law = require_normal(latents.emission)
-            if aim is None:
+            if target is None:
                 draws, log_mass = law.mean + (law.factor @ torch.randn_like(law.mean)[..., None])[..., 0], log_ratio
             else:
-                draws, log_mass = aim.potential.tilt(law)
+                draws, log_mass = target.potential.tilt(law)
             blocks.append((self.put(part, draws), log_mass + log_ratio, latents.standard, law.mean))
             if weight is not None:
                 covariance = covariance + torch.einsum("p,pij->ij", weight[start : start + size], law.covariance)
@@ -182,15 +182,15 @@ class TransitionKernel:
             standard = standard[:, :0]
         return Move(states, log_weight, LinearStep.fit(self.flat(x), standard, mean, covariance, weight))
 
-    def _latents(self, x: Tensor, aim: ProposalTarget | None) -> tuple[Latents, Tensor]:
+    def _latents(self, x: Tensor, target: ProposalTarget | None) -> tuple[Latents, Tensor]:
         """Sample z from the prior or the proposal, and return the log of its weight (particle,)."""
         one = self.transition.at(x)
         prior = unmasked(one.prior)
-        if aim is None or not aim.step.latent.shape[-1]:
+        if target is None or not target.step.latent.shape[-1]:
             standard = torch.randn_like(prior.loc)
             flat, log_ratio = standard.flatten(1).double(), torch.zeros(len(x), dtype=torch.float64, device=x.device)
         else:
-            flat, log_ratio = aim.step.draw_latents(self.flat(x), aim.potential)
+            flat, log_ratio = target.step.draw_latents(self.flat(x), target.potential)
             standard = flat.to(x.dtype).reshape(prior.loc.shape)
         return Latents(flat, one.emission(prior.loc + prior.scale * standard)), log_ratio
 
@@ -286,27 +286,27 @@ class SweepStep(NamedTuple):
     fit: LinearStep
 
 
-def sweep(mover: TransitionKernel, cloud: ParticleSet, plan: Plan, threshold: float, first: int) -> Iterator[SweepStep]:
+def sweep(kernel: TransitionKernel, particles: ParticleSet, plan: Plan, threshold: float, first: int) -> Iterator[SweepStep]:
     """Move particles, whose weights already include psi of their frame, through a plan.
 
     The particles are changed in place, and can be read after each step; `first` numbers the first step.
     """
     for t, (psi, potential, fit) in enumerate(zip(plan.ahead, plan.potentials, plan.fits, strict=True), first):
-        parents = cloud.resample(threshold)
-        before = psi(mover.flat(cloud.x))
+        parents = particles.resample(threshold)
+        before = psi(kernel.flat(particles.x))
         if isinstance(potential, Pinned):
-            move = mover.move(cloud.x, weight=cloud.weight)
-            move = Move(potential.state.expand_as(cloud.x), mover.log_density(cloud.x, potential.state), move.fit)
+            move = kernel.move(particles.x, weight=particles.weight)
+            move = Move(potential.state.expand_as(particles.x), kernel.log_density(particles.x, potential.state), move.fit)
         else:
-            move = mover.move(cloud.x, ProposalTarget(potential, fit), cloud.weight)
-        cloud.x = move.x
-        cloud.weigh(move.log_weight - before, f"step {t}")
+            move = kernel.move(particles.x, ProposalTarget(potential, fit), particles.weight)
+        particles.x = move.x
+        particles.weigh(move.log_weight - before, f"step {t}")
         yield SweepStep(parents, move.fit)
 
 
-def start(mover: TransitionKernel, x: Tensor, law: NormalLaw, potential: LogQuadratic) -> ParticleSet:
+def start(kernel: TransitionKernel, x: Tensor, law: NormalLaw, potential: LogQuadratic) -> ParticleSet:
     """Sample initial states from law x Psi_0 / Z, with weights Z; x (particle, *site, channel) gives the static fields."""
     draws, log_weight = potential.tilt(law)
-    cloud = ParticleSet(mover.put(x, draws), torch.full_like(log_weight, 1 / len(log_weight)).log())
-    cloud.weigh(log_weight, "the initial state")
-    return cloud
+    particles = ParticleSet(kernel.put(x, draws), torch.full_like(log_weight, 1 / len(log_weight)).log())
+    particles.weigh(log_weight, "the initial state")
+    return particles

@@ -44,7 +44,7 @@ class Problem:
         Frames with a measurement.
     """
 
-    mover: TransitionKernel
+    kernel: TransitionKernel
     x0: Tensor
     law: NormalLaw
     measured: list[Potential]
@@ -71,14 +71,14 @@ def build_problem(
     """Check the input and convert it to float64 tensors, with positions relative to the origin of the context."""
     if particles < 1:
         raise ConfigError(f"expected at least one particle, found {particles}")
-    spec, mover = transition.spec, TransitionKernel(transition)
+    spec, kernel = transition.spec, TransitionKernel(transition)
     require_real(spec)
     parameter = next(transition.parameters(), torch.zeros(()))
     states, scale = _initial(transition, x0)
     rows = torch.arange(particles) * len(states) // particles
     states = context.to_local(states).to(parameter.device, parameter.dtype)[rows.to(parameter.device)]
     observations.check(spec, tuple(states.shape[1:-1]))
-    flat = mover.flat(states)
+    flat = kernel.flat(states)
     if flat.shape[-1] > MAX_STATE:
         raise ConfigError(f"states of at most {MAX_STATE} numbers can be conditioned, found {flat.shape[-1]}")
     law = exactly(flat)
@@ -102,9 +102,9 @@ def build_problem(
             raise ShapeError(
                 f"the end: its static fields ({', '.join(f.name for f in spec.static_fields)}) differ from the initial state's"
             )
-        measured[-1] = Pinned(known, mover.flat(known[None])[0])
+        measured[-1] = Pinned(known, kernel.flat(known[None])[0])
         observed = observed | {observations.steps}
-    return Problem(mover, states, law, measured, observed)
+    return Problem(kernel, states, law, measured, observed)
 
 
 def _initial(transition: Transition, x0: Start) -> tuple[Tensor, np.ndarray | None]:
@@ -140,5 +140,5 @@ def complete(transition: Transition, x0: Start, observations: Observations | Non
 def adapts(problem: Problem, proposal: Proposal) -> bool:
     """Return whether to adapt the proposal to the observations."""
     if proposal is Proposal.AUTO:
-        return normal_law(problem.mover.emission(problem.x0[:1])) is not None
+        return normal_law(problem.kernel.emission(problem.x0[:1])) is not None
     return proposal is Proposal.ADAPTED
