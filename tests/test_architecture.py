@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -206,6 +207,15 @@ def test_no_file_is_too_long():
 def test_every_part_has_its_place():
     parts = {path.relative_to(ROOT / "epns_pyro").parts[0].removesuffix(".py") for path in SOURCES if "epns_pyro" in path.parts[-3:]}
     assert parts - {"__init__"} <= LAYERS.keys()
+
+
+def test_every_package_is_installed():
+    """setup.cfg names the packages of a wheel one by one, because the commands lie in a folder of their own."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    installed = settings["options"]["packages"].split()
+    assert installed == sorted(installed)
+    assert set(installed) == {module_name(path) for path in SOURCES if path.name == "__init__.py"}
 
 
 def test_the_tests_mirror_the_tree():
