@@ -33,7 +33,10 @@ class Crop(click.ParamType):
         return (top, bottom), (left, right)
 
 
-@click.group(cls=Group, lazy={"import-tracks": "epns_pyro.cli.import_tracks:import_tracks"})
+LAZY = {"import-tracks": "epns_pyro.cli.import_tracks:import_tracks", "import-md": "epns_pyro.cli.import_md:import_md"}
+
+
+@click.group(cls=Group, lazy=LAZY)
 def data() -> None:
     """Make, import and inspect trajectory stores."""
 

@@ -5,7 +5,8 @@ quantiles and its interval width as the unit, each side separately so that bias 
 interval of level 1 - a and w its width, the scores (low - y) / w and (y - high) / w of n calibration trajectories have conformal
 quantiles q_low and q_high, the ceil((n + 1)(1 - a / 2))-th smallest. The corrected interval [low - q_low w, high + q_high w] covers the
 truth of a new trajectory with probability at least 1 - a for any forecaster, if the trajectories are exchangeable; for a
-calibrated ensemble q is near 0 and the interval hardly changes.
+calibrated ensemble q is near 0 and the interval hardly changes. Stretches of one recording are not exchangeable: they count as their
+effective number (`calibration.dependence`).
 
 Fit on one set of trajectories and test on another: `fit`, `apply` and `compare` take Datasets, and the factors are a small Dataset to
 store with a run.
@@ -19,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from epns_pyro.calibration.bands import proportion_interval
+from epns_pyro.calibration.dependence import decorrelation
 from epns_pyro.calibration.measurements import check_variables, choose_lead_times, living, observed
 from epns_pyro.calibration.pit import central_interval
 from epns_pyro.errors import DataError, nearest
@@ -45,7 +47,7 @@ def fit(
     -------
     Dataset, dims (observable, lead_time, level)
         widen_low, widen_high: in widths of the interval, negative where it is narrowed; least_width: width that is used for an
-        interval that has collapsed to a point; trajectories: how many were used.
+        interval that has collapsed to a point; trajectories: the effective number that was used.
 
     Raises
     ------
@@ -65,8 +67,10 @@ def fit(
             least = np.where(mean_width > 0, mean_width / 1000, 1.0)
             width = np.maximum(high - low, least)
             at = (i, slice(None), j)
-            learnt["widen_low"][at], n = _conformal_quantile((low - y) / width, level, name)
-            learnt["widen_high"][at], _ = _conformal_quantile((y - high) / width, level, name)
+            sides = (low - y) / width, (y - high) / width
+            tau = decorrelation(truth, *(side.T for side in sides))
+            learnt["widen_low"][at], n = _conformal_quantile(sides[0], level, name, tau)
+            learnt["widen_high"][at], _ = _conformal_quantile(sides[1], level, name, tau)
             learnt["least_width"][at], learnt["trajectories"][at] = least, n
     dims = ("observable", "lead_time", "level")
     return xr.Dataset(
@@ -74,6 +78,20 @@ def fit(
         coords={"observable": list(names), "lead_time": ("lead_time", chosen, dict(forecast["time"].attrs)), "level": levels},
         attrs={"method": "conformalised ensemble intervals, each side by itself"},
     )
+
+
+def independent(forecast: xr.Dataset, truth: xr.Dataset, *, lead_times: Sequence[float] | None = None, level: float = 0.9) -> int:
+    """Return how many independent trajectories intervals can be learnt from: the fewest over observables and lead times."""
+    names = check_variables(forecast, truth)
+    chosen = choose_lead_times(forecast, lead_times)
+    forecast, truth = (x.sel(time=chosen, method="nearest") for x in (forecast, truth))
+    worth = []
+    for name in names:
+        ensemble, y = living(forecast, name), observed(truth, name)
+        low, high = central_interval(len(ensemble), level).ends(ensemble)
+        n = np.isfinite(low + high + y).sum(0)
+        worth.append(float(np.min(n / decorrelation(truth, (low - y).T, (y - high).T))))
+    return int(min(worth))
 
 
 def apply(recalibration: xr.Dataset, forecast: xr.Dataset) -> xr.Dataset:
@@ -140,7 +158,9 @@ def compare(recalibration: xr.Dataset, forecast: xr.Dataset, truth: xr.Dataset) 
         low, high = intervals[f"{prefix}lower"].values, intervals[f"{prefix}upper"].values
         known = np.isfinite(low) & np.isfinite(high) & np.isfinite(y)
         inside, n = ((low <= y) & (y <= high) & known).sum(1), known.sum(1)
-        lower, upper = proportion_interval(inside, n)
+        hits = np.moveaxis(np.where(known, (low <= y) & (y <= high), np.nan), 1, -1)
+        tau = decorrelation(truth, hits)
+        lower, upper = proportion_interval(inside / tau, n / tau)
         score = scoringrules.interval_score(np.nan_to_num(y[..., 0]), np.nan_to_num(low), np.nan_to_num(high), alpha, backend="numpy")
         with np.errstate(invalid="ignore", divide="ignore"):
             numbers = (inside / n, lower, upper, np.where(known, high - low, 0).sum(1) / n, np.where(known, score, 0).sum(1) / n)
@@ -181,14 +201,16 @@ def sentences(comparison: xr.Dataset, *, level: float = 0.9) -> dict[str, str]:
     return out
 
 
-def _conformal_quantile(score: np.ndarray, level: float, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _conformal_quantile(score: np.ndarray, level: float, name: str, tau: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Return the conformal quantile of one side of an interval: score (trajectory, lead_time) -> (lead_time,).
 
-    Also returns the number of trajectories used, (lead_time,).
+    The effective number of trajectories is smaller by a factor tau (lead_time,). Also returns this number, (lead_time,).
     """
-    n = np.isfinite(score).sum(0)
-    place = np.ceil((n + 1) * (1 + level) / 2 - 1e-9).astype(int)
-    if (place > n).any():
+    everything = np.isfinite(score).sum(0)
+    n = np.where(tau > 1, np.floor(everything / tau), everything).astype(int)
+    share = np.ceil((n + 1) * (1 + level) / 2 - 1e-9) / np.maximum(n, 1)
+    place = np.ceil(share * everything - 1e-9).astype(int)
+    if (share > 1).any() or not n.all():
         needed = int(np.ceil(2 / (1 - level) - 1 - 1e-9))
         raise DataError(f"{name!r}: {level:.0%} intervals need {needed} trajectories, found {n.min()}: give more or leave out the level")
     return np.take_along_axis(np.sort(score, axis=0), place[None] - 1, axis=0)[0], n

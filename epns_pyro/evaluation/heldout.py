@@ -78,7 +78,7 @@ def measure(
     image = next((f"{f.name} image" for f in system.spec.dynamic_fields if f.kind == "label"), "")
     judge = {"observables": judge_observables, "fields": judge_fields, "labels": lambda d: [judge_labels(d, image)]}
     verdicts = {name: judge[name](found) for name, found in diagnostics.items()}
-    return HeldOut(diagnostics, verdicts, joined["forecast"], joined["truth"], lead_times)
+    return HeldOut(diagnostics, verdicts, joined["forecast"], held_out.label(joined["truth"]), lead_times)
 
 
 def _measure(
@@ -119,8 +119,8 @@ def recalibrate(fitted_on: HeldOut, judged_on: HeldOut) -> tuple[xr.Dataset, dic
     DataError
         If there are too few trajectories for 90% intervals.
     """
-    trajectories = fitted_on.truth.sizes["trajectory"]
-    levels = [level for level in recalibration.LEVELS if level <= 0.9 or trajectories >= 2 / (1 - level) - 1]
+    worth = recalibration.independent(fitted_on.forecast, fitted_on.truth, lead_times=fitted_on.lead_times)
+    levels = [level for level in recalibration.LEVELS if level <= 0.9 or worth >= 2 / (1 - level) - 1]
     learnt = recalibration.fit(fitted_on.forecast, fitted_on.truth, lead_times=fitted_on.lead_times, levels=levels)
     return learnt, recalibration.sentences(recalibration.compare(learnt, judged_on.forecast, judged_on.truth))
 

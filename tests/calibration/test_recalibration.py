@@ -143,3 +143,19 @@ def test_conformal_ranks_are_exact():
     quantile, _ = r._conformal_quantile(np.arange(1.0, 100.0)[:, None], 0.9, "x")
     assert quantile[0] == 95.0
     assert stats.beta(95, 5).mean() == pytest.approx(0.95)  # coverage of the 95th of 99 order statistics
+
+
+def test_stretches_of_one_recording_count_as_what_they_are_worth():
+    """60 stretches in runs of 4 alike are worth about 15: too few for 90% intervals, and coverage is known less well."""
+    forecast, truth = drawn(KNOWN["perfect"], 15, 0)
+    forecast, truth = (data.isel(trajectory=np.repeat(np.arange(15), 4)) for data in (forecast, truth))
+    along = {"recording": ("trajectory", np.zeros(60, int)), "order": ("trajectory", np.arange(60))}
+    assert r.independent(forecast, truth) == 60
+    assert r.independent(forecast, truth.assign_coords(along)) < 19
+    r.fit(forecast, truth, levels=[0.8, 0.9])
+    with pytest.raises(DataError, match=r"90% intervals need 19 trajectories, found \d+"):
+        r.fit(forecast, truth.assign_coords(along), levels=[0.9])
+    learnt = r.fit(*drawn(KNOWN["perfect"], 100, 1), levels=[0.5, 0.8])
+    wide, narrow = (r.compare(learnt, forecast, data) for data in (truth.assign_coords(along), truth))
+    widths = [(one["coverage_upper"] - one["coverage_lower"]).mean() for one in (wide, narrow)]
+    assert widths[0] > 1.4 * widths[1]

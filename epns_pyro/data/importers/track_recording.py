@@ -27,12 +27,15 @@ class Tracks(ABC):
         "x", "y" and optionally "z".
     unit : str
         Unit of the positions, if the file has one.
+    box : tuple of float
+        Sides of the periodic box, in that unit; empty without one.
     declared : bool
         Whether the user declared the meaning of the columns.
     """
 
     layout: ClassVar[str]
     unit: str = ""
+    box: tuple[float, ...] = ()
     declared: bool = False
 
     def __init__(self, path: Path, columns: tuple[str, ...], axes: tuple[str, ...]) -> None:

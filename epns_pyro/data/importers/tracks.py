@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +130,18 @@ def import_tracks(
     options = options or Options()
     files, left_out = _files(paths, tests)
     tracks = [open_tracks(file, options.columns or None, options.time_column) for file in files]
+    return import_recordings(tracks, out, options, tests=left_out, progress=progress)
+
+
+def import_recordings(
+    tracks: Sequence[Tracks], out: str | Path, options: Options, *, tests: Sequence[int] = (), progress: Progress | None = None
+) -> Store:
+    """Import recordings that are open, as `import_tracks` does; `tests` are the numbers of those that are the test set."""
     with new_directory(out) as temporary, tempfile.TemporaryDirectory(dir=Path(out).parent, prefix=f".{Path(out).name}.") as folder:
-        work = _Work(tracks, options, Path(folder))
+        work = _Work(list(tracks), options, Path(folder))
         work.read(progress)
         work.cut()
-        work.write(temporary, work.homes(left_out), progress)
+        work.write(temporary, work.homes(tests), progress)
     return open_store(out)
 
 
@@ -159,6 +166,9 @@ class _Work:
                 f"{tracks[0].path} has the axes {','.join(tracks[0].axes)}, another recording has others: import them separately"
             )
         self._axes = tracks[0].axes
+        if len({t.box for t in tracks}) > 1:
+            found = " and ".join(sorted({" x ".join(f"{side:.6g}" for side in t.box) or "no box" for t in tracks})[:2])
+            raise DataError(f"{tracks[0].path}: the recordings have different boxes ({found}): a store has one, so import them apart")
         self._quantities = options.quantities
         if flat := [v.name for v in self._quantities.vectors if len(v.columns) != len(self._axes)]:
             raise ConfigError(f"--vector {flat[0]}: positions have {len(self._axes)} axes, so it needs as many columns")
@@ -272,6 +282,7 @@ class _Work:
         unit = self._options.unit or next((t.unit for t in self._tracks if t.unit and self._options.scale == 1.0), "")
         sizes = {name: len(known) for name, known in self._reader.categories.items()}
         spec = self._quantities.spec(axes, unit, self._options.time_unit, sizes)
+        spec = replace(spec, box=tuple(side * self._options.scale for side in self._tracks[0].box))
         return with_duration(spec, self._frame_dt) if any(are_uneven(times) for times in self._clocks) else spec
 
     @property
@@ -305,7 +316,7 @@ class _Work:
                 x[..., spec.slice(spec.duration.name)] = dt[:, None, None]
             ids = np.full(self._bodies, -1, dtype=np.int64)
             ids[: segment.bodies] = self._ids(key[0])[segment.tracks]
-            outputs[homes[key]].add(self._recode(spec, x), ids, key[0], self._cuts[key[0]].frame(self._stretch(key).start))
+            outputs[homes[key]].add(spec.wrap(self._recode(spec, x)), ids, key[0], self._cuts[key[0]].frame(self._stretch(key).start))
             if progress:
                 progress("trajectories", done + 1, len(homes))
         for output in outputs.values():

@@ -241,7 +241,8 @@ def remembered(scores: np.ndarray, states: np.ndarray, rng: np.random.Generator)
     -------
     correlation, error, p_value : float
         p is two-sided: without dependence, the product of two consecutive innovations is positive or negative with equal probability,
-        with one sign for all bodies of a step. NaN if nothing varies.
+        with one sign for all bodies of a step. That holds in stretches of one recording as in independent ones, and where the size of
+        innovations changes slowly: no correction for dependence is needed. NaN if nothing varies.
     """
     a = _unexplained(scores, states)
     now, before = a[:, 1:], a[:, :-1]

@@ -1,0 +1,82 @@
+"""`epns-pyro data import-md`: trajectories of molecular dynamics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from epns_pyro.cli._common import progress_bars
+
+PATH = click.Path(path_type=Path)
+POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+@click.command("import-md")
+@click.argument("paths", metavar="FILE...", type=PATH, nargs=-1, required=True)
+@click.option("--out", type=PATH, required=True, help="Where to write the store.")
+@click.option("--topology", type=PATH, help="Topology of the trajectories, where these do not name their atoms (PSF, PDB, GRO, ...).")
+@click.option("--select", default="all", show_default=True, help="Atoms to import, in the language of MDAnalysis, e.g. 'name CA'.")
+@click.option("--frame-dt", type=POSITIVE, help="Time between consecutive frames.  [default: that of the file, or 1]")
+@click.option("--time-unit", default="", help="Unit of time.  [default: that of the file]")
+@click.option("--every", type=click.IntRange(min=1), help="Keep every N-th frame.  [default: 1]")
+@click.option("--scale", type=POSITIVE, default=1.0, show_default=True, help="Positions and the box are multiplied by it.")
+@click.option("--unit", default="", help="Unit of positions.  [default: Å]")
+@click.option("--segment", type=click.IntRange(min=2), help="Frames per trajectory.  [default: a whole file]")
+@click.option(
+    "--split",
+    type=click.Choice(["time", "recording"]),
+    default="time",
+    show_default=True,
+    help="Make the sets from stretches of time, or from whole files.",
+)
+@click.option("--margin", type=click.IntRange(min=0), help="Frames left out between two sets of one file.  [default: one segment]")
+@click.option("--test", "tests", multiple=True, type=PATH, metavar="FILE", help="A file that is used for the test set only.")
+@click.option(
+    "--history",
+    type=click.IntRange(0, 64),
+    default=4,
+    show_default=True,
+    help="Velocities of the last N steps in the state, as differences of positions; 0: none.",
+)
+def import_md(
+    paths: tuple[Path, ...],
+    out: Path,
+    topology: Path | None,
+    select: str,
+    frame_dt: float | None,
+    time_unit: str,
+    every: int | None,
+    scale: float,
+    unit: str,
+    segment: int | None,
+    split: str,
+    margin: int | None,
+    tests: tuple[Path, ...],
+    history: int,
+) -> None:
+    """Import trajectories of atoms: extxyz, and what MDAnalysis reads. A box must be rectangular and constant.
+
+    Needs the extra md: pip install 'epns-pyro[md]'.
+    """
+    from epns_pyro.cli.data import _summarise
+    from epns_pyro.data.importers.md import import_md as run
+    from epns_pyro.data.importers.track_report import ImportReport
+    from epns_pyro.data.importers.tracks import Options
+
+    options = Options(
+        frame_dt=frame_dt,
+        time_unit=time_unit,
+        every=every,
+        scale=scale,
+        unit=unit,
+        segment=segment,
+        split=split,
+        margin=margin,
+        history=history,
+    )
+    with progress_bars() as progress:
+        store = run(paths, out, options, topology=topology, select=select, tests=tests, progress=progress)
+    for line in ImportReport.of(store.path).lines():
+        click.echo(line)
+    _summarise(store)

@@ -1,0 +1,248 @@
+"""Trajectories of molecular dynamics: extxyz files by ASE, and whatever MDAnalysis reads (DCD, XTC, TRR, LAMMPS, PDB, ...).
+
+Both are extras, `pip install 'epns-pyro[md]'`. Atoms become tracks, so that all that can be done with a table of tracks can be done with
+them. A periodic box has to be rectangular, and the same in all frames of all files.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import pandas as pd
+
+from epns_pyro.data.importers import track_tables
+from epns_pyro.data.importers.track_fields import VELOCITY, Column
+from epns_pyro.data.importers.track_recording import AXES, FRAME, TRACK, Tracks
+from epns_pyro.data.importers.tracks import Options, import_recordings
+from epns_pyro.data.stores import Store
+from epns_pyro.data.writing import Progress
+from epns_pyro.errors import DataError
+
+INSTALL = "pip install 'epns-pyro[md]'"
+EXTXYZ = (".extxyz", ".xyz")
+SAME = 1e-5  # relative difference of sides that is rounding of a file format
+RECTANGULAR = 1e-4  # of a side: how far a cell vector may lean, likewise
+VELOCITIES = ("vx", "vy", "vz")
+SPECIES, MASS = "species", "mass"
+
+
+class Atoms(Tracks):
+    """Frames of atoms in a rectangular periodic box, or in none.
+
+    Attributes
+    ----------
+    box : tuple of float
+        Sides; empty where there are no periodic boundaries. Known once the first frame is.
+    time_unit : str
+        Where the file says it.
+    frame_dt : float, optional
+        Time between two frames, likewise.
+    """
+
+    unit = "Å"
+    declared = True
+    time_unit = ""
+    frame_dt: float | None = None
+
+    def __init__(self, path: Path) -> None:
+        first = next(self.frames(path), None)
+        if first is None:
+            raise DataError(f"{path}: holds no frames")
+        self.box, self._atoms = self._box_of(path, 0, first), len(first[AXES[0]])
+        super().__init__(path, tuple(name for name in (SPECIES, MASS, *VELOCITIES) if name in first), AXES)
+
+    @abstractmethod
+    def frames(self, path: Path) -> Iterator[dict[str, Any]]:
+        """Read frame by frame: x, y, z, perhaps species, mass and velocities, each (atom,); `cell` (3, 3), or None without a box."""
+
+    def chunks(self) -> Iterator[pd.DataFrame]:
+        waiting: list[pd.DataFrame] = []
+        for number, frame in enumerate(self.frames(self.path)):
+            if (found := len(frame[AXES[0]])) != self._atoms:
+                raise DataError(f"{self.path}: frame {number} has {found} atoms, the first {self._atoms}: atoms cannot be followed")
+            self._require_same(number, self._box_of(self.path, number, frame))
+            columns = {name: frame[name] for name in (*AXES, *self.columns)}
+            if not all(np.isfinite(columns[axis]).all() for axis in AXES):
+                raise DataError(f"{self.path}: frame {number} holds positions that are not finite")
+            index = pd.Index(np.full(self._atoms, number), name=FRAME)
+            waiting.append(pd.DataFrame({FRAME: number, TRACK: np.arange(1, self._atoms + 1)} | columns, index=index))
+            if len(waiting) * self._atoms >= track_tables.CHUNK_ROWS:
+                yield pd.concat(waiting)
+                waiting.clear()
+        if waiting:
+            yield pd.concat(waiting)
+
+    def _box_of(self, path: Path, number: int, frame: dict[str, Any]) -> tuple[float, ...]:
+        cell = frame["cell"]
+        if cell is None:
+            return ()
+        sides = np.diag(cell)
+        if np.abs(cell - np.diag(sides)).max() > RECTANGULAR * np.abs(sides).max():
+            raise DataError(f"{path}: the cell of frame {number} is not rectangular (triclinic): only boxes with right angles are modelled")
+        if (sides <= 0).any():
+            raise DataError(f"{path}: the cell of frame {number} has sides {np.round(sides, 4).tolist()}: expected positive lengths")
+        return tuple(map(float, sides))
+
+    def _require_same(self, number: int, box: tuple[float, ...]) -> None:
+        if len(box) != len(self.box) or not np.allclose(box, self.box, rtol=SAME, atol=0):
+            first, now = (" x ".join(f"{side:.6g}" for side in sides) or "none" for sides in (self.box, box))
+            raise DataError(
+                f"{self.path}: the box changes, from {first} in frame 0 to {now} in frame {number}: only a constant one is modelled"
+            )
+
+
+@final
+class ExtXYZ(Atoms):
+    """An extended XYZ file: Lattice is the box, species are classes."""
+
+    layout = "extxyz"
+
+    def frames(self, path: Path) -> Iterator[dict[str, Any]]:
+        try:
+            from ase.io import iread
+        except ImportError:
+            raise DataError(f"{path}: reading extxyz needs ASE: {INSTALL}") from None
+        images = iread(path, index=":", format="extxyz")
+        number = 0
+        while True:
+            try:
+                atoms = next(images)
+            except StopIteration:
+                return
+            except Exception as error:  # ASE raises what its parsers raise
+                raise DataError(f"{path}: frame {number} cannot be read as extxyz: {' '.join(str(error).split())[:200]}") from None
+            periodic = np.asarray(atoms.get_pbc())
+            if periodic.any() and not periodic.all():
+                axes = ", ".join(np.array(AXES)[periodic])
+                raise DataError(f"{path}: frame {number} is periodic along {axes} alone: expected all axes or none")
+            found: dict[str, Any] = dict(zip(AXES, atoms.get_positions().T, strict=True))
+            found |= {SPECIES: np.asarray(atoms.get_chemical_symbols()), MASS: np.asarray(atoms.get_masses(), np.float64)}
+            yield found | {"cell": np.asarray(atoms.get_cell()) if periodic.all() else None}
+            number += 1
+
+
+@final
+class Universe(Atoms):
+    """A trajectory that MDAnalysis reads, with its topology where the trajectory says nothing of the atoms.
+
+    Parameters
+    ----------
+    path : Path
+    topology : Path, optional
+    select : str
+        Atoms, in the language of MDAnalysis: "name CA", "protein and not name H*".
+    """
+
+    layout = "MDAnalysis"
+
+    def __init__(self, path: Path, topology: Path | None = None, select: str = "all") -> None:
+        try:
+            import MDAnalysis
+        except ImportError:
+            raise DataError(f"{path}: reading it needs MDAnalysis: {INSTALL}") from None
+        files = [str(file) for file in (topology, path) if file is not None]
+        try:
+            self._universe = MDAnalysis.Universe(*files)
+            self._chosen = self._universe.select_atoms(select)
+            dt = float(self._universe.trajectory.dt)
+        except Exception as error:  # each of its many readers raises its own
+            hint = "" if topology else ": does it need --topology FILE?"
+            raise DataError(f"{path}: MDAnalysis cannot read it: {' '.join(str(error).split())[:200]}{hint}") from None
+        if not len(self._chosen):
+            raise DataError(f"{path}: no atom is selected by {select!r}")
+        super().__init__(path)
+        self.time_unit, self.frame_dt = "ps", dt
+
+    def frames(self, path: Path) -> Iterator[dict[str, Any]]:
+        for number in range(len(self._universe.trajectory)):
+            try:
+                step = self._universe.trajectory[number]
+                place = self._chosen.positions.astype(np.float64)
+                speed = self._chosen.velocities.astype(np.float64) if step.has_velocities else None
+                cell = step.triclinic_dimensions
+            except Exception as error:
+                raise DataError(f"{path}: frame {number} cannot be read: {' '.join(str(error).split())[:200]}") from None
+            found: dict[str, Any] = dict(zip(AXES, place.T, strict=True))
+            for name, attribute in ((SPECIES, "names"), (MASS, "masses")):
+                if hasattr(self._chosen, attribute):
+                    found[name] = np.asarray(getattr(self._chosen, attribute))
+            if speed is not None:
+                found |= dict(zip(VELOCITIES, speed.T, strict=True))
+            yield found | {"cell": None if cell is None else np.asarray(cell, np.float64)}
+
+
+def open_atoms(path: Path, *, topology: Path | None = None, select: str = "all") -> Atoms:
+    """Open a trajectory of atoms: extxyz by ASE, everything else by MDAnalysis.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or its box is not rectangular.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    if path.suffix.lower() in EXTXYZ and topology is None and select == "all":
+        return ExtXYZ(path)
+    return Universe(path, topology, select)
+
+
+def import_md(
+    paths: Sequence[str | Path],
+    out: str | Path,
+    options: Options | None = None,
+    *,
+    topology: str | Path | None = None,
+    select: str = "all",
+    tests: Sequence[str | Path] = (),
+    progress: Progress | None = None,
+) -> Store:
+    """Import trajectories of atoms into a store of particles, in their periodic box.
+
+    Classes of atoms become the category `species` where there are several, masses the static field `mass` where they differ, and recorded
+    velocities the field `velocity`.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        Files; every file is one recording.
+    out : str or Path
+        Must not exist; it appears when everything has been imported, or not at all.
+    options : Options
+        As for tables of tracks; time between frames and units are those of the files where these say them.
+    topology : str or Path, optional
+        Of trajectories that say nothing of their atoms.
+    select : str
+        Atoms to import, in the language of MDAnalysis.
+    tests : sequence of str or Path
+        Recordings that are the test set.
+    progress : callable, optional
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read, or its box leans, changes, or differs from that of another file.
+    """
+    options, files = options or Options(), [Path(path) for path in dict.fromkeys([*paths, *tests])]
+    about = Path(topology) if topology else None
+    atoms = [open_atoms(file, topology=about, select=select) for file in files]
+    first = next(atoms[0].chunks())
+    several = {name: name in first and first[name].nunique() > 1 for name in (SPECIES, MASS)}
+    quantities = replace(
+        options.quantities,
+        categories=options.quantities.categories or (Column(SPECIES, (SPECIES,)),) * several[SPECIES],
+        statics=options.quantities.statics or (Column(MASS, (MASS,), "u"),) * several[MASS],
+        vectors=options.quantities.vectors or (Column(VELOCITY, VELOCITIES),) * (VELOCITIES[0] in first),
+    )
+    options = replace(
+        options,
+        quantities=quantities,
+        frame_dt=options.frame_dt or atoms[0].frame_dt,
+        time_unit=options.time_unit or ("" if options.frame_dt else atoms[0].time_unit),
+    )
+    numbers = [files.index(Path(path)) for path in tests]
+    return import_recordings(atoms, out, options, tests=numbers, progress=progress)

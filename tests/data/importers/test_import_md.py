@@ -1,0 +1,169 @@
+"""Trajectories of molecular dynamics: positions, classes, masses and the box arrive; what cannot be modelled is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from epns_pyro.cli import main
+from epns_pyro.data import check
+from epns_pyro.data.importers.md import import_md, open_atoms
+from epns_pyro.data.importers.track_report import ImportReport
+from epns_pyro.data.importers.tracks import Options
+from epns_pyro.errors import DataError
+
+SIDES = (8.0, 9.0, 10.0)
+SYMBOLS = ("O", "H", "H", "O", "H")
+
+
+def liquid(frames: int = 80, seed: int = 0) -> np.ndarray:
+    """Positions of five atoms that wander across the seams of the box, unwrapped: (frame, atom, axis)."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0, 8, (1, 5, 3)) + 0.4 * rng.standard_normal((frames, 5, 3)).cumsum(0)
+
+
+def extxyz(path: Path, place: np.ndarray, *, cell: str = "8 0 0 0 9 0 0 0 10", pbc: str = "T T T", change: float = 0.0) -> Path:
+    """Write an extxyz file by hand; `change` is added to the first side in every frame."""
+    lines = []
+    for number, atoms in enumerate(place):
+        first, *rest = cell.split()
+        lattice = " ".join([f"{float(first) + number * change:g}", *rest])
+        lines += [str(len(atoms)), f'Lattice="{lattice}" Properties=species:S:1:pos:R:3 pbc="{pbc}" energy={-number}']
+        lines += [f"{symbol} {x:.6f} {y:.6f} {z:.6f}" for symbol, (x, y, z) in zip(SYMBOLS, atoms, strict=False)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+class TestExtXYZ:
+    @pytest.fixture(autouse=True)
+    def _needs_ase(self):
+        pytest.importorskip("ase")
+
+    def test_positions_classes_masses_and_the_box_arrive(self, tmp_path):
+        place = liquid()
+        store = import_md([extxyz(tmp_path / "water.extxyz", place)], tmp_path / "a.zarr", Options(segment=10, history=0, frame_dt=0.5))
+        spec, x = store.spec, store.read("train")
+        assert spec.box == SIDES
+        assert (spec["position"].unit, spec["mass"].unit, spec["species"].size) == ("Å", "u", 2)
+        first = store.dataset("train")["first_frame"].values
+        expected = np.stack([place[start : start + 10] for start in first])
+        np.testing.assert_allclose(spec.get(x, "position"), spec.geometry.wrap(expected), atol=2e-6)
+        np.testing.assert_allclose(spec.get(x, "mass")[0, 0], [15.999, 1.008, 1.008, 15.999, 1.008])
+        np.testing.assert_array_equal(spec.get(x, "species")[0, 0], [1, 0, 0, 1, 0])
+        assert "category species: 0 is H, 1 is O" in list(ImportReport.of(store.path).lines())
+        assert not [found for found in check(store) if found.level == "error"]
+
+    def test_velocities_of_the_history_go_to_the_nearest_image(self, tmp_path):
+        place = liquid()
+        store = import_md([extxyz(tmp_path / "water.extxyz", place)], tmp_path / "a.zarr", Options(segment=10, history=1, frame_dt=0.5))
+        moved = np.diff(place, axis=0) / 0.5
+        first = store.dataset("train")["first_frame"].values
+        expected = np.stack([moved[start : start + 9] for start in first])
+        np.testing.assert_allclose(store.spec.get(store.read("train"), "velocity"), expected, atol=1e-5)
+
+    def test_atoms_in_open_space_have_no_box(self, tmp_path):
+        store = import_md([extxyz(tmp_path / "a.xyz", liquid(), pbc="F F F")], tmp_path / "a.zarr", Options(segment=10))
+        assert store.spec.box == ()
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"cell": "8 0 0 2 9 0 0 0 10"}, r"the cell of frame 0 is not rectangular \(triclinic\): only boxes with right angles"),
+            ({"change": 0.01}, "the box changes, from 8 x 9 x 10 in frame 0 to 8.01 x 9 x 10 in frame 1: only a constant one"),
+            ({"pbc": "T T F"}, "frame 0 is periodic along x, y alone: expected all axes or none"),
+        ],
+    )
+    def test_boxes_that_are_not_modelled_are_refused(self, changes, message, tmp_path):
+        file = extxyz(tmp_path / "a.extxyz", liquid(), **changes)
+        with pytest.raises(DataError, match=f"a.extxyz: {message}"):
+            import_md([file], tmp_path / "a.zarr", Options(segment=10))
+        assert not (tmp_path / "a.zarr").exists()
+
+    def test_files_with_different_boxes_are_imported_apart(self, tmp_path):
+        files = [extxyz(tmp_path / "a.extxyz", liquid()), extxyz(tmp_path / "b.extxyz", liquid(), cell="7 0 0 0 9 0 0 0 10")]
+        with pytest.raises(DataError, match=r"different boxes \(7 x 9 x 10 and 8 x 9 x 10\): a store has one, so import them apart"):
+            import_md(files, tmp_path / "a.zarr", Options(segment=10))
+
+    def test_atoms_that_come_and_go_and_damaged_files_are_refused(self, tmp_path):
+        file = extxyz(tmp_path / "a.extxyz", liquid())
+        with file.open("a") as out:
+            out.write('1\nLattice="8 0 0 0 9 0 0 0 10" Properties=species:S:1:pos:R:3 pbc="T T T"\nO 0 0 0\n')
+        with pytest.raises(DataError, match="frame 80 has 1 atoms, the first 5: atoms cannot be followed"):
+            import_md([file], tmp_path / "a.zarr", Options(segment=10))
+        file.write_text("5\nnothing\n1 2\n")
+        with pytest.raises(DataError, match=r"a.extxyz: frame 0 cannot be read as extxyz"):
+            open_atoms(file)
+        with pytest.raises(DataError, match="no such file"):
+            open_atoms(tmp_path / "b.xyz")
+
+    def test_the_command(self, tmp_path):
+        file, out = extxyz(tmp_path / "water.extxyz", liquid()), tmp_path / "a.zarr"
+        run = CliRunner().invoke(main, ["data", "import-md", str(file), "--segment", "10", "--out", str(out)])
+        assert run.exit_code == 0, run.output
+        assert "400 rows, 5 tracks, 80 frames" in run.output
+
+
+@pytest.mark.filterwarnings("ignore")  # it warns of every attribute that a made-up topology lacks
+class TestMDAnalysis:
+    @pytest.fixture(autouse=True)
+    def _needs_mdanalysis(self):
+        pytest.importorskip("MDAnalysis")
+
+    @pytest.fixture
+    def protein(self, tmp_path):
+        """A trajectory of ten carbon atoms and ten others, as a PDB topology and a DCD trajectory."""
+        import MDAnalysis
+
+        universe = MDAnalysis.Universe.empty(20, n_residues=10, atom_resindex=np.repeat(np.arange(10), 2), trajectory=True)
+        universe.add_TopologyAttr("names", ["CA", "N"] * 10)
+        universe.add_TopologyAttr("masses", [12.011, 14.007] * 10)
+        rng = np.random.default_rng(0)
+        place = rng.normal(0, 5, (1, 20, 3)) + 0.2 * rng.standard_normal((60, 20, 3)).cumsum(0)
+        universe.atoms.positions = place[0]
+        universe.dimensions = [50, 60, 70, 90, 90, 90]
+        universe.atoms.write(tmp_path / "protein.pdb")
+        with MDAnalysis.Writer(str(tmp_path / "protein.dcd"), 20, dt=2.0) as writer:
+            for frame in place:
+                universe.atoms.positions = frame
+                writer.write(universe.atoms)
+        return tmp_path / "protein.pdb", tmp_path / "protein.dcd", place
+
+    def test_a_selection_arrives_in_its_box_with_the_time_of_the_file(self, protein, tmp_path):
+        topology, trajectory, place = protein
+        options = Options(segment=10, history=0)
+        store = import_md([trajectory], tmp_path / "a.zarr", options, topology=topology, select="name CA")
+        assert store.sites("train") == (10,)
+        assert store.spec.box == pytest.approx((50, 60, 70))
+        assert (store.frame_dt, store.time_unit) == (pytest.approx(2.0, rel=1e-4), "ps")
+        first = store.dataset("train")["first_frame"].values
+        expected = np.stack([place[start : start + 10, ::2] for start in first])
+        np.testing.assert_allclose(store.spec.get(store.read("train"), "position"), store.spec.geometry.wrap(expected), atol=1e-4)
+        assert store.spec.names == ("position",)
+
+    def test_what_cannot_be_read_is_said(self, protein, tmp_path):
+        topology, trajectory, _ = protein
+        with pytest.raises(DataError, match=r"protein.dcd: MDAnalysis cannot read it: .*: does it need --topology FILE\?"):
+            open_atoms(trajectory, select="name CA")
+        with pytest.raises(DataError, match="no atom is selected by 'name XX'"):
+            open_atoms(trajectory, topology=topology, select="name XX")
+
+
+def test_without_the_extra_the_message_says_how_to_get_it(monkeypatch, tmp_path):
+    import builtins
+
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.split(".")[0] in ("ase", "MDAnalysis"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    extxyz(tmp_path / "a.xyz", liquid(2))
+    (tmp_path / "a.dcd").write_bytes(b"")
+    for name, needs in (("a.xyz", "ASE"), ("a.dcd", "MDAnalysis")):
+        with pytest.raises(DataError, match=rf"{name}: .* needs {needs}: pip install 'epns-pyro\[md\]'"):
+            open_atoms(tmp_path / name)
