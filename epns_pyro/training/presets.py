@@ -68,14 +68,21 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
         model=ParticlesConfig.parse(
             {
                 "backbone": {"name": "vector", "width": 32, "layers": 2},
-                "integrator": {"velocity": "inferred", "iterations": 2, "refinements": 1, "network": {"name": "central"}},
+                "integrator": {"velocity": "inferred", "iterations": 4, "refinements": 2, "network": {"name": "central"}},
                 "emission": {"name": "coupled", "minimum": 1e-6},
                 "guess_unit": "noise",
                 "width": 32,
                 "latent": 4,
             }
         ),
-        training=TrainingConfig(steps=6000, batch=64, learning_rate=1e-2, validation_transitions=500),
+        training=TrainingConfig(
+            steps=2000,
+            batch=32,
+            horizon=HorizonSchedule(start=4, end=4),
+            feedback="teacher",
+            motion_windows=400,
+            validation_transitions=500,
+        ),
     )
 
 

@@ -29,6 +29,7 @@ from epns_pyro.machine import limit_weights, weights_that_fit
 from epns_pyro.models.building import build
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
 from epns_pyro.training.metrics import MetricsLog
+from epns_pyro.training.motion import fit_law, require_law
 from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig, plain
 from epns_pyro.training.validation import Validation, validator
 
@@ -91,6 +92,8 @@ class Trainer:
         with limit_weights(weights_that_fit(), many):
             self.transition = build(config.model, self.context)
         training = config.training
+        if training.motion_windows:
+            require_law(self.transition).requires_grad_(False)
         minimised = objective(self.transition, training.feedback_mode)
         optimizer = torch.optim.AdamW(
             minimised.parameters(), lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay, fused=True
@@ -127,6 +130,8 @@ class Trainer:
         log = MetricsLog(self.folder, start=counters.step, enabled=self.fabric.is_global_zero)
         # Non-finite numbers are counted and reported here; validation inside every distribution would stop training at the first.
         with log, self._signals(), pyro.validation_enabled(False):
+            if counters.step == 0 and training.motion_windows:
+                fit_law(self.transition, self.store, self.context, training.motion_windows, seed=self.config.seed)
             if counters.step == 0:  # the initial model is close to persistence, so the best kept state is never worse
                 self._validate(log)
             while counters.step < training.steps:

@@ -129,6 +129,11 @@ class Backbone(nn.Module, ABC):
         """Return the last linear layers, one per kind of output: scaling all of them scales the output."""
         return ()
 
+    @property
+    def linear_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Return parameters, all else fixed, in which the output is linear: where they are all that is not zero, it is their multiple."""
+        return ()
+
     @torch.no_grad()
     def scale_output(self, factor: float) -> Backbone:
         """Scale the weights of the last layers and return the network; with a small factor its first outputs are near zero."""

@@ -53,6 +53,10 @@ class CentralNetwork(Backbone):
     def last_layers(self) -> tuple[nn.Linear, ...]:
         return (self.linear, *(() if self.bend is None else (self.bend[-1],)))
 
+    @property
+    def linear_parameters(self) -> tuple[nn.Parameter, ...]:
+        return (self.linear.weight, *((self.product,) if self.signature.in_scalars else ()))
+
     @torch.no_grad()
     def scale_output(self, factor: float) -> Backbone:
         if self.signature.in_scalars:

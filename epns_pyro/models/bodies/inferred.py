@@ -24,6 +24,8 @@ from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig, Motion
 
+DOUBTS = 2  # numbers that say how well a velocity is known
+FOUND = 1e-4  # velocities that miss by less than so many typical changes are found
 FACTOR = 4  # a frame is walked again in so many times as many steps
 
 
@@ -55,21 +57,30 @@ class InferredIntegrator(Integrator):
         self.reads_vectors = self.network.signature.in_vectors > 0 and self.network.reads_vectors
         self.refinements, self.tolerance, self.iterations = config.refinements, config.tolerance, config.iterations
 
+    @property
+    def signs(self) -> int:
+        return self.fields + DOUBTS
+
     def forward(self, x: Tensor, mask: Tensor | None = None, memory: tuple[Tensor, ...] = ()) -> Motion:
-        """Integrate states x (*batch, body, channel) over one frame; `memory` holds the lead of the velocity, by default inferred."""
-        (lead,) = memory or self.start(x, mask)
+        """Integrate states x (*batch, body, channel) over one frame.
+
+        The memory holds the lead of the velocity and the doubt about it; by default they are inferred.
+        """
+        lead, doubt = memory or self.start(x, mask)
         mean = self.bodies.spec.get(x, self.velocity)
         walk = self._walk(x, mask, mean + lead, 1.0)
         following = walk.moved / self.bodies.frame_dt
         lead = walk.velocity - following
         if mask is not None:
             lead = lead * mask[..., None]
-        return Motion(following - mean, (1 + walk.strength).log()[..., None] / 2, (lead,))
+        known = torch.zeros_like(doubt)  # carried along, a velocity is as good as the law
+        return Motion(following - mean, (1 + walk.strength).log()[..., None] / 2, (lead, known), doubt)
 
     def start(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Infer by how much the velocity leads its mean over the frame that ends in x: ((*batch, body, space),).
+        """Infer by how much the velocity leads its mean over the frame that ends in x: (*batch, body, space), and the doubt about it.
 
-        The gradient is that of the last iteration.
+        The gradient is that of the last iteration. Doubts, (*batch, body, 2), are the logarithms of the largest kick in the frame before
+        and of how far the place before it was missed: where bodies met in that frame, no velocity or several may lead there.
         """
         dt, mean = self.bodies.frame_dt, self.bodies.spec.get(x, self.velocity)
         with torch.no_grad():
@@ -80,8 +91,12 @@ class InferredIntegrator(Integrator):
                 missed = self._largest(error, mask)
                 best = torch.where((missed < least)[..., None, None], lead, best)
                 least, lead = torch.minimum(missed, least), lead + error
-        lead = best + mean + self._walk(x, mask, mean + best, -1.0).moved / dt
-        return (lead if mask is None else lead * mask[..., None],)
+        walk = self._walk(x, mask, mean + best, -1.0)
+        error = mean + walk.moved / dt
+        missed = error.detach().square().sum(-1) / self.vectors[self.velocity] ** 2
+        doubt = torch.stack([1 + walk.strength, 1 + missed / FOUND**2], -1).log() / 2
+        lead = best + error
+        return (lead, doubt) if mask is None else (lead * mask[..., None], doubt * mask[..., None])
 
     def _largest(self, vectors: Tensor, mask: Tensor | None) -> Tensor:
         squared = vectors.square().sum(-1)

@@ -37,11 +37,19 @@ class Motion(NamedTuple):
         sensitive to its start, and noise grows.
     memory : tuple of Tensor, each (*batch, ...)
         What the next frame starts from, beside its state; empty where that is all.
+    doubt : Tensor, (*batch, body, channel), optional
+        Signs that where the frame started from is not known well.
     """
 
     change: Tensor
     log_max_kick: Tensor
     memory: tuple[Tensor, ...] = ()
+    doubt: Tensor | None = None
+
+    @property
+    def signs(self) -> Tensor:
+        """What the noise of the frame may depend on: (*batch, body, channel)."""
+        return self.log_max_kick if self.doubt is None else torch.cat([self.log_max_kick, self.doubt], -1)
 
 
 class Integrator(nn.Module):
@@ -64,6 +72,11 @@ class Integrator(nn.Module):
     def fields(self) -> int:
         """Number of fields that are kicked."""
         return len(self.vectors) + len(self.scalars)
+
+    @property
+    def signs(self) -> int:
+        """Number of channels of a motion's signs."""
+        return self.fields
 
     def start(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the memory that the first frame starts from, for states x (*batch, body, channel): none."""

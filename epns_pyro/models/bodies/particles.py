@@ -58,7 +58,7 @@ class ParticleTransition(Transition):
         self.encoder = network(*bodies.feature_counts, width, vectors)
         self.guess_vectors = nn.Linear(vectors, moved, bias=False)
         self.integrator = config.integrator.build(context) if config.integrator else None
-        strained = self.integrator.fields if self.integrator else 0
+        strained = self.integrator.signs if self.integrator else 0
         self.guess_scalars = perceptron(width + strained, width, changed + noise, small_output=True)
         self.prior_net = perceptron(width, width, 2 * latent, small_output=True)
         self.decoder = network(width + latent, vectors, changed + noise, moved).scale_output(START)
@@ -125,7 +125,7 @@ class ParticleStep(BodyStep):
         self._pairs = features.pairs
         self.hidden = transition.encoder(self.positions, features)
         self.motion = transition.integrator(self.x, self.mask, carry.memory) if transition.integrator else None
-        moved = (self.motion.change, self.motion.log_max_kick) if self.motion else ()
+        moved = (self.motion.change, self.motion.signs) if self.motion else ()
         h = torch.cat([self.hidden.scalars, self.hidden.vectors.flatten(-2), *moved], -1)
         super().__init__(transition.spec, carry, h)
 
@@ -195,7 +195,7 @@ class ParticleStep(BodyStep):
     @cached_property
     def _guess_parameters(self) -> tuple[Tensor, Tensor]:
         """Changes of dynamic scalars, and noise parameters, (*batch, body, ...)."""
-        seen = self.hidden.scalars if self.motion is None else torch.cat([self.hidden.scalars, self.motion.log_max_kick], -1)
+        seen = self.hidden.scalars if self.motion is None else torch.cat([self.hidden.scalars, self.motion.signs], -1)
         return self.transition.guess_scalars(seen).tensor_split([len(self.bodies.dynamic_scalars)], -1)
 
     @property
