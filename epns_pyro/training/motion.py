@@ -20,11 +20,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from epns_pyro.backbones import Backbone
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store, Windows
 from epns_pyro.errors import ConfigError
 from epns_pyro.models import Transition
+from epns_pyro.models.bodies.integrator import Integrator
 from epns_pyro.models.bodies.particles import ParticleTransition
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ class Fit(NamedTuple):
     log_density: float
 
 
-def require_law(transition: Transition) -> Backbone:
-    """Return the law of a transition that can be fitted.
+def require_integrator(transition: Transition) -> Integrator:
+    """Return the integrator of a transition, whose law can be fitted.
 
     Raises
     ------
@@ -61,31 +61,35 @@ def require_law(transition: Transition) -> Backbone:
             f"training.motion_windows: the law has {count} parameters, at most {LARGEST_LAW} can be fitted: "
             "set it to 0, or use model.integrator.network=central"
         )
-    return integrator.network
+    return integrator
 
 
 def fit_law(transition: Transition, store: Store, context: DataContext, windows: int, *, seed: int) -> Fit:
     """Fit the equation of motion to random windows of the training set of a store."""
-    drawn = Windows(store, "train", 1, windows, seed=seed, context=context, dtype=torch.float64).draw()
+    integrator, drawn = (
+        require_integrator(transition),
+        Windows(store, "train", 1, windows, seed=seed, context=context, dtype=torch.float64).draw(),
+    )
     device = next(transition.parameters()).device
-    return fit_motion(transition, drawn.x0.to(device), drawn.path.to(device))
+    return fit_motion(integrator, context, drawn.x0.to(device), drawn.path.to(device))
 
 
-def fit_motion(transition: ParticleTransition, x0: Tensor, path: Tensor, *, iterations: int = 30) -> Fit:
-    """Fit the integrator of a transition to windows.
+def fit_motion(integrator: Integrator, context: DataContext, x0: Tensor, path: Tensor, *, iterations: int = 30) -> Fit:
+    """Fit the law of an integrator to windows.
 
     Parameters
     ----------
+    context : DataContext
     x0 : Tensor, (batch, body, channel)
     path : Tensor, (batch, 1, body, channel)
         Bodies that are absent, NaN, count for nothing.
     iterations : int
         Of stage 2 and of stage 3.
     """
-    integrator, dtype = transition.integrator, next(transition.parameters()).dtype
+    dtype = next(integrator.parameters()).dtype
     integrator.double()
     with torch.no_grad():
-        problem = _Problem(transition, x0.double(), path[:, 0].double())
+        problem = _Problem(integrator, context, x0.double(), path[:, 0].double())
         _regress(problem)
         _descend(problem, problem.forces, iterations)
         fit = _descend(problem, problem.changes, iterations)
@@ -97,14 +101,16 @@ def fit_motion(transition: ParticleTransition, x0: Tensor, path: Tensor, *, iter
 class _Problem:
     """Observed changes in one step, in typical changes, (row, channel), and what the law says of them; a row is a body that is there."""
 
-    def __init__(self, transition: ParticleTransition, before: Tensor, after: Tensor) -> None:
-        bodies = self._bodies = transition.bodies
-        self._integrator, self.network = transition.integrator, transition.integrator.network
+    def __init__(self, integrator: Integrator, context: DataContext, before: Tensor, after: Tensor) -> None:
+        bodies = self._bodies = integrator.bodies
+        self._integrator, self.network = integrator, integrator.network
         self._x, self._there = bodies.present(before)
         following, stays = bodies.present(after)
-        both = torch.ones(self._x.shape[:-1], dtype=torch.bool) if self._there is None else self._there & stays
-        self._rows, self._unit = both, bodies.per_channel(transition.step_scales.double())
-        change = bodies.to_free(transition.spec.dynamic(bodies.next_to(self._x, following))) - bodies.to_free(bodies.persistence(self._x))
+        both = before.new_ones(before.shape[:-1], dtype=torch.bool)
+        for there in (self._there, stays):
+            both = both if there is None else both & there
+        self._rows, self._unit = both, bodies.per_channel(before.new_tensor([context.step_scales[f.name] for f in bodies.free.fields]))
+        change = bodies.to_free(bodies.spec.dynamic(bodies.next_to(self._x, following))) - bodies.to_free(bodies.persistence(self._x))
         self.target = (change / self._unit)[both]
         self.size = SMALL + self.target.norm(dim=-1, keepdim=True)
         self._positions, self._features = bodies.positions(self._x), bodies.features(self._x, self._there)

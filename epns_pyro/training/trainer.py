@@ -29,7 +29,7 @@ from epns_pyro.machine import limit_weights, weights_that_fit
 from epns_pyro.models.building import build
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
 from epns_pyro.training.metrics import MetricsLog
-from epns_pyro.training.motion import fit_law, require_law
+from epns_pyro.training.motion import fit_law, require_integrator
 from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig, plain
 from epns_pyro.training.validation import Validation, validator
 
@@ -93,7 +93,7 @@ class Trainer:
             self.transition = build(config.model, self.context)
         training = config.training
         if training.motion_windows:
-            require_law(self.transition).requires_grad_(False)
+            require_integrator(self.transition).network.requires_grad_(False)
         minimised = objective(self.transition, training.feedback_mode)
         optimizer = torch.optim.AdamW(
             minimised.parameters(), lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay, fused=True

@@ -9,7 +9,7 @@ import torch
 from epns_pyro.data import generate
 from epns_pyro.errors import ConfigError
 from epns_pyro.systems import ChargedConfig, GravityConfig, SetConfig, SpringsConfig
-from epns_pyro.training.motion import fit_law, require_law
+from epns_pyro.training.motion import fit_law, require_integrator
 from epns_pyro.training.presets import preset
 
 SETS = {"train": SetConfig(trajectories=60, steps=5), "val": SetConfig(trajectories=2, steps=5)}
@@ -68,4 +68,4 @@ def test_what_cannot_be_fitted_is_said(tmp_path):
         ({"model.integrator.network": "pairwise"}, "the law has .* parameters, at most 1000 can be fitted"),
     ):
         with pytest.raises(ConfigError, match=message):
-            require_law(preset("springs").override(changes).model.build(context))
+            require_integrator(preset("springs").override(changes).model.build(context))
