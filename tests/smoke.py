@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-LONGEST = 20  # seconds from nothing to a picture
+LONGEST = 20  # seconds of one core from nothing to a picture
 NOT_NEEDED = ("pytest", "sphinx", "hypothesis", "mypy", "ruff", "rebound")
 
 program = Path(sys.executable).parent / "epns-pyro"
@@ -20,7 +21,8 @@ with tempfile.TemporaryDirectory() as folder:
 
     started = time.perf_counter()
     run("plot", "pretrained:nbody", "--out", "fan.png")
-    took = time.perf_counter() - started
+    waited, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = used.ru_utime + used.ru_stime
     run("simulate", "pretrained:nbody", "--members", "5", "--steps", "5", "--out", "futures.zarr")
     run("report", "pretrained:nbody", "--markdown", "summary.md")
     words = (Path(folder) / "summary.md").read_text()
@@ -28,6 +30,6 @@ with tempfile.TemporaryDirectory() as folder:
 
 problems = [f"installed without need: {', '.join(found)}"] if found else []
 problems += [] if "No test of 9 quantities" in words else ["the report of pretrained:nbody says something else than it should"]
-problems += [f"a picture took {took:.1f} s, more than {LONGEST}"] if took > LONGEST else []
-sys.stdout.write("\n".join([*problems, f"a picture of pretrained:nbody took {took:.1f} s"]) + "\n")
+problems += [f"a picture took {took:.1f} s of one core, more than {LONGEST}"] if took > LONGEST else []
+sys.stdout.write("\n".join([*problems, f"a picture of pretrained:nbody took {took:.1f} s of one core, {waited:.1f} s in all"]) + "\n")
 sys.exit(bool(problems))
