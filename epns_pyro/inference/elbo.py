@@ -170,7 +170,7 @@ def path_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples
 @torch.no_grad()
 def latent_kl(transition: Transition, x0: Tensor, path: Tensor, *, block_size: int | None = None) -> Tensor:
     """Return the mean KL(q || p) of every latent dimension along paths, teacher-forced: (entity, latent), nats per transition."""
-    total, count = 0.0, 0
+    total, count = torch.zeros(()), 0
     for step, x_next in _steps(transition, x0, path, block_size or transition.block_size):
         total = total + kl_divergence(step.posterior(x_next).base_dist, step.prior.base_dist).sum(0)
         count += len(x_next)

@@ -79,7 +79,9 @@ class DeepLabCut(Tracks):
             parts = []
             for owner, part in self._parts:
                 found = {c: "\t".join((owner, part, c)) for c in (*self.axes, LIKELIHOOD)}
-                values = {c: numbers(self.path, chunk, name) for c, name in found.items() if name in chunk.columns}
+                values: dict[str, np.ndarray | str] = {
+                    c: numbers(self.path, chunk, name) for c, name in found.items() if name in chunk.columns
+                }
                 values |= {TRACK: "/".join(filter(None, (owner, part))), "bodypart": part}
                 parts.append(pd.DataFrame({FRAME: frame} | values, index=chunk.index))
             yield _stacked(parts, chunk)

@@ -175,7 +175,7 @@ def _separator(path: Path, lines: list[str]) -> tuple[str, str]:
             known = np.mean([_number(field, decimal) is not None for row in body for field in row])
             score = len(even) / len(rows) * (0.05 + known)
             if score > best + 1e-9:
-                best, choice = score, (separator, decimal)
+                best, choice = float(score), (separator, decimal)
     if choice is None:
         raise DataError(f"{path}: no separator (tab, semicolon, comma or space) gives two or more columns: is this a table of tracks?")
     return choice

@@ -18,7 +18,7 @@ class EmptyFrames(Tally):
 
     def see(self, labels: np.ndarray, first: int = 0) -> None:
         """Count the empty frames of labels (*axis, *site), with the axes of this tally."""
-        self.add(~labels.any(tuple(range(len(self.axes), labels.ndim))), first)
+        self.add(np.asarray(~labels.any(tuple(range(len(self.axes), labels.ndim)))), first)
 
     def problem(self) -> str:
         """Describe which frames are empty; "" if none is."""
