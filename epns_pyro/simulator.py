@@ -143,8 +143,12 @@ class Simulator:
         feedback: Feedback = Feedback.ANCESTRAL,
         block_size: int | None = None,
         schedule: Tensor | np.ndarray | None = None,
+        past: Tensor | np.ndarray | None = None,
     ) -> Iterator[Block]:
-        """Sample futures block by block, for ensembles larger than memory; see `rollout`."""
+        """Sample futures block by block, for ensembles larger than memory; see `rollout`.
+
+        `past`, (trajectory, time, *site, channel), are recorded states before x0, for a model that remembers more than a state.
+        """
         if steps < 1 or members < 1:
             raise ShapeError(f"a rollout needs at least one step and one member, found steps {steps}, members {members}")
         if seed < 0 or (block_size is not None and block_size < 1):
@@ -157,6 +161,8 @@ class Simulator:
         held = min(block_size or self.transition.block_size, members * len(start)) * start[0].numel() * start.element_size()
         require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller block_size")
         more: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule}
+        if past is not None:
+            more["past"] = self._pair(x0, past)[1]
         blocks = rollout_blocks(self.transition, start, steps=steps, members=members, **more)
         return (block._replace(states=self.context.to_global(block.states)) for block in blocks)
 

@@ -225,6 +225,33 @@ class JointTest(Record):
         return [p for p in (self.energy_p, self.classifier_p) if math.isfinite(p)]
 
 
+class DisplacementRow(Record):
+    """Displacement errors of one forecaster, in the unit of the positions: mean over members, and best of 5 and 20."""
+
+    name: str
+    ade: Error = NAN
+    fde: Error = NAN
+    ade_best_of_5: Error = NAN
+    fde_best_of_5: Error = NAN
+    ade_best_of_20: Error = NAN
+    fde_best_of_20: Error = NAN
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """All errors, in the order of the columns."""
+        best = (self.ade_best_of_5, self.fde_best_of_5, self.ade_best_of_20, self.fde_best_of_20)
+        return (self.ade, self.fde, *best)
+
+
+class Displacement(Record):
+    """Displacement errors (ADE, FDE) of the model and of the references."""
+
+    unit: str = ""
+    steps: Count | None = None
+    trajectories: Count | None = None
+    rows: tuple[DisplacementRow, ...] = ()
+
+
 class EvaluationRecord(Record):
     """All results of an evaluation, in numbers and words. Entries that are not fields here belong to other checks: see `Check.read`."""
 
@@ -241,6 +268,7 @@ class EvaluationRecord(Record):
     same_init: tuple[Distance, ...] = ()
     two_sample: tuple[JointTest, ...] = ()
     stability: Stability | None = None
+    displacement: Displacement | None = None
     recalibration: dict[str, str] = {}
     _where: str = pydantic.PrivateAttr("metrics.json")
 

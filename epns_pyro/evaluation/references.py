@@ -17,11 +17,16 @@ def references(simulator: Simulator, store: Store) -> dict[str, Forecaster]:
     kinds = {f.kind for f in simulator.spec.dynamic_fields}
     if kinds == {"real"}:
         found["persistence"] = Persistence(simulator.context)
-        if not store.system.can_simulate:  # a recording: there is no true process to compare with
+        if not _has_truth(store):
             found["autoregression"] = Autoregression.fit(store, simulator.context)
     elif kinds == {"label"}:
         found["persistence"] = LabelPersistence.fit(store, by_distance=False)
         found["distance to border"] = LabelPersistence.fit(store, by_distance=True)
-    if store.system.can_simulate:
+    if _has_truth(store):
         found[TRUE_PROCESS] = Truth(store.system)
     return found
+
+
+def _has_truth(store: Store) -> bool:
+    """Whether there is a true process to compare with that goes on from recorded states."""
+    return store.system.can_simulate and store.system.can_continue

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from epns_pyro.models import Feedback, Transition
+from epns_pyro.models.transition import Carry
 
 
 class Block(NamedTuple):
@@ -32,6 +33,7 @@ def rollout_blocks(
     feedback: Feedback = Feedback.ANCESTRAL,
     block_size: int | None = None,
     schedule: Tensor | None = None,
+    past: Tensor | None = None,
 ) -> Iterator[Block]:
     """Sample futures of x0 block by block; the initial state is time 0.
 
@@ -50,6 +52,8 @@ def rollout_blocks(
     schedule : Tensor, (trajectory, time, *site, channel), optional
         Recorded states after x0, which say who enters, where, and leaves, and how long steps last. Without it the bodies of x0 stay, and
         all steps last as long as the first.
+    past : Tensor, (trajectory, time, *site, channel), optional
+        Recorded states before x0, for models that remember more than a state.
     """
     if feedback is Feedback.TEACHER:
         raise ValueError("a forecast has no observed states to feed back")
@@ -64,7 +68,11 @@ def rollout_blocks(
         with pyro.validation_enabled(False), torch.random.fork_rng(devices=[x0.device] if x0.is_cuda else []):
             torch.manual_seed(_block_seed(seed, number))
             x = start.expand(samples.stop - samples.start, *start.shape).flatten(0, 1)
-            carry, states, finite = transition.start(x), [x.cpu()], torch.ones(len(x), dtype=torch.bool, device=x.device)
+            if past is None:
+                carry = transition.start(x)
+            else:
+                carry = _last(transition, torch.cat([past[trajectories], start[:, None]], 1), samples.stop - samples.start)
+            states, finite = [x.cpu()], torch.ones(len(x), dtype=torch.bool, device=x.device)
             absent = x.isnan() if x.is_floating_point() else None  # bodies that are not there; those of the initial state stay
             for t in range(steps):
                 step, seen = transition.step(carry), None
@@ -82,6 +90,11 @@ def rollout_blocks(
                 carry = following
         path = torch.stack(states, 1).unflatten(0, (samples.stop - samples.start, len(start)))
         yield Block(samples, trajectories, path.numpy())
+
+
+def _last(transition: Transition, path: Tensor, members: int) -> Carry:
+    """Return the carry at the end of recorded paths (trajectory, time, *site, channel), once per member: (member * trajectory, ...)."""
+    return transition.follow(path).map(lambda part: part[:, -1].expand(members, *part[:, -1].shape).flatten(0, 1))
 
 
 def _block_seed(seed: int, number: int) -> int:

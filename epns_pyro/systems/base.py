@@ -66,6 +66,7 @@ class System(ABC):
 
     name: ClassVar[str]
     can_simulate: ClassVar[bool] = False
+    can_continue: bool = True  # whether `simulate` goes on from recorded states: not where these say less than the process needs
     report_frames: ClassVar[tuple[int, ...]] = ()  # lead times, in frames, at which distributions are compared; () for four evenly spaced
     key_observables: ClassVar[tuple[str, ...]] = ()  # those that are compared; () for all
 

@@ -85,6 +85,7 @@ class PairSystem(System):
         )
         self.spec = StateSpec((*self.attributes(), *moving), sites=("body",), space=3)
         self.symmetry = Euclidean(space=3)
+        self.can_continue = not differences  # a difference is not the velocity at its time
         self.frame_dt = config.frame_dt
         self.steps_per_frame = round(config.frame_dt / config.dt)
 

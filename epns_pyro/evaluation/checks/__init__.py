@@ -10,6 +10,7 @@ from typing import Any
 from epns_pyro.errors import ConfigError
 from epns_pyro.evaluation.check import Check
 from epns_pyro.evaluation.checks.calibration import CalibrationCheck
+from epns_pyro.evaluation.checks.displacement import DisplacementCheck
 from epns_pyro.evaluation.checks.initial_states import DistanceCheck, JointCheck
 from epns_pyro.evaluation.checks.innovations import InnovationCheck
 from epns_pyro.evaluation.checks.latents import LatentsCheck
@@ -24,6 +25,7 @@ CHECKS: list[Check[Any]] = [
     DistanceCheck(),
     JointCheck(),
     CalibrationCheck(),
+    DisplacementCheck(),
     OneStepCheck(),
     InnovationCheck(),
     LatentsCheck(),

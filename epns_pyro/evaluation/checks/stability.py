@@ -102,7 +102,7 @@ def stability(forecaster: Forecaster, store: Store, settings: EvaluationConfig) 
     def follow(one: Forecaster, steps: int, seed: int) -> xr.Dataset:
         return ensembles.forecast(one, x0, steps, 1, seed, lambda x: {"": _long(system, x)})[""]
 
-    if group == "test" and system.can_simulate:
+    if group == "test" and system.can_simulate and system.can_continue:
         steps = HORIZON * (store.steps("train") - first)
         truth = follow(Truth(system), steps, seed + 1)
     else:
