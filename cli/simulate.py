@@ -84,7 +84,10 @@ def simulate(
     schedule = _schedule(store, group, index, steps) if entries == "recorded" else None
     if frame_dt and (schedule is not None or store.spec.duration is None):
         fail("--frame-dt is for models of uneven frames (training.strides), and goes without --entries recorded, which has its own times")
-    x0 = nominal(store.spec, store.read(group, index, stop=1)[:, 0], frame_dt)
+    if sim.infers_states:
+        x0 = store.read(group, index, stop=store.system.frames_given)
+    else:
+        x0 = nominal(store.spec, store.read(group, index, stop=1)[:, 0], frame_dt)
     _require_room(out, members * (steps + 1) * x0.size * 4, labels=x0.dtype.kind != "f")
 
     dims, about = ("sample", "trajectory", "time"), Identity.of(sim.system).attributes()

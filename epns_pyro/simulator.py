@@ -19,9 +19,12 @@ from epns_pyro.context import DataContext
 from epns_pyro.data import to_dataset
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.inference import elbo, events
+from epns_pyro.inference.hidden import bound_parts, infer_last, recorded_blocks, recording_bounds
 from epns_pyro.inference.rollout import Block, rollout_blocks
 from epns_pyro.machine import require_memory
 from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
+from epns_pyro.models.hidden.programs import HiddenGuide, HiddenModel
+from epns_pyro.models.program import PathProgram
 from epns_pyro.presence import check_states
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import System
@@ -62,14 +65,19 @@ class Simulator:
         return self.context.spec
 
     @cached_property
-    def model(self) -> EPNSModel:
+    def model(self) -> PathProgram:
         """The Pyro model; always the same one, so that what a script sets on it stays."""
-        return EPNSModel(self.transition, context=self.context)
+        return (HiddenModel if self.infers_states else EPNSModel)(self.transition, context=self.context)
 
     @cached_property
-    def guide(self) -> EPNSGuide:
+    def guide(self) -> PathProgram:
         """The Pyro guide; always the same one."""
-        return EPNSGuide(self.transition, context=self.context)
+        return (HiddenGuide if self.infers_states else EPNSGuide)(self.transition, context=self.context)
+
+    @property
+    def infers_states(self) -> bool:
+        """Whether recordings are not the state, so that frames are given in place of initial states."""
+        return self.transition.recording is not None
 
     @property
     def device(self) -> torch.device:
@@ -102,7 +110,8 @@ class Simulator:
         Parameters
         ----------
         x0 : (trajectory, *site, channel)
-            Full initial states, as `spec.pack` builds them.
+            Full initial states, as `spec.pack` builds them. Where states are hidden: the frames given, (trajectory, time, *site, channel),
+            and futures are what would be recorded after the last of them.
         steps, members : int
         seed : int
         feedback : Feedback
@@ -119,7 +128,7 @@ class Simulator:
             One variable per field, dims (sample, trajectory, time, *site[, space]); `alive` (sample, trajectory, time) is False from
             the first implausible frame on. The initial state is time 0; time is in physical units.
         """
-        start = self._states(x0)
+        start = self._given(x0)
         size = 2 * members * (steps + 1) * start.numel() * start.element_size()
         require_memory(size, f"{members} futures of {len(x0)} states over {steps} steps", "ask for fewer, or use rollout_blocks")
         paths, alive = None, None
@@ -153,17 +162,19 @@ class Simulator:
             raise ShapeError(f"a rollout needs at least one step and one member, found steps {steps}, members {members}")
         if seed < 0 or (block_size is not None and block_size < 1):
             raise ConfigError(f"a rollout needs seed >= 0 and block_size >= 1, found seed {seed}, block_size {block_size}")
-        start = self._states(x0)
+        start, states = self._start(x0, members, seed)
         if schedule is not None:
             _, schedule = self._pair(x0, schedule)
             if schedule.shape[1] != steps:
                 raise ShapeError(f"the schedule: expected {steps} steps after the initial states, found {schedule.shape[1]}")
         held = min(block_size or self.transition.block_size, members * len(start)) * start[0].numel() * start.element_size()
         require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller block_size")
-        more: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule}
+        more: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule, "inferred": states}
         if past is not None:
             more["past"] = self._pair(x0, past)[1]
         blocks = rollout_blocks(self.transition, start, steps=steps, members=members, **more)
+        if states is not None:
+            blocks = recorded_blocks(self.transition, start, blocks, seed=seed)
         return (block._replace(states=self.context.to_global(block.states)) for block in blocks)
 
     # -- likelihood --------------------------------------------------------------------------------------------------------
@@ -178,11 +189,16 @@ class Simulator:
 
     def bounds(self, x0: Tensor, path: Tensor, *, num_samples: int = 1) -> elbo.Bounds:
         """Return ELBO, IWAE bound and their parts, from the same samples."""
-        return elbo.path_bounds(self.transition, *self._pair(x0, path), num_samples=num_samples)
+        bounds = recording_bounds if self.infers_states else elbo.path_bounds
+        return bounds(self.transition, *self._pair(x0, path), num_samples=num_samples)
 
     def latent_kl(self, x0: Tensor, path: Tensor) -> Tensor:
         """Return the mean KL of every latent dimension along paths: (entity, latent), nats per transition."""
-        return elbo.latent_kl(self.transition, *self._pair(x0, path))
+        x0, path = self._pair(x0, path)
+        if self.infers_states:
+            with torch.no_grad():
+                return bound_parts(self.transition, x0, path)[1].mean(0)
+        return elbo.latent_kl(self.transition, x0, path)
 
     def log_density(self, x0: Tensor, path: Tensor, z: Tensor) -> Tensor:
         """Return log p(x_{1:T}, z_{1:T} | x_0) of given latents z (batch, time, entity, latent): (batch,), nats."""
@@ -280,8 +296,8 @@ class Simulator:
         '0.012 ± 0.0034 (95% interval 0.0062 to 0.021; 12 of 1000 futures)'
         """
         x0 = torch.as_tensor(x0)
-        x0 = x0[None] if x0.dim() == 1 + len(self.spec.sites) else x0
-        if len(self._states(x0)) != 1:
+        x0 = x0[None] if x0.dim() == 1 + len(self.spec.sites) + self.infers_states else x0
+        if len(x0) != 1:
             raise ShapeError(f"the initial state of a probability: expected one, found {len(x0)}")
         hits = implausible = 0
         for block in self.rollout_blocks(x0, steps=steps, members=members, seed=seed):
@@ -301,6 +317,42 @@ class Simulator:
                 f"the path: expected (batch, time, ...) to go with initial states {tuple(x0.shape)} (batch, ...), found {tuple(path.shape)}"
             )
         return x0, path
+
+    def infer(self, frames: Tensor | np.ndarray, *, members: int, seed: int = 0) -> Tensor:
+        """Draw the state that bodies have in the last of the frames given, where states are hidden.
+
+        Parameters
+        ----------
+        frames : (trajectory, time, *site, channel)
+            What was recorded: NaN in the dynamic fields of bodies that were not detected, anything in hidden fields.
+        members, seed : int
+
+        Returns
+        -------
+        Tensor, (member, trajectory, *site, channel)
+            In the coordinates of the data. The states of one trajectory are an ensemble that `filter` and `smooth` can start from.
+        """
+        if not self.infers_states:
+            raise ConfigError("states are recorded, not hidden: there is nothing to infer, use the last frame")
+        _, states = self._start(torch.as_tensor(frames), members, seed)
+        return self.context.to_global(states)
+
+    def _start(self, x0: Tensor | np.ndarray, members: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """Return what time 0 of a rollout is, (trajectory, *site, channel), and the states it starts from if they are inferred."""
+        frames = self._given(x0)
+        if not self.infers_states:
+            return frames, None
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            return frames[:, -1], infer_last(self.transition, frames, members)
+
+    def _given(self, x0: Tensor | np.ndarray) -> Tensor:
+        """Check what a rollout is given: states (trajectory, *site, channel), or frames (trajectory, time, *site, channel)."""
+        if not self.infers_states:
+            return self._states(x0)
+        x0 = torch.as_tensor(x0)
+        alone = x0.dim() == 2 + len(self.spec.sites)  # a single frame of each trajectory
+        return self._states(x0[:, None] if alone else x0, "the frames given", ("trajectory", "time"))
 
     def _states(self, x: Tensor | np.ndarray, what: str = "the initial states", leading: tuple[str, ...] = ("batch",)) -> Tensor:
         x = torch.as_tensor(x)

@@ -65,7 +65,8 @@ class Store:
         """The system of the trajectories; for recorded particles, the extent of the training set is measured first."""
         config = SYSTEMS.parse(self.config)
         if isinstance(config, RecordedConfig) and not config.extent and "train" in self.splits:
-            config = config.override({"extent": self._extent(config), "bodies": max(self.sites("train"), default=0)})
+            given = max(2, min(config.given, (self.steps("train") + 1) // 2))
+            config = config.override({"extent": self._extent(config), "bodies": max(self.sites("train"), default=0), "given": given})
         return config.build()
 
     @property

@@ -60,6 +60,13 @@ def forecast(
     return _join(columns, "trajectory")
 
 
+def initial(store: Store, split: str, rows: np.ndarray | slice) -> np.ndarray:
+    """Read what forecasters are given: the first states (trajectory, *site, channel), or frames if states are hidden."""
+    frame, given = store.system.forecast_frame, store.system.frames_given
+    x = store.read(split, rows, start=frame + 1 - given, stop=frame + 1)
+    return x[:, 0] if given == 1 else x
+
+
 def recorded(store: Store, split: str, rows: np.ndarray, keep: Keep) -> Kept:
     """Read trajectories of a set block by block, from the first natural frame on, and join what `keep` keeps of them."""
     path = (store.steps(split) + 1) * store.spec.channels * int(np.prod(store.sites(split))) * NUMBER

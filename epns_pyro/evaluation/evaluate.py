@@ -31,7 +31,7 @@ from epns_pyro.errors import DataError
 from epns_pyro.evaluation import heldout, likelihood
 from epns_pyro.evaluation.check import Inputs
 from epns_pyro.evaluation.checks import CHECKS
-from epns_pyro.evaluation.ensembles import as_fields, schedule_of
+from epns_pyro.evaluation.ensembles import as_fields, initial, schedule_of
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.evaluation.record import EvaluationRecord, Run, SetSize
 from epns_pyro.evaluation.references import references
@@ -99,7 +99,7 @@ def _write_examples(model: Forecaster, store: Store, settings: EvaluationConfig,
     truth = store.read("test", slice(0, EXAMPLES), start=system.forecast_frame)
     schedule = schedule_of(system, truth, settings.entries)
     given = {} if schedule is None else {"schedule": schedule}
-    sampled = model.sample(truth[:, 0], truth.shape[1] - 1, EXAMPLE_MEMBERS, settings.seed + 5, **given)
+    sampled = model.sample(initial(store, "test", slice(0, EXAMPLES)), truth.shape[1] - 1, EXAMPLE_MEMBERS, settings.seed + 5, **given)
     both = np.concatenate([truth[None].astype(sampled.dtype), sampled])
     data = as_fields(system, both).rename(sample="source")
     sources = ["truth", *(f"member {i + 1}" for i in range(EXAMPLE_MEMBERS))]

@@ -61,7 +61,7 @@ def measure(
     for block in ensembles.blocks(count, max(1, min(settings.block, fit))):
         path = held_out.read(block)
         truth = ensembles.kept_of(system, path, keep, settings.entries)
-        x0, there = path[:, 0], ensembles.followed(system, path, settings.entries)
+        x0, there = path[:, 0] if system.frames_given == 1 else held_out.initial(block), ensembles.followed(system, path, settings.entries)
         schedule = ensembles.schedule_of(system, path, settings.entries)
         seed = _seed(settings.seed, split, block.start)
         seen, *others = (

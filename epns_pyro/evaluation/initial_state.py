@@ -84,9 +84,7 @@ def _sources(
     keep, steps = ensembles.observables(system), store.steps(GROUP) - first
     rows, second = rows[: settings.initial_members], rows[settings.initial_members : 2 * settings.initial_members]
     # After a burn-in the runs have different states: each forecast starts from one true run.
-    x0, members = (
-        (store.read(GROUP, rows, start=first, stop=first + 1)[:, 0], 1) if first else (store.read(GROUP, rows[:1], stop=1)[:, 0], len(rows))
-    )
+    x0, members = (ensembles.initial(store, GROUP, rows), 1) if first else (ensembles.initial(store, GROUP, rows[:1]), len(rows))
 
     def runs(one: Forecaster, seed: int) -> xr.Dataset:
         data = ensembles.forecast(one, x0, steps, members, seed, keep)["observables"]

@@ -17,8 +17,13 @@ from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.evaluation.label_forecasters import label_of, of_new_cells
 from epns_pyro.evaluation.record import Likelihood, LikelihoodRow
 from epns_pyro.evaluation.trials import trials
+from epns_pyro.fields import LEARN
+from epns_pyro.models.hidden.recording import recording_of
+from epns_pyro.presence import presence
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.run import EvaluationConfig
+
+MOST_PATHS = 16  # draws of whole paths of hidden states
 
 
 @dataclass(frozen=True)
@@ -38,25 +43,16 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
     The transitions are those that end at the lead times of the forecasts, plus others of the same trajectories, evenly spread over time, up
     to `settings.likelihood_transitions`.
     """
+    if simulator.infers_states:
+        return _score_recordings(simulator, store, settings, references)
     system, samples = store.system, settings.importance_samples
     frames, x, x_next = _transitions(store, settings)
     trajectories = len(x) // len(frames)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         bounds = simulator.bounds(x, x_next[:, None], num_samples=samples)
-    rows: list[LikelihoodRow] = []
-    scores: dict[str, np.ndarray] = {}
-
-    def by_trajectory(values: Any) -> np.ndarray:
-        return np.asarray(values, float).reshape(trajectories, len(frames))
-
-    def add(key: str, name: str, values: Any, note: str = "") -> None:
-        scores[key] = by_trajectory(values)
-        estimate, ahead = (mean_estimate(values.mean(1)) for values in (scores[key], scores["elbo"] - scores[key]))
-        score = {"value": float(estimate.value), "error": float(estimate.error)}
-        paired = {"difference": float(ahead.value), "difference_error": float(ahead.error)} if key != "elbo" else {}
-        rows.append(LikelihoodRow(key=key, name=name, note=note, **score, **paired))
-
+    ladder = _Ladder(trajectories)
+    add = ladder.add
     add("elbo", "model, ELBO", bounds.elbo.cpu(), "lower bound: reconstruction minus KL, without annealing")
     add("iwae", f"model, IWAE bound (K = {samples})", bounds.iwae.cpu(), "tighter lower bound of the model's log-likelihood")
     for name, reference in references.items():
@@ -70,14 +66,82 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
     table = Likelihood(
         transitions=len(x),
         trajectories=trajectories,
-        rows=tuple(rows),
+        rows=tuple(ladder.rows),
         reconstruction=float(bounds.log_likelihood.mean()),
         kl=float(bounds.kl.mean()),
-        gap_sentence=sbc.bound_gap(scores["elbo"].mean(1), scores["iwae"].mean(1), transitions=1, samples=samples).sentence(),
+        gap_sentence=sbc.bound_gap(ladder.scores["elbo"].mean(1), ladder.scores["iwae"].mean(1), transitions=1, samples=samples).sentence(),
         left_out_sentence=_left_out(store, x, x_next),
     )
-    time = ("time", system.frame_dt * frames, {"units": system.time_unit})
-    return Scored(table, xr.Dataset({key: (("trajectory", "time"), value) for key, value in scores.items()}, {"time": time}))
+    return Scored(table, ladder.dataset(system.frame_dt * frames, system.time_unit))
+
+
+class _Ladder:
+    """The rows of the table, from scores (trajectory * time,), nats; the first is the model's."""
+
+    def __init__(self, trajectories: int) -> None:
+        self.trajectories, self.rows, self.scores = trajectories, list[LikelihoodRow](), dict[str, np.ndarray]()
+
+    def add(self, key: str, name: str, values: Any, note: str = "") -> None:
+        self.scores[key] = np.asarray(values, float).reshape(self.trajectories, -1)
+        estimate, ahead = (mean_estimate(values.mean(1)) for values in (self.scores[key], self.scores["elbo"] - self.scores[key]))
+        score = {"value": float(estimate.value), "error": float(estimate.error)}
+        paired = {"difference": float(ahead.value), "difference_error": float(ahead.error)} if key != "elbo" else {}
+        self.rows.append(LikelihoodRow(key=key, name=name, note=note, **score, **paired))
+
+    def dataset(self, time: np.ndarray, unit: str) -> xr.Dataset:
+        axis = ("time", time, {"units": unit})
+        return xr.Dataset({key: (("trajectory", "time"), value) for key, value in self.scores.items()}, {"time": axis})
+
+
+def _score_recordings(simulator: Simulator, store: Store, settings: EvaluationConfig, references: dict[str, Forecaster]) -> Scored:
+    """Score recordings whose states are hidden: nats per transition of what was recorded after the frames given, given these.
+
+    That is the bound of all frames less the bound of those given. References take differences of positions for velocities: their densities
+    are converted to densities of positions.
+    """
+    system, spec = store.system, simulator.spec
+    held_out, samples = trials(store, "test", settings), min(settings.importance_samples, MOST_PATHS)
+    steps, given = max(1, min(held_out.steps, settings.likelihood_transitions // len(held_out))), system.frames_given
+    before = np.concatenate([held_out.initial(some) for some in blocks(len(held_out), settings.block)])
+    after = np.concatenate([held_out.read(some)[:, 1 : steps + 1] for some in blocks(len(held_out), settings.block)])
+    path = np.concatenate([before, after], 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        whole, first = (simulator.bounds(path[:, 0], path[:, 1:stop], num_samples=samples) for stop in (None, given))
+    parts = {name: (getattr(whole, name) - getattr(first, name)).cpu().numpy() / steps for name in whole._fields}
+    ladder = _Ladder(len(path))
+    ladder.add("elbo", "model, ELBO", parts["elbo"], f"of what is recorded, given {given} frames: difference of two bounds")
+    ladder.add("iwae", f"model, IWAE bound (K = {samples})", parts["iwae"], "closer to the log-likelihood of the model")
+    x, x_next = (part.reshape(-1, *path.shape[2:]) for part in (path[:, given - 1 : -1], path[:, given:]))
+    hidden = sum(spec.width(f) for f in spec.fields if f.hidden)
+    volume = hidden * np.log(store.frame_dt) * (presence(spec, x) & presence(spec, x_next)).sum(-1)
+    for name, reference in references.items():
+        if reference.has_density:
+            nats = (reference.log_prob(x, x_next) - volume).reshape(len(path), steps).mean(1)
+            ladder.add(name, reference.label, nats, "reference that needs no learning, with velocities as differences")
+    table = Likelihood(
+        transitions=len(path) * steps,
+        trajectories=len(path),
+        rows=tuple(ladder.rows),
+        reconstruction=float(parts["log_likelihood"].mean()),
+        kl=float(parts["kl"].mean()),
+        gap_sentence="",
+        recording_sentence=words_of_recording(simulator, given),
+    )
+    return Scored(table, ladder.dataset(np.array([system.frame_dt * steps]), system.time_unit))
+
+
+def words_of_recording(simulator: Simulator, given: int) -> str:
+    """Say what is hidden, with which error the rest is recorded, and what forecasts are given."""
+    recording, spec = recording_of(simulator.transition), simulator.spec
+    noise = dict(zip((f.name for f in spec.dynamic_fields), recording.noise.detach().cpu().tolist(), strict=True))
+    hidden = [f"{f.name} is hidden" for f in spec.dynamic_fields if f.hidden]
+    errors = [
+        f"{f.name} is recorded with an error of {noise[f.name]:.3g} {f.unit}".rstrip() + (" (learned)" if f.noise == LEARN else "")
+        for f in spec.dynamic_fields
+        if f.noise
+    ]
+    return f"states are inferred: {'; '.join(hidden + errors)}; a forecast is given {given} frames"
 
 
 def _left_out(store: Store, x: np.ndarray, x_next: np.ndarray) -> str:

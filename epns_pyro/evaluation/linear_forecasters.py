@@ -38,6 +38,7 @@ class LinearForecaster(Forecaster):
 
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int, *, schedule: np.ndarray | None = None) -> np.ndarray:
         rng, spec = np.random.default_rng(seed), self.context.spec
+        x0 = x0 if x0.ndim == 2 + len(spec.sites) else x0[:, -1]  # of the frames given, where states are hidden, only the last
         x = np.broadcast_to(x0, (members, *x0.shape)).astype(np.float64)
         path = [x]
         for t in range(steps):

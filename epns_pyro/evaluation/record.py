@@ -119,6 +119,7 @@ class Likelihood(Record):
     kl: Real = NAN
     gap_sentence: str = ""
     left_out_sentence: str = ""
+    recording_sentence: str = ""
 
     @property
     def known(self) -> tuple[LikelihoodRow, ...]:

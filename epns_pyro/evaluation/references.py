@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from epns_pyro.data import Store
+from epns_pyro.derived import as_differences
 from epns_pyro.evaluation.forecasters import Forecaster, Truth
 from epns_pyro.evaluation.label_forecasters import LabelPersistence
 from epns_pyro.evaluation.linear_forecasters import Autoregression, Persistence
@@ -16,9 +19,10 @@ def references(simulator: Simulator, store: Store) -> dict[str, Forecaster]:
     found: dict[str, Forecaster] = {}
     kinds = {f.kind for f in simulator.spec.dynamic_fields}
     if kinds == {"real"}:
-        found["persistence"] = Persistence(simulator.context)
+        context = replace(simulator.context, spec=as_differences(simulator.spec))  # for them the recording is the state
+        found["persistence"] = Persistence(context)
         if not _has_truth(store):
-            found["autoregression"] = Autoregression.fit(store, simulator.context)
+            found["autoregression"] = Autoregression.fit(store, context)
     elif kinds == {"label"}:
         found["persistence"] = LabelPersistence.fit(store, by_distance=False)
         found["distance to border"] = LabelPersistence.fit(store, by_distance=True)

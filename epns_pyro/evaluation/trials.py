@@ -34,11 +34,19 @@ class Trials:
 
     def read(self, block: slice) -> np.ndarray:
         """Read the states of some trials: (trial, time, *site, channel)."""
-        rows, starts, frames = self.rows[block], self.starts[block], self.steps + 1
+        return self._read(self.rows[block], self.starts[block], self.steps + 1)
+
+    def initial(self, block: slice) -> np.ndarray:
+        """Read what forecasters of some trials are given: states (trial, *site, channel), or frames where states are hidden."""
+        given = self.store.system.frames_given
+        x = self._read(self.rows[block], self.starts[block] + 1 - given, given)
+        return x[:, 0] if given == 1 else x
+
+    def _read(self, rows: np.ndarray, starts: np.ndarray, frames: int) -> np.ndarray:
         if (starts == starts[0]).all():
             return self.store.read(self.split, rows, start=int(starts[0]), stop=int(starts[0]) + frames)
         parts: list[np.ndarray] = []
-        for row in dict.fromkeys(rows.tolist()):  # trials of one trajectory are neighbours, in order of time
+        for row in dict.fromkeys(rows.tolist()):  # trials of one trajectory stand together, in time order
             of_row = starts[rows == row]
             x = self.store.read(self.split, [row], start=int(of_row[0]), stop=int(of_row[-1]) + frames)[0]
             parts += [x[start : start + frames] for start in of_row - of_row[0]]

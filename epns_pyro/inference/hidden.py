@@ -7,16 +7,17 @@ the same numbers and gradients from the same noise; a test holds the two togethe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from epns_pyro.inference.elbo import Bounds, Loss, Noise, Objective, elbo_step, weighted
+from epns_pyro.inference.rollout import Block
 from epns_pyro.models import Feedback, Transition
 from epns_pyro.models.hidden.laws import noise_log_prob
-from epns_pyro.models.hidden.recording import Frames, recording_of
+from epns_pyro.models.hidden.recording import MORE_SWEEPS, Frames, recording_of
 from epns_pyro.models.hidden.smoother import PathLaw
 
 
@@ -115,7 +116,7 @@ def draw_paths(transition: Transition, x: Tensor, num_samples: int, *, forecast:
 
 def _draw(transition: Transition, frames: Frames, num_samples: int) -> Draws:
     recording = recording_of(transition)
-    law = recording.infer(transition, frames)
+    law = recording.infer(transition, frames, sweeps=MORE_SWEEPS)
     batch, steps = frames.x.shape[0], frames.x.shape[1] - 1
     at_once = max(1, transition.block_size // max(1, batch * steps))
     blocks = []
@@ -169,3 +170,23 @@ def infer_last(transition: Transition, x: Tensor, members: int, *, candidates: i
     shuffled = torch.rand(chosen.shape, device=x.device).argsort(0)  # members do not say which candidate they were
     chosen = chosen.gather(0, shuffled)
     return draws.last.gather(0, chosen[(...,) + (None,) * (draws.last.dim() - 2)].expand(members, *draws.last.shape[1:]))
+
+
+def recorded_blocks(transition: Transition, last: Tensor, blocks: Iterator[Block], *, seed: int) -> Iterator[Block]:
+    """Turn blocks of futures into what would be recorded of them: recorded fields with their error, hidden fields as they are.
+
+    Time 0 is the last frame given, `last` (trajectory, body, channel), where a body was detected in it.
+    """
+    recording, spec = recording_of(transition), transition.spec
+    generator = torch.Generator().manual_seed(seed)
+    for block in blocks:
+        states = torch.from_numpy(block.states)
+        fields = recording.by_field(spec.dynamic(states))
+        error = recording.noise.detach().cpu().to(fields.dtype)[:, None] * torch.randn(
+            fields.shape, generator=generator, dtype=fields.dtype
+        )
+        seen = recording.by_field(spec.dynamic(last[block.trajectories].cpu()))
+        known = torch.tensor(recording.recorded)[:, None] & seen.isfinite()
+        fields = fields + error
+        fields[:, :, 0] = torch.where(known, seen, fields[:, :, 0])
+        yield block._replace(states=spec.advance(states, fields.flatten(-2)).numpy())

@@ -34,6 +34,7 @@ def rollout_blocks(
     block_size: int | None = None,
     schedule: Tensor | None = None,
     past: Tensor | None = None,
+    inferred: Tensor | None = None,
 ) -> Iterator[Block]:
     """Sample futures of x0 block by block; the initial state is time 0.
 
@@ -54,6 +55,8 @@ def rollout_blocks(
         all steps last as long as the first.
     past : Tensor, (trajectory, time, *site, channel), optional
         Recorded states before x0, for models that remember more than a state.
+    inferred : Tensor, (member, trajectory, *site, channel), optional
+        The state that every member starts from; by default x0 for all.
     """
     if feedback is Feedback.TEACHER:
         raise ValueError("a forecast has no observed states to feed back")
@@ -67,7 +70,8 @@ def rollout_blocks(
         # A member that diverges must not stop the rollout of the others: from there on it is recorded as NaN, and no longer moved.
         with pyro.validation_enabled(False), torch.random.fork_rng(devices=[x0.device] if x0.is_cuda else []):
             torch.manual_seed(_block_seed(seed, number))
-            x = start.expand(samples.stop - samples.start, *start.shape).flatten(0, 1)
+            same = start.expand(samples.stop - samples.start, *start.shape) if inferred is None else inferred[samples, trajectories]
+            x = same.flatten(0, 1)
             if past is None:
                 carry = transition.start(x)
             else:

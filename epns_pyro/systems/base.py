@@ -94,6 +94,11 @@ class System(ABC):
         """Number of the frame that held-out forecasts start from: after the burn-in, with its whole history known."""
         return self.first_frame
 
+    @property
+    def frames_given(self) -> int:
+        """Number of frames, up to the one that a forecast starts from, that forecasters are given: more than 1 where states are hidden."""
+        return 1
+
     @abstractmethod
     def observables(self, x: np.ndarray) -> dict[str, Observable]:
         """Evaluate every observable on trajectories x (*batch, time, *site, channel)."""

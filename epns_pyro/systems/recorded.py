@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, final
 import numpy as np
 import pydantic
 
-from epns_pyro.derived import judged_fields
+from epns_pyro.derived import has_hidden_states, judged_fields
 from epns_pyro.presence import presence
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean
@@ -36,6 +36,8 @@ class RecordedConfig(SystemConfig):
         A trajectory is no longer alive when a field exceeds this multiple of its extent.
     bodies : int
         Places for bodies in a trajectory; 0 if unknown. Presets choose graphs and minibatches by it.
+    given : int
+        Frames that a forecast is given before it starts, where states are hidden.
     """
 
     name: Literal["recorded"] = "recorded"
@@ -45,6 +47,7 @@ class RecordedConfig(SystemConfig):
     extent: dict[str, pydantic.PositiveFloat] = pydantic.Field(default_factory=dict)
     extent_multiple: float = pydantic.Field(10.0, gt=1)
     bodies: int = pydantic.Field(0, ge=0)
+    given: int = pydantic.Field(10, ge=2)
 
     @classmethod
     def describing(cls, spec: StateSpec, x: np.ndarray, *, frame_dt: float, time_unit: str = "") -> Self:
@@ -96,14 +99,18 @@ class Recorded(System):
         self.time_unit = config.time_unit
         fields = self.spec.dynamic_fields
         self._position = self.spec.position if self.spec.position in fields else None
-        rates = [f for f in fields if f.is_vector and f.rate_of]
+        rates = [f for f in fields if f.is_vector and f.rate_of and not f.hidden]
         self._velocity = next((f for f in rates if self._moves_with(f)), rates[0] if rates else None)
         self.symmetry = Euclidean.of(self.spec)
 
     @property
     def forecast_frame(self) -> int:
-        """The first frame after the burn-in for which all velocities of earlier frames are known."""
-        return self.first_frame + sum(1 for f in self.spec.fields if f.lag_of)
+        """The first frame after the burn-in for which all velocities of earlier frames are known, and all frames to be given are past."""
+        return self.first_frame + sum(1 for f in self.spec.fields if f.lag_of) + self.frames_given - 1
+
+    @property
+    def frames_given(self) -> int:
+        return self.config.given if has_hidden_states(self.spec) else 1
 
     def observables(self, x: np.ndarray) -> dict[str, Observable]:
         """Evaluate the observables that the fields allow on trajectories x (*batch, time, body, channel).

@@ -173,10 +173,10 @@ def _panel(record: Innovations) -> Panel:
 
 
 def innovations(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Innovations | None:
-    """Measure whether steps of test trajectories depend on the step before; None for label images, and if trajectories are too short."""
+    """Measure whether steps of test trajectories depend on the step before; None for label images, hidden states, short trajectories."""
     spec, first = simulator.spec, store.system.forecast_frame
     longest = store.steps("test") - first
-    if any(f.kind != "real" for f in spec.dynamic_fields) or longest < FEWEST_STEPS:
+    if simulator.infers_states or any(f.kind != "real" for f in spec.dynamic_fields) or longest < FEWEST_STEPS:
         return None
     count = min(settings.trajectories, store.size("test"), max(1, settings.likelihood_transitions // FEWEST_STEPS))
     steps = max(FEWEST_STEPS, min(longest, settings.likelihood_transitions // count))

@@ -17,10 +17,11 @@ from epns_pyro.evaluation.figures import model as figures
 from epns_pyro.evaluation.lines import after_word
 from epns_pyro.evaluation.parts import Figure, Judged, Key, Section
 from epns_pyro.evaluation.record import HeadlineLine, Latents, VerdictRecord
+from epns_pyro.models.hidden.recording import recording_of
 from epns_pyro.models.normal import unmasked
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.run import EvaluationConfig
-from epns_pyro.training.validation import draw_transitions
+from epns_pyro.training.validation import draw_transitions, draw_windows
 
 
 class LatentsCheck(Check[Latents]):
@@ -66,8 +67,7 @@ class LatentsCheck(Check[Latents]):
 def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Latents:
     """Measure which latents are used, and test whether the guide is calibrated."""
     transition = simulator.transition
-    x, x_next = draw_transitions(store, "test", settings.guide_transitions)
-    x, x_next = simulator.local(x), simulator.local(x_next)
+    x, x_next = _transitions(simulator, store, settings)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(settings.seed + 1)
         step = transition.at(x)
@@ -89,3 +89,16 @@ def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> L
         sentence=usage.sentence(),
         guide=VerdictRecord.model_validate(verdict),
     )
+
+
+def _transitions(simulator: Simulator, store: Store, settings: EvaluationConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return test transitions (transition, *site, channel); of hidden states those that the guide infers from windows of a recording."""
+    if not simulator.infers_states:
+        before, after = draw_transitions(store, "test", settings.guide_transitions)
+        return simulator.local(before), simulator.local(after)
+    windows = simulator.local(draw_windows(store, "test", settings.guide_transitions, store.system.frames_given))
+    recording = recording_of(simulator.transition)
+    with torch.no_grad():
+        frames = recording.read(windows)
+        x = recording.state(frames, slice(None), recording.infer(simulator.transition, frames).path())
+    return x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)

@@ -56,6 +56,8 @@ class LikelihoodCheck(Check[Likelihood]):
             if math.isfinite(record.reconstruction + record.kl):
                 words = f"The ELBO is the reconstruction, {number(record.reconstruction)}, minus the KL, {number(record.kl)} nats."
                 section.items.append(Text(words))
+            if record.recording_sentence:
+                section.items.append(Text(sentence(record.recording_sentence)))
             if record.left_out_sentence:
                 section.items.append(Text(sentence(record.left_out_sentence)))
             if record.gap_sentence:
@@ -76,6 +78,8 @@ class LikelihoodCheck(Check[Likelihood]):
             note=note,
             good=ahead.clear > 0 if ahead and ahead.clear else None,
         )
+        if record.recording_sentence:
+            yield HeadlineLine(label="recording", value="hidden states", note=record.recording_sentence, good=None)
         if oracle:
             note = f"the true transition density scores {_value(oracle)}"
             gap = oracle.value - elbo.value

@@ -97,7 +97,7 @@ def stability(forecaster: Forecaster, store: Store, settings: EvaluationConfig) 
     system, first = store.system, store.system.forecast_frame
     group = "long" if "long" in store.splits else "test"
     count, seed = min(settings.long_trajectories, store.size(group)), settings.seed + 3
-    x0 = nominal(system.spec, store.read(group, slice(0, count), start=first, stop=first + 1)[:, 0])
+    x0 = nominal(system.spec, ensembles.initial(store, group, slice(0, count)))
 
     def follow(one: Forecaster, steps: int, seed: int) -> xr.Dataset:
         return ensembles.forecast(one, x0, steps, 1, seed, lambda x: {"": _long(system, x)})[""]

@@ -9,11 +9,13 @@ what was recorded: NaN where a body was not detected, and anything in the channe
 
 from __future__ import annotations
 
+import numpy as np
 import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from epns_pyro.context import DataContext
 from epns_pyro.errors import ShapeError
 from epns_pyro.models.hidden.laws import PartlyKnown
 from epns_pyro.models.hidden.recording import Frames, Recording, recording_of
@@ -24,15 +26,24 @@ from epns_pyro.state import StateSpec
 
 
 class _Hidden(PathProgram):
-    """A transition and its recording, unrolled over time."""
+    """A transition and its recording, unrolled over time.
 
-    def __init__(self, transition: Transition) -> None:
+    With a context whose positions are measured from an origin, recordings are in the coordinates of the data, and sites are not.
+    """
+
+    absences = True  # a missed detection is no absence
+
+    def __init__(self, transition: Transition, *, context: DataContext | None = None) -> None:
         super().__init__()
         self.transition = transition
+        self.context = context if context and context.origin else None
 
     @property
     def spec(self) -> StateSpec:
         return self.transition.spec
+
+    def _tensor(self, x: Tensor | np.ndarray) -> Tensor:
+        return super()._tensor(self.context.to_local(torch.as_tensor(x)) if self.context else x)
 
     def _read(self, x0: Tensor, path: Tensor | None, horizon: int | None) -> tuple[Transition, Recording, Frames, int]:
         """Return the transition, its recording, the frames seen, and the steps to forecast beyond them."""

@@ -30,7 +30,7 @@ from epns_pyro.models.hidden.smoother import Evidence, LinearLaw, PathLaw, smoot
 from epns_pyro.models.normal import unmasked
 from epns_pyro.models.transition import Transition
 
-SWEEPS = 2  # linearisations about the states inferred before
+SWEEPS, MORE_SWEEPS = 2, 3  # linearisations about the states inferred before, in training and in evaluation
 
 
 @dataclass(frozen=True)
