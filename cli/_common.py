@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -103,7 +103,7 @@ def one_line(text: str) -> str:
     return " ".join(word if len(word) <= LONGEST_WORD else f"{word[:80]}..." for word in text.split())
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Print what is wrong, in one line on standard error, and exit with code 2."""
     click.echo(f"error: {one_line(message)}", err=True)
     raise click.exceptions.Exit(EXIT_USER_ERROR)

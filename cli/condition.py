@@ -66,10 +66,10 @@ def condition(
     chosen = trajectory_of(source) if source else None
     sim = epns_pyro.load(run, device=device)
     given = read_observations(observations, sim.spec, frame_dt=sim.context.frame_dt, noise=dict(map(_noise, noises)))
-    if chosen is None and given.initial is None:
+    x0 = _initial(*chosen, spec=sim.spec) if chosen else given.initial
+    if x0 is None:
         names = ", ".join(f.name if not f.dynamic else f"initial_{f.name}" for f in sim.spec.fields)
         fail(f"{observations}: no initial state: add the variables {names}, or name a trajectory that starts there with --from")
-    x0 = _initial(*chosen, sim.spec) if chosen else given.initial
     with status_console().status("conditioning"):
         posterior = (sim.smooth if smoothing else sim.filter)(x0, given.observations, particles=particles, seed=seed)
     posterior.attrs |= {"run": str(run), "observations": str(observations), "seed": seed, "particles": particles}
@@ -85,7 +85,7 @@ def _noise(text: str) -> tuple[str, float]:
         raise click.BadParameter(f"expected FIELD=SIGMA with a number, found {text!r}", param_hint="--noise") from None
 
 
-def _initial(path: Path, index: int | None, spec: StateSpec) -> np.ndarray:
+def _initial(path: Path, index: int | None, *, spec: StateSpec) -> np.ndarray:
     from epns_pyro.data import open_store
 
     store = open_store(path).timed_as(spec)

@@ -200,9 +200,9 @@ def _fields(store: Store) -> None:
         table.add_column(heading)
     for field in store.spec.fields:
         kind = IRREPS[field.irreps] if field.kind == "real" else _KINDS.get(field.kind) or f"{field.kind} below {field.size}"
-        measured = context is not None and field.kind == "real"
-        scale = f"{context.spec[field.name].scale:.4g}" if measured else ""
-        step = f"{context.step_scales[field.name]:.4g}" if measured and field.dynamic else ""
+        measured = context if field.kind == "real" else None
+        scale = f"{measured.spec[field.name].scale:.4g}" if measured else ""
+        step = f"{measured.step_scales[field.name]:.4g}" if measured and field.dynamic else ""
         if not field.dynamic and field.kind != "duration":
             step = "static"
         table.add_row(field.name, kind, field.unit, scale, step)

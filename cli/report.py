@@ -74,7 +74,7 @@ def _table(rows: list[ComparisonRow]) -> Table:
         table.add_column(head, justify="right")
     for row in rows:
         nats = f".{row.decimals}f"
-        numbers = [(value, nats) for value in (row.elbo, row.iwae, row.gap, row.kl)]
+        numbers: list[tuple[float | str | None, str]] = [(value, nats) for value in (row.elbo, row.iwae, row.gap, row.kl)]
         numbers += [(row.active, ""), (row.calibrated, ""), (row.ks, ".3f"), (row.alive, ".0%"), (row.data, "")]
         table.add_row(row.name, *("–" if value is None else format(value, form) for value, form in numbers))
     return table

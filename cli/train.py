@@ -122,17 +122,17 @@ def _prepare(
         store = open_store(path)
         presets.check_family(family, store.spec, where=str(path))
         return store, config
-    store = open_store(data) if data else None
-    if store:
-        check_data(store)
-        presets.check_family(family, store.spec, where=str(data))
+    given = open_store(data) if data else None
+    if given:
+        check_data(given)
+        presets.check_family(family, given.spec, where=str(data))
     if file:
         config = RunConfig.from_yaml(file)
         presets.check_family(family, config.system.build().spec, where=str(file))
     else:
-        config = presets.preset(family, preset, store.system.config if store else None)
+        config = presets.preset(family, preset, given.system.config if given else None)
     config = config.override(settings)
-    return store or _default_store(config, presets.default_data(family, preset)), config
+    return given or _default_store(config, presets.default_data(family, preset)), config
 
 
 def _default_store(config: RunConfig, path: Path) -> Store:

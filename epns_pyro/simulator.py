@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from epns_pyro.context import DataContext
 from epns_pyro.data import to_dataset
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.inference import elbo, events
+from epns_pyro.inference.elbo import Bounds
 from epns_pyro.inference.hidden import bound_parts, infer_last, recorded_blocks, recording_bounds
 from epns_pyro.inference.rollout import Block, rollout_blocks
 from epns_pyro.machine import require_memory
@@ -131,12 +133,12 @@ class Simulator:
         start = self._given(x0)
         size = 2 * members * (steps + 1) * start.numel() * start.element_size()
         require_memory(size, f"{members} futures of {len(x0)} states over {steps} steps", "ask for fewer, or use rollout_blocks")
-        paths, alive = None, None
         settings: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule}
-        for block in self.rollout_blocks(x0, steps=steps, members=members, **settings):
-            if paths is None:
-                paths = np.empty((members, len(x0), *block.states.shape[2:]), block.states.dtype)
-                alive = np.empty(paths.shape[:3], bool)
+        blocks = self.rollout_blocks(x0, steps=steps, members=members, **settings)
+        first = next(blocks)
+        paths = np.empty((members, len(x0), *first.states.shape[2:]), first.states.dtype)
+        alive = np.empty(paths.shape[:3], bool)
+        for block in chain([first], blocks):
             paths[block.samples, block.trajectories] = block.states
             alive[block.samples, block.trajectories] = self.system.alive(block.states)
         dataset = to_dataset(self.spec, paths, ("sample", "trajectory", "time"), frame_dt=self.context.frame_dt)
@@ -179,20 +181,20 @@ class Simulator:
 
     # -- likelihood --------------------------------------------------------------------------------------------------------
 
-    def elbo(self, x0: Tensor, path: Tensor, *, num_samples: int = 1) -> Tensor:
+    def elbo(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray, *, num_samples: int = 1) -> Tensor:
         """Return the teacher-forced ELBO of paths (batch, time, *site, channel) from x0 (batch, *site, channel): (batch,), nats."""
         return self.bounds(x0, path, num_samples=num_samples).elbo
 
-    def iwae(self, x0: Tensor, path: Tensor, *, num_samples: int = 64) -> Tensor:
+    def iwae(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray, *, num_samples: int = 64) -> Tensor:
         """Return the importance-weighted bound of paths, tighter than the ELBO: (batch,), nats."""
         return self.bounds(x0, path, num_samples=num_samples).iwae
 
-    def bounds(self, x0: Tensor, path: Tensor, *, num_samples: int = 1) -> elbo.Bounds:
+    def bounds(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray, *, num_samples: int = 1) -> Bounds:
         """Return ELBO, IWAE bound and their parts, from the same samples."""
         bounds = recording_bounds if self.infers_states else elbo.path_bounds
         return bounds(self.transition, *self._pair(x0, path), num_samples=num_samples)
 
-    def latent_kl(self, x0: Tensor, path: Tensor) -> Tensor:
+    def latent_kl(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray) -> Tensor:
         """Return the mean KL of every latent dimension along paths: (entity, latent), nats per transition."""
         x0, path = self._pair(x0, path)
         if self.infers_states:
@@ -363,5 +365,5 @@ class Simulator:
 
     def local(self, x: Tensor | np.ndarray) -> Tensor:
         """Convert full states (*batch, *site, channel) to the input of the networks: relative to the origin of the context, their dtype."""
-        x = self.context.to_local(torch.as_tensor(x))
-        return x.to(self.device, self.dtype if x.dtype.is_floating_point else torch.int64)
+        local = self.context.to_local(torch.as_tensor(x))
+        return local.to(self.device, self.dtype if local.dtype.is_floating_point else torch.int64)

@@ -14,6 +14,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial, reduce
 
 import numpy as np
 import torch
@@ -98,6 +99,10 @@ def check_backbone(config: BackboneConfig, *, space: int = 3, seed: int = 0) -> 
             return config.build(signature).double()
 
     network, x = build(seed), torch.from_numpy(np.random.default_rng(seed).standard_normal((2, 3, BODIES, spec.channels)))
+
+    def result(name: str, x: Tensor) -> Tensor:
+        return evaluate_backbone(network, x, spec)[name]
+
     out = evaluate_backbone(network, x, spec)
     shapes = {"scalars": (2, 3, BODIES, 3), "vectors": (2, 3, BODIES, 2 * space)}
     for name, shape in shapes.items():
@@ -106,11 +111,11 @@ def check_backbone(config: BackboneConfig, *, space: int = 3, seed: int = 0) -> 
         )
     promises.settle()  # the other tests need the right shapes
     for name in shapes:
-        promises.close(evaluate_backbone(network, x[1, 2], spec)[name], out[name][1, 2], f"{name} do not depend on the batch")
+        promises.close(result(name, x[1, 2]), out[name][1, 2], f"{name} do not depend on the batch")
         if network.equivariant:
             fields = RESULT_FIELDS[name]
             error = equivariance_error(
-                lambda x, name=name: evaluate_backbone(network, x, spec)[name],
+                partial(result, name),
                 x[0],
                 Euclidean(space, translation_scale=1e3),
                 act_in=spec.act,
@@ -122,7 +127,7 @@ def check_backbone(config: BackboneConfig, *, space: int = 3, seed: int = 0) -> 
     together[..., :2, spec.slice("position")] = 0.0
     for what, states in (("ordinary states", x), ("two bodies in one place", together)):
         network.zero_grad()
-        sum(value.square().sum() for value in evaluate_backbone(network, states, spec).values()).backward()
+        reduce(torch.add, (value.square().sum() for value in evaluate_backbone(network, states, spec).values())).backward()
         for key, parameter in network.named_parameters():
             finite = parameter.grad is not None and bool(parameter.grad.isfinite().all())
             promises.require(finite, f"parameter {key} has a finite gradient for {what}")
@@ -239,7 +244,7 @@ def log_density(program: EPNSModel | EPNSGuide) -> Density:
         data = {f"z_{t + 1}": z[:, t] for t in range(path.shape[1])}
         trace = poutine.trace(poutine.condition(program, data=data)).get_trace(x0, path)
         trace.compute_log_prob()
-        return sum(site["log_prob"] for name, site in trace.nodes.items() if name[:2] in ("x_", "z_"))
+        return reduce(torch.add, (site["log_prob"] for name, site in trace.nodes.items() if name[:2] in ("x_", "z_")))
 
     return density
 
@@ -260,8 +265,9 @@ def invariance_error(density: Density, transition: Transition, group: Group, x: 
 def far_groups(system: System) -> list[Group]:
     """Return the symmetry of the system and, if it has translations, the same with large translations."""
     symmetry = system.symmetry
-    far = isinstance(symmetry, Euclidean) and symmetry.translation_scale
-    return [symmetry, replace(symmetry, translation_scale=1e3)] if far else [symmetry]
+    if isinstance(symmetry, Euclidean) and symmetry.translation_scale:
+        return [symmetry, replace(symmetry, translation_scale=1e3)]
+    return [symmetry]
 
 
 # -- systems -----------------------------------------------------------------------------------------------------------------
@@ -358,8 +364,8 @@ def _check_symmetry(promises: _Promises, system: System, x: np.ndarray, rng: np.
         promises.require(moved.shape == x.shape and moved.dtype == x.dtype, "the symmetry acts on states", (moved.shape, moved.dtype))
         promises.require(np.array_equal(system.alive(moved), system.alive(x)), "alive is the same for every element of the symmetry")
         if system.has_oracle:
-            scores = [system.transition_log_prob(states[:, :-1], states[:, 1:]) for states in (x, moved)]
-            promises.require(np.allclose(*scores, rtol=TOLERANCE), f"the oracle is invariant to {TOLERANCE:g}")
+            score, there = (system.transition_log_prob(states[:, :-1], states[:, 1:]) for states in (x, moved))
+            promises.require(np.allclose(score, there, rtol=TOLERANCE), f"the oracle is invariant to {TOLERANCE:g}")
 
 
 # -- examples ----------------------------------------------------------------------------------------------------------------

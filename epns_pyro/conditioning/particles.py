@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from epns_pyro.conditioning.gaussian import LinearStep, LogQuadratic, NormalLaw, require_normal
@@ -163,7 +164,7 @@ class TransitionKernel:
             Normalised; fit a linear step to the particles with these weights.
         """
         size = max(1, min(self.transition.block_size, DENSE // self.flat(x[:1]).shape[-1] ** 2))
-        blocks, covariance = [], 0.0
+        blocks, covariance = [], torch.zeros(())
         for start in range(0, len(x), size):
             part = x[start : start + size]
             latents, log_ratio = self._latents(part, target)
@@ -207,7 +208,7 @@ class TransitionKernel:
             estimates.append(ratio.double().logsumexp(0) - torch.tensor(GUIDE_SAMPLES).log())
         return torch.cat(estimates)
 
-    def emission(self, x: Tensor) -> object:
+    def emission(self, x: Tensor) -> TorchDistribution:
         """Return p(x' | h, z) for one z sampled from the prior."""
         one = self.transition.at(x)
         return one.emission(one.prior.sample())

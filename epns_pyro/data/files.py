@@ -104,12 +104,18 @@ def open_dataset(path: Path, group: str | None = None) -> xr.Dataset:
     contents(path)
     if path.is_dir():
         refuse_damaged_blosc(path, group or "")
-    options = {"consolidated": False} if path.is_dir() else {}
-    engine = "zarr" if path.is_dir() else "h5netcdf"
+    engine, options = ("zarr", {"consolidated": False}) if path.is_dir() else ("h5netcdf", None)
     where = f"{path}: group {group!r}" if group else f"{path}:"
     with reading(f"{where} cannot be read as a dataset"):
         dataset = xr.open_dataset(
-            path, group=group, engine=engine, chunks=None, cache=False, decode_times=False, create_default_indexes=False, **options
+            path,
+            group=group,
+            engine=engine,
+            chunks=None,
+            cache=False,
+            decode_times=False,
+            create_default_indexes=False,
+            backend_kwargs=options,
         )
         for variable in dataset.variables.values():
             variable.encoding |= {"source": str(path), "group": group}
@@ -149,7 +155,7 @@ def _zarr_array(name: str, encoding: dict[str, Any]) -> zarr.Array | None:
     if not source.name or not source.is_dir():
         return None
     with reading(f"variable {name!r} cannot be read", ANEW):
-        return zarr.open_group(source, mode="r", use_consolidated=False)[f"{group}/{name}" if group else name]
+        return zarr.open_array(source, path=f"{group}/{name}" if group else name, mode="r")
 
 
 def _damaged_chunk(name: str, encoding: dict[str, Any]) -> tuple[str, Callable[[], Any]] | None:

@@ -67,8 +67,8 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     if real and not values[real[0].name].count:
         raise DataError(f"{store.path}: set {split!r} holds no body in any frame: all of its dynamic fields are NaN")
     scales = {name: moments.spread for name, moments in (values | pairs).items()}
-    if spec.box:  # positions spread evenly over it, and there is no centroid
-        scales[spec.position.name], places = float(np.sqrt(np.mean(np.square(spec.box)) / 12)), {}
+    if spec.box and (place := spec.position):  # positions spread evenly over it, and there is no centroid
+        scales[place.name], places = float(np.sqrt(np.mean(np.square(spec.box)) / 12)), {}
     steps = {f.name: _step_scale(changes[f.name].rms, surprises[f.name].rms) or scales[f.name] for f in dynamic}
     with store.naming(split):
         for field in real:

@@ -96,7 +96,7 @@ class StoreWriter:
         """Create or continue the set `name` of `trajectories` (time = frames, *site)."""
         if name not in self._root or "complete" not in self._root[name].attrs:
             self._create(name, trajectories, frames, sites)
-        return SetWriter(name, trajectories, self._root[name], self.identity.spec)
+        return SetWriter(name, trajectories, self._root.require_group(name), self.identity.spec)
 
     def _create(self, name: str, trajectories: int, frames: int, sites: tuple[int, ...]) -> None:
         spec = self.identity.spec
@@ -136,22 +136,23 @@ class SetWriter:
     def __init__(self, name: str, trajectories: int, group: zarr.Group, spec: StateSpec) -> None:
         self.name, self.trajectories = name, trajectories
         self._group, self._spec = group, spec
+        self._arrays = dict(group.arrays())
 
     @property
     def complete(self) -> int:
         """How many trajectories are on disk."""
-        return int(self._group.attrs["complete"])
+        return int(self._group.metadata.attributes["complete"])
 
     @property
     def chunk(self) -> int:
         """Trajectories per chunk."""
-        return int(self._group[layout.variables(self._spec)[0].name].chunks[0])
+        return int(self._arrays[layout.variables(self._spec)[0].name].chunks[0])
 
     def append(self, x: np.ndarray) -> None:
         """Write the next trajectories x (trajectory, time, *site, channel)."""
         start = self.complete
         for name, values in layout.encode(self._spec, x).items():
-            self._group[name][start : start + len(x)] = values
+            self._arrays[name][start : start + len(x)] = values
         self._group.update_attributes({"complete": start + len(x)})
 
     def describe(self, name: str, values: np.ndarray, dims: tuple[str, ...], attributes: dict[str, Any]) -> None:

@@ -219,8 +219,10 @@ def _written(shape: tuple[int, ...], complete: int | None) -> int:
 
 def damaged_blosc(claim: Claim) -> str | None:
     """Return the first Blosc chunk whose header does not match its size: the library would read past its end."""
+    if claim.blosc is None:
+        return None
     most = 2 * claim.itemsize * entries(claim.chunk) + 1024  # a filter may add a little
-    for parent, _, files in os.walk(claim.blosc) if claim.blosc else ():
+    for parent, _, files in os.walk(claim.blosc):
         for path in (Path(parent, file) for file in sorted(files) if file not in NAMES):
             with open(path, "rb") as chunk:
                 header = chunk.read(16)

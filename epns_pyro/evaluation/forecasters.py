@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar
 
 import numpy as np
@@ -19,8 +20,12 @@ from epns_pyro.training.validation import as_tensor
 class Forecaster(ABC):
     """Samples futures of initial states."""
 
-    label: str  # its name in tables
     has_density: ClassVar[bool] = False  # whether `log_prob` is known
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Return its name in tables."""
 
     @abstractmethod
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int, *, schedule: np.ndarray | None = None) -> np.ndarray:
@@ -44,11 +49,11 @@ class Model(Forecaster):
     label: ClassVar[str] = "model"
 
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int, *, schedule: np.ndarray | None = None) -> np.ndarray:
-        out, settings = None, {"seed": seed, "feedback": self.feedback, "schedule": schedule}
-        for block in self.simulator.rollout_blocks(x0, steps=steps, members=members, **settings):
-            if out is None:  # store labels as integers, like the initial states
-                kind = block.states.dtype if np.issubdtype(x0.dtype, np.floating) else x0.dtype
-                out = np.empty((members, len(x0), *block.states.shape[2:]), kind)
+        blocks = self.simulator.rollout_blocks(x0, steps=steps, members=members, seed=seed, feedback=self.feedback, schedule=schedule)
+        first = next(blocks)
+        kind = first.states.dtype if np.issubdtype(x0.dtype, np.floating) else x0.dtype  # labels stay integers, like the initial states
+        out = np.empty((members, len(x0), *first.states.shape[2:]), kind)
+        for block in chain([first], blocks):
             out[block.samples, block.trajectories] = block.states
         return out
 

@@ -10,14 +10,15 @@ import json
 import math
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import pydantic
 
 from epns_pyro.errors import DataError
 from epns_pyro.plain import read_json
 
-FORMAT, VERSION = "epns-pyro evaluation", 1
+FORMAT: Final = "epns-pyro evaluation"
+VERSION: Final = 1
 NAN = math.nan
 T = TypeVar("T")
 

@@ -10,6 +10,8 @@ sites, so that `Predictive(model, guide=guide, ...)` samples latents from the pr
 from __future__ import annotations
 
 import enum
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import pyro
@@ -64,7 +66,7 @@ class _Unrolled(PathProgram):
     def _tensor(self, x: Tensor | np.ndarray) -> Tensor:
         return super()._tensor(self.context.to_local(torch.as_tensor(x)) if self.context else x)
 
-    def _weighted(self) -> poutine.handlers._PoutineFactory:
+    def _weighted(self) -> AbstractContextManager[Any]:
         return poutine.scale(scale=self.kl_weight)
 
 

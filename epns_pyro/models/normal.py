@@ -8,6 +8,8 @@ from pyro.distributions import Independent
 from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistribution
 from torch import Tensor
 
+Shape = torch.Size | list[int] | tuple[int, ...]  # as the methods of torch.distributions take it
+
 
 class Normal(pyro.distributions.Normal):
     """A Normal distribution that returns non-finite draws for non-finite parameters, where PyTorch's raises.
@@ -15,7 +17,7 @@ class Normal(pyro.distributions.Normal):
     One diverging member must not end an ensemble. And a draw does not wait for the device, as PyTorch's check does.
     """
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
         with torch.no_grad():
             return self.rsample(sample_shape)
 

@@ -55,7 +55,7 @@ class PathProgram(PyroModule):
         # SVI.step reads the attribute `unconstrained` of every parameter; with module_local_params Pyro 1.9 sets it on PyroParam only.
         # These parameters are unconstrained, so each is its own unconstrained form.
         for parameter in self.parameters():
-            parameter.unconstrained = weakref.ref(parameter)
+            vars(parameter)["unconstrained"] = weakref.ref(parameter)
         check_states(spec, x0, absences=self.absences, what="x0")
         if path is None:
             if horizon is None or horizon < 1:

@@ -125,7 +125,7 @@ class Layout(ABC):
 
     def survey(self, paths: list[Path]) -> tuple[int, ...]:
         """Check every file of a set; return the shape (time, *site) that they share."""
-        expected = None
+        expected: tuple[int, ...] = ()
         for path in paths:
             array = load_npy(path)
             if not self.fits(array.shape):
@@ -151,7 +151,7 @@ class Celestial(Layout):
     """(bodies, 7, time): mass, position, velocity."""
 
     shape = "(bodies, 7, time)"
-    channels: ClassVar = {"mass": 0, "position": slice(1, 4), "velocity": slice(4, 7)}  # the files have no names
+    channels: ClassVar[dict[str, int | slice]] = {"mass": 0, "position": slice(1, 4), "velocity": slice(4, 7)}  # the files have no names
     default_every = 10
 
     @staticmethod

@@ -157,7 +157,8 @@ class _Segments:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._types: list[np.ndarray] = []
-        self._first, self._shape = "", ()
+        self._first = ""
+        self._shape: tuple[int, ...] = ()
         self._areas = (sys.maxsize, 0)
 
     def append(self, segment: _Segment) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,8 @@ class Movie:
 
     def labels(self, view: View | None = None) -> np.ndarray:
         """Read the labels (time, y, x): integers without negative ones."""
-        view, kept, pixels = view or View(), [], 0
+        view, pixels = view or View(), 0
+        kept: list[np.ndarray] = []
         for frame in self.frames():
             image = np.ascontiguousarray(view.of(self._whole(frame), self.name))
             if kept and image.shape != kept[0].shape:
@@ -115,7 +117,7 @@ def find_movies(path: Path, *, stack_is_time: bool = False) -> list[Movie]:
     if path.is_dir() and is_zarr(path):
         return _zarr_movies(path)
     if path.is_file() and path.suffix.lower() in SUFFIXES:
-        return [Movie(path.name, 0, lambda: open_stack(path, stack_is_time=stack_is_time).frames())]
+        return [Movie(path.name, 0, partial(_stack_frames, path, stack_is_time))]
     files = sorted((p for p in path.glob("*") if p.suffix.lower() in SUFFIXES), key=natural)
     if not files:
         raise DataError(f"{path}: expected a zarr array, a TIFF stack, or a folder of .tif files, found none of them")
@@ -127,10 +129,11 @@ def find_movies(path: Path, *, stack_is_time: bool = False) -> list[Movie]:
             f"{path}: {files[0].name}, ... are the frames of one film, and each is a stack of {counts[0]} images, so a volume: keep one "
             "image per frame (a slice or a projection), or use --stack-is-time if every file is a film of its own"
         )
-    return [
-        Movie(file.name, number, lambda file=file: open_stack(file, stack_is_time=stack_is_time).frames())
-        for number, file in enumerate(files)
-    ]
+    return [Movie(file.name, number, partial(_stack_frames, file, stack_is_time)) for number, file in enumerate(files)]
+
+
+def _stack_frames(file: Path, stack_is_time: bool) -> Iterator[np.ndarray]:
+    return open_stack(file, stack_is_time=stack_is_time).frames()
 
 
 def is_zarr(path: Path) -> bool:
@@ -140,17 +143,20 @@ def is_zarr(path: Path) -> bool:
 def open_films(path: Path) -> zarr.Array:
     """Open the array of labels of a zarr directory, (time, y, x) or (movie, time, y, x)."""
     node = open_node(path)
-    if isinstance(node, zarr.Group):
-        with reading(f"{path}: its list of arrays cannot be read"):
-            names = sorted(node.array_keys())
-        if "cell" not in names:
-            raise DataError(f"{path}: has no array 'cell': {nearest('cell', names)}")
-        with reading(f"{path}: the array 'cell' cannot be read"):
-            node = node["cell"]
-    if node.ndim not in (3, 4):
-        raise DataError(f"{path}: 'cell' must be (time, y, x) or (movie, time, y, x), found {node.shape}")
-    _refuse_claims(path, node)
-    return node
+    array = _cell(path, node) if isinstance(node, zarr.Group) else node
+    if array.ndim not in (3, 4):
+        raise DataError(f"{path}: 'cell' must be (time, y, x) or (movie, time, y, x), found {array.shape}")
+    _refuse_claims(path, array)
+    return array
+
+
+def _cell(path: Path, group: zarr.Group) -> zarr.Array:
+    with reading(f"{path}: its list of arrays cannot be read"):
+        names = sorted(group.array_keys())
+    if "cell" not in names:
+        raise DataError(f"{path}: has no array 'cell': {nearest('cell', names)}")
+    with reading(f"{path}: the array 'cell' cannot be read"):
+        return zarr.open_array(path, path="cell", mode="r")
 
 
 def open_node(path: Path) -> zarr.Group | zarr.Array:
@@ -164,8 +170,8 @@ def open_node(path: Path) -> zarr.Group | zarr.Array:
 def _zarr_movies(path: Path) -> list[Movie]:
     array = open_films(path)
     if array.ndim == 3:
-        return [Movie(path.name, 0, lambda: _zarr_frames(path, array))]
-    return [Movie(f"{path.name}[{i}]", i, lambda i=i: _zarr_frames(path, array, i)) for i in range(array.shape[0])]
+        return [Movie(path.name, 0, partial(_zarr_frames, path, array))]
+    return [Movie(f"{path.name}[{i}]", i, partial(_zarr_frames, path, array, i)) for i in range(array.shape[0])]
 
 
 def _refuse_claims(path: Path, array: zarr.Array) -> None:
@@ -194,6 +200,7 @@ def _zarr_frames(path: Path, array: zarr.Array, *movie: int) -> Iterator[np.ndar
     for start in range(0, time, step):
         stop = min(start + step, time)
         what = f"movie {movie[0]}, " if movie else ""
+        place: tuple[int | slice, ...] = (*movie, slice(start, stop))
         with reading(f"{path}: 'cell', {what}frames {start} to {stop - 1}: cannot be read", ": copy the file again, or make it anew"):
-            frames = np.asarray(array[(*movie, slice(start, stop))])
+            frames = np.asarray(array[place])
         yield from frames

@@ -78,7 +78,7 @@ def open_stack(file: Path, *, stack_is_time: bool = False) -> TiffStack:
     """
     with _opened(file) as (tiff, raw):
         count, size = count_images(file), raw.seek(0, 2)
-        first = tiff.pages[0]
+        first = tiff.pages.first
         declared = _declared(tiff, first)
         images = _images(file, first, declared, count)
         for axis, name in _AXES.items():
@@ -91,10 +91,10 @@ def open_stack(file: Path, *, stack_is_time: bool = False) -> TiffStack:
             sizes = ", ".join(f"{declared[a]} {_AXES.get(a, 'frames')}" for a in ("t", *_AXES) if declared.get(a, 1) > 1)
             raise DataError(f"{file}: holds {sizes}: expected a film (time, y, x), so keep one image per frame (a slice or a projection)")
         for number in range(min(count, images)):
-            page = tiff.pages[number]
+            page = tiff.pages[number].aspage()
             _refuse_page(file, page, number, size, first)
         height, width = _lateral(first)
-        expanded = images * height * width * first.dtype.itemsize
+        expanded = images * height * width * _dtype(file, first).itemsize
         if images * height * width > MOST_PIXELS or expanded > MOST_EXPANSION * size:
             raise DataError(
                 f"{file}: declares {images} images of {height} x {width} pixels in {size} bytes, the limit is {MOST_PIXELS} pixels and "
@@ -120,13 +120,14 @@ def count_images(file: Path) -> int:
 
 def _walk(file: Path, raw: BinaryIO) -> int:
     header = raw.read(16)
-    order = {b"II": "<", b"MM": ">"}.get(header[:2])
+    order = {b"II": "<", b"MM": ">"}.get(header[:2], "")
     version = struct.unpack(f"{order}H", header[2:4])[0] if order and len(header) >= 8 else 0
     if version not in (42, 43) or (version == 43 and len(header) < 16):
         raise DataError(f"{file}: is not a TIFF file: its first bytes are not those of TIFF")
     number, offset, entry = ("H", "I", 12) if version == 42 else ("Q", "Q", 20)
     place = struct.unpack(order + offset, header[4:8] if version == 42 else header[8:16])[0]
-    size, seen = raw.seek(0, 2), set()
+    size = raw.seek(0, 2)
+    seen: set[int] = set()
     while place:
         if place in seen:
             raise DataError(f"{file}: is damaged: its list of images forms a loop after image {len(seen)}")
@@ -187,6 +188,12 @@ def _lateral(page: tifffile.TiffPage) -> tuple[int, int]:
     return int(page.imagelength), int(page.imagewidth)
 
 
+def _dtype(file: Path, page: tifffile.TiffPage) -> np.dtype:
+    if page.dtype is None:
+        raise DataError(f"{file}: image {page.index + 1} holds numbers of a kind that is not known: expected whole numbers")
+    return page.dtype
+
+
 def _refuse_page(file: Path, page: tifffile.TiffPage, number: int, size: int, first: tifffile.TiffPage) -> None:
     """Raise DataError unless an image can be what it declares, in a file of this size, and has the properties of the first."""
     height, width = _lateral(page)
@@ -211,16 +218,16 @@ def _refuse_page(file: Path, page: tifffile.TiffPage, number: int, size: int, fi
 
 
 def _decoded(file: Path, tiff: tifffile.TiffFile, raw: BinaryIO, images: int) -> Iterator[np.ndarray]:
-    first = tiff.pages[0]
+    first = tiff.pages.first
     shape = _lateral(first)
     if first.samplesperpixel > 1:
         _refuse_bomb(file, first, raw)
         yield from first.asarray(maxworkers=1).reshape(images, *shape)
     elif images > count_images(file):
-        yield from np.memmap(file, first.dtype.newbyteorder(tiff.byteorder), "r", first.dataoffsets[0], (images, *shape))
+        yield from np.memmap(file, _dtype(file, first).newbyteorder(tiff.byteorder), "r", first.dataoffsets[0], (images, *shape))
     else:
         for number in range(images):
-            page = tiff.pages[number]
+            page = tiff.pages[number].aspage()
             _refuse_bomb(file, page, raw)
             try:
                 yield page.asarray(maxworkers=1).reshape(shape)
@@ -233,7 +240,7 @@ def _refuse_bomb(file: Path, page: tifffile.TiffPage, raw: BinaryIO) -> None:
     expand = _BOUNDED.get(int(page.compression))
     if expand is None:
         return
-    most = math.prod(page.chunks) * page.dtype.itemsize
+    most = math.prod(page.chunks) * _dtype(file, page).itemsize
     for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
         raw.seek(start)
         if len(expand(raw.read(length), most + 1)) > most:

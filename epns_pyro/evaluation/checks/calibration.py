@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import xarray as xr
 
 from epns_pyro.calibration.verdicts import Word
@@ -240,7 +239,7 @@ def reliability(found: Evaluated) -> Section:
     )
     for subject in found.subjects("labels"):
         if "frequency" in subject.data:
-            off = largest(np.abs(subject.data["frequency"] - subject.data["expected_frequency"]).values, default=0.0)
+            off = largest(abs(subject.data["frequency"] - subject.data["expected_frequency"]), default=0.0)
             section.items.append(
                 Figure(
                     calibration.reliability(subject),

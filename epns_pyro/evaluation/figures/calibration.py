@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,7 +54,7 @@ def ecdf_differences(one: xr.Dataset, prefix: str = "") -> list[Panel]:
     for k in grid_times(one):
         outside = leaves(*(one[name].isel(lead_time=k).values for name in names))
         title = brief(f"{float(one['lead_time'][k]):.4g} {one.attrs.get('time_unit', '')}", 14) + (" · outside" if outside else "")
-        panels.append(Panel(TINY, lambda axes, k=k: draw(axes, k), title=title, colour=BAD if outside else INK))
+        panels.append(Panel(TINY, partial(draw, k=k), title=title, colour=BAD if outside else INK))
     return panels
 
 
@@ -197,7 +198,7 @@ def reliability(subject: Subject) -> list[Panel]:
     return [
         Panel(
             SMALL,
-            lambda axes, k=k: draw(axes, data.isel(lead_time=k)),
+            partial(draw, at=data.isel(lead_time=k)),
             title=f"frequency, at {float(data['lead_time'][k]):.4g} {brief(unit, 12)}".rstrip(),
             x="forecast probability",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,7 +77,7 @@ def fans(data: xr.Dataset, observable: str) -> list[Panel]:
 
     unit = str(data["time"].attrs.get("units", ""))
     return [
-        Panel(LABELLED, lambda axes, i=i: draw(axes, one.isel(initial_state=i)), title=f"initial state {i + 1}", x=with_unit("time", unit))
+        Panel(LABELLED, partial(draw, values=one.isel(initial_state=i)), title=f"initial state {i + 1}", x=with_unit("time", unit))
         for i in range(min(one.sizes["initial_state"], 6))
     ]
 
@@ -103,7 +104,7 @@ def distances(rows: Sequence[Distance], time_unit: str) -> list[Panel]:
     for name in names:
         some = sorted((row for row in rows if row.observable == name), key=lambda row: row.time)
         title = f"D_KS of {brief(some[0].label, 34)}"
-        panels.append(Panel(SMALL, lambda axes, some=some: draw(axes, some), title=title, x=with_unit("time", time_unit)))
+        panels.append(Panel(SMALL, partial(draw, some=some), title=title, x=with_unit("time", time_unit)))
     return panels
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,7 +97,7 @@ def widening(learnt: xr.Dataset, labels: dict[str, str], time_unit: str) -> list
     return [
         Panel(
             LABELLED,
-            lambda axes, name=name: draw(axes, factor.sel(observable=name)),
+            partial(draw, one=factor.sel(observable=name)),
             title=brief(labels.get(name, name)),
             x=with_unit("lead time", time_unit),
         )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from epns_pyro.evaluation.parts import PanelSize
 
@@ -38,7 +39,8 @@ def decades(axes: Axes) -> None:
     low, high = axes.get_ylim()
     powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     steps = (1, 2, 5) if high / low < 100 else (1,)
-    ticks = np.outer(powers, steps).ravel() if high / low > 4 else MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
+    round_numbers = np.outer(powers, steps).ravel() if high / low > 4 else MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
+    ticks = np.asarray(round_numbers)
     ticks = ticks[(low <= ticks) & (ticks <= high)]
     axes.set_yticks(ticks[:: max(1, -(-len(ticks) // 6))])
     axes.yaxis.set_minor_locator(NullLocator())
@@ -61,7 +63,7 @@ def label_ends(axes: Axes, entries: Sequence[tuple[float, str, str]], *, gap: fl
         axes.text(1.015, height - over, text, transform=axes.transAxes, color=colour, fontsize=7.5, va="center", clip_on=False)
 
 
-def largest(*arrays: np.ndarray, default: float) -> float:
+def largest(*arrays: ArrayLike, default: float) -> float:
     """Return the largest finite number in some arrays, but at least `default`."""
     values = np.concatenate([np.ravel(np.asarray(a, float)) for a in arrays])
     return float(max([default, *values[np.isfinite(values)]]))

@@ -9,6 +9,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from epns_pyro.models.normal import Shape
+
 
 class PartlyKnown(TorchDistribution):
     """x = loc + (L ⊗ I_space) e, e ~ Normal(0, 1), where rows of L that are zero leave a field known: its density is a Dirac delta.
@@ -39,15 +41,15 @@ class PartlyKnown(TorchDistribution):
         per_field = self.factor.square().sum(-1)
         return per_field.repeat_interleave(self.loc.shape[-1] // per_field.shape[-1], -1)
 
-    def expand(self, batch_shape: torch.Size, _instance: PartlyKnown | None = None) -> PartlyKnown:
-        batch_shape = torch.Size(batch_shape)
+    def expand(self, batch_shape: Shape, _instance: PartlyKnown | None = None) -> PartlyKnown:
+        batch = torch.Size(batch_shape)
         return PartlyKnown(
-            self.loc.expand(batch_shape + self.loc.shape[-1:]),
-            self.factor.expand(batch_shape + self.factor.shape[-2:]),
+            self.loc.expand(batch + self.loc.shape[-1:]),
+            self.factor.expand(batch + self.factor.shape[-2:]),
             validate_args=False,
         )
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
         noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + (self.factor @ noise.unflatten(-1, (self.factor.shape[-1], -1))).flatten(-2)
 

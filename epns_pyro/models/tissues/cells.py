@@ -30,7 +30,7 @@ class CellsTransition(Transition):
     def __init__(self, config: CellsModelConfig, context: DataContext) -> None:
         super().__init__()
         self.config, self.spec = config, context.spec
-        self.label, self.type = label_fields(context.spec)
+        self.label, self.types = label_fields(context.spec)
         signature = config.signature(context)
         types = signature.types
         self.network = config.network.build(signature, config.latent)
@@ -40,9 +40,9 @@ class CellsTransition(Transition):
         self.prior_net = nn.Sequential(nn.Linear(net.summary_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
         self.posterior_net = nn.Sequential(nn.Linear(net.innovation_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
         self.direct = nn.Linear(net.innovation_width, latent)  # a linear path from the features of a cell's next image to its latents
-        for start in (self.prior_net[-1], self.posterior_net[-1], self.direct):
-            nn.init.zeros_(start.weight)
-            nn.init.zeros_(start.bias)
+        for last in (self.prior_net[-1], self.posterior_net[-1], self.direct):
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     def step(self, carry: Carry) -> CellsStep:
         return CellsStep(self, carry)
@@ -63,8 +63,8 @@ class CellsTransition(Transition):
     def tissue(self, x: Tensor) -> Tissue:
         """Read full states (*batch, y, x, channel) as a tissue."""
         labels = self.spec.get(x, self.label).long()
-        if self.type:
-            types = self.spec.entity_property(x, self.type)[..., 1:].long()
+        if self.types:
+            types = self.spec.entity_property(x, self.types)[..., 1:].long()
         else:
             flat = labels.flatten(-2)
             types = flat.new_zeros(*flat.shape[:-1], self.spec[self.label].size).scatter(-1, flat, 1)[..., 1:]
@@ -111,7 +111,8 @@ class CellsStep(Step):
 
     def _of_cells(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Two numbers per latent and cell, zero for absent cells."""
-        return (numbers * self.tissue.present[..., None]).chunk(2, -1)
+        first, second = (numbers * self.tissue.present[..., None]).chunk(2, -1)
+        return first, second
 
 
 def label_fields(spec: StateSpec) -> tuple[str, str]:

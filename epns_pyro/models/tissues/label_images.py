@@ -12,6 +12,7 @@ from torch.distributions import constraints
 
 from epns_pyro.backbones.tissues.base import Draft
 from epns_pyro.backbones.tissues.tissue import Crops, Tissue
+from epns_pyro.models.normal import Shape
 from epns_pyro.models.tissues.interlacing import LabelField, PixelBatch
 from epns_pyro.models.tissues.pixel_scores import DraftMarginals, PixelScores
 
@@ -58,7 +59,7 @@ class LabelImage(TorchDistribution):
         batch = torch.broadcast_shapes(tissue.batch, draft.cells.shape[:-3], draft.medium.shape[:-2])
         super().__init__(batch_shape or batch, torch.Size((*tissue.lattice, 1)), validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: LabelImage | None = None) -> LabelImage:
+    def expand(self, batch_shape: Shape, _instance: LabelImage | None = None) -> LabelImage:
         parts = self.tissue, self.crops, self.draft, self.scores, self.floor
         return LabelImage(*parts, torch.Size(batch_shape), leave_out_new=self.leave_out_new)
 
@@ -79,7 +80,8 @@ class LabelImage(TorchDistribution):
         labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
         score = torch.where(labels == 0, 0.0, -math.inf).to(first.cells.dtype)
         for classes, draft, outlook in self._stages(field, first, labels):
-            turn, told = field.turn(classes), ()
+            turn = field.turn(classes)
+            told: tuple[Tensor, ...] = ()
             if outlook is not None:
                 past = outlook.past(labels)[:, classes.start : classes.stop]
                 told = (labels, outlook.heading(past, classes))
@@ -142,7 +144,7 @@ class LabelImage(TorchDistribution):
     # -- drawing -----------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
         batch = torch.Size((*sample_shape, *self.batch_shape))
         field, draft = self._flat(batch)
         there = field.tissue.present
@@ -166,10 +168,11 @@ class LabelImage(TorchDistribution):
         """Draw labels (pixel,) class by class; where `uniform` (pixel,) is not -1 it gives the label; without it take the most probable."""
         labels = torch.zeros_like(field.labels) if uniform is None else uniform.clamp_min(0)
         for classes, draft, outlook in self._stages(field, first, labels):
-            past, told, before = draft.cells.new_zeros(field.tissue.types.numel(), 1, 3), (), None
+            past, before = draft.cells.new_zeros(field.tissue.types.numel(), 1, 3), None
+            told: tuple[Tensor, ...] = ()
             for k in classes:
                 turn = field.turn(range(k, k + 1))
-                if before is not None:
+                if before is not None and outlook is not None:
                     past = past + outlook.surplus(labels, before)
                 if outlook is not None and k:
                     told = (labels, outlook.heading(past, turn.classes))

@@ -143,9 +143,9 @@ class PixelScores(nn.Module):
         self.own = ByClass(2 * neighbourhood**2 + HEADING_FEATURES, width, later)
         self.kinds = ByClass(neighbourhood**2 * (types + 1), 2 * width, later)
         self.cell, self.medium = Readout(width), Readout(width)
-        self.stay = nn.Sequential(nn.SiLU(), nn.Linear(width, 1))
-        with torch.no_grad():
-            self.stay[-1].bias.fill_(3.0)  # an untrained model changes little
+        stay = nn.Linear(width, 1)
+        nn.init.constant_(stay.bias, 3.0)  # an untrained model changes little
+        self.stay = nn.Sequential(nn.SiLU(), stay)
 
     @property
     def classes(self) -> range:
@@ -154,8 +154,9 @@ class PixelScores(nn.Module):
     @property
     def stages(self) -> list[tuple[range, Revision | None]]:
         """Classes that are scored with the same draft, and what revises it before they are."""
-        starts = [0, *(revision.start for revision in self.revisions), len(self.classes)]
-        return [(range(*ends), revision) for ends, revision in zip(itertools.pairwise(starts), (None, *self.revisions), strict=True)]
+        revisions = [revision for revision in self.revisions if isinstance(revision, Revision)]
+        bounds = itertools.pairwise([0, *(revision.start for revision in revisions), len(self.classes)])
+        return [(range(*ends), revision) for ends, revision in zip(bounds, (None, *revisions), strict=True)]
 
     def forward(
         self, field: LabelField, draft: Draft, turn: PixelBatch, labels: Tensor | None = None, heading: Tensor | None = None
@@ -180,7 +181,7 @@ class PixelScores(nn.Module):
         """
         cells = draft.cells.flatten(0, -2).index_select(0, field.candidates.place[turn.rows])
         medium = draft.medium.flatten(0, -2).index_select(0, turn.pixel)
-        if labels is not None and turn.classes.stop > 1:
+        if labels is not None and heading is not None and turn.classes.stop > 1:
             seen, kinds = field.seen(labels, turn)
             near_cells, near_medium = self._of_kinds(kinds, turn).chunk(2, -1)
             cells = cells + near_cells.index_select(0, turn.pixel_of_candidate) + self._of_cells(field, seen, kinds, heading, turn)
