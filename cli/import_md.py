@@ -61,8 +61,8 @@ def import_md(
     """
     from epns_pyro.cli.data import _summarise
     from epns_pyro.data.importers.md import import_md as run
+    from epns_pyro.data.importers.track_options import Options
     from epns_pyro.data.importers.track_report import ImportReport
-    from epns_pyro.data.importers.tracks import Options
 
     options = Options(
         frame_dt=frame_dt,

@@ -12,6 +12,18 @@ PATH = click.Path(path_type=Path)
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
+class Sides(click.ParamType):
+    """Lengths: "10,10"."""
+
+    name = "X,Y[,Z]"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        try:
+            return tuple(float(part) for part in str(value).split(",")) if value else ()
+        except ValueError:
+            self.fail(f"expected numbers like 10,10, found {str(value)[:60]!r}", param, ctx)
+
+
 @click.command("import-tracks")
 @click.argument("paths", metavar="TABLE...", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="Where to write the store.")
@@ -45,6 +57,14 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--margin", type=click.IntRange(min=0), help="Frames left out between two sets of one recording.  [default: one segment]")
 @click.option("--test", "tests", multiple=True, type=PATH, metavar="TABLE", help="A recording that is used for the test set only.")
 @click.option(
+    "--symmetry",
+    type=click.Choice(["E", "SE", "axis", "point", "translations", "none"]),
+    default="E",
+    show_default=True,
+    help="Of the law: E all, SE no reflections, axis turns about the last axis, point a fixed centre at zero (a trap).",
+)
+@click.option("--box", type=Sides(), default="", help="Sides of a periodic box, in the unit of positions.")
+@click.option(
     "--history",
     type=click.IntRange(0, 64),
     default=4,
@@ -71,6 +91,8 @@ def import_tracks(
     split: str,
     margin: int | None,
     tests: tuple[Path, ...],
+    symmetry: str,
+    box: tuple[float, ...],
     history: int,
 ) -> None:
     """Import tables of tracks, one row per detection: CSV, TSV, text, Parquet or .npy files, or folders of them. One file is one recording.
@@ -79,8 +101,8 @@ def import_tracks(
     """
     from epns_pyro.cli.data import _summarise
     from epns_pyro.data.importers.track_fields import Column, Quantities
+    from epns_pyro.data.importers.track_options import Options
     from epns_pyro.data.importers.track_report import ImportReport
-    from epns_pyro.data.importers.tracks import Options
     from epns_pyro.data.importers.tracks import import_tracks as run
 
     quantities = Quantities(
@@ -103,6 +125,8 @@ def import_tracks(
         duplicates=duplicates,
         split=split,
         margin=margin,
+        symmetry=symmetry,
+        box=box,
         history=history,
     )
     with progress_bars() as progress:

@@ -11,7 +11,7 @@ import pydantic
 
 from epns_pyro.config import Config
 from epns_pyro.derived import with_history
-from epns_pyro.errors import ConfigError
+from epns_pyro.errors import ConfigError, nearest
 from epns_pyro.plain import read_yaml
 from epns_pyro.state import StateSpec
 
@@ -73,11 +73,25 @@ class Description(Config):
 
     @property
     def spec(self) -> StateSpec:
-        raw = self.model_dump(include={"fields", "sites", "space", "periodic", "box", "axis"})
-        spec = StateSpec.from_dict(raw | {"rotations": self.rotations or _ROTATIONS[self.symmetry]})
-        if self.symmetry in ("point", "none"):
-            spec = replace(spec, fields=tuple(replace(f, translates=False) for f in spec.fields))
+        raw = self.model_dump(include={"fields", "sites", "space", "periodic", "box"})
+        spec = with_symmetry(StateSpec.from_dict(raw), self.symmetry, self.axis, rotations=self.rotations)
         return with_history(spec, self.history, self.time_unit) if self.history else spec
+
+
+def with_symmetry(spec: StateSpec, symmetry: str, axis: tuple[float, ...] = (), *, rotations: str | None = None) -> StateSpec:
+    """Return the spec of states whose law has a symmetry, in the words of a `Description`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such symmetry, or an axis without symmetry "axis".
+    """
+    if symmetry not in _ROTATIONS:
+        raise ConfigError(f"symmetry {symmetry!r}: {nearest(symmetry, _ROTATIONS)}")
+    spec = replace(spec, rotations=rotations or _ROTATIONS[symmetry], axis=axis)
+    if symmetry in ("point", "none"):
+        spec = replace(spec, fields=tuple(replace(f, translates=False) for f in spec.fields))
+    return spec
 
 
 def read_description(path: str | Path) -> Description:

@@ -7,17 +7,18 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from epns_pyro.data import layout
-from epns_pyro.data.description import Split
+from epns_pyro.data.description import with_symmetry
 from epns_pyro.data.importers import track_segments, track_splits
-from epns_pyro.data.importers.track_fields import Quantities, Reader, natural_order
+from epns_pyro.data.importers.track_fields import Reader, natural_order
 from epns_pyro.data.importers.track_layouts import find_files, open_tracks
+from epns_pyro.data.importers.track_options import Options
 from epns_pyro.data.importers.track_recording import LIKELIHOOD, Tracks
 from epns_pyro.data.importers.track_report import ImportReport
 from epns_pyro.data.importers.track_segments import FIRST_VALUE, Cut, Recording, Segment, read_segment
@@ -33,60 +34,6 @@ from epns_pyro.systems import RecordedConfig
 
 LARGEST_TRAJECTORY = 2**31  # bytes
 BODY = "body"
-
-
-HISTORY = 4  # steps: enough to distinguish walking from standing, and a noisy position from a turn
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options for reading and cutting tables of tracks.
-
-    Parameters
-    ----------
-    columns : str
-        Meaning of the columns, e.g. "frame,id,x,y" or "frame=t,id=cell,x=X,y=Y"; "" if the header is a known one.
-    frame_dt : float, optional
-        Time between two frame numbers, in `time_unit`; 1 by default. Times in a column are whole multiples of it, or, without it, are
-        taken as they are: frames may be uneven.
-    time_column : str
-        The column with the times of frames; "" where there is none, or where `columns` says it.
-    every : int, optional
-        Keep every N-th frame number, starting with the first; by default N is the greatest common divisor of all differences of frame
-        numbers, so that nothing is lost.
-    scale : float
-        Size of the file's unit of length in `unit`, e.g. of a pixel.
-    segment : int, optional
-        Frames per trajectory; by default a whole recording.
-    quantities : Quantities
-        Columns that become fields, besides the positions.
-    likelihood : float, optional
-        Drop detections with a smaller likelihood.
-    duplicates : {"refuse", "first"}
-        What to do with two different rows of one id in one frame.
-    split : {"time", "recording"}
-    margin : int, optional
-        Frames between two sets of one recording; by default one segment.
-    shares : Split
-    history : int
-        Number of steps whose velocities (differences of positions) are part of the state; 0: only positions, or the recorded velocity.
-    """
-
-    columns: str = ""
-    frame_dt: float | None = None
-    time_unit: str = ""
-    every: int | None = None
-    scale: float = 1.0
-    unit: str = ""
-    segment: int | None = None
-    quantities: Quantities = field(default_factory=Quantities)
-    likelihood: float | None = None
-    duplicates: str = track_segments.REFUSE
-    split: str = track_splits.BY_TIME
-    margin: int | None = None
-    shares: Split = field(default_factory=Split)
-    history: int = HISTORY
-    time_column: str = ""
 
 
 def import_tracks(
@@ -282,7 +229,8 @@ class _Work:
         unit = self._options.unit or next((t.unit for t in self._tracks if t.unit and self._options.scale == 1.0), "")
         sizes = {name: len(known) for name, known in self._reader.categories.items()}
         spec = self._quantities.spec(axes, unit, self._options.time_unit, sizes)
-        spec = replace(spec, box=tuple(side * self._options.scale for side in self._tracks[0].box))
+        box = self._options.box or tuple(side * self._options.scale for side in self._tracks[0].box)
+        spec = with_symmetry(replace(spec, box=box), self._options.symmetry, self._options.axis)
         return with_duration(spec, self._frame_dt) if any(are_uneven(times) for times in self._clocks) else spec
 
     @property

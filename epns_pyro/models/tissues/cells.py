@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -20,12 +21,13 @@ from epns_pyro.models.tissues.pixel_scores import PixelScores
 from epns_pyro.models.transition import TRANSITIONS, Carry, Observed, Step, Transition, TransitionConfig, bounded_exp
 from epns_pyro.state import StateSpec
 
+WINDOW_PIXELS = 64 * 64 * 17**2  # of all windows of a block of images; 1.2 million take about 2 GB
+
 
 class CellsTransition(Transition):
     """EPNS for cells: equivariant under relabelling of cells, and under shifts of a periodic lattice, if its network is."""
 
     hidden_event_dim = 2
-    block_size = 64
 
     def __init__(self, config: CellsModelConfig, context: DataContext) -> None:
         super().__init__()
@@ -35,6 +37,8 @@ class CellsTransition(Transition):
         types = signature.types
         self.network = config.network.build(signature, config.latent)
         net, latent = self.network, config.latent
+        windows = (self.spec[self.label].size - 1) * math.prod(net.window(Size(*context.sites)))
+        self.block_size = max(1, min(64, WINDOW_PIXELS // windows))
         self.scores = PixelScores(net.width, types, config.interlacing, config.neighbourhood, config.revisions)
         hidden = config.prior_width
         self.prior_net = nn.Sequential(nn.Linear(net.summary_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))

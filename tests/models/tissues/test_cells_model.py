@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pyro
@@ -13,12 +14,12 @@ from pyro import poutine
 from pyro.infer import Predictive, TraceMeanField_ELBO
 from torch import Tensor
 
-from epns_pyro.backbones.tissues.tissue import Tissue
+from epns_pyro.backbones.tissues.tissue import Size, Tissue
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.inference.elbo import Objective, elbo_step
 from epns_pyro.models import EPNSGuide, EPNSModel, Feedback
-from epns_pyro.models.tissues.cells import CellsModelConfig, CellsTransition
+from epns_pyro.models.tissues.cells import WINDOW_PIXELS, CellsModelConfig, CellsTransition
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Relabelling, density_invariance_error
 from epns_pyro.systems import CellsConfig
@@ -292,3 +293,11 @@ def test_a_tissue_counts_what_it_holds():
     assert tissue.areas.tolist() == [[3, 0, 2]]
     assert tissue.present.tolist() == [[True, False, True]]
     assert tissue.type_of_pixels(tissue.flat).tolist() == [[0, 1, 1, 2, 2, 1]]
+
+
+def test_a_film_of_many_large_cells_is_evaluated_image_by_image():
+    """Memory is that of the windows around all cells of a block of images."""
+    small, large = (fresh(label_spec(cells), lattice) for cells, lattice in ((17, (64, 64)), (286, (700, 1100))))
+    assert small.block_size == 64
+    window = math.prod(large.network.window(Size(700, 1100)))
+    assert 1 <= large.block_size <= max(1, WINDOW_PIXELS // (285 * window))
