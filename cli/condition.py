@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
-    from epns_pyro.state import StateSpec
+    from epns_pyro.simulator import Simulator
 
 
 @click.command()
@@ -66,7 +66,7 @@ def condition(
     chosen = trajectory_of(source) if source else None
     sim = epns_pyro.load(run, device=device)
     given = read_observations(observations, sim.spec, frame_dt=sim.context.frame_dt, noise=dict(map(_noise, noises)))
-    x0 = _initial(*chosen, spec=sim.spec) if chosen else given.initial
+    x0 = _initial(*chosen, sim, particles, seed) if chosen else given.initial
     if x0 is None:
         names = ", ".join(f.name if not f.dynamic else f"initial_{f.name}" for f in sim.spec.fields)
         fail(f"{observations}: no initial state: add the variables {names}, or name a trajectory that starts there with --from")
@@ -85,11 +85,13 @@ def _noise(text: str) -> tuple[str, float]:
         raise click.BadParameter(f"expected FIELD=SIGMA with a number, found {text!r}", param_hint="--noise") from None
 
 
-def _initial(path: Path, index: int | None, *, spec: StateSpec) -> np.ndarray:
+def _initial(path: Path, index: int | None, sim: Simulator, particles: int, seed: int) -> np.ndarray:
+    """Return the first state of a trajectory; hidden states are inferred from the frames that a forecast is given, at the last of them."""
     from epns_pyro.data import open_store
 
-    store = open_store(path).timed_as(spec)
-    return store.read("test" if "test" in store.splits else store.splits[0], index or 0, stop=1)[0, 0]
+    store = open_store(path).timed_as(sim.spec)
+    frames = store.read("test" if "test" in store.splits else store.splits[0], index or 0, stop=store.system.frames_given)
+    return sim.infer(frames, members=particles, seed=seed)[:, 0].numpy() if sim.infers_states else frames[0, 0]
 
 
 def _write(posterior: xr.Dataset, out: Path) -> None:

@@ -126,6 +126,24 @@ def test_the_command_line_goes_from_frames_to_futures(store: Store, run: Path, t
         np.testing.assert_allclose(futures["position"].values[:, :, 0][:, seen], np.broadcast_to(last[seen], (3, seen.sum())), rtol=1e-6)
 
 
+def test_conditioning_starts_from_an_inferred_ensemble(store: Store, run: Path, tmp_path: Path) -> None:
+    seen, given = tmp_path / "seen.nc", store.system.frames_given
+    row = (
+        int(np.flatnonzero(np.isfinite(store.read("test")).all((1, 2, 3)))[0])
+        if np.isfinite(store.read("test")).all((1, 2, 3)).any()
+        else 0
+    )
+    position = store.spec.get(store.read("test", [row], stop=given + 3), "position")[0, given - 1 :]
+    dims = ("time", "body", "space")
+    xr.Dataset({"position": (dims, position, {"noise": 0.1})}, {"time": 0.2 * np.arange(len(position))}).to_netcdf(seen, engine="h5netcdf")
+    out = tmp_path / "states.nc"
+    arguments = ["condition", str(run), "--observations", str(seen), "--noise", "position=0.1", "--particles", "50"]
+    result = CliRunner().invoke(main, [*arguments, "--from", f"{store.path}:{row}", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    with xr.open_dataset(out, engine="h5netcdf") as states:
+        assert states["velocity"].std("sample").values[0].min() > 0
+
+
 def test_states_that_are_recorded_are_not_inferred(store: Store, simulator: Simulator) -> None:
     with pytest.raises(ConfigError, match="nothing to infer"):
         Simulator(transition=_plain(store), system=store.system, context=store.context(), config=simulator.config).infer(
