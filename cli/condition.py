@@ -69,7 +69,7 @@ def condition(
     x0 = _initial(*chosen, sim, particles, seed) if chosen else given.initial
     if x0 is None:
         names = ", ".join(f.name if not f.dynamic else f"initial_{f.name}" for f in sim.spec.fields)
-        fail(f"{observations}: no initial state: add the variables {names}, or name a trajectory that starts there with --from")
+        return fail(f"{observations}: no initial state: add the variables {names}, or name a trajectory that starts there with --from")
     with status_console().status("conditioning"):
         posterior = (sim.smooth if smoothing else sim.filter)(x0, given.observations, particles=particles, seed=seed)
     posterior.attrs |= {"run": str(run), "observations": str(observations), "seed": seed, "particles": particles}

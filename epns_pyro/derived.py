@@ -23,6 +23,11 @@ from epns_pyro.state import Array, Field, StateSpec
 PATIENCE = 3  # frames: over a longer gap no difference stands in for a hidden velocity, and a forecast takes a missed body for gone
 
 
+def difference(spec: StateSpec, field: Field, before: Array, after: Array) -> Array:
+    """Return the change of a field between two values (*batch, *site[, space]): in a periodic box, of a position to its nearest image."""
+    return spec.geometry.displacement(before, after) if field == spec.position else after - before
+
+
 def has_hidden_states(spec: StateSpec) -> bool:
     """Say whether recordings of a spec are no states: a field is hidden, or recorded with an error."""
     return any(f.hidden or f.noise for f in spec.fields)

@@ -35,6 +35,12 @@ def relative(spec: StateSpec, x: Array) -> Array | None:
     return None if spec.duration is None else spec.get(x, spec.duration.name) / spec.duration.scale
 
 
+def drift(spec: StateSpec, field: Field, x: Array, frame_dt: float) -> Array | float:
+    """Return v dt in the steps from states x of a field that has a rate v: (*batch, *site[, space]); 0 of one that has none."""
+    rate = next((f.name for f in spec.fields if f.rate_of == field.name), None)
+    return along(field, duration(spec, x, frame_dt)) * spec.get(x, rate) if rate else 0.0
+
+
 def noise_power(spec: StateSpec, field: Field) -> float:
     """Return the power of the duration that the noise of a field, a standard deviation, grows with before anything is learnt.
 

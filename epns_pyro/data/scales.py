@@ -10,7 +10,8 @@ import numpy as np
 from epns_pyro.context import DataContext
 from epns_pyro.data.precision import check_scale
 from epns_pyro.data.presence import presence
-from epns_pyro.durations import along, duration, noise_power, relative
+from epns_pyro.derived import difference
+from epns_pyro.durations import along, drift, noise_power, relative
 from epns_pyro.errors import DataError
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.systems.label_motion import step_reach
@@ -56,8 +57,8 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
         for name, moments in pairs.items():
             moments.add(spec.get(x[:, 0], name)[..., : x.shape[-2]], 1)
         for field in dynamic:
-            change, dt = field_changes(spec, field, spec.get(x, field.name)), duration(spec, x[:, :-1], store.frame_dt)
-            surprise, stays = change - _predicted(spec, field, x, dt), there[:, 1:] & there[:, :-1]
+            change = field_changes(spec, field, spec.get(x, field.name))
+            surprise, stays = change - drift(spec, field, x[:, :-1], store.frame_dt), there[:, 1:] & there[:, :-1]
             if any(f.hidden for f in spec.fields):  # in the first frame of a body there is no difference to stand in for its velocity
                 stays[:, 0], stays[:, 1:] = False, stays[:, 1:] & there[:, :-2]
             if (ratio := relative(spec, x[:, :-1])) is not None:  # what a nominal step would have brought
@@ -88,9 +89,7 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
 
 def field_changes(spec: StateSpec, field: Field, values: np.ndarray) -> np.ndarray:
     """Return changes of a field from frame to frame, (trajectory, time - 1, *site[, space]); in a box, to the nearest image."""
-    if spec.box and field == spec.position:
-        return spec.geometry.displacement(values[:, :-1], values[:, 1:])
-    return np.diff(values, axis=1)
+    return difference(spec, field, values[:, :-1], values[:, 1:])
 
 
 def _cell_reach(store: Store, split: str) -> float | None:
@@ -126,12 +125,6 @@ def _about_centroid(spec: StateSpec, field: Field, values: np.ndarray, there: np
     sites = tuple(range(2, 2 + len(spec.sites)))
     total = np.where(there[..., None], values, 0.0).sum(sites, keepdims=True)
     return values - total / np.maximum(there.sum(sites, keepdims=True), 1)[..., None]
-
-
-def _predicted(spec: StateSpec, field: Field, x: np.ndarray, dt: np.ndarray | float) -> np.ndarray | float:
-    """Return v dt of a field that has a rate: (trajectory, time - 1, *site[, space]); 0 of one that has none."""
-    rates = [f.name for f in spec.fields if f.rate_of == field.name]
-    return along(field, dt) * spec.get(x[:, :-1], rates[0]) if rates else 0.0
 
 
 def _step_scale(change: float, surprise: float) -> float:

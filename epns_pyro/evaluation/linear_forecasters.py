@@ -17,8 +17,8 @@ import numpy as np
 
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store
-from epns_pyro.derived import complete, free_fields
-from epns_pyro.durations import along, duration, noise_power, relative, with_durations
+from epns_pyro.derived import complete, difference, free_fields
+from epns_pyro.durations import along, drift, noise_power, relative, with_durations
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.presence import presence
 from epns_pyro.state import Field, StateSpec
@@ -55,7 +55,7 @@ class LinearForecaster(Forecaster):
         mean, scale = self.law(x)
         both = presence(spec, x) & presence(spec, x_next)
         for name in mean:
-            z = change(spec, spec[name], mean[name], spec.get(x_next, name)) / scale[name]
+            z = difference(spec, spec[name], mean[name], spec.get(x_next, name)) / scale[name]
             terms = -0.5 * z**2 - np.log(scale[name]) - 0.5 * np.log(2 * np.pi)
             total += terms.sum(-1) if spec[name].is_vector else terms
         return np.where(both, total, 0.0).sum(-1)
@@ -108,7 +108,7 @@ class Autoregression(LinearForecaster):
                 seen = _rows(spec, x, both)[:count]
                 gram += seen @ seen.T
                 for name in moments:
-                    left = change(spec, spec[name], persisting(context, x, spec[name]), spec.get(after, name))
+                    left = difference(spec, spec[name], persisting(context, x, spec[name]), spec.get(after, name))
                     moments[name] += seen @ left[both].ravel()
         ridge = 1e-9 * np.trace(gram) / max(count, 1) * np.eye(count)
         weights = {name: np.linalg.solve(gram + ridge, moment) for name, moment in moments.items() if count and gram.any()}
@@ -118,7 +118,7 @@ class Autoregression(LinearForecaster):
             mean, _ = draft.law(x)
             n += int(both.sum())
             for f in fields:
-                left = (change(spec, f, mean[f.name], spec.get(after, f.name)) / lasting(spec, x, f, 1.0))[both]
+                left = (difference(spec, f, mean[f.name], spec.get(after, f.name)) / lasting(spec, x, f, 1.0))[both]
                 squares[f.name] += float((left**2).sum()) / spec.width(f)
         floor = {name: 1e-9 * context.step_scales[name] for name in squares}
         return replace(draft, scales={name: max(float(np.sqrt(total / max(n, 1))), floor[name]) for name, total in squares.items()})
@@ -136,9 +136,7 @@ class Autoregression(LinearForecaster):
 
 def persisting(context: DataContext, x: np.ndarray, field: Field) -> np.ndarray:
     """Return a field (*batch, body[, space]) one step later if nothing happens: x + v dt, or x where the field has no rate."""
-    spec = context.spec
-    rate = next((f.name for f in spec.fields if f.rate_of == field.name), None)
-    return spec.get(x, field.name) + (along(field, duration(spec, x, context.frame_dt)) * spec.get(x, rate) if rate else 0.0)
+    return context.spec.get(x, field.name) + drift(context.spec, field, x, context.frame_dt)
 
 
 def lasting(spec: StateSpec, x: np.ndarray, field: Field, scale: float) -> np.ndarray | float:
@@ -151,11 +149,6 @@ def scheduled(spec: StateSpec, x: np.ndarray, following: np.ndarray, seen: np.nd
     """Return next states with what was recorded of them: durations, bodies that leave, and bodies that enter, where they were seen."""
     stays = presence(spec, x) & presence(spec, seen)
     return with_durations(spec, np.where(stays[..., None], following, seen), seen)
-
-
-def change(spec: StateSpec, field: Field, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Return the difference of two values of a field (*batch, body[, space]); in a periodic box that to the nearest image."""
-    return spec.geometry.displacement(before, after) if field == spec.position else after - before
 
 
 def _velocities(spec: StateSpec) -> list[str]:

@@ -21,14 +21,8 @@ class TissueSystem(System):
 
     Parameters
     ----------
-    lattice : (int, int)
-        Height and width of an image, pixels.
-    cells, types : int
-        Labels are 0 (medium) to `cells`, types 0 (medium) to `types`.
-    periodic : bool
-        Whether the image is periodic: opposite edges meet.
-    implausible_share : float
-        A trajectory is no longer alive when more than this fraction of its cells has an area outside `plausible_area`.
+    lattice, cells, types, periodic, implausible_share
+        As in `RecordedCellsConfig`; implausible is an area outside `plausible_area`.
     """
 
     def __init__(self, lattice: tuple[int, int], *, cells: int, types: int, periodic: bool, implausible_share: float) -> None:
