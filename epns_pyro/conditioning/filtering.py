@@ -17,9 +17,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from epns_pyro.conditioning.gaussian import LinearStep, LogQuadratic
+from epns_pyro.conditioning.gaussian import LinearStep
 from epns_pyro.conditioning.observations import Observations
-from epns_pyro.conditioning.particles import ParticleSet, Pinned, Plan, start, sweep, systematic
+from epns_pyro.conditioning.particles import ParticleSet, Plan, start, sweep, systematic
 from epns_pyro.conditioning.problem import Problem, Proposal, Start, adapts, build_problem, complete
 from epns_pyro.context import DataContext
 from epns_pyro.data import to_dataset
@@ -79,7 +79,7 @@ def smooth_paths(
     with _stream(seed, problem.x0):
         fits = _pilot(problem)
         for _ in range(sweeps):
-            done = _pass(problem, Plan.backward(problem.measured[1:], fits))
+            done = _pass(problem, Plan.backward(problem.targets, fits))
             fits = done.fits
     paths = done.paths()
     return _labelled(context, paths).assign(
@@ -137,7 +137,8 @@ class Filtered:
 
 def _filter(problem: Problem, *, adapted: bool) -> Filtered:
     """Filter from one observed frame to the next; repeat the whole trajectory if too few particles have weight."""
-    particles, fits = start(problem.kernel, problem.x0, problem.law, problem.measured[0]), []
+    particles = start(problem.kernel, problem.x0, problem.law, problem.measured[0])
+    fits: list[LinearStep] = []
     frames = [Frame.of(particles)]
     for target in sorted(problem.observed - {0} | {problem.steps}):
         here = len(frames) - 1
@@ -177,7 +178,7 @@ def _forecast(problem: Problem, particles: ParticleSet, steps: int) -> list[tupl
     """Move the particles without an observation; return each frame, and a linear fit of the step to it."""
     frames = []
     for _ in range(steps):
-        move = problem.kernel.move(particles.x, weight=particles.weight)
+        move = problem.kernel.move(particles.x, particles.weight)
         particles.x = move.x
         frames.append((Frame.of(particles), move.fit))
     return frames
@@ -242,9 +243,8 @@ def _pass(problem: Problem, plan: Plan) -> Pass:
 
 def _pilot(problem: Problem) -> list[LinearStep]:
     """Return linear fits of the steps of filtered particles, which the first sweep uses for its look-ahead."""
-    if isinstance(problem.measured[-1], Pinned):  # a filter cannot reach an exactly known end
-        measured = [*problem.measured[:-1], LogQuadratic.flat(problem.law.mean)]
-        problem = replace(problem, measured=measured, observed=problem.observed - {problem.steps})
+    if problem.end is not None:  # a filter cannot reach an exactly known end
+        problem = replace(problem, end=None, observed=problem.observed - {problem.steps})
     return _filter(problem, adapted=True).fits
 
 

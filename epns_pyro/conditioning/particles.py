@@ -17,7 +17,7 @@ ancestors nor effective sample sizes, keeps its weights in float32 on the CPU, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -110,13 +110,13 @@ class Move(NamedTuple):
     x : Tensor, (particle, *site, channel)
     log_weight : Tensor, (particle,)
         log of E[Psi(x') | h, z] p(z | h) / q(z); 0 for a forecast.
-    fit : LinearStep or None
-        A linear fit of the step, if requested.
+    fit : LinearStep
+        A linear fit of the step.
     """
 
     x: Tensor
     log_weight: Tensor
-    fit: LinearStep | None
+    fit: LinearStep
 
 
 class Latents(NamedTuple):
@@ -152,16 +152,16 @@ class TransitionKernel:
         """Sample x' ~ p(x' | x), for any emission."""
         return torch.cat([self.transition.spec.advance(part, self.emission(part).sample()) for part in x.split(self.transition.block_size)])
 
-    def move(self, x: Tensor, target: ProposalTarget | None = None, weight: Tensor | None = None) -> Move:
-        """Move the particles one step.
+    def move(self, x: Tensor, weight: Tensor, target: ProposalTarget | None = None) -> Move:
+        """Move the particles one step, and fit a linear step to them.
 
         Parameters
         ----------
         x : Tensor, (particle, *site, channel)
+        weight : Tensor, (particle,)
+            Normalised weights of the particles, for the fit.
         target : ProposalTarget, optional
             Target of the proposal of z and x'; without it z ~ p(z | h), x' ~ p(x' | h, z).
-        weight : Tensor, (particle,), optional
-            Normalised; fit a linear step to the particles with these weights.
         """
         size = max(1, min(self.transition.block_size, DENSE // self.flat(x[:1]).shape[-1] ** 2))
         blocks, covariance = [], torch.zeros(())
@@ -174,11 +174,8 @@ class TransitionKernel:
             else:
                 draws, log_mass = target.potential.tilt(law)
             blocks.append((self.put(part, draws), log_mass + log_ratio, latents.standard, law.mean))
-            if weight is not None:
-                covariance = covariance + torch.einsum("p,pij->ij", weight[start : start + size], law.covariance)
+            covariance = covariance + torch.einsum("p,pij->ij", weight[start : start + size], law.covariance)
         states, log_weight, standard, mean = map(torch.cat, zip(*blocks, strict=True))
-        if weight is None:
-            return Move(states, log_weight, None)
         if len(x) < 2 * (mean.shape[-1] + standard.shape[-1] + 1):
             standard = standard[:, :0]
         return Move(states, log_weight, LinearStep.fit(self.flat(x), standard, mean, covariance, weight))
@@ -252,11 +249,11 @@ class Plan:
     """
 
     ahead: list[LogQuadratic]
-    potentials: list[Potential]
+    potentials: Sequence[Potential]
     fits: list[LinearStep]
 
     @classmethod
-    def backward(cls, measured: list[Potential], fits: list[LinearStep]) -> Plan:
+    def backward(cls, measured: Sequence[Potential], fits: list[LinearStep]) -> Plan:
         """Compute the look-ahead through linear steps: psi_{t-1}(x) = integral of p(x' | x) p(y_t | x') psi_t(x') dx'.
 
         Parameters
@@ -268,12 +265,12 @@ class Plan:
         ahead: list[LogQuadratic] = []
         potentials: list[Potential] = []
         for here, fit in zip(reversed(measured), reversed(fits), strict=True):
-            potentials.append(here.times(ahead[-1]) if ahead else here)
+            potentials.append(here if isinstance(here, Pinned) or not ahead else here.times(ahead[-1]))
             ahead.append(potentials[-1].before(fit))
         return cls(ahead[::-1], potentials[::-1], fits)
 
     @classmethod
-    def myopic(cls, measured: list[Potential]) -> Plan:
+    def myopic(cls, measured: list[LogQuadratic]) -> Plan:
         """Use only the observation of each step, without look-ahead."""
         state = measured[0].linear
         blind = LinearStep(torch.zeros_like(measured[0].precision), state[:, None][:, :0], state, torch.zeros_like(measured[0].precision))
@@ -296,10 +293,10 @@ def sweep(kernel: TransitionKernel, particles: ParticleSet, plan: Plan, threshol
         parents = particles.resample(threshold)
         before = psi(kernel.flat(particles.x))
         if isinstance(potential, Pinned):
-            move = kernel.move(particles.x, weight=particles.weight)
+            move = kernel.move(particles.x, particles.weight)
             move = Move(potential.state.expand_as(particles.x), kernel.log_density(particles.x, potential.state), move.fit)
         else:
-            move = kernel.move(particles.x, ProposalTarget(potential, fit), particles.weight)
+            move = kernel.move(particles.x, particles.weight, ProposalTarget(potential, fit))
         particles.x = move.x
         particles.weigh(move.log_weight - before, f"step {t}")
         yield SweepStep(parents, move.fit)

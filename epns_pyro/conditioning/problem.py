@@ -40,19 +40,28 @@ class Problem:
         Of the dynamic channels of the initial states.
     measured : list of LogQuadratic
         log p(y_t | x) at t = 0 .. T.
-    Frames with an observation.
-        Frames with a measurement.
+    observed : frozenset of int
+        Frames with a measurement, and the last where the end is known.
+    end : Pinned, optional
+        The state of the last frame, where it is known.
     """
 
     kernel: TransitionKernel
     x0: Tensor
     law: NormalLaw
-    measured: list[Potential]
+    measured: list[LogQuadratic]
     observed: frozenset[int]
+    end: Pinned | None = None
 
     @property
     def steps(self) -> int:
         return len(self.measured) - 1
+
+    @property
+    def targets(self) -> list[Potential]:
+        """Return what is known of the states of frames 1 .. T: their measurements, and the end if it is known."""
+        last = self.measured[-1] if self.end is None else self.end
+        return [*self.measured[1:-1], last]
 
     @property
     def looks_ahead(self) -> bool:
@@ -88,8 +97,9 @@ def build_problem(
         torch.as_tensor(a, dtype=torch.float64, device=flat.device).flatten(1)
         for a in (context.to_local(observations.values, among_dynamic=True), observations.noise)
     )
-    measured: list[Potential] = [LogQuadratic.of_measurement(v, s) for v, s in zip(values, noise, strict=True)]
+    measured = [LogQuadratic.of_measurement(v, s) for v, s in zip(values, noise, strict=True)]
     observed = frozenset(observations.frames.tolist())
+    pinned = None
     if end is not None:
         if observations.steps in observed:
             raise ShapeError(f"step {observations.steps} is both observed and known as the end: leave its observations out")
@@ -102,9 +112,9 @@ def build_problem(
             raise ShapeError(
                 f"the end: its static fields ({', '.join(f.name for f in spec.static_fields)}) differ from the initial state's"
             )
-        measured[-1] = Pinned(known, kernel.flat(known[None])[0])
+        pinned = Pinned(known, kernel.flat(known[None])[0])
         observed = observed | {observations.steps}
-    return Problem(kernel, states, law, measured, observed)
+    return Problem(kernel, states, law, measured, observed, pinned)
 
 
 def _initial(transition: Transition, x0: Start) -> tuple[Tensor, np.ndarray | None]:
