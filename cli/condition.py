@@ -66,7 +66,7 @@ def condition(
     chosen = trajectory_of(source) if source else None
     sim = epns_pyro.load(run, device=device)
     given = read_observations(observations, sim.spec, frame_dt=sim.context.frame_dt, noise=dict(map(_noise, noises)))
-    x0 = _initial(*chosen, sim, particles, seed) if chosen else given.initial
+    x0 = _initial(*chosen, sim=sim, particles=particles, seed=seed) if chosen else given.initial
     if x0 is None:
         names = ", ".join(f.name if not f.dynamic else f"initial_{f.name}" for f in sim.spec.fields)
         return fail(f"{observations}: no initial state: add the variables {names}, or name a trajectory that starts there with --from")
@@ -85,7 +85,7 @@ def _noise(text: str) -> tuple[str, float]:
         raise click.BadParameter(f"expected FIELD=SIGMA with a number, found {text!r}", param_hint="--noise") from None
 
 
-def _initial(path: Path, index: int | None, sim: Simulator, particles: int, seed: int) -> np.ndarray:
+def _initial(path: Path, index: int | None, *, sim: Simulator, particles: int, seed: int) -> np.ndarray:
     """Return the first state of a trajectory; hidden states are inferred from the frames that a forecast is given, at the last of them."""
     from epns_pyro.data import open_store
 
