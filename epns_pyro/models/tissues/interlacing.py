@@ -100,7 +100,7 @@ class PixelBatch(NamedTuple):
         Contested pixels, sorted by class.
     pixel_of_candidate : Tensor, (row,)
         Place of every candidate's pixel in `pixel`.
-    turn_of_row : Tensor, (row,)
+    relative_class : Tensor, (row,)
         Class of every candidate's pixel, counted from the first of `classes`.
     around, known : Tensor, (pixel, neighbourhood^2)
         Pixels in the square around each pixel, and which of them belong to earlier classes.
@@ -112,7 +112,7 @@ class PixelBatch(NamedTuple):
     pixel: Tensor
     pixel_sizes: list[int]
     pixel_of_candidate: Tensor
-    turn_of_row: Tensor
+    relative_class: Tensor
     around: Tensor
     known: Tensor
 
@@ -154,7 +154,7 @@ class LabelField:
         rows = Rows.by_class(self.classes[pixel], self.count)
         return Rows(pixel[rows.order], rows.bounds)
 
-    def turn(self, classes: range) -> PixelBatch:
+    def pixels_of(self, classes: range) -> PixelBatch:
         """Return the pixels and candidates of some classes."""
         c, rows, here = self.candidates, self.candidates.rows.of(classes), self.contested.of(classes)
         of_row = self.class_of_row[rows] - classes.start
@@ -170,7 +170,7 @@ class LabelField:
         return self.labels[self.candidates.pixel] == self.candidates.name
 
     @cached_property
-    def stray(self) -> Tensor:
+    def outside(self) -> Tensor:
         """Pixels that a cell has outside of its own window, (pixel,): of large cells and of fragments."""
         reached = torch.zeros_like(self.labels).index_add(0, self.candidates.pixel, self.owned.long())
         return (self.labels > 0) & (reached == 0)
@@ -179,15 +179,15 @@ class LabelField:
     def _starts(self) -> Tensor:
         return torch.arange(len(self.tissue.labels), device=self.labels.device) * self.tissue.lattice.pixels
 
-    def seen(self, labels: Tensor, turn: PixelBatch) -> tuple[Tensor, Tensor]:
+    def seen(self, labels: Tensor, pixels: PixelBatch) -> tuple[Tensor, Tensor]:
         """Return labels of an image (pixel,) around each pixel of a batch, and their types, -1 if not drawn yet: (pixel, neighbourhood^2).
 
         Both are int32, because these tables are large.
         """
-        label = labels[turn.around]
-        first = turn.pixel // self.tissue.lattice.pixels * self._types_by_label.shape[-1]
+        label = labels[pixels.around]
+        first = pixels.pixel // self.tissue.lattice.pixels * self._types_by_label.shape[-1]
         kind = self._types_by_label.flatten()[label + first[:, None]]
-        return torch.where(turn.known, label.int(), -1), torch.where(turn.known, kind.int(), -1)
+        return torch.where(pixels.known, label.int(), -1), torch.where(pixels.known, kind.int(), -1)
 
     @cached_property
     def _types_by_label(self) -> Tensor:

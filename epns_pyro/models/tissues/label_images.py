@@ -79,19 +79,19 @@ class LabelImage(TorchDistribution):
         field, first = self._flat(batch)
         labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
         score = torch.where(labels == 0, 0.0, -math.inf).to(first.cells.dtype)
-        for classes, draft, outlook in self._stages(field, first, labels):
-            turn = field.turn(classes)
-            told: tuple[Tensor, ...] = ()
-            if outlook is not None:
-                past = outlook.past(labels)[:, classes.start : classes.stop]
-                told = (labels, outlook.heading(past, classes))
-            cells, medium, stray = self._candidates(field, draft, turn, *told)
-            total = _logsumexp(torch.logaddexp(medium, stray), turn.pixel_of_candidate, cells)
-            value = labels[turn.pixel]
-            part = torch.where(value == 0, medium, torch.where(value == field.labels[turn.pixel], stray, -math.inf))
-            chosen = value[turn.pixel_of_candidate] == field.candidates.name[turn.rows]
-            part = part.index_put((turn.pixel_of_candidate[chosen],), cells[chosen])
-            score = score.index_put((turn.pixel,), part - total)
+        for classes, draft, marginals in self._stages(field, first, labels):
+            pixels = field.pixels_of(classes)
+            context: tuple[Tensor, ...] = ()
+            if marginals is not None:
+                past = marginals.past(labels)[:, classes.start : classes.stop]
+                context = (labels, marginals.expectation(past, classes))
+            cells, medium, outside = self._candidates(field, draft, pixels, *context)
+            total = _logsumexp(torch.logaddexp(medium, outside), pixels.pixel_of_candidate, cells)
+            value = labels[pixels.pixel]
+            part = torch.where(value == 0, medium, torch.where(value == field.labels[pixels.pixel], outside, -math.inf))
+            chosen = value[pixels.pixel_of_candidate] == field.candidates.name[pixels.rows]
+            part = part.index_put((pixels.pixel_of_candidate[chosen],), cells[chosen])
+            score = score.index_put((pixels.pixel,), part - total)
         there = torch.nn.functional.pad(field.tissue.present, (1, 0), value=True)
         uniform = (math.log(self.floor) - there.sum(-1, keepdim=True).to(score.dtype).log()).expand(-1, self.tissue.lattice.pixels)
         likely = torch.logaddexp(score + math.log1p(-self.floor), uniform.flatten())
@@ -118,28 +118,28 @@ class LabelImage(TorchDistribution):
         for classes, revision in self.scores.stages:
             if revision is not None:
                 draft = revision(field, draft, labels)
-            yield classes, draft, self._outlook(field, draft, classes.start, labels) if len(self.scores.classes) > 1 else None
+            yield classes, draft, self._marginals(field, draft, classes.start, labels) if len(self.scores.classes) > 1 else None
 
-    def _outlook(self, field: LabelField, draft: Draft, start: int = 0, labels: Tensor | None = None) -> DraftMarginals:
+    def _marginals(self, field: LabelField, draft: Draft, start: int = 0, labels: Tensor | None = None) -> DraftMarginals:
         """Return the marginals that the draft alone gives to the classes from `start`; the pixels of earlier classes are known."""
-        turn, c = field.turn(range(start, len(self.scores.classes))), field.candidates
+        pixels, c = field.pixels_of(range(start, len(self.scores.classes))), field.candidates
         with torch.set_grad_enabled(
             torch.is_grad_enabled() and start > 0
         ):  # those of the first draft are the law of class 0: learned there
-            cells, medium, stray = self._candidates(field, draft, turn)
-            total = _logsumexp(torch.logaddexp(medium, stray), turn.pixel_of_candidate, cells)
-            marginal = (cells - total[turn.pixel_of_candidate]).exp()
+            cells, medium, outside = self._candidates(field, draft, pixels)
+            total = _logsumexp(torch.logaddexp(medium, outside), pixels.pixel_of_candidate, cells)
+            marginal = (cells - total[pixels.pixel_of_candidate]).exp()
         if labels is not None and start:
-            drawn = slice(0, turn.rows.start)
+            drawn = slice(0, pixels.rows.start)
             marginal = torch.cat([(labels[c.pixel[drawn]] == c.name[drawn]).to(marginal), marginal])
         return DraftMarginals(field, marginal)
 
-    def _candidates(self, field: LabelField, draft: Draft, turn: PixelBatch, *told: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(self, field: LabelField, draft: Draft, pixels: PixelBatch, *context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of cells (row,), of the medium and of present owners outside their windows (pixel,), in the order of the pixel batch."""
-        cells, medium = self.scores(field, draft, turn, *told)
-        bonus = self.scores.stay(draft.medium.flatten(0, -2).index_select(0, turn.pixel))[..., 0]
-        cells = cells + torch.where(field.owned[turn.rows], bonus[turn.pixel_of_candidate], 0.0)
-        return cells, medium, torch.where(field.stray[turn.pixel], bonus, -math.inf)
+        cells, medium = self.scores(field, draft, pixels, *context)
+        bonus = self.scores.stay(draft.medium.flatten(0, -2).index_select(0, pixels.pixel))[..., 0]
+        cells = cells + torch.where(field.owned[pixels.rows], bonus[pixels.pixel_of_candidate], 0.0)
+        return cells, medium, torch.where(field.outside[pixels.pixel], bonus, -math.inf)
 
     # -- drawing -----------------------------------------------------------------------------------------------------------
 
@@ -167,26 +167,26 @@ class LabelImage(TorchDistribution):
     def _draw(self, field: LabelField, first: Draft, uniform: Tensor | None = None) -> Tensor:
         """Draw labels (pixel,) class by class; where `uniform` (pixel,) is not -1 it gives the label; without it take the most probable."""
         labels = torch.zeros_like(field.labels) if uniform is None else uniform.clamp_min(0)
-        for classes, draft, outlook in self._stages(field, first, labels):
+        for classes, draft, marginals in self._stages(field, first, labels):
             past, before = draft.cells.new_zeros(field.tissue.types.numel(), 1, 3), None
-            told: tuple[Tensor, ...] = ()
+            context: tuple[Tensor, ...] = ()
             for k in classes:
-                turn = field.turn(range(k, k + 1))
-                if before is not None and outlook is not None:
-                    past = past + outlook.surplus(labels, before)
-                if outlook is not None and k:
-                    told = (labels, outlook.heading(past, turn.classes))
-                before = turn
-                cells, medium, stray = self._candidates(field, draft, turn, *told)
+                pixels = field.pixels_of(range(k, k + 1))
+                if before is not None and marginals is not None:
+                    past = past + marginals.surplus(labels, before)
+                if marginals is not None and k:
+                    context = (labels, marginals.expectation(past, pixels.classes))
+                before = pixels
+                cells, medium, outside = self._candidates(field, draft, pixels, *context)
                 if uniform is not None:
-                    cells, medium, stray = (s + _gumbel(s) for s in (cells, medium, stray))
-                best = torch.maximum(medium, stray).scatter_reduce(0, turn.pixel_of_candidate, cells, "amax")
-                new = torch.where(medium >= best, 0, field.labels[turn.pixel])
-                wins = cells >= best[turn.pixel_of_candidate]
-                new = new.index_put((turn.pixel_of_candidate[wins],), field.candidates.name[turn.rows][wins])
+                    cells, medium, outside = (s + _gumbel(s) for s in (cells, medium, outside))
+                best = torch.maximum(medium, outside).scatter_reduce(0, pixels.pixel_of_candidate, cells, "amax")
+                new = torch.where(medium >= best, 0, field.labels[pixels.pixel])
+                wins = cells >= best[pixels.pixel_of_candidate]
+                new = new.index_put((pixels.pixel_of_candidate[wins],), field.candidates.name[pixels.rows][wins])
                 if uniform is not None:
-                    new = torch.where(uniform[turn.pixel] < 0, new, uniform[turn.pixel])
-                labels[turn.pixel] = new
+                    new = torch.where(uniform[pixels.pixel] < 0, new, uniform[pixels.pixel])
+                labels[pixels.pixel] = new
         return labels
 
     def _image(self, labels: Tensor, batch: torch.Size) -> Tensor:

@@ -15,7 +15,7 @@ from epns_pyro.models.tissues.interlacing import LabelField, PixelBatch
 from epns_pyro.models.tissues.revision import Revision
 
 CELL_RADIUS = 3.0  # pixels: the unit of a cell's moments as network inputs
-HEADING_FEATURES = AREA_FEATURES + 7
+EXPECTATION_FEATURES = AREA_FEATURES + 7
 
 
 class DraftMarginals:
@@ -37,14 +37,14 @@ class DraftMarginals:
         surplus = self._per_class(self._surplus(labels, slice(None)))
         return surplus.cumsum(1) - surplus
 
-    def surplus(self, labels: Tensor, turn: PixelBatch) -> Tensor:
+    def surplus(self, labels: Tensor, pixels: PixelBatch) -> Tensor:
         """Return area and first moments of each cell from one batch of pixels, minus those expected from the draft: (cell, 1, 3)."""
-        gained = self._surplus(labels, turn.rows)
+        gained = self._surplus(labels, pixels.rows)
         cells = self.field.tissue.types.numel()
-        return gained.new_zeros(cells, 3).index_add(0, self.field.candidates.cell[turn.rows], gained)[:, None]
+        return gained.new_zeros(cells, 3).index_add(0, self.field.candidates.cell[pixels.rows], gained)[:, None]
 
-    def heading(self, past: Tensor, classes: range) -> Tensor:
-        """Return the expected area and centre of each cell before some classes are drawn: (cell, class, HEADING_FEATURES).
+    def expectation(self, past: Tensor, classes: range) -> Tensor:
+        """Return the expected area and centre of each cell before some classes are drawn: (cell, class, EXPECTATION_FEATURES).
 
         Features: the expected area, also relative to the mean of all cells, and the expected centre, with pixels not drawn yet as in the
         draft; the surplus of the pixels drawn so far (`past`, (cell, class, 3)); and the standard deviation of the area not drawn yet.
@@ -110,17 +110,19 @@ class ByClass(nn.Module):
 
     def forward(self, rows: Tensor, sizes: list[int], classes: range) -> Tensor:
         """(row, fan_in) -> (row, fan_out), for `sizes[i]` rows of class `classes[i]`."""
-        told = (self.shared + self.own[max(classes.start - 1, 0) : classes.stop - 1]).unbind()
-        weights = told if classes.start else (torch.zeros_like(self.shared), *told)
+        later = (self.shared + self.own[max(classes.start - 1, 0) : classes.stop - 1]).unbind()
+        weights = later if classes.start else (torch.zeros_like(self.shared), *later)
         return torch.cat([part @ weight for part, weight in zip(rows.split(sizes), weights, strict=True)])
 
 
 class PixelScores(nn.Module):
     """Scores of the candidates of every pixel, given the pixels of the classes before its own.
 
-    score(cell, pixel) = f(draft + nearby pixels of the cell and of other cells of its type + nearby types + heading); the cell that has the
-    pixel now gets a bonus. The heading of a cell is its expected area and centre: from its pixels drawn so far, and from the draft's
-    probabilities for the others. So the last pixels of a cell can correct an area that the first ones made too large or too small.
+    score(cell, pixel) = f(draft + nearby pixels of the cell and of other cells of its type + nearby types + expectation)
+
+    The cell that has the pixel now gets a bonus. The expectation of a cell is its expected area and centre: from its pixels drawn so far,
+    and from the draft's probabilities for the others. So the last pixels of a cell can correct an area that the first ones made too large
+    or too small.
 
     Parameters
     ----------
@@ -140,7 +142,7 @@ class PixelScores(nn.Module):
         self.types, self.side, self.neighbourhood = types, side, neighbourhood
         self.revisions = nn.ModuleList(Revision(width, types, start) for start in revisions if start < side**2)
         later = side**2 - 1
-        self.own = ByClass(2 * neighbourhood**2 + HEADING_FEATURES, width, later)
+        self.own = ByClass(2 * neighbourhood**2 + EXPECTATION_FEATURES, width, later)
         self.kinds = ByClass(neighbourhood**2 * (types + 1), 2 * width, later)
         self.cell, self.medium = Readout(width), Readout(width)
         stay = nn.Linear(width, 1)
@@ -159,7 +161,7 @@ class PixelScores(nn.Module):
         return [(range(*ends), revision) for ends, revision in zip(bounds, (None, *revisions), strict=True)]
 
     def forward(
-        self, field: LabelField, draft: Draft, turn: PixelBatch, labels: Tensor | None = None, heading: Tensor | None = None
+        self, field: LabelField, draft: Draft, pixels: PixelBatch, labels: Tensor | None = None, expectation: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Score the candidates of a batch of pixels: (row,) for cells, (pixel,) for the medium.
 
@@ -168,38 +170,38 @@ class PixelScores(nn.Module):
         field : LabelField
         draft : Draft
             With one batch dimension.
-        turn : PixelBatch
+        pixels : PixelBatch
         labels : Tensor, (pixel,)
             The images of the whole batch; a pixel reads only pixels of earlier classes. None: scores by the draft alone.
-        heading : Tensor, (cell, class, HEADING_FEATURES)
-            Of the classes in `turn`.
+        expectation : Tensor, (cell, class, EXPECTATION_FEATURES)
+            Of the classes in `pixels`.
 
         Returns
         -------
         Tensor, (row,), and Tensor, (pixel,)
-            Scores of cells and of the medium, in the order of `turn`.
+            Scores of cells and of the medium, in the order of `pixels`.
         """
-        cells = draft.cells.flatten(0, -2).index_select(0, field.candidates.place[turn.rows])
-        medium = draft.medium.flatten(0, -2).index_select(0, turn.pixel)
-        if labels is not None and heading is not None and turn.classes.stop > 1:
-            seen, kinds = field.seen(labels, turn)
-            near_cells, near_medium = self._of_kinds(kinds, turn).chunk(2, -1)
-            cells = cells + near_cells.index_select(0, turn.pixel_of_candidate) + self._of_cells(field, seen, kinds, heading, turn)
+        cells = draft.cells.flatten(0, -2).index_select(0, field.candidates.place[pixels.rows])
+        medium = draft.medium.flatten(0, -2).index_select(0, pixels.pixel)
+        if labels is not None and expectation is not None and pixels.classes.stop > 1:
+            seen, kinds = field.seen(labels, pixels)
+            near_cells, near_medium = self._of_kinds(kinds, pixels).chunk(2, -1)
+            cells = cells + near_cells.index_select(0, pixels.pixel_of_candidate) + self._of_cells(field, seen, kinds, expectation, pixels)
             medium = medium + near_medium
         return self.cell(cells), self.medium(medium)
 
-    def _of_cells(self, field: LabelField, seen: Tensor, kinds: Tensor, heading: Tensor, turn: PixelBatch) -> Tensor:
-        """Score candidates by the pixels of their cell, those of other cells of its type, and the heading: (row, width)."""
+    def _of_cells(self, field: LabelField, seen: Tensor, kinds: Tensor, expectation: Tensor, pixels: PixelBatch) -> Tensor:
+        """Score candidates by the pixels of their cell, those of other cells of its type, and the expectation: (row, width)."""
         c, square = field.candidates, self.neighbourhood**2
-        told = heading.new_empty(len(turn.pixel_of_candidate), 2 * square + HEADING_FEATURES)
+        inputs = expectation.new_empty(len(pixels.pixel_of_candidate), 2 * square + EXPECTATION_FEATURES)
         # written in place: this is the largest table, and it has no gradient
-        torch.eq(seen.index_select(0, turn.pixel_of_candidate), c.name[turn.rows, None].to(seen), out=told[:, :square])
-        torch.eq(kinds.index_select(0, turn.pixel_of_candidate), c.kind[turn.rows, None].to(kinds), out=told[:, square : 2 * square])
-        told[:, 2 * square :] = heading[c.cell[turn.rows], turn.turn_of_row]
-        return self.own(told, turn.row_sizes, turn.classes)
+        torch.eq(seen.index_select(0, pixels.pixel_of_candidate), c.name[pixels.rows, None].to(seen), out=inputs[:, :square])
+        torch.eq(kinds.index_select(0, pixels.pixel_of_candidate), c.kind[pixels.rows, None].to(kinds), out=inputs[:, square : 2 * square])
+        inputs[:, 2 * square :] = expectation[c.cell[pixels.rows], pixels.relative_class]
+        return self.own(inputs, pixels.row_sizes, pixels.classes)
 
-    def _of_kinds(self, kinds: Tensor, turn: PixelBatch) -> Tensor:
+    def _of_kinds(self, kinds: Tensor, pixels: PixelBatch) -> Tensor:
         """Score contributions from the types of nearby pixels: (pixel, 2 * width)."""
-        told = self.kinds.shared.new_empty(*kinds.shape, self.types + 1)
-        torch.eq(kinds[..., None], torch.arange(self.types + 1, device=kinds.device).to(kinds), out=told)
-        return self.kinds(told.flatten(-2), turn.pixel_sizes, turn.classes)
+        inputs = self.kinds.shared.new_empty(*kinds.shape, self.types + 1)
+        torch.eq(kinds[..., None], torch.arange(self.types + 1, device=kinds.device).to(kinds), out=inputs)
+        return self.kinds(inputs.flatten(-2), pixels.pixel_sizes, pixels.classes)
