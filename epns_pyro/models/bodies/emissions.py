@@ -158,6 +158,10 @@ class EmissionConfig(Config, ABC):
             Unit of the standard deviations, which are kept within [minimum, maximum] units.
         """
 
+    def usual_scale(self, law: TorchDistribution) -> Tensor:
+        """Return how large the noise of a law that was built here usually is, a standard deviation: (*batch, body, dynamic channel)."""
+        return law.variance.sqrt()
+
     def scales(self, raw: Tensor, unit: Tensor) -> Tensor:
         """Map unconstrained numbers to standard deviations: exponential, bent smoothly to stay within [minimum, maximum] units."""
         low, high = math.log(self.minimum), math.log(self.maximum)

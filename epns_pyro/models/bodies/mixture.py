@@ -55,6 +55,12 @@ class ScaleMixture(TorchDistribution):
         inflation = (self.log_weights + 2 * self.log_scales).logsumexp(-1).exp()
         return self.base.variance * inflation[..., None]
 
+    @property
+    def usual_scale(self) -> Tensor:
+        """Standard deviation of the width that is usual, the geometric mean over widths: (*batch, body, channel)."""
+        usual = (self.log_weights.exp() * self.log_scales).sum(-1).exp()
+        return self.base.variance.sqrt() * usual[..., None]
+
     def expand(self, batch_shape: torch.Size, _instance: ScaleMixture | None = None) -> ScaleMixture:
         batch_shape = torch.Size(batch_shape)
         return ScaleMixture(self.base.expand(batch_shape), self.log_weights.expand(*batch_shape, -1), self.log_scales)
@@ -103,6 +109,9 @@ class MixtureConfig(EmissionConfig):
         ladder = ladder - ladder[ladder.abs().argmin()]  # one of the widths is 1
         weights = torch.log_softmax(raw + START * (ladder == 0), -1)
         return ScaleMixture(base, weights, ladder).to_event(1)
+
+    def usual_scale(self, law: TorchDistribution) -> Tensor:
+        return law.base_dist.usual_scale
 
     def _inner(self, spec: StateSpec) -> EmissionConfig:
         """Return correlated noise for states of vectors only."""

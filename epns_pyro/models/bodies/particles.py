@@ -151,7 +151,7 @@ class ParticleStep(BodyStep):
             vectors = vectors + torch.einsum("...l,fal,...as->...fs", z, transition.latents_to_mean, self._frame)
         scalars_out = len(bodies.dynamic_scalars)
         correction = bodies.join(vectors, out.scalars[..., :scalars_out])
-        loc = self._guess.mean + self._guess.variance.sqrt() * correction
+        loc = self._guess.mean + self._unit_of(self._guess) * correction
         law = self._law(loc, self._noise + out.scalars[..., scalars_out:])
         return masked(completed(law, bodies, self.x), self.mask)
 
@@ -210,7 +210,7 @@ class ParticleStep(BodyStep):
         if self.motion is not None:
             mean = mean + self.motion.change
         if transition.config.guess_unit == "noise":
-            return mean + change * self._law(torch.zeros_like(mean), self._noise.detach()).variance.sqrt()
+            return mean + change * self._unit_of(self._law(torch.zeros_like(mean), self._noise.detach()))
         return mean + change * bodies.per_channel(self._units)
 
     @cached_property
@@ -229,6 +229,11 @@ class ParticleStep(BodyStep):
 
     def _law(self, loc: Tensor, noise: Tensor) -> Independent:
         return self.transition.config.emission.build(self.bodies.free, loc, noise, self._units)
+
+    def _unit_of(self, law: Independent) -> Tensor:
+        """The unit of corrections: the standard deviation of a law, or that of its usual noise where guesses are measured in noise."""
+        config = self.transition.config
+        return config.emission.usual_scale(law) if config.guess_unit == "noise" else law.variance.sqrt()
 
     def _both(self, stays: Tensor | None) -> Tensor | None:
         return self.mask if stays is None or self.mask is None else self.mask & stays

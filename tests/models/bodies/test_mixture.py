@@ -79,3 +79,14 @@ def test_rare_large_steps_cost_little():
     one = unmasked(found)
     far = found.mean + 30 * one.base.base_dist.scale if hasattr(one.base, "base_dist") else found.mean + 30 * one.base.variance.sqrt()
     assert (one.log_prob(far) - one.base.log_prob(far)).min() > 200
+
+
+def test_usual_noise_is_that_of_the_likely_width_however_wide_the_widest() -> None:
+    spec, config = WORLDS["celestial"], MixtureConfig(widths=5, narrowest=1e-4, widest=100.0)
+    noise = torch.zeros(1, BODIES, config.parameters(spec), dtype=torch.float64)
+    noise[..., -5:] = torch.tensor([20.0, 0, 0, 0, 14.0])  # the narrowest, and one in 400 times the widest
+    found = config.build(
+        spec, torch.zeros(1, BODIES, spec.dynamic_channels, dtype=torch.float64), noise, torch.ones(2, dtype=torch.float64)
+    )
+    assert config.usual_scale(found).max() < 3e-4
+    assert found.variance.sqrt().min() > 1.0
