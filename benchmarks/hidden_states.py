@@ -32,7 +32,7 @@ from epns_pyro.systems.nbody import NBody
 
 SETS = {"train": 0.8, "val": 0.1, "test": 0.1}
 MISSING = 0.05
-WINDOW_LINEAR = 20  # steps of the training windows of all but the celestial case
+WINDOW_LINEAR = 10  # steps of the training windows of all but the celestial case
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def linear(positions: np.ndarray, fields: list[dict], frame_dt: float, folder: P
         {
             "seed": options.seed,
             "training.steps": options.steps,
-            "training.batch": 160 // window,
+            "training.batch": 80 // window,
             "training.horizon": {"start": window, "end": window},
             "training.validation_transitions": 1000,
             "training.checkpoint_every": options.steps,

@@ -165,6 +165,8 @@ class Simulator:
         if seed < 0 or (block_size is not None and block_size < 1):
             raise ConfigError(f"a rollout needs seed >= 0 and block_size >= 1, found seed {seed}, block_size {block_size}")
         start, states = self._start(x0, members, seed)
+        if schedule is not None and self.infers_states:
+            raise ConfigError("recorded entries: the states of bodies that enter are hidden: let the bodies of the frames given stay")
         if schedule is not None:
             _, schedule = self._pair(x0, schedule)
             if schedule.shape[1] != steps:

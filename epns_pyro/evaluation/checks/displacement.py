@@ -44,10 +44,10 @@ class DisplacementCheck(Check[Displacement]):
         forecasters = {"model": inputs.model, **inputs.references}
         sums: dict[str, list[np.ndarray]] = {name: [] for name in forecasters}
         for block in ensembles.blocks(len(held_out), inputs.settings.block):
-            path = held_out.read(block)
+            path, x0 = held_out.read(block), held_out.initial(block)
             for number, (name, one) in enumerate(forecasters.items()):
                 seed = inputs.settings.seed + 11 + number + block.start
-                sums[name].append(_errors(inputs, one, path, held_out.steps, seed))
+                sums[name].append(_errors(inputs, one, x0, path, held_out.steps, seed))
         rows = tuple(_row(name, np.concatenate(parts, 1)) for name, parts in sums.items())
         return Displacement(unit=spec.position.unit, steps=held_out.steps, trajectories=len(held_out), rows=rows)
 
@@ -72,11 +72,11 @@ class DisplacementCheck(Check[Displacement]):
             yield HeadlineLine(label="displacement error, ADE/FDE", value=value, note=others)
 
 
-def _errors(inputs: Inputs, one: Forecaster, path: np.ndarray, steps: int, seed: int) -> np.ndarray:
+def _errors(inputs: Inputs, one: Forecaster, x0: np.ndarray, path: np.ndarray, steps: int, seed: int) -> np.ndarray:
     """Displacement errors of MANY members: (sample, trajectory, lead time)."""
     system, entries = inputs.store.system, inputs.settings.entries
     schedule = ensembles.schedule_of(system, path, entries)
-    return displacement(system.spec, one.sample(path[:, 0], steps, MANY, seed, schedule=schedule)[:, :, 1:], path[:, 1:])
+    return displacement(system.spec, one.sample(x0, steps, MANY, seed, schedule=schedule)[:, :, 1:], path[:, 1:])
 
 
 def displacement(spec: StateSpec, forecast: np.ndarray, truth: np.ndarray) -> np.ndarray:
