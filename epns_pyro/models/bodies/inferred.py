@@ -15,6 +15,7 @@ symplectic piecewise only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ FACTOR = 4  # a frame is walked again in so many times as many steps
 
 
 class _Walk(NamedTuple):
-    """Where a walk over one frame has led: the way (state, body, space), the velocity at its end, and the force on it."""
+    """Where a walk over one frame has led: the way and the velocity at its end, (state, body, space), and how the force went."""
 
     moved: Tensor
     velocity: Tensor
@@ -139,7 +140,7 @@ class InferredIntegrator(Integrator):
             strength = torch.maximum(strength, force.square().sum(-1))
         return _Walk(moved, velocity, strength, roughness.sqrt() / count)
 
-    def _forces(self, x: Tensor, mask: Tensor | None):
+    def _forces(self, x: Tensor, mask: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the force field of states x: a function of the way from there and of the velocity, in typical changes per frame."""
         bodies, scale = self.bodies, self.bodies.spec[self.bodies.position].scale
         place, features = bodies.positions(x), bodies.features(x, mask)
