@@ -119,13 +119,13 @@ def test_a_verdict_says_what_stretches_are_worth():
     rng = np.random.default_rng(7)
     found = verdict(stretches(rng, 300, 0.2))
     assert found.word == Word.CALIBRATED
-    assert "; 300 stretches, worth " in found.sentence
+    assert "; 300 stretches, equivalent to " in found.sentence
     assert "independent ones (decorrelation " in found.sentence
     assert found.sentence.endswith(" s)")
     few = verdict(stretches(rng, 60, 0.97))
     assert few.word == Word.TOO_FEW_DATA
     assert few.power == 0
-    assert "but with 60 stretches, worth " in few.sentence
+    assert "but with 60 stretches, equivalent to " in few.sentence
 
 
 def test_a_plain_fault_is_found_in_stretches():

@@ -143,7 +143,7 @@ def test_sentences_say_where_and_how_much():
     assert faulty_from(1).sentence.startswith("over-confident at every lead time: ")
     assert faulty_from(6).sentence.startswith("over-confident at lead time 3 yr: ")
     biased = judged(KNOWN["biased"], np.random.default_rng(0), trajectories=100, members=40, steps=2)["level"]
-    assert "ensemble spreads below the ensemble" in biased.sentence
+    assert "ensemble spreads below the centre of the ensemble" in biased.sentence
     assert "(ensemble mean minus truth: +" in biased.sentence
     assert " J)" in biased.sentence
 
@@ -183,7 +183,7 @@ def test_an_extreme_bias_is_not_taken_for_over_confidence():
     far = KnownForecaster(Word.BIASED, Word.BIASED, shift=20.0)  # every truth below every member: ranks as far out as can be
     verdict = judged(far, np.random.default_rng(0), trajectories=50, members=20, steps=2)["level"]
     assert verdict.word == Word.BIASED
-    assert "truth lies below nearly all members" in verdict.sentence
+    assert "the truth is below nearly all members" in verdict.sentence
     assert "confident" not in verdict.sentence  # ranks that cannot spread any more say nothing about the spread
 
 
@@ -195,7 +195,7 @@ def test_a_bias_and_a_wrong_spread_are_both_said_where_both_are_plain():
     other = KnownForecaster(Word.OVER_CONFIDENT, Word.OVER_CONFIDENT, spread=0.4, shift=0.4)
     sentence = judged(other, np.random.default_rng(0), trajectories=150, members=40, steps=2)["level"].sentence
     assert sentence.startswith("over-confident at every lead time: ")
-    assert "; also biased: truth lies " in sentence
+    assert "; also biased: the truth is " in sentence
 
 
 def test_deaths_are_reported():

@@ -94,6 +94,6 @@ def test_one_long_recording_has_verdicts_that_say_what_it_is_worth(long):
     judged = measure(Persistence(long.context()), long, "test", settings, references={})
     assert judged.truth.sizes["trajectory"] == 50
     for verdict in (v for group in judged.verdicts.values() for v in group):
-        assert "50 stretches, worth" in verdict.rule
+        assert "50 stretches, equivalent to" in verdict.rule
     frames, x, _ = _transitions(long, settings)
     assert len(x) == 50 * len(frames)
