@@ -59,4 +59,4 @@ def test_the_reach_of_cells_is_measured_in_the_training_set_and_said(tmp_path):
     store = import_labels(tmp_path / "big.tif", tmp_path / "b.zarr", segment=2, split=Split(val=0, test=0))
     assert store.context().cell_reach == pytest.approx(10)
     found = CliRunner().invoke(main, ["data", "info", str(tmp_path / "b.zarr")])
-    assert "cells stay within 10.0 pixels of their centre in a step: windows around them are 23 x 23 pixels" in found.output
+    assert "cells stay within 10.0 pixels of their centre during a step: windows around them are 23 x 23 pixels" in found.output
