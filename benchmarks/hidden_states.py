@@ -249,7 +249,7 @@ def judged(road: str, store: Store, simulator: Simulator) -> dict[str, float]:
     at = GIVEN - 1 - lead
     given = x[:, : at + 1] if road == "hidden" else x[:, at]
     futures = simulator.rollout(given, steps=AHEAD, members=MEMBERS)["position"].values[:, :, 1:]
-    true = spec.get(x, "position")[:, at + 1 :]
+    true = spec.get(x, "position")[:, at + 1 : at + 1 + AHEAD]
     inside = (true >= np.sort(futures, 0)[1]) & (true <= np.sort(futures, 0)[-2])
     error = np.abs(futures - true).mean(0) - 0.5 * np.abs(futures[:, None] - futures[None]).mean((0, 1)) * MEMBERS / (MEMBERS - 1)
     found[f"{road}: 90% intervals cover, frame 1"] = float(inside[:, 0].mean())
