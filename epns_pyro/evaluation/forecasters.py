@@ -23,9 +23,9 @@ class Forecaster(ABC):
     has_density: ClassVar[bool] = False  # whether `log_prob` is known
 
     @property
-    @abstractmethod
     def label(self) -> str:
-        """Return its name in tables."""
+        """Return its name in tables: by default that of its class."""
+        return type(self).__name__.lower()
 
     @abstractmethod
     def sample(self, x0: np.ndarray, steps: int, members: int, seed: int, *, schedule: np.ndarray | None = None) -> np.ndarray:
