@@ -67,7 +67,7 @@ class _Limit(Exception):
 
 
 def _too_deep() -> _Limit:
-    return _Limit(f"lists and mappings are nested more than {DEPTH} deep, which no file of this program is")
+    return _Limit(f"lists and mappings are nested more than {DEPTH} levels deep: files of this program have a few")
 
 
 def _text(path: Path, most: int) -> str:
@@ -126,7 +126,7 @@ class _Loader(yaml.SafeLoader):
         outer_values, outer_height = self._inside[-1]
         self._inside[-1] = outer_values + values, max(outer_height, height)
         if self._inside[-1][0] > VALUES:
-            raise _Limit(f"holds more than {VALUES} values once its aliases are followed, which no file of this program does")
+            raise _Limit(f"holds more than {VALUES} values once its aliases are followed: files of this program hold fewer")
         if len(self._inside) + height > DEPTH + 2:
             raise _too_deep()
         if isinstance(node, yaml.ScalarNode) and not node.tag.endswith(":str") and len(node.value) > DIGITS:

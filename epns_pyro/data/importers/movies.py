@@ -117,13 +117,13 @@ def find_movies(path: Path, *, stack_is_time: bool = False) -> list[Movie]:
     if path.is_dir() and is_zarr(path):
         return _zarr_movies(path)
     if path.is_file() and path.suffix.lower() in SUFFIXES:
-        return [Movie(path.name, 0, partial(_stack_frames, path, stack_is_time))]
+        return [Movie(_name(path), 0, partial(_stack_frames, path, stack_is_time))]
     files = sorted((p for p in path.glob("*") if p.suffix.lower() in SUFFIXES), key=natural)
     if not files:
         raise DataError(f"{path}: expected a zarr array, a TIFF stack, or a folder of .tif files, found none of them")
     counts = [count_images(file) for file in files]
     if max(counts) == 1 and all(open_stack(file).images == 1 for file in files):
-        return [Movie(path.name, 0, lambda: (frame for file in files for frame in open_stack(file).frames()))]
+        return [Movie(_name(path), 0, lambda: (frame for file in files for frame in open_stack(file).frames()))]
     if not stack_is_time and max(counts) > 1 and all(_NUMBERED_FRAME.match(file.stem) for file in files):
         raise DataError(
             f"{path}: {files[0].name}, ... are the frames of one film, and each is a stack of {counts[0]} images, so a volume: keep one "
@@ -170,8 +170,8 @@ def open_node(path: Path) -> zarr.Group | zarr.Array:
 def _zarr_movies(path: Path) -> list[Movie]:
     array = open_films(path)
     if array.ndim == 3:
-        return [Movie(path.name, 0, partial(_zarr_frames, path, array))]
-    return [Movie(f"{path.name}[{i}]", i, partial(_zarr_frames, path, array, i)) for i in range(array.shape[0])]
+        return [Movie(_name(path), 0, partial(_zarr_frames, path, array))]
+    return [Movie(f"{_name(path)}[{i}]", i, partial(_zarr_frames, path, array, i)) for i in range(array.shape[0])]
 
 
 def _refuse_claims(path: Path, array: zarr.Array) -> None:
@@ -204,3 +204,8 @@ def _zarr_frames(path: Path, array: zarr.Array, *movie: int) -> Iterator[np.ndar
         with reading(f"{path}: 'cell', {what}frames {start} to {stop - 1}: cannot be read", ": copy the file again, or make it anew"):
             frames = np.asarray(array[place])
         yield from frames
+
+
+def _name(path: Path) -> str:
+    """Return what messages call a path: its last part, also of "." """
+    return path.name or path.resolve().name

@@ -6,6 +6,7 @@ import json
 import struct
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,12 +100,15 @@ def test_a_long_circle_of_images_is_no_endless_loop(tmp_path):
         open_stack(tmp_path / "a.tif")
 
 
-def test_frames_of_different_size(tmp_path):
+def test_frames_of_different_size(tmp_path, monkeypatch):
     (tmp_path / "films").mkdir()
     for i in range(3):
         write(tmp_path / "films" / f"t{i:03d}.tif", FILM[0, : 16 - i])
     with pytest.raises(DataError, match=r"films: frame 1 has 15 x 16 pixels, frame 0 16 x 16: expected one size"):
         import_labels(tmp_path / "films", tmp_path / "o.zarr")
+    monkeypatch.chdir(tmp_path / "films")
+    with pytest.raises(DataError, match=r"^films: frame 1"):
+        import_labels(Path(), tmp_path / "o.zarr")
     with tifffile.TiffWriter(tmp_path / "mixed.tif") as file:
         for i in range(3):
             file.write(FILM[0, : 16 - i], photometric="minisblack")
