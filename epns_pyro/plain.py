@@ -67,7 +67,7 @@ class _Limit(Exception):
 
 
 def _too_deep() -> _Limit:
-    return _Limit(f"lists and mappings are nested more than {DEPTH} levels deep: files of this program have a few")
+    return _Limit(f"lists and mappings are nested more than {DEPTH} deep: files of this program have a few levels")
 
 
 def _text(path: Path, most: int) -> str:
