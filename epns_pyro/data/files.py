@@ -24,6 +24,7 @@ from epns_pyro.errors import DataError, EpnsError
 BELIEVED = 2**27  # bytes that an array may have in memory in any case
 COMPRESSION = 1000  # larger arrays: largest ratio of bytes in memory to bytes on disk
 LARGEST_SIZE = 10**8  # of a dimension
+HUGE = 10**300  # damaged files declare integers that no float holds
 ANEW = ": copy the file again from its source, or make it again"
 CHUNKS_TRIED = 10_000  # in the search for the damaged one
 
@@ -182,7 +183,9 @@ def _believe(path: Path, found: list[Claim]) -> None:
     for claim in found:
         where = f"{path}: variable {claim.name!r}"
         if largest := max((n for n in (*claim.shape, *claim.chunk) if n > LARGEST_SIZE), default=0):
-            raise DataError(f"{where} declares a dimension of {largest:g} entries: expected at most {LARGEST_SIZE:g}: it is damaged")
+            raise DataError(
+                f"{where} declares a dimension of {min(largest, HUGE):g} entries: expected at most {LARGEST_SIZE:g}: it is damaged"
+            )
         size = claim.itemsize * max(claim.written, entries(claim.chunk))
         stored = 0
         while size > BELIEVED + COMPRESSION * stored and (more := next(claim.stored, None)) is not None:
@@ -191,7 +194,7 @@ def _believe(path: Path, found: list[Claim]) -> None:
             raise DataError(
                 f"{where} declares {' x '.join(map(str, claim.shape))} entries in chunks of {' x '.join(map(str, claim.chunk))}, which "
                 "take "
-                f"{size / 2**30:.3g} GiB, but {stored} bytes are on disk: it is damaged, or was never written"
+                f"{min(size, HUGE) / 2**30:.3g} GiB, but {stored} bytes are on disk: it is damaged, or was never written"
             )
 
 

@@ -229,6 +229,7 @@ def test_codecs_that_compute_are_read(name, tmp_path):
     [
         ({"shape": [10**12, 5, 3, 2]}, "declares a dimension of 1e+12 entries: expected at most 1e+08"),
         ({"shape": [6, 10**9, 3, 2]}, "declares a dimension of 1e+09"),
+        ({"shape": [6, 10**400, 3, 2]}, "declares a dimension of 1e+300"),
         ({"shape": [10**7, 5, 3, 2]}, "declares 10000000 x 5 x 3 x 2 entries in chunks of 2 x 5 x 3 x 2, which take 2.24 GiB, but"),
         ({"shape": [6, 5, 10**8, 2]}, "which take 44.7 GiB, but"),
         ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [10**7, 5, 3, 2]}}}, "in chunks of 10000000 x 5 x 3 x 2"),
