@@ -210,8 +210,8 @@ def test_the_planted_code_would_run(tmp_path, monkeypatch):
     path = write(tmp_path, compressors=numcodecs.Zstd())
     (path / "position" / "0.0.0.0").write_bytes(pickle.dumps(Payload(tmp_path / "code ran")))
     old(path, **TEXT_BY_PICKLE)
-    with suppress(Exception):  # what it raises afterwards does not matter
-        zarr.open_group(path, mode="r", use_consolidated=False)["position"][...]
+    with suppress(Exception):  # what it raises afterwards does not matter; one chunk, for those that are not pickled may raise first
+        zarr.open_group(path, mode="r", use_consolidated=False)["position"][0, 0, 0, 0]
     assert (tmp_path / "code ran").exists()
 
 
