@@ -54,11 +54,9 @@ def with_durations(spec: StateSpec, x: Array, like: Array) -> Array:
     """Return states x with the durations of other states (*batch, *site, channel); x itself where all frames are even."""
     if spec.duration is None:
         return x
-    place = spec.slice(spec.duration.name)
-    shape, torched = (*x.shape[:-1], 1), isinstance(x, torch.Tensor)
-    value = like[..., place].expand(shape) if torched else np.broadcast_to(like[..., place], shape)
-    parts: list[Any] = [x[..., : place.start], value, x[..., place.stop :]]  # all of torch or all of NumPy
-    return torch.cat(parts, -1) if torched else np.concatenate(parts, -1)
+    place, shape = spec.slice(spec.duration.name), (*x.shape[:-1], 1)
+    value = like[..., place]
+    return _replaced(x, place, value.expand(shape) if isinstance(x, torch.Tensor) else np.broadcast_to(value, shape))
 
 
 def with_duration(spec: StateSpec, frame_dt: float) -> StateSpec:
@@ -80,9 +78,7 @@ def nominal(spec: StateSpec, x: Array, dt: float | None = None) -> Array:
     if spec.duration is None:
         return x
     ones = torch.ones_like(x[..., :1]) if isinstance(x, torch.Tensor) else np.ones_like(x[..., :1])
-    place = spec.slice(spec.duration.name)
-    parts: list[Any] = [x[..., : place.start], (dt or spec.duration.scale) * ones, x[..., place.stop :]]
-    return torch.cat(parts, -1) if isinstance(x, torch.Tensor) else np.concatenate(parts, -1)
+    return _replaced(x, spec.slice(spec.duration.name), (dt or spec.duration.scale) * ones)
 
 
 def are_uneven(times: np.ndarray) -> bool:
@@ -95,3 +91,9 @@ def steps_between(times: np.ndarray, nominal: float) -> np.ndarray:
     """Return the durations of the steps that begin in frames at times (*batch, time), the same shape; the nominal one after the last."""
     last = np.full((*times.shape[:-1], 1), nominal)
     return np.concatenate([np.diff(times, axis=-1), last], axis=-1)
+
+
+def _replaced(x: Array, place: slice, value: Array) -> Array:
+    """Return states x (*batch, *site, channel) with other values in the channels of `place`."""
+    parts: list[Any] = [x[..., : place.start], value, x[..., place.stop :]]  # all of torch or all of NumPy
+    return torch.cat(parts, -1) if isinstance(x, torch.Tensor) else np.concatenate(parts, -1)
