@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from epns_pyro.errors import DataError
-from epns_pyro.evaluation.figures.style import BAD, GREY, INK, LINE, MODEL, MUTED, TINY, tick
+from epns_pyro.evaluation.figures.style import BAD, GREY, INK, LINE, MODEL, MUTED, SHARED, TINY, tick
 from epns_pyro.evaluation.parts import Panel
 
 if TYPE_CHECKING:
@@ -20,32 +20,8 @@ FORMATS = (".png", ".svg", ".pdf")
 PALETTE = {INK: "#1d2733", MODEL: "#0b6cb5", GREY: "#98a3b0", LINE: "#aeb7c2", BAD: "#b8430f", MUTED: "#5c6876"}
 WIDTH = 1060  # pixels of a page: as many panels to a row as fit
 DPI = 96
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "epns-pyro",
+STYLE = SHARED | {
     "pdf.fonttype": 42,
-    "text.parse_math": False,  # labels come from outside: a $ is a $
-    "font.size": 8.5,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
-    "axes.labelsize": 8,
-    "axes.xmargin": 0.02,
-    "text.color": INK,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.3,
-    "lines.solid_capstyle": "round",
 }
 
 

@@ -16,40 +16,16 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from epns_pyro.evaluation.figures.style import BAD, GREY, INK, LINE, MODEL, MUTED, TINY, tick
+from epns_pyro.evaluation.figures.style import BAD, GREY, INK, LINE, MODEL, MUTED, SHARED, TINY, tick
 from epns_pyro.evaluation.parts import Panel, PanelSize
 
 _ROLES = {INK: "--ink", MODEL: "--model", GREY: "--grey", LINE: "--axis", BAD: "--bad", MUTED: "--muted"}
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "epns-pyro",
-    "text.parse_math": False,  # labels come from users: a $ is a $
+_STYLE = SHARED | {
     "font.family": "sans-serif",
-    "font.size": 8.5,
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
     "axes.titlepad": 5,
-    "axes.labelsize": 8,
-    "axes.linewidth": 0.6,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
     "axes.titlecolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.xmargin": 0.02,
-    "text.color": INK,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.3,
-    "lines.solid_capstyle": "round",
 }
 
 

@@ -18,6 +18,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, MODEL, GREY, LINE, BAD, MUTED = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+# Settings of matplotlib that pages and paper share.
+SHARED = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "epns-pyro",
+    "text.parse_math": False,  # labels come from users: a $ is a $
+    "font.size": 8.5,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.xmargin": 0.02,
+    "text.color": INK,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.solid_capstyle": "round",
+}
 MAX_POINTS = 120  # of a line: more cannot be seen
 
 TINY = PanelSize(160, 112, left=30, right=6, top=20, bottom=16)
