@@ -21,10 +21,12 @@ GRAPHS = {
     "nearest": {"kind": "nearest", "neighbours": 2},
     "radius": {"kind": "radius", "radius": 1.5},
 }
+FUSION = {"name": "fusion", "width": 16, "channels": 4, "lmax": 2, "layers": 1}
 MODELS = {
     **{f"vector {name}": {"name": "particles", "backbone": {"name": "vector", "graph": graph}} for name, graph in GRAPHS.items()},
     "frames": {"name": "particles", "backbone": "frames"},
     "tensor-product": {"name": "particles", "backbone": {"name": "tensor-product", "hidden": "8x0e + 4x1o", "lmax": 1}},
+    "fusion": {"name": "particles", "backbone": FUSION, "integrator": {"network": FUSION | {"forces": "potential"}}},
     "shared latents": {"name": "particles", "latents": "shared", "linear_path": False},
     "diagonal": {"name": "particles", "emission": "diagonal", "integrator": None},
     "neural-sde": {"name": "neural-sde"},
