@@ -6,6 +6,7 @@ from epns_pyro.systems.pair_systems import Charged, ChargedConfig, Gravity, Grav
 from epns_pyro.systems.potts import Cells, CellsConfig, ContactEnergies
 from epns_pyro.systems.recorded import Recorded, RecordedConfig
 from epns_pyro.systems.recorded_cells import RecordedCells, RecordedCellsConfig
+from epns_pyro.systems.silicon import Silicon, SiliconConfig
 
 __all__ = [
     "SYSTEMS",
@@ -24,6 +25,8 @@ __all__ = [
     "RecordedCellsConfig",
     "RecordedConfig",
     "SetConfig",
+    "Silicon",
+    "SiliconConfig",
     "Springs",
     "SpringsConfig",
     "System",

@@ -11,12 +11,11 @@ from typing import Literal, Self, final
 import numpy as np
 import pydantic
 
-from epns_pyro.errors import ShapeError
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean
 from epns_pyro.systems import nbody_dynamics as dynamics
-from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig
-from epns_pyro.systems.threads import limited
+from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, SystemConfig
+from epns_pyro.systems.kicked_bodies import KickedBodies, divides
 
 Range = tuple[pydantic.PositiveFloat, pydantic.PositiveFloat]
 
@@ -90,10 +89,10 @@ class NBodyConfig(SystemConfig):
     @classmethod
     def _whole_steps(cls, value: float | None, info: pydantic.ValidationInfo) -> float | None:
         dt = info.data.get("dt")
-        if value is not None and dt is not None and not _divides(dt, value):
+        if value is not None and dt is not None and not divides(dt, value):
             raise ValueError(f"expected a whole number of integrator steps dt = {dt:g}, found {value:g} = {value / dt:g} dt")
         frame_dt = info.data.get("frame_dt")
-        if info.field_name == "oracle_dt" and value is not None and frame_dt is not None and not _divides(value, frame_dt):
+        if info.field_name == "oracle_dt" and value is not None and frame_dt is not None and not divides(value, frame_dt):
             raise ValueError(f"expected a whole fraction of frame_dt = {frame_dt:g}, found {value:g} = frame_dt / {frame_dt / value:g}")
         return value
 
@@ -101,13 +100,8 @@ class NBodyConfig(SystemConfig):
         return NBody(self)
 
 
-def _divides(step: float, span: float) -> bool:
-    count = round(span / step)
-    return count >= 1 and abs(span - count * step) <= 1e-9 * span
-
-
 @final
-class NBody(System):
+class NBody(KickedBodies):
     """Bodies under softened gravity with Brownian kicks, and the exact distribution of one frame to first order in the noise.
 
     dr_i = v_i dt,  dv_i = sum_{j != i} G m_j (r_j - r_i) / (|r_j - r_i|^2 + eps^2)^{3/2} dt + sigma dW_i
@@ -117,8 +111,6 @@ class NBody(System):
 
     name = "nbody"
     config: NBodyConfig
-    can_simulate = True
-    has_oracle = True
     time_unit = "T"
     report_frames = (25, 50, 100)
     key_observables = ("kinetic_energy", "potential_energy", "total_energy", "furthest_body")
@@ -139,8 +131,8 @@ class NBody(System):
         self.steps_per_frame = round(config.frame_dt / config.dt)
         self.oracle_stride = round((config.oracle_dt or config.dt) / config.dt)
         self.physics = dynamics.Physics(config.gravitational_constant, config.softening, config.sigma, config.dt)
-        # With a single noisy step the positions have no noise, so there is no density.
-        self.has_oracle = self.has_diagonal_law = config.sigma > 0 and self.steps_per_frame > 1
+        self.sigma, self.energy_jump = config.sigma, config.energy_jump
+        self.has_oracle = self.has_diagonal_law = self.has_density
 
     # -- the process -------------------------------------------------------------------------------------------------------
 
@@ -169,110 +161,11 @@ class NBody(System):
             velocity=velocity - _centre(masses, velocity),
         )
 
-    def simulate(self, x0: np.ndarray, steps: int, seeds: np.ndarray, *, workers: int | None = None) -> np.ndarray:
-        """Run the true process from x0 (n, body, channel) for `steps` frames: (n, steps + 1, body, channel).
+    def _walked(self, x0: np.ndarray, steps: int, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return dynamics.simulate(*self._parts(x0), seeds, steps, self.steps_per_frame, self.physics)
 
-        Every trajectory has its own random stream, made from its seed (n,) uint64; the result does not depend on the number of threads.
-        """
-        self.spec.check(x0, what="the initial states")
-        seeds = np.asarray(seeds)
-        if x0.ndim != 3 or seeds.shape != x0.shape[:1] or not np.issubdtype(seeds.dtype, np.integer):
-            raise ShapeError(
-                f"simulate: expected initial states (n, body, {self.spec.channels}) and n integer seeds, "
-                f"found {x0.shape} and {seeds.dtype} {seeds.shape}"
-            )
-        mass, position, velocity = self._parts(x0)
-        with limited(workers):
-            positions, velocities = dynamics.simulate(
-                mass, position, velocity, seeds.astype(np.uint64), steps, self.steps_per_frame, self.physics
-            )
-        return self.spec.pack(mass=mass[:, None], position=positions, velocity=velocities)
-
-    # -- the oracle --------------------------------------------------------------------------------------------------------
-
-    def transition_law(self, x: np.ndarray, *, workers: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and covariance of the next frame given x (*batch, body, channel), to first order in the noise.
-
-        Returns
-        -------
-        mean : numpy.ndarray, (*batch, body, dynamic channel)
-            The frame that the integrator reaches without noise.
-        covariance : numpy.ndarray, (*batch, body * dynamic channel, body * dynamic channel)
-            P <- A P A' + sigma^2 dt on the velocities, A the Jacobian of an integrator step; rows as in mean.reshape(*batch, -1).
-        """
-        self._require_oracle()
-        self.spec.check(x)
-        batch, bodies = x.shape[:-2], x.shape[-2]
-        with limited(workers):
-            position, velocity, covariance = dynamics.propagate_law(
-                *self._parts(x.reshape(-1, *x.shape[-2:])), self.steps_per_frame, self.oracle_stride, self.physics
-            )
-        mean = self.spec.pack_dynamic(position=position, velocity=velocity)
-        # (field, body, axis) twice -> (body, field, axis) twice: the order of the dynamic channels of a state
-        covariance = covariance.reshape(-1, 2, bodies, 3, 2, bodies, 3).transpose(0, 2, 1, 3, 5, 4, 6)
-        return mean.reshape(*batch, bodies, 6), covariance.reshape(*batch, 6 * bodies, 6 * bodies)
-
-    def transition_log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
-        """Return log p(x' | x) = log Normal(x'; mean(x), covariance(x)): nats, (*batch,), for full states (*batch, body, channel).
-
-        First order in the noise is accurate over one frame: squared Mahalanobis distances of simulated transitions have the expected
-        chi-squared distribution.
-        """
-
-        def log_normal(deviation: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-            root = np.linalg.cholesky(covariance)
-            white = np.linalg.solve(root, deviation.reshape(*root.shape[:-1], 1))[..., 0]
-            log_root = np.log(np.diagonal(root, axis1=-2, axis2=-1))
-            return -(0.5 * white**2 + log_root + 0.5 * np.log(2 * np.pi)).sum(-1)
-
-        return self._score(x, x_next, log_normal)
-
-    def diagonal_log_prob(self, x: np.ndarray, x_next: np.ndarray, *, isotropic: bool = False) -> np.ndarray:
-        """Return log Normal(x'; mean(x), diag covariance(x)): nats, (*batch,); the upper limit of diagonal emissions without latents.
-
-        The variances are the true ones; correlations are ignored. With `isotropic` a body has one variance per field, the mean over
-        the axes: the upper limit of an emission that is also equivariant.
-        """
-        return np.sum(list(self.diagonal_log_prob_by_field(x, x_next, isotropic=isotropic).values()), axis=0)
-
-    def diagonal_log_prob_by_field(self, x: np.ndarray, x_next: np.ndarray, *, isotropic: bool = False) -> dict[str, np.ndarray]:
-        """Return the contribution of every dynamic field to `diagonal_log_prob`: nats, (*batch,) by name."""
-
-        def log_normals(deviation: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-            variance = np.diagonal(covariance, axis1=-2, axis2=-1).reshape(deviation.shape)
-            scores = []
-            for field in self.spec.dynamic_fields:
-                d, v = self.spec.get_dynamic(deviation, field.name), self.spec.get_dynamic(variance, field.name)
-                v = v.mean(-1, keepdims=True) if isotropic else v
-                scores.append(-0.5 * (d**2 / v + np.log(2 * np.pi * v)).sum((-2, -1)))
-            return np.stack(scores, axis=-1)
-
-        scores = self._score(x, x_next, log_normals)
-        return {field.name: scores[..., i] for i, field in enumerate(self.spec.dynamic_fields)}
-
-    def _score(self, x: np.ndarray, x_next: np.ndarray, log_prob: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-        """Evaluate log_prob(x' - mean (n, body, dynamic channel), covariance) (n, ...) in blocks that fit in memory: (*batch, ...)."""
-        self._require_oracle()
-        self.spec.check(x_next, what="the next state")
-        try:
-            x, x_next = np.broadcast_arrays(x, x_next)
-        except ValueError:
-            raise ShapeError(f"the states {x.shape} and the next states {x_next.shape} do not have the same shape") from None
-        batch, rows = x.shape[:-2], (-1, *x.shape[-2:])
-        before, after = x.reshape(rows), self.spec.dynamic(x_next.reshape(rows))
-        scores = []
-        for block in _blocks(len(before), size=max(1, 10**7 // (6 * x.shape[-2]) ** 2)):
-            mean, covariance = self.transition_law(before[block])
-            scores.append(log_prob(after[block] - mean, covariance))
-        joined = np.concatenate(scores)
-        return joined.reshape(batch + joined.shape[1:])
-
-    def _require_oracle(self) -> None:
-        if not self.has_oracle:
-            raise TypeError(
-                f"the transition has no density with sigma = {self.config.sigma:g} and {self.steps_per_frame} integrator step(s) "
-                "per frame: it needs noise and at least two steps"
-            )
+    def _propagated(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return dynamics.propagate_law(*self._parts(x), self.steps_per_frame, self.oracle_stride, self.physics)
 
     # -- what to look at -----------------------------------------------------------------------------------------------------
 
@@ -294,6 +187,9 @@ class NBody(System):
             "centre_of_mass": Observable("distance of the centre of mass", "L", _length(_centre(mass, position)[..., 0, :])),
         }
 
+    def total_energy(self, x: np.ndarray) -> np.ndarray:
+        return self.kinetic_energy(x) + self.potential_energy(x)
+
     def kinetic_energy(self, x: np.ndarray) -> np.ndarray:
         """sum_i m_i |v_i|^2 / 2 of states (*batch, body, channel): (*batch,)."""
         mass, _, velocity = self._parts(x)
@@ -306,14 +202,6 @@ class NBody(System):
         for i, distance in _pair_distances(position):
             total -= self.physics.G * mass[..., i] * (mass[..., i + 1 :] / np.hypot(distance, eps)).sum(-1)
         return total
-
-    def alive(self, x: np.ndarray) -> np.ndarray:
-        """Return (*batch, time) booleans: True until a frame of x (*batch, time, body, channel) is not finite or gains too much energy."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            energy = self.kinetic_energy(x) + self.potential_energy(x)
-            gain = np.diff(energy, axis=-1, prepend=energy[..., :1])
-            plausible = np.isfinite(x).all((-2, -1)) & np.isfinite(energy) & ~(gain > self.config.energy_jump)
-        return np.logical_and.accumulate(plausible, axis=-1)
 
     def _parts(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mass (*batch, body), position and velocity (*batch, body, 3), each contiguous in float64."""
@@ -350,7 +238,3 @@ def _pair_distances(position: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Yield for every body i except the last its distances from the bodies after it: i, (*batch, bodies - 1 - i)."""
     for i in range(position.shape[-2] - 1):
         yield i, _length(position[..., i + 1 :, :] - position[..., i : i + 1, :])
-
-
-def _blocks(n: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, max(n, 1), size))  # an empty batch is one empty block

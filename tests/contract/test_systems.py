@@ -14,6 +14,7 @@ from epns_pyro.systems import (
     NBodyConfig,
     RecordedCellsConfig,
     RecordedConfig,
+    SiliconConfig,
     SpringsConfig,
     SystemConfig,
 )
@@ -29,6 +30,8 @@ CASES: dict[str, tuple[SystemConfig, np.ndarray | None]] = {
     "springs, velocities recorded": (SpringsConfig(velocity="recorded", bodies=3), None),
     "gravity": (GravityConfig(dt=0.01), None),
     "gravity, kicked": (GravityConfig(dt=0.01, noise=0.1, bodies=4), None),
+    "silicon": (SiliconConfig(), None),
+    "silicon, no noise": (SiliconConfig(sigma=0, bodies=4), None),
     "cells": (CellsConfig.small(), None),
     "cells, periodic": (CellsConfig.small().override({"boundary": "periodic"}), None),
     "recorded": (RecordedConfig(spec=PLANE.__dict__ | {"fields": [f.__dict__ for f in PLANE.fields]}, frame_dt=0.1), None),
