@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from epns_pyro.cli._common import progress_bars
+from epns_pyro.fields import LEARN
 
 PATH = click.Path(path_type=Path)
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -22,6 +23,20 @@ class Sides(click.ParamType):
             return tuple(float(part) for part in str(value).split(",")) if value else ()
         except ValueError:
             self.fail(f"expected numbers like 10,10, found {str(value)[:60]!r}", param, ctx)
+
+
+class Noise(click.ParamType):
+    """A standard deviation, or the word learn."""
+
+    name = "NUMBER|learn"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        if value == LEARN:
+            return LEARN
+        try:
+            return float(str(value))
+        except ValueError:
+            self.fail(f"expected a standard deviation or {LEARN}, found {str(value)[:60]!r}", param, ctx)
 
 
 @click.command("import-tracks")
@@ -67,9 +82,12 @@ class Sides(click.ParamType):
 @click.option(
     "--history",
     type=click.IntRange(0, 64),
-    default=4,
-    show_default=True,
-    help="Put the velocities of the last N steps (differences of positions) into the state; 0: none.",
+    help="Put the velocities of the last N steps (differences of positions) into the state; 0: none.  [default: 4]",
+)
+@click.option(
+    "--noise",
+    type=Noise(),
+    help="Standard deviation of the error of positions, in their unit, or learn; 0: exact. The model then infers velocities; no history.",
 )
 def import_tracks(
     paths: tuple[Path, ...],
@@ -93,7 +111,8 @@ def import_tracks(
     tests: tuple[Path, ...],
     symmetry: str,
     box: tuple[float, ...],
-    history: int,
+    history: int | None,
+    noise: float | str | None,
 ) -> None:
     """Import tables of tracks, one row per detection: CSV, TSV, text, Parquet or .npy files, or folders of them. One file is one recording.
 
@@ -128,6 +147,7 @@ def import_tracks(
         symmetry=symmetry,
         box=box,
         history=history,
+        noise=noise,
     )
     with progress_bars() as progress:
         store = run(paths, out, options, tests=tests, progress=progress)

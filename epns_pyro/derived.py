@@ -54,6 +54,23 @@ def judged_fields(spec: StateSpec) -> tuple[Field, ...]:
     return tuple(f for f in spec.dynamic_fields if not (f.lag_of or f.hidden))
 
 
+def with_hidden_velocity(spec: StateSpec, noise: float | str = 0.0, time_unit: str = "") -> StateSpec:
+    """Return the spec in which positions are recorded with an error, and the velocity is inferred unless it is recorded.
+
+    Parameters
+    ----------
+    noise : float or "learn"
+        Standard deviation of the error of a position per axis, in its unit; 0: positions are exact.
+    """
+    position = spec.position
+    if position is None:
+        raise ConfigError(f"noise: expected one vector field that says where bodies are, found {', '.join(spec.names)}")
+    fields = [replace(f, noise=noise) if f == position else f for f in spec.fields]
+    if not any(f.rate_of == position.name for f in fields):
+        fields.append(replace(_velocity(spec, position, time_unit), hidden=True))
+    return replace(spec, fields=tuple(fields))
+
+
 def with_history(spec: StateSpec, frames: int, time_unit: str = "") -> StateSpec:
     """Return the spec with the velocities of the last `frames` steps in the state, for recordings of positions.
 
@@ -71,9 +88,7 @@ def with_history(spec: StateSpec, frames: int, time_unit: str = "") -> StateSpec
     if has_hidden_states(spec):
         raise ConfigError("history: a state that is inferred needs no earlier frames: leave out history, or what is hidden or has noise")
     if velocity is None:
-        name = "velocity" if "velocity" not in spec else f"{position.name}_rate"
-        unit = f"{position.unit}/{time_unit}" if position.unit and time_unit else ""
-        velocity = Field(name, "1o", rate_of=position.name, differences=True, unit=unit)
+        velocity = replace(_velocity(spec, position, time_unit), differences=True)
         fields.append(velocity)
     before = velocity.name
     for k in range(1, frames):
@@ -157,6 +172,13 @@ def complete(spec: StateSpec, x: Array, free: dict[str, Array], frame_dt: float)
         else:
             parts[field.name] = spec.get(x, field.lag_of)
     return spec.pack_dynamic(**parts)
+
+
+def _velocity(spec: StateSpec, position: Field, time_unit: str) -> Field:
+    """The rate of a position for which a recording has no field."""
+    name = "velocity" if "velocity" not in spec else f"{position.name}_rate"
+    unit = f"{position.unit}/{time_unit}" if position.unit and time_unit else ""
+    return Field(name, "1o", rate_of=position.name, unit=unit)
 
 
 def _stand_in(spec: StateSpec, position: np.ndarray, frame_dt: float) -> np.ndarray:

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from epns_pyro.data.description import Split
 from epns_pyro.data.importers import track_segments, track_splits
 from epns_pyro.data.importers.track_fields import Quantities
+from epns_pyro.data.importers.track_recording import ROLES, TRACK
+from epns_pyro.derived import with_hidden_velocity, with_history
+from epns_pyro.errors import ConfigError
+from epns_pyro.state import StateSpec
 
 HISTORY = 4  # steps: enough to distinguish walking from standing, and a noisy position from a turn
 
@@ -41,8 +45,11 @@ class Options:
     margin : int, optional
         Frames between two sets of one recording; by default one segment.
     shares : Split
-    history : int
+    history : int, optional
         Number of steps whose velocities (differences of positions) are part of the state; 0: only positions, or the recorded velocity.
+        By default HISTORY, and 0 with `noise`.
+    noise : float or "learn", optional
+        Standard deviation of the error of positions, in `unit`; 0: none. Velocities are then hidden: a model infers them.
     symmetry : {"E", "SE", "axis", "point", "translations", "none"}
         Of the law, as `epns_pyro.data.description.Description` says it; with "point" positions are measured from the fixed centre.
     axis : tuple of float
@@ -64,8 +71,31 @@ class Options:
     split: str = track_splits.BY_TIME
     margin: int | None = None
     shares: Split = field(default_factory=Split)
-    history: int = HISTORY
+    history: int | None = None
+    noise: float | str | None = None
     time_column: str = ""
     symmetry: str = "E"
     axis: tuple[float, ...] = ()
     box: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.noise is not None and self.history:
+            raise ConfigError(f"history {self.history} and noise {self.noise}: an inferred state needs no earlier frames: leave one out")
+
+    def state(self, spec: StateSpec) -> StateSpec:
+        """Return the spec of states, for that of what is recorded."""
+        if self.noise is not None:
+            return with_hidden_velocity(spec, self.noise, self.time_unit)
+        history = HISTORY if self.history is None else self.history
+        return with_history(spec, history, self.time_unit) if history else spec
+
+    @property
+    def names_bodies(self) -> bool:
+        """Whether `columns` says which column is the id of bodies."""
+        return any(entry.split("=")[0].strip() == TRACK for entry in self.columns.split(","))
+
+    def unused(self) -> list[str]:
+        """Return the words of a list of columns that nothing uses: neither a role nor a column of a quantity."""
+        words = [entry.strip() for entry in self.columns.split(",") if "=" not in entry]
+        used = {column for quantity in self.quantities.all for column in quantity.columns} | {*ROLES, "-", "", self.time_column}
+        return [word for word in words if word not in used]

@@ -26,7 +26,6 @@ from epns_pyro.data.importers.track_splits import MARGIN, Stretch
 from epns_pyro.data.importers.track_spool import Spool
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
-from epns_pyro.derived import with_history
 from epns_pyro.durations import are_uneven, with_duration
 from epns_pyro.errors import ConfigError, DataError
 from epns_pyro.state import StateSpec
@@ -123,6 +122,10 @@ class _Work:
         self._reader = Reader(self._quantities, **known, times=bool(options.time_column))
         self._dropped: Counter[str] = self._reader.dropped
         self._notes: list[str] = []
+        if unused := options.unused():
+            if not options.names_bodies:
+                raise ConfigError(f"--columns: {unused[0]!r} has no meaning, and no column is the id of bodies: write id in its place")
+            self._notes.append(f"the column {unused[0]!r} of --columns is not used: --field {unused[0]} makes it a field")
 
     # -- reading -----------------------------------------------------------------------------------------------------------
 
@@ -252,7 +255,7 @@ class _Work:
             needs = f"{self._segment} frames and {self._bodies} bodies takes {size / 2**30:.3g} GiB"
             raise ConfigError(f"a trajectory of {needs}: cut shorter ones, --segment N")
         frame_dt = self._frame_dt
-        state = with_history(spec, self._options.history, self._options.time_unit) if self._options.history else spec
+        state = self._options.state(spec)
         config = RecordedConfig.parse({"spec": asdict(state), "frame_dt": frame_dt, "time_unit": self._options.time_unit})
         writer = StoreWriter(path, Identity.of(config.build()))
         counts = Counter(homes.values())

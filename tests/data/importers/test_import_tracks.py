@@ -271,3 +271,26 @@ def test_recordings_of_different_length_need_segments(tmp_path):
     with pytest.raises(ConfigError, match=r"the recordings have different lengths \(\d+ to \d+ frames\): cut them into"):
         imported(tmp_path, files)
     assert list(tmp_path.glob("*store*")) == list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05, "learn"])
+def test_positions_with_an_error_come_with_a_hidden_velocity(noise, tmp_path):
+    table = walkers()
+    store = imported(tmp_path, table, unit="m", time_unit="s", noise=noise, history=None)
+    same(store, table)
+    position, velocity = store.spec.fields
+    assert (position.name, position.noise) == ("position", noise)
+    assert (velocity.rate_of, velocity.hidden, velocity.differences, velocity.unit) == ("position", True, False, "m/s")
+
+
+def test_a_recorded_velocity_is_not_hidden(tmp_path):
+    table = walkers().assign(vx=0.5, vy=0.25)
+    quantities = Quantities(vectors=(Column.parse("velocity=vx,vy", vector=True),))
+    store = imported(tmp_path, table, noise="learn", history=None, quantities=quantities)
+    assert [(f.name, f.noise, f.hidden) for f in store.spec.fields] == [("position", "learn", False), ("velocity", 0.0, False)]
+
+
+def test_a_named_column_that_nothing_uses_is_reported(tmp_path):
+    store = imported(tmp_path, walkers().assign(size=2.0), columns="frame,id,x,y,size")
+    assert "the column 'size' of --columns is not used: --field size makes it a field" in report(store).notes
+    assert report(imported(tmp_path, walkers(), name="second.zarr", columns="frame,id,x,y")).notes == []

@@ -219,3 +219,18 @@ def test_a_trajectory_that_would_fill_the_memory_is_refused(tmp_path, monkeypatc
     monkeypatch.setattr(tracks, "LARGEST_TRAJECTORY", 1000)
     walkers().to_csv(tmp_path / "walk.csv", index=False)
     refused(run(tmp_path / "walk.csv", "--out", tmp_path / "store.zarr"), "cut shorter ones, --segment N", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--columns", "frame,fish,x,y"), "--columns: 'fish' has no meaning, and no column is the id of bodies: write id in its place"),
+        (("--noise", "big"), "expected a standard deviation or learn, found 'big'"),
+        (("--noise", "-1"), "noise is a standard deviation of at least 0, or 'learn', found -1.0"),
+        (("--noise", "nan"), "noise is a standard deviation of at least 0, or 'learn', found nan"),
+        (("--noise", "learn", "--history", "2"), "history 2 and noise learn: an inferred state needs no earlier frames"),
+    ],
+)
+def test_options_that_make_no_sense(options, message, tmp_path):
+    walkers().to_csv(tmp_path / "walk.csv", index=False, header=False)
+    refused(run(tmp_path / "walk.csv", "--out", tmp_path / "store.zarr", "--columns", "frame,id,x,y", *options), message, tmp_path)
