@@ -15,6 +15,7 @@ from epns_pyro.cli._common import SEED, Group, console, fail, overrides, progres
 
 if TYPE_CHECKING:
     from epns_pyro.data.stores import Store
+    from epns_pyro.fields import Field
     from epns_pyro.systems.base import SystemConfig
 
 PATH = click.Path(path_type=Path)
@@ -205,7 +206,7 @@ def _fields(store: Store) -> None:
         step = f"{measured.step_scales[field.name]:.4g}" if measured and field.dynamic else ""
         if not field.dynamic and field.kind != "duration":
             step = "static"
-        table.add_row(field.name, kind, field.unit, scale, step)
+        table.add_row(field.name, kind + _how_recorded(field), field.unit, scale, step)
     console().print(table)
     if context is not None and context.cell_reach is not None:
         from epns_pyro.backbones.tissues.cell_windows import window_for
@@ -217,6 +218,16 @@ def _fields(store: Store) -> None:
             f"windows around them are {side} x {side} pixels",
             soft_wrap=True,
         )
+
+
+def _how_recorded(field: Field) -> str:
+    from epns_pyro.fields import LEARN
+
+    if field.hidden:
+        return ", hidden"
+    if field.differences or field.lag_of:
+        return ", derived"
+    return f", error {field.noise if field.noise == LEARN else format(field.noise, '.4g')}" if field.noise else ""
 
 
 def _size(path: Path) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from epns_pyro.cli._common import progress_bars
-from epns_pyro.fields import LEARN
 
 PATH = click.Path(path_type=Path)
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -31,6 +30,8 @@ class Noise(click.ParamType):
     name = "NUMBER|learn"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        from epns_pyro.fields import LEARN
+
         if value == LEARN:
             return LEARN
         try:

@@ -26,6 +26,7 @@ from epns_pyro.inference.rollout import Block, rollout_blocks
 from epns_pyro.machine import require_memory
 from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
 from epns_pyro.models.hidden.programs import HiddenGuide, HiddenModel
+from epns_pyro.models.hidden.recording import recording_of
 from epns_pyro.models.program import PathProgram
 from epns_pyro.presence import check_states
 from epns_pyro.state import StateSpec
@@ -80,6 +81,14 @@ class Simulator:
     def infers_states(self) -> bool:
         """Whether recordings are not the state, so that frames are given in place of initial states."""
         return self.transition.recording is not None
+
+    @property
+    def noise(self) -> dict[str, float]:
+        """Standard deviation of the error with which a field is recorded, in its unit, given or learned; empty where all are exact."""
+        if not self.infers_states:
+            return {}
+        fields, noise = self.spec.dynamic_fields, recording_of(self.transition).noise.tolist()
+        return {field.name: error for field, error in zip(fields, noise, strict=True) if field.noise}
 
     @property
     def device(self) -> torch.device:

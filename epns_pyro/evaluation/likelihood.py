@@ -18,7 +18,6 @@ from epns_pyro.evaluation.label_forecasters import label_of, of_new_cells
 from epns_pyro.evaluation.record import Likelihood, LikelihoodRow
 from epns_pyro.evaluation.trials import trials
 from epns_pyro.fields import LEARN
-from epns_pyro.models.hidden.recording import recording_of
 from epns_pyro.presence import presence
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.run import EvaluationConfig
@@ -133,13 +132,11 @@ def _score_recordings(simulator: Simulator, store: Store, settings: EvaluationCo
 
 def words_of_recording(simulator: Simulator, given: int) -> str:
     """Say what is hidden, with which error the rest is recorded, and what forecasts are given."""
-    recording, spec = recording_of(simulator.transition), simulator.spec
-    noise = dict(zip((f.name for f in spec.dynamic_fields), recording.noise.detach().cpu().tolist(), strict=True))
+    spec = simulator.spec
     hidden = [f"{f.name} is hidden" for f in spec.dynamic_fields if f.hidden]
     errors = [
-        f"{f.name} is recorded with an error of {noise[f.name]:.3g} {f.unit}".rstrip() + (" (learned)" if f.noise == LEARN else "")
-        for f in spec.dynamic_fields
-        if f.noise
+        f"{name} is recorded with an error of {error:.3g} {spec[name].unit}".rstrip() + (" (learned)" if spec[name].noise == LEARN else "")
+        for name, error in simulator.noise.items()
     ]
     return f"states are inferred: {'; '.join(hidden + errors)}; a forecast is given {given} frames"
 

@@ -83,7 +83,8 @@ def test_futures_go_on_from_the_frames_given_and_are_recorded_with_an_error(stor
     states = simulator.infer(frames, members=400, seed=1).numpy()
     drawn = store.spec.get(states, "position")
     recorded = futures["position"].values[:, :, 1]
-    noise = float(simulator.transition.recording.noise[0].detach())
+    noise = simulator.noise["position"]
+    assert list(simulator.noise) == ["position"]
     assert noise > 0.02
     assert (np.nanvar(recorded, 0) > 0.5 * noise**2).all()
     assert (np.nanstd(drawn, 0)[seen] < 2 * noise).all()

@@ -234,3 +234,13 @@ def test_a_trajectory_that_would_fill_the_memory_is_refused(tmp_path, monkeypatc
 def test_options_that_make_no_sense(options, message, tmp_path):
     walkers().to_csv(tmp_path / "walk.csv", index=False, header=False)
     refused(run(tmp_path / "walk.csv", "--out", tmp_path / "store.zarr", "--columns", "frame,id,x,y", *options), message, tmp_path)
+
+
+def test_data_info_says_what_is_hidden(tmp_path):
+    walkers().to_csv(tmp_path / "walk.csv", index=False)
+    run(tmp_path / "walk.csv", "--out", tmp_path / "a.zarr", "--noise", "learn")
+    run(tmp_path / "walk.csv", "--out", tmp_path / "b.zarr", "--history", "1")
+    words = [" ".join(CliRunner().invoke(main, ["data", "info", str(tmp_path / f"{name}.zarr")]).output.split()) for name in "ab"]
+    assert "position vector, error learn" in words[0]
+    assert "velocity vector, hidden" in words[0]
+    assert "velocity vector, derived" in words[1]
