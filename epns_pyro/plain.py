@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from epns_pyro.errors import ConfigError, DataError, EpnsError
+from epns_pyro.errors import ConfigError, DataError, EpnsError, shown
 
 YAML_BYTES, JSON_BYTES = 2**20, 64 * 2**20  # of a file; the YAML reader takes about a second for 100 kB
 DEPTH = 60  # of nested lists and mappings
@@ -132,3 +132,29 @@ class _Loader(yaml.SafeLoader):
         if isinstance(node, yaml.ScalarNode) and not node.tag.endswith(":str") and len(node.value) > DIGITS:
             raise _Limit(f"a number or date has {len(node.value)} characters, and at most {DIGITS} are read")
         return node
+
+
+_PLAIN = {
+    "str": "a word",
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "float | str": "a number or a word",
+    "names": "a list of names",
+    "numbers": "a list of numbers",
+}
+
+
+def check_type(what: str, value: Any, kind: str) -> None:
+    """Raise ConfigError unless a value has the type that the dataclass field is annotated with."""
+    fits = {
+        "str": isinstance(value, str),
+        "bool": isinstance(value, bool),
+        "int": isinstance(value, int) and not isinstance(value, bool),
+        "float": isinstance(value, (int, float)) and not isinstance(value, bool),
+        "float | str": isinstance(value, (int, float, str)) and not isinstance(value, bool),
+        "names": isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value),
+        "numbers": isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value),
+    }
+    if not fits[kind]:
+        raise ConfigError(f"{what}: expected {_PLAIN[kind]}, found {shown(value)}")

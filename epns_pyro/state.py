@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,9 +19,10 @@ import torch
 from epns_pyro.errors import ConfigError, ShapeError, nearest, shown
 from epns_pyro.fields import Field
 from epns_pyro.geometry import Space
-from epns_pyro.plain import parse_json
+from epns_pyro.plain import check_type, parse_json
 
 Array = Any  # numpy.ndarray or torch.Tensor
+Channels = slice  # in the spec `slice` is a method
 
 
 class GroupElement(Protocol):
@@ -99,38 +102,37 @@ class StateSpec:
     # -- structure ---------------------------------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> Field:
-        for field in self.fields:
-            if field.name == name:
-                return field
-        raise ConfigError(f"the state has no field {name!r}: {nearest(name, self.names)}")
+        if (field := self._by_name.get(name)) is None:
+            raise ConfigError(f"the state has no field {name!r}: {nearest(name, self.names)}")
+        return field
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
-    @property
+    @cached_property
     def geometry(self) -> Space:
         """The space of the vectors."""
         return Space(self.space, self.box, self.rotations, self.axis)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(f.name for f in self.fields)
 
-    @property
+    @cached_property
     def dynamic_fields(self) -> tuple[Field, ...]:
         return tuple(f for f in self.fields if f.dynamic)
 
-    @property
+    @cached_property
     def static_fields(self) -> tuple[Field, ...]:
         return tuple(f for f in self.fields if not f.dynamic)
 
-    @property
+    @cached_property
     def position(self) -> Field | None:
         """The position of a body: the field that translates or, about a fixed point, the first dynamic vector that is no rate."""
         placed = [f for f in self.fields if f.translates] or [f for f in self.dynamic_fields if f.irreps == "1o" and not f.rate_of]
         return placed[0] if placed else None
 
-    @property
+    @cached_property
     def duration(self) -> Field | None:
         """The field that says how long the step to the next frame lasts; None where all frames are even."""
         return next((f for f in self.fields if f.kind == "duration"), None)
@@ -152,13 +154,24 @@ class StateSpec:
 
     def slice(self, name: str, *, among_dynamic: bool = False) -> slice:
         """Channels of a field in the full state, or in its dynamic part."""
-        start = 0
-        for field in self.dynamic_fields if among_dynamic else self.fields:
-            if field.name == name:
-                return slice(start, start + self.width(field))
-            start += self.width(field)
-        self[name]  # raises with the nearest name where there is no such field
-        raise ConfigError(f"field {name!r} is static: it is not among the dynamic channels")
+        if (place := self._places[among_dynamic].get(name)) is None:
+            self[name]  # raises with the nearest name where there is no such field
+            raise ConfigError(f"field {name!r} is static: it is not among the dynamic channels")
+        return place
+
+    @cached_property
+    def _by_name(self) -> dict[str, Field]:
+        return {field.name: field for field in self.fields}
+
+    @cached_property
+    def _places(self) -> tuple[dict[str, Channels], dict[str, Channels]]:
+        """Channels of every field in the full state, and of every dynamic one in the dynamic part: looked up many times in a step."""
+
+        def places(fields: tuple[Field, ...]) -> dict[str, Channels]:
+            ends = list(accumulate(map(self.width, fields), initial=0))
+            return {f.name: Channels(*channels) for f, channels in zip(fields, pairwise(ends), strict=True)}
+
+        return places(self.fields), places(self.dynamic_fields)
 
     # -- reading and building states -----------------------------------------------------------------------------------
 
@@ -225,10 +238,7 @@ class StateSpec:
             found = ", ".join(f"{f.name} {tuple(p.shape[:-1])}" for f, p in zip(fields, parts, strict=True))
             raise ShapeError(f"the fields do not have the same batch and site dimensions: {found}") from None
         if is_torch:
-            dtype = torch.result_type(parts[0], parts[-1])
-            for part in parts:
-                dtype = torch.promote_types(dtype, part.dtype)
-            return torch.cat([p.expand(*shape, p.shape[-1]).to(dtype) for p in parts], dim=-1)
+            return torch.cat([p.expand(*shape, p.shape[-1]) for p in parts], dim=-1)  # promotes dtypes
         return np.concatenate([np.broadcast_to(p, (*shape, p.shape[-1])) for p in parts], axis=-1)
 
     def dynamic(self, x: Array) -> Array:
@@ -348,11 +358,13 @@ class StateSpec:
             for key in entry:
                 if key not in known:
                     raise ConfigError(f"state specification: field {shown(entry['name'])}: unknown key {shown(key)}: {nearest(key, known)}")
-                _check_type(f"field {shown(entry['name'])}: {key}", entry[key], str(Field.__dataclass_fields__[key].type))
+                check_type(
+                    f"state specification: field {shown(entry['name'])}: {key}", entry[key], str(Field.__dataclass_fields__[key].type)
+                )
             fields.append(Field(**entry))
         rest = {key: raw[key] for key in _SETTINGS if key in raw}
         for key, value in rest.items():
-            _check_type(key, value, _SETTINGS[key])
+            check_type(f"state specification: {key}", value, _SETTINGS[key])
         return cls(fields=tuple(fields), **rest)
 
 
@@ -368,31 +380,7 @@ def _padded(field: Field, value: Array) -> Array:
     return np.pad(value, [(0, 0)] * (value.ndim - 1) + [(0, missing)])
 
 
-_PLAIN = {
-    "str": "a word",
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a number",
-    "float | str": "a number or a word",
-    "names": "a list of names",
-    "numbers": "a list of numbers",
-}
 _SETTINGS = {"sites": "names", "space": "int", "periodic": "bool", "box": "numbers", "rotations": "str", "axis": "numbers"}
-
-
-def _check_type(what: str, value: Any, kind: str) -> None:
-    """Raise ConfigError unless a value has the type that the dataclass field is annotated with."""
-    fits = {
-        "str": isinstance(value, str),
-        "bool": isinstance(value, bool),
-        "int": isinstance(value, int) and not isinstance(value, bool),
-        "float": isinstance(value, (int, float)) and not isinstance(value, bool),
-        "float | str": isinstance(value, (int, float, str)) and not isinstance(value, bool),
-        "names": isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value),
-        "numbers": isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value),
-    }
-    if not fits[kind]:
-        raise ConfigError(f"state specification: {what}: expected {_PLAIN[kind]}, found {shown(value)}")
 
 
 def _is_floating(x: Array) -> bool:

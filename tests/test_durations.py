@@ -7,6 +7,7 @@ import pytest
 import torch
 from relaxing import make_store, paths
 
+from epns_pyro.backbones import Backbone, Features
 from epns_pyro.context import DataContext
 from epns_pyro.data import Windows, open_store
 from epns_pyro.data.inspection.check import check
@@ -98,12 +99,14 @@ def test_an_equation_of_motion_is_integrated_for_as_long_as_the_step_lasts():
             parameter.zero_()
     assert model.integrator(state(2.0)).change.abs().max() < 1e-14
 
-    def constant(x, mask):
-        features = model.bodies.features(x, mask)
-        vectors, scalars = len(model.integrator.vectors), len(model.integrator.scalars)
-        return type(features)(x.new_ones(*x.shape[:-1], scalars), x.new_ones(*x.shape[:-1], vectors, 2), mask)
+    class Constant(Backbone):
+        equivariant = False
 
-    model.integrator._ask = constant
+        def evaluate(self, positions, features):
+            s, shape = self.signature, positions.shape[:-1]
+            return Features(positions.new_ones(*shape, s.out_scalars), positions.new_ones(*shape, s.out_vectors, 2))
+
+    model.integrator.network = Constant(model.integrator.network.signature)
     once, twice = (TIMED.get_dynamic(model.integrator(state(0.5 * k)).change, "velocity") for k in (1, 2))
     torch.testing.assert_close(twice, 2 * once)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -120,9 +120,9 @@ class Backbone(nn.Module, ABC):
             raise ShapeError(f"{type(self).__name__} declares {self.signature.pairs} attributes of pairs, found {pairs}")
         return self.evaluate(positions, features)
 
-    def at(self, features: Features) -> Callable[[Tensor], Features]:
-        """Return the network as a function of the positions alone: what the features say need not be worked out again."""
-        return lambda positions: self(positions, features)
+    def at(self, features: Features) -> Callable[[Tensor, Tensor], Features]:
+        """Return the network as a function of positions and vectors alone: what else the features say need not be worked out again."""
+        return lambda positions, vectors: self(positions, replace(features, vectors=vectors))
 
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:
@@ -166,6 +166,22 @@ def perceptron(*widths: int, small_output: bool = False) -> nn.Sequential:
             linear[-1].bias.zero_()
     layers = [layer for each in linear for layer in (each, nn.SiLU())]
     return nn.Sequential(*layers[:-1])
+
+
+def split_first(network: nn.Sequential, *sizes: int) -> tuple[list[Tensor], Tensor]:
+    """Split the first layer of a perceptron over its arguments, W [a, b] = W1 a + W2 b: the weights by columns, and the bias.
+
+    What an argument contributes can then be computed where it is known: per body and not per pair, or once and not at every step.
+    """
+    first = cast(nn.Linear, network[0])
+    return list(first.weight.split(sizes, -1)), first.bias
+
+
+def after_first(network: nn.Sequential, hidden: Tensor) -> Tensor:
+    """Apply all layers of a perceptron but the first."""
+    for layer in itertools.islice(network, 1, None):
+        hidden = layer(hidden)
+    return hidden
 
 
 def centroid(values: Tensor, mask: Tensor | None = None) -> Tensor:

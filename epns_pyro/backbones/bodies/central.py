@@ -67,18 +67,12 @@ class CentralNetwork(Backbone):
         graph = self.graph.connect(positions, features.mask, self.signature.geometry)
         return self._forces(positions, graph, self._strengths(features, graph))
 
-    def at(self, features: Features) -> Callable[[Tensor], Features]:
-        if self.graph.kind != "complete":  # edges come and go as bodies move
+    def at(self, features: Features) -> Callable[[Tensor, Tensor], Features]:
+        if self.graph.moves:
             return super().at(features)
-        known: list[tuple[Graph, Tensor]] = []
-
-        def forces(positions: Tensor) -> Features:
-            if not known:
-                graph = self.graph.connect(positions, features.mask, self.signature.geometry)
-                known.append((graph, self._strengths(features, graph)))
-            return self._forces(positions, *known[0])
-
-        return forces
+        graph = self.graph.complete(features.scalars, features.mask)
+        strengths = self._strengths(features, graph)
+        return lambda positions, vectors: self._forces(positions, graph, strengths)
 
     def _strengths(self, features: Features, graph: Graph) -> Tensor:
         """Return s_h of every edge, (*edge, head): what does not change as bodies move."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from epns_pyro.backbones.bodies.base import safe_norm
 from epns_pyro.backbones.bodies.graphs import Graph
 from epns_pyro.geometry import Space
 
 DISTANCE_CHANNELS = 4
+NOWHERE = 1e-12  # squared: keeps the gradient of a distance finite where two bodies are in one place
 POINT = 1e-3  # below this distance a direction is shortened towards zero
 REACH = 3.0  # longer vectors are hard to distinguish; in units of their scale
 
@@ -41,16 +42,15 @@ class Edges(NamedTuple):
         """Measure the edges between bodies at positions (*batch, body, space), in units of their scale; `pairs` as in `Features`."""
         ours, theirs = graph.receivers(positions), graph.senders(positions)
         relative = theirs - ours if space is None else space.displacement(ours, theirs)
-        length = safe_norm(relative)[..., None]
-        seen = distance_features(length[..., 0])
+        length = (relative.square().sum(-1, keepdim=True) + NOWHERE).sqrt()
+        seen = distance_features(length)
         seen = seen if pairs is None else torch.cat([seen, graph.pairs(pairs)], -1)
         return cls(relative / (length + POINT), length, seen, 1 / (1 + length))
 
 
-def distance_features(distance: Tensor) -> Tensor:
-    """Return functions of a distance (*edge,) that resolve long, medium and short scales: (*edge, DISTANCE_CHANNELS)."""
-    near, middle, far = (distance / (distance + scale) for scale in (0.1, 1.0, 10.0))
-    return torch.stack([near, middle, far, ((distance + 0.03) / (distance + 3.0)).log()], -1)
+def distance_features(length: Tensor) -> Tensor:
+    """Return functions of a distance (*edge, 1) that resolve long, medium and short scales: (*edge, DISTANCE_CHANNELS)."""
+    return torch.cat([length / torch.cat([length + scale for scale in (0.1, 1.0, 10.0)], -1), ((length + 0.03) / (length + 3.0)).log()], -1)
 
 
 def bounded(vectors: Tensor) -> Tensor:
@@ -63,5 +63,13 @@ def bounded(vectors: Tensor) -> Tensor:
 
 def gram(vectors: Tensor) -> Tensor:
     """Return all inner products of a body's vectors (*batch, body, vector, space): (*batch, body, pair)."""
-    first, second = torch.triu_indices(vectors.shape[-2], vectors.shape[-2], device=vectors.device)
-    return (vectors @ vectors.mT)[..., first, second]
+    count = vectors.shape[-2]
+    if count < 2:  # nothing to choose
+        return vectors.square().sum(-1)
+    return (vectors @ vectors.mT).flatten(-2).index_select(-1, _upper(count, vectors.device))
+
+
+@functools.cache
+def _upper(count: int, device: torch.device) -> Tensor:
+    """Return where the upper triangle of a matrix (count, count) is among its entries, row by row."""
+    return torch.tensor([i * count + j for i in range(count) for j in range(i, count)], device=device)

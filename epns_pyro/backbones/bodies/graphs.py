@@ -6,6 +6,7 @@ A graph gathers features at both ends of its edges and sums messages at the rece
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from typing import Literal
 
@@ -45,11 +46,9 @@ class DenseGraph(Graph):
     Senders where `mask` (*batch, body) is False send nothing.
     """
 
-    def __init__(self, positions: Tensor, mask: Tensor | None = None) -> None:
-        bodies = positions.shape[-2]
-        others = torch.arange(bodies - 1, device=positions.device).expand(bodies, -1)
-        self._others = (others + (others >= torch.arange(bodies, device=positions.device)[:, None]).long()).reshape(-1)
-        self._batch = positions.dim() - 2
+    def __init__(self, nodes: Tensor, mask: Tensor | None = None) -> None:
+        self._others = others(nodes.shape[-2], nodes.device)
+        self._batch = nodes.dim() - 2
         self._silent = None if mask is None else ~self.senders(mask)
 
     def receivers(self, nodes: Tensor) -> Tensor:
@@ -70,6 +69,12 @@ class DenseGraph(Graph):
             silent = self._silent.view(*self._silent.shape, *[1] * (messages.dim() - self._silent.dim()))
             messages = messages.masked_fill(silent, 0.0)
         return messages.sum(self._batch + 1)
+
+
+@functools.cache
+def others(bodies: int, device: torch.device) -> Tensor:
+    """Return the numbers of all other bodies, for one body after the other: (bodies * (bodies - 1),)."""
+    return torch.tensor([j for i in range(bodies) for j in range(bodies) if j != i], dtype=torch.long, device=device)
 
 
 class SparseGraph(Graph):
@@ -121,11 +126,29 @@ class GraphConfig(Config):
             raise ValueError(f"only a complete graph has a dense path, found kind {self.kind!r}")
         return self
 
+    @property
+    def moves(self) -> bool:
+        """Whether edges come and go as bodies move."""
+        return self.kind != "complete"
+
+    def complete(self, nodes: Tensor, mask: Tensor | None = None) -> Graph:
+        """Build the complete graph of bodies with any features (*batch, body, channel)."""
+        shape, bodies = nodes.shape[:-1], nodes.shape[-2]
+        if bodies <= DENSE_BODIES if self.dense is None else self.dense:
+            return DenseGraph(nodes, mask)
+        first = bodies * torch.arange(shape[:-1].numel(), device=nodes.device)[:, None]  # body of every state
+        ends = torch.arange(bodies, device=nodes.device).repeat_interleave(max(bodies - 1, 0)), others(bodies, nodes.device)
+        receiver, sender = ((first + end).reshape(-1) for end in ends)
+        if mask is not None:
+            there = mask.reshape(-1)[sender] & mask.reshape(-1)[receiver]
+            receiver, sender = receiver[there], sender[there]
+        return SparseGraph(torch.stack([sender, receiver]), shape)
+
     def connect(self, positions: Tensor, mask: Tensor | None = None, space: Space | None = None) -> Graph:
         """Build the graph of positions (*batch, body, space), in units of their scale; bodies where a mask is False have no edges."""
+        if not self.moves:
+            return self.complete(positions, mask)
         shape, bodies = positions.shape[:-1], positions.shape[-2]
-        if self.kind == "complete" and (bodies <= DENSE_BODIES if self.dense is None else self.dense):
-            return DenseGraph(positions, mask)
         with torch.no_grad():
             flat = positions.reshape(-1, bodies, positions.shape[-1])
             if space is not None and space.box:
@@ -147,7 +170,7 @@ class GraphConfig(Config):
                 if mask is not None:  # there may be fewer bodies than requested neighbours
                     edges = edges[:, distance.gather(-1, near).isfinite().reshape(-1)]
             else:
-                reach = distance < (torch.inf if self.radius is None else self.radius)
+                reach = distance < self.radius
                 graph, receiver, sender = reach.nonzero(as_tuple=True)
                 edges = torch.stack([graph * bodies + sender, graph * bodies + receiver])
         return SparseGraph(edges, shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
@@ -35,7 +36,13 @@ class Handed(Backbone):
         return self.network.last_layers
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        out = self.network(positions, features)
+        return self._combined(self.network(positions, features))
+
+    def at(self, features: Features) -> Callable[[Tensor, Tensor], Features]:
+        network = self.network.at(features)
+        return lambda positions, vectors: self._combined(network(positions, vectors))
+
+    def _combined(self, out: Features) -> Features:
         parts = out.vectors.unflatten(-2, (self.vectors(self.signature.space), -1)).unbind(-3)
         if len(parts) == 1:
             return Features(out.scalars, parts[0])

@@ -6,15 +6,17 @@ orders of magnitude, so the radial term of a pair is an expansion in powers of t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import pydantic
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
+from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, after_first, perceptron, split_first
 from epns_pyro.backbones.bodies.edges import DISTANCE_CHANNELS, Edges, bounded, gram
-from epns_pyro.backbones.bodies.graphs import GraphConfig
+from epns_pyro.backbones.bodies.graphs import Graph, GraphConfig
 
 POWERS = 4  # of UNIT / (distance + NEAR), starting at power 0
 NEAR = 0.1  # in units of the scale of positions
@@ -46,24 +48,58 @@ class PairwiseNetwork(Backbone):
         return (self.pair[-1], *(() if self.alone is None else (self.alone[-1],)))
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        s, graph = self.signature, self.graph.connect(positions, features.mask, self.signature.geometry)
-        edges, arrows = Edges.between(positions, graph, self.signature.geometry, features.pairs), bounded(features.vectors)
-        ours, theirs = graph.receivers(features.scalars), graph.senders(features.scalars)
-        ends = torch.cat([edges.distance, ours.expand(*edges.distance.shape[:-1], -1), theirs], -1)
-        scalars, along, across = (self.pair(ends) * edges.envelope).split(self.sizes, -1)
-        near = UNIT / (edges.length[..., None] + NEAR)
-        powers = torch.cat([near**p for p in range(POWERS)], -1)
-        pull = (along.unflatten(-1, (-1, POWERS)) * powers).sum(-1, keepdim=True)
-        vectors = pull * edges.direction[..., None, :]
+        return self.at(features)(positions, features.vectors)
+
+    def at(self, features: Features) -> Callable[[Tensor, Tensor], Features]:
+        """Return the network as a function of positions and vectors: of first layers, only the part that reads these is left."""
+        s, scalars = self.signature, features.scalars
+        sizes = DISTANCE_CHANNELS, s.pairs, s.in_scalars, s.in_scalars
+        (by_distance, by_pair, by_receiver, by_sender), bias = split_first(self.pair, *sizes)
+        ours, theirs = linear(scalars, by_receiver, bias), linear(scalars, by_sender)
+
+        def ends(graph: Graph) -> Tensor:
+            known = graph.receivers(ours) + graph.senders(theirs)
+            return known if features.pairs is None else known + linear(graph.pairs(features.pairs), by_pair)
+
+        standing = None if self.graph.moves else self.graph.complete(scalars, features.mask)
+        known = None if standing is None else ends(standing)
+        alone = None if self.alone is None else self._own(self.alone, scalars)
+
+        def evaluate(positions: Tensor, vectors: Tensor) -> Features:
+            graph = standing or self.graph.connect(positions, features.mask, s.geometry)
+            edges, arrows = Edges.between(positions, graph, s.geometry), bounded(vectors)
+            hidden = linear(edges.distance, by_distance) + (ends(graph) if known is None else known)
+            out = self._sums(after_first(self.pair, hidden), edges, arrows, graph)
+            return out if alone is None else alone(out, arrows)
+
+        return evaluate
+
+    def _sums(self, weights: Tensor, edges: Edges, arrows: Tensor, graph: Graph) -> Features:
+        """Sum over the pairs of every body, given what the last layer says of each: weights (*edge, sum of `sizes`)."""
+        s = self.signature
+        scalars, along, across = (weights * edges.envelope).split(self.sizes, -1)
+        near = UNIT / (edges.length + NEAR)
+        pull, *lower = reversed(along.unflatten(-1, (-1, POWERS)).unbind(-1))
+        for factor in lower:  # Horner's rule
+            pull = torch.addcmul(factor, near, pull)
+        vectors = pull[..., None] * edges.direction[..., None, :]
         if s.in_vectors:
             vectors = vectors + across.unflatten(-1, (-1, s.in_vectors)) @ (graph.senders(arrows) - graph.receivers(arrows))
-        scalars, vectors = graph.collect(scalars), graph.collect(vectors)
-        if self.alone is not None:
-            change, gates = self.alone(torch.cat([features.scalars, gram(arrows)], -1)).tensor_split([s.out_scalars], -1)
-            scalars = scalars + change
-            if s.in_vectors:
-                vectors = vectors + gates.unflatten(-1, (-1, s.in_vectors)) @ arrows
-        return Features(scalars, vectors)
+        return Features(graph.collect(scalars), graph.collect(vectors))
+
+    def _own(self, network: nn.Sequential, scalars: Tensor) -> Callable[[Features, Tensor], Features]:
+        """Return what adds to sums over pairs what a body does by itself, given its vectors."""
+        s = self.signature
+        (by_scalars, by_products), bias = split_first(network, s.in_scalars, s.in_vectors * (s.in_vectors + 1) // 2)
+        known = linear(scalars, by_scalars, bias)
+
+        def add(out: Features, arrows: Tensor) -> Features:
+            hidden = known + linear(gram(arrows), by_products) if s.in_vectors else known
+            change, gates = after_first(network, hidden).tensor_split([s.out_scalars], -1)
+            vectors = out.vectors + gates.unflatten(-1, (-1, s.in_vectors)) @ arrows if s.in_vectors else out.vectors
+            return Features(out.scalars + change if s.out_scalars else out.scalars, vectors)
+
+        return add
 
 
 @BACKBONES.register("pairwise")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -109,13 +110,21 @@ class BodyFields(nn.Module):
         """
         spec = self.spec
         scalars = torch.stack([spec.get(x, name) / spec[name].scale for name in self.scalars], -1) if self.scalars else x[..., :0]
-        vectors = [self._vector(x, name) for name in self.vectors]
-        vectors += [x.new_tensor(direction).expand(*x.shape[:-1], -1) for direction in self.space.special_directions]
-        stacked = torch.stack(vectors, -2) if vectors else x.new_zeros(*x.shape[:-1], 0, spec.space)
         embedded = zip(self.categories, self.embeddings, strict=True)
         classes = [self._one_hot(spec.get(x, name), spec[name].size) @ embedding.to(x.dtype) for name, embedding in embedded]
         durations = [] if (ratio := relative(spec, x)) is None else [ratio.log()[..., None]]
-        return Features(torch.cat([scalars, torch.asinh(10 * scalars), *durations, *classes], -1), stacked, mask, self.attributes(x))
+        scalars = torch.cat([scalars, torch.asinh(10 * scalars), *durations, *classes], -1)
+        return Features(scalars, self.arrows(x, {}), mask, self.attributes(x))
+
+    def arrows(self, x: Tensor, now: Mapping[str, Tensor]) -> Tensor:
+        """Return the vectors of `features`, (*batch, body, vector, space), of states x in which some fields are as they are `now`."""
+
+        def read(name: str) -> Tensor:
+            return now[name] if name in now else self.spec.get(x, name)
+
+        vectors = [self._vector(read, name) for name in self.vectors]
+        vectors += [x.new_tensor(direction).expand(*x.shape[:-1], -1) for direction in self.space.special_directions]
+        return torch.stack(vectors, -2) if vectors else x.new_zeros(*x.shape[:-1], 0, self.spec.space)
 
     def attributes(self, x: Tensor) -> Tensor | None:
         """Return the attributes of pairs in units of their scales, (*batch, body, body, field); None where there are none."""
@@ -134,11 +143,11 @@ class BodyFields(nn.Module):
     def _one_hot(classes: Tensor, size: int) -> Tensor:
         return (classes[..., None] == torch.arange(size, device=classes.device)).to(classes.dtype)
 
-    def _vector(self, x: Tensor, name: str) -> Tensor:
+    def _vector(self, read: Callable[[str], Tensor], name: str) -> Tensor:
         """A vector field in units of its scale; an earlier value as the change since, in units of a typical change."""
         if name in self._lags:
-            return (self.spec.get(x, self._lags[name]) - self.spec.get(x, name)) / self._changes[name]
-        return self.spec.get(x, name) / self.spec[name].scale
+            return (read(self._lags[name]) - read(name)) / self._changes[name]
+        return read(name) / self.spec[name].scale
 
     def to_free(self, y: Tensor) -> Tensor:
         """Take the predicted channels (..., free channel) out of dynamic channels (..., dynamic channel)."""
@@ -223,13 +232,20 @@ class BodyFields(nn.Module):
 
     def persistence(self, x: Tensor, dt: Tensor | float | None = None) -> Tensor:
         """x + v dt for fields with a rate, x for the others, after one step or dt (*batch, body): (*batch, body, dynamic channel)."""
-        spec, dt = self.spec, self.duration(x) if dt is None else dt
-        return spec.pack_dynamic(
-            **{
-                f.name: spec.get(x, f.name) + (along(f, dt) * spec.get(x, self.rates[f.name]) if f.name in self.rates else 0.0)
-                for f in spec.dynamic_fields
-            }
-        )
+        return self.spec.pack_dynamic(**self.drifted(x, self.dynamic_values(x), self.duration(x) if dt is None else dt))
+
+    def dynamic_values(self, x: Tensor) -> dict[str, Tensor]:
+        """Return every dynamic field of states by name: vectors (*batch, body, space), scalars (*batch, body)."""
+        return {f.name: self.spec.get(x, f.name) for f in self.spec.dynamic_fields}
+
+    def drifted(self, x: Tensor, now: Mapping[str, Tensor], dt: Tensor | float) -> dict[str, Tensor]:
+        """Carry the dynamic fields `now` of states x along with their rates for a time dt (*batch, body)."""
+        moved = dict(now)
+        for name, rate in self.rates.items():
+            if name in now:
+                speed = now[rate] if rate in now else self.spec.get(x, rate)
+                moved[name] = _added(now[name], speed, along(self.spec[name], dt))
+        return moved
 
     # -- time ------------------------------------------------------------------------------------------------------------
 
@@ -246,6 +262,10 @@ class BodyFields(nn.Module):
         if (ratio := relative(self.spec, x)) is None:
             return step_scales
         return step_scales * ratio[..., None] ** self._noise_powers.to(ratio)
+
+
+def _added(value: Tensor, change: Tensor, factor: Tensor | float) -> Tensor:
+    return torch.add(value, change, alpha=factor) if isinstance(factor, float) else torch.addcmul(value, change, factor)
 
 
 def embedding_shapes(spec: StateSpec) -> list[tuple[int, int]]:

@@ -146,7 +146,7 @@ class InferredIntegrator(Integrator):
         place, features = bodies.positions(x), bodies.features(x, mask)
         if not self.reads_vectors:
             network = self.network.at(features)
-            return lambda moved, velocity: network(torch.add(place, moved, alpha=1 / scale)).vectors[..., 0, :]
+            return lambda moved, velocity: network(torch.add(place, moved, alpha=1 / scale), features.vectors).vectors[..., 0, :]
 
         def force(moved: Tensor, velocity: Tensor) -> Tensor:
             spec = bodies.spec

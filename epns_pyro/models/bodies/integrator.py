@@ -10,6 +10,7 @@ leapfrog keeps the energy (Hairer, Lubich and Wanner, Geometric Numerical Integr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, NamedTuple
 
 import pydantic
@@ -84,35 +85,44 @@ class Integrator(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, memory: tuple[Tensor, ...] = ()) -> Motion:
         """Integrate states x (*batch, body, channel) over one frame; bodies where a mask (*batch, body) is False act on no other."""
-        bodies, step = self.bodies, self.bodies.duration(x) / self.steps
-        start, strengths = x, []
+        bodies, spec, step = self.bodies, self.bodies.spec, self.bodies.duration(x) / self.steps
+        law, now, strengths = self._law(x, mask), bodies.dynamic_values(x), []
         if bodies.differences:  # a backward difference is the velocity of half a frame ago
-            start = self._kicked(x, self._ask(x, mask), self.steps / 2)
-        end = self._drift(start, step / 2)
+            now = self._kicked(x, now, law(now), self.steps / 2)
+        now = bodies.drifted(x, now, step / 2)
         for left in reversed(range(self.steps)):
-            out = self._ask(end, mask)
-            end = self._drift(self._kicked(end, out, 1.0), step if left else step / 2)
+            out = law(now)
+            now = bodies.drifted(x, self._kicked(x, now, out, 1.0), step if left else step / 2)
             strengths.append(torch.cat([out.vectors.square().sum(-1), out.scalars.square()], -1))
-        change = bodies.to_free(bodies.spec.dynamic(end)) - bodies.to_free(bodies.persistence(x))
-        return Motion(bodies.as_differences(change, x, end), (1 + torch.stack(strengths).amax(0)).log() / 2)
+        end = spec.pack_dynamic(**now)
+        change = bodies.to_free(end) - bodies.to_free(bodies.persistence(x))
+        change = bodies.as_differences(change, x, spec.advance(x, end)) if bodies.differences else change
+        return Motion(change, (1 + torch.stack(strengths).amax(0)).log() / 2)
 
-    def _ask(self, x: Tensor, mask: Tensor | None) -> Features:
-        return self.network(self.bodies.positions(x), self.bodies.features(x, mask))
+    def _law(self, x: Tensor, mask: Tensor | None) -> Callable[[Mapping[str, Tensor]], Features]:
+        """Return the network as a function of the dynamic fields, by name, of what else states x hold: that is read once per frame."""
+        bodies, spec = self.bodies, self.bodies.spec
+        if any(spec[name].dynamic for name in bodies.scalars):
 
-    def _drift(self, x: Tensor, dt: Tensor | float) -> Tensor:
-        return self.bodies.spec.advance(x, self.bodies.persistence(x, dt))
+            def law(now: Mapping[str, Tensor]) -> Features:
+                there = spec.advance(x, spec.pack_dynamic(**now))
+                return self.network(bodies.positions(there), bodies.features(there, mask))
 
-    def _kicked(self, x: Tensor, out: Features, kicks: float) -> Tensor:
+            return law
+        network, scale = self.network.at(bodies.features(x, mask)), spec[bodies.position].scale
+        return lambda now: network(now[bodies.position] / scale, bodies.arrows(x, now))
+
+    def _kicked(self, x: Tensor, now: Mapping[str, Tensor], out: Features, kicks: float) -> dict[str, Tensor]:
         """Change every field that no rate carries, in units of its typical change from frame to frame; `kicks` times what a step does.
 
         What acts in a longer step acts longer.
         """
-        spec, units = self.bodies.spec, self.vectors | self.scalars
-        changes = [*out.vectors.unbind(-2), *out.scalars.unbind(-1)]
-        change = {name: kicks * unit / self.steps * c for (name, unit), c in zip(units.items(), changes, strict=True)}
-        if (longer := relative(spec, x)) is not None:
-            change = {name: along(spec[name], longer) * c for name, c in change.items()}
-        return spec.advance(x, spec.pack_dynamic(**{f.name: spec.get(x, f.name) + change.get(f.name, 0) for f in spec.dynamic_fields}))
+        spec, units, longer = self.bodies.spec, self.vectors | self.scalars, relative(self.bodies.spec, x)
+        changed = dict(now)
+        for (name, unit), change in zip(units.items(), [*out.vectors.unbind(-2), *out.scalars.unbind(-1)], strict=True):
+            change = change if longer is None else along(spec[name], longer) * change
+            changed[name] = torch.add(now[name], change, alpha=kicks * unit / self.steps)
+        return changed
 
 
 class IntegratorConfig(Config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import slow_bodies
 import torch
 
 from epns_pyro.backbones import Features, Signature
@@ -53,3 +54,26 @@ def test_bodies_that_meet_pull_with_finite_force_in_no_direction() -> None:
     assert (out.vectors == 0).all()
     (gradient,) = torch.autograd.grad(out.scalars.sum() + out.vectors.sum(), positions)
     assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("graph", [{}, {"dense": False}, {"kind": "nearest", "neighbours": 2}, {"kind": "radius", "radius": 1.5}], ids=str)
+@pytest.mark.parametrize("signature", [(2, 2, 3, 2), (1, 1, 0, 1), (2, 0, 1, 1), (0, 2, 1, 2), (0, 0, 0, 1)])
+@pytest.mark.parametrize("pairs", [0, 2])
+def test_split_first_layers_change_nothing(signature: tuple[int, ...], graph: dict, pairs: int) -> None:
+    torch.manual_seed(0)
+    net = PairwiseConfig.parse({"width": 16, "graph": graph}).build(Signature(*signature, pairs=pairs)).double()
+    scalars, vectors, positions = torch.randn(5, 4, signature[0]), torch.randn(5, 4, signature[1], 3), torch.randn(5, 4, 3)
+    attributes = torch.randn(5, 4, 4, 2).double() if pairs else None
+    mask = torch.rand(5, 4) > 0.2
+    features = Features(scalars.double(), vectors.double(), mask, attributes)
+    found = []
+    for network in (net, lambda *state: slow_bodies.pairwise(net, *state)):
+        net.zero_grad()
+        place = positions.double().requires_grad_()
+        out = network(place, features)
+        kept = torch.cat([out.scalars, out.vectors.flatten(-2)], -1)[mask]
+        kept.sin().sum().backward()
+        found.append([kept, place.grad, *(p.grad for p in net.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1])
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import slow_bodies
 import torch
 from torch import Tensor
 from worlds import DT, WORLDS, context, particles, trajectories
@@ -135,3 +136,22 @@ def test_a_transition_can_do_without() -> None:
     h, more = without.at(x0).h, within.at(x0).h
     assert more.shape[-1] - h.shape[-1] == about.spec.dynamic_channels + within.integrator.fields
     assert without.at(x0).emission(without.at(x0).prior.sample()).log_prob(about.spec.dynamic(path[:, 0])).isfinite().all()
+
+
+@pytest.mark.parametrize("absences", [False, True])
+@pytest.mark.parametrize("network", ["pairwise", "central", "vector"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_motion_and_its_gradient_are_those_of_whole_states_at_every_step(world: str, network: str, absences: bool) -> None:
+    about = context(world)
+    integrator, (x, _) = particles(about, integrator={"steps": 3, "network": {"name": network}}).integrator, trajectories(about)
+    mask = torch.arange(4).expand(3, 4) != torch.tensor([[0], [3], [5]]) if absences else None
+    found = []
+    for move in (integrator, lambda *state: slow_bodies.motion(integrator, *state)):
+        integrator.zero_grad()
+        made = move(x, mask)
+        (made.change.sin().sum() + made.log_max_kick.sum()).backward()
+        gradients = torch.cat([p.grad.flatten() for p in integrator.parameters() if p.grad is not None])
+        found.append((made.change, made.log_max_kick, gradients))
+    for here, there in zip(*found, strict=True):
+        assert there.abs().max() > 1e-6
+        torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-12)
