@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ import torch
 from epns_pyro.errors import ConfigError, ShapeError, nearest, shown
 from epns_pyro.fields import Field
 from epns_pyro.geometry import Space
+from epns_pyro.once import once
 from epns_pyro.plain import check_type, parse_json
 
 Array = Any  # numpy.ndarray or torch.Tensor
@@ -109,30 +109,30 @@ class StateSpec:
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
-    @cached_property
+    @once
     def geometry(self) -> Space:
         """The space of the vectors."""
         return Space(self.space, self.box, self.rotations, self.axis)
 
-    @cached_property
+    @once
     def names(self) -> tuple[str, ...]:
         return tuple(f.name for f in self.fields)
 
-    @cached_property
+    @once
     def dynamic_fields(self) -> tuple[Field, ...]:
         return tuple(f for f in self.fields if f.dynamic)
 
-    @cached_property
+    @once
     def static_fields(self) -> tuple[Field, ...]:
         return tuple(f for f in self.fields if not f.dynamic)
 
-    @cached_property
+    @once
     def position(self) -> Field | None:
         """The position of a body: the field that translates or, about a fixed point, the first dynamic vector that is no rate."""
         placed = [f for f in self.fields if f.translates] or [f for f in self.dynamic_fields if f.irreps == "1o" and not f.rate_of]
         return placed[0] if placed else None
 
-    @cached_property
+    @once
     def duration(self) -> Field | None:
         """The field that says how long the step to the next frame lasts; None where all frames are even."""
         return next((f for f in self.fields if f.kind == "duration"), None)
@@ -159,11 +159,11 @@ class StateSpec:
             raise ConfigError(f"field {name!r} is static: it is not among the dynamic channels")
         return place
 
-    @cached_property
+    @once
     def _by_name(self) -> dict[str, Field]:
         return {field.name: field for field in self.fields}
 
-    @cached_property
+    @once
     def _places(self) -> tuple[dict[str, Channels], dict[str, Channels]]:
         """Channels of every field in the full state, and of every dynamic one in the dynamic part: looked up many times in a step."""
 

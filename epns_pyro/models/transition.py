@@ -14,7 +14,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from epns_pyro.config import Config, Registry
 from epns_pyro.context import DataContext
 from epns_pyro.durations import with_durations
+from epns_pyro.once import once
 from epns_pyro.state import Field, StateSpec
 
 TRANSITIONS = Registry("model")
@@ -217,7 +217,7 @@ class _MarkovStep(Step):
         super().__init__(transition.spec, carry, transition.forward_model(carry.x))
         self._transition = transition
 
-    @cached_property
+    @once
     def prior(self) -> Independent:
         return self._transition.prior(self.carry.x, self.h)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -34,7 +36,7 @@ CASES: dict[str, tuple[SystemConfig, np.ndarray | None]] = {
     "silicon, no noise": (SiliconConfig(sigma=0, bodies=4), None),
     "cells": (CellsConfig.small(), None),
     "cells, periodic": (CellsConfig.small().override({"boundary": "periodic"}), None),
-    "recorded": (RecordedConfig(spec=PLANE.__dict__ | {"fields": [f.__dict__ for f in PLANE.fields]}, frame_dt=0.1), None),
+    "recorded": (RecordedConfig(spec=asdict(PLANE), frame_dt=0.1), None),
     "recorded_cells": (RecordedCellsConfig(lattice=(40, 40), cells=16, types=4), CellsConfig.small().build()),
 }
 

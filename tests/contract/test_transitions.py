@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ POSITION, VELOCITY = Field("position", "1o", translates=True), Field("velocity",
 
 
 def recorded(*fields: Field, space: int) -> System:
-    return RecordedConfig(spec=StateSpec(fields, space=space).__dict__ | {"fields": [f.__dict__ for f in fields]}, frame_dt=0.1).build()
+    return RecordedConfig(spec=asdict(StateSpec(fields, space=space)), frame_dt=0.1).build()
 
 
 SYSTEMS = {

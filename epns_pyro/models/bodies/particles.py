@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cached_property
 from typing import Annotated, Literal
 
 import pydantic
@@ -27,6 +26,7 @@ from epns_pyro.models.bodies.integrator import IntegratorConfig
 from epns_pyro.models.bodies.step import BodyStep
 from epns_pyro.models.normal import Normal, masked, unmasked
 from epns_pyro.models.transition import TRANSITIONS, Carry, Transition, TransitionConfig, bounded_exp
+from epns_pyro.once import once
 
 START = 0.01  # scale of the output of networks before training
 SHARE = 0.3  # share of the innovation that latents encode before training
@@ -129,7 +129,7 @@ class ParticleStep(BodyStep):
         h = torch.cat([self.hidden.scalars, self.hidden.vectors.flatten(-2), *moved], -1)
         super().__init__(transition.spec, carry, h)
 
-    @cached_property
+    @once
     def prior(self) -> Independent:
         """Return p(z | h) = Normal(mu(h), sigma(h)) of every present body."""
         pooled = self.transition.pool(self.hidden.scalars, self.mask)
@@ -187,12 +187,12 @@ class ParticleStep(BodyStep):
 
     # -- what the laws share ---------------------------------------------------------------------------------------------
 
-    @cached_property
+    @once
     def _guess(self) -> Independent:
         """The law of the first guess: x' given h alone."""
         return self._law(self._guess_mean, self._noise)
 
-    @cached_property
+    @once
     def _guess_parameters(self) -> tuple[Tensor, Tensor]:
         """Changes of dynamic scalars, and noise parameters, (*batch, body, ...)."""
         seen = self.hidden.scalars if self.motion is None else torch.cat([self.hidden.scalars, self.motion.signs], -1)
@@ -202,7 +202,7 @@ class ParticleStep(BodyStep):
     def _noise(self) -> Tensor:
         return self._guess_parameters[1]
 
-    @cached_property
+    @once
     def _guess_mean(self) -> Tensor:
         bodies, transition = self.bodies, self.transition
         change = bodies.join(transition.guess_vectors.weight @ self.hidden.vectors, self._guess_parameters[0])
@@ -213,12 +213,12 @@ class ParticleStep(BodyStep):
             return mean + change * self._unit_of(self._law(torch.zeros_like(mean), self._noise.detach()))
         return mean + change * bodies.per_channel(self._units)
 
-    @cached_property
+    @once
     def _units(self) -> Tensor:
         """Typical changes in this step: (field,), or (*batch, body, field) where steps are uneven."""
         return self.bodies.step_units(self.x, self.transition.step_scales)
 
-    @cached_property
+    @once
     def _frame(self) -> Tensor:
         return self.transition.frame(self.hidden)
 
