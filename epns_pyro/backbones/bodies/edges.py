@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from epns_pyro.backbones.bodies.graphs import Graph
+from epns_pyro.backbones.bodies.graphs import Graph, index_table
 from epns_pyro.geometry import Space
 
 DISTANCE_CHANNELS = 4
@@ -69,7 +68,7 @@ def gram(vectors: Tensor) -> Tensor:
     return (vectors @ vectors.mT).flatten(-2).index_select(-1, _upper(count, vectors.device))
 
 
-@functools.cache
+@index_table
 def _upper(count: int, device: torch.device) -> Tensor:
     """Return where the upper triangle of a matrix (count, count) is among its entries, row by row."""
     return torch.tensor([i * count + j for i in range(count) for j in range(i, count)], device=device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal
 
 import pydantic
@@ -71,7 +72,18 @@ class DenseGraph(Graph):
         return messages.sum(self._batch + 1)
 
 
-@functools.cache
+def index_table(make: Callable[[int, torch.device], Tensor]) -> Callable[[int, torch.device], Tensor]:
+    """Keep a table of integers per (size, device): it is made once. A tracer makes its own, which is no tensor for others to use."""
+    kept = functools.cache(torch.inference_mode(False)(make))
+
+    @functools.wraps(make)
+    def table(size: int, device: torch.device) -> Tensor:
+        return make(size, device) if torch.compiler.is_compiling() else kept(size, device)
+
+    return table
+
+
+@index_table
 def others(bodies: int, device: torch.device) -> Tensor:
     """Return the numbers of all other bodies, for one body after the other: (bodies * (bodies - 1),)."""
     return torch.tensor([j for i in range(bodies) for j in range(bodies) if j != i], dtype=torch.long, device=device)

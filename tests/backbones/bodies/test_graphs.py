@@ -116,3 +116,22 @@ def test_positions_alone_of_many_bodies_are_enough(name, bodies, kind):
     assert (out.scalars.shape, out.vectors.shape) == ((1, bodies, 2), (1, bodies, 1, 3))
     assert out.scalars.isfinite().all()
     assert out.vectors.isfinite().all()
+
+
+def test_index_tables_serve_training_after_inference_and_are_no_stand_ins_of_a_tracer():
+    bodies = 11  # a number that no other test has made a table for
+    with torch.inference_mode():
+        GraphConfig().connect(positions(bodies=bodies))
+    nodes = positions(bodies=bodies).requires_grad_()
+    graph = GraphConfig().connect(nodes)
+    graph.collect(graph.senders(nodes).square()).sum().backward()
+    torch.testing.assert_close(nodes.grad, 2 * (bodies - 1) * nodes)
+
+    class Sum(torch.nn.Module):
+        def forward(self, r):
+            graph = GraphConfig().connect(r)
+            return graph.collect(graph.senders(r))
+
+    r = positions(bodies=bodies + 1)
+    made = torch.export.export(Sum(), (r,)).module()(r)
+    assert torch.equal(made, Sum()(r))
