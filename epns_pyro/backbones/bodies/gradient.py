@@ -33,7 +33,8 @@ class Gradient(Backbone):
         return self.network.last_layers
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        differentiable = torch.is_grad_enabled()
+        inputs = (positions, features.scalars, *(() if features.pairs is None else (features.pairs,)), *self.parameters())
+        differentiable = torch.is_grad_enabled() and any(value.requires_grad for value in inputs)
         with torch.enable_grad():
             places = positions if differentiable and positions.requires_grad else positions.detach().requires_grad_()
             out = self.network(places, replace(features, vectors=features.vectors[..., :0, :]))

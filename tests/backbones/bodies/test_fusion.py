@@ -196,6 +196,7 @@ def test_forces_with_a_potential_need_no_gradient_mode_and_mind_who_is_there():
         found = network(r, Features(scalars, none, there))
     assert not found.vectors.requires_grad
     assert not found.scalars.requires_grad
+    assert not network.requires_grad_(False)(r, Features(scalars, none)).vectors.requires_grad
     torch.testing.assert_close(found.vectors[:4], expected.vectors.detach(), rtol=1e-12, atol=1e-12)
     assert not FusionConfig(forces="potential").build(Signature(0, 1, 0, 1)).reads_vectors
 
