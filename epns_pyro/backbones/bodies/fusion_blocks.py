@@ -90,8 +90,12 @@ class SphericalBlock(FusionBlock):
 
     def __init__(self, legs: Legs, most: int, after: tuple[str, ...]) -> None:
         super().__init__(legs, most, after)
-        self._combs = _by_legs(found for some in self.after.values() for found in some)  # legs -> diagrams, longer ones later
-        self._tables = nn.ModuleDict({_key(names): Exact(self._table(names)) for names in self._combs if len(names) > 1})
+        self._irreps = dict(legs)
+        self._combs = _by_legs((d for found in self.after.values() for d in found), self._irreps)
+        self._tables = nn.ModuleDict()
+        for names in self._combs:
+            for leaf in self._leaves(names):
+                self._tables[_key(names, leaf)] = Exact(self._table(names, leaf))
         starts, start = dict[tuple[str, ...], int](), 0
         for names in self._combs:
             starts[names] = start
@@ -102,12 +106,15 @@ class SphericalBlock(FusionBlock):
     def forward(self, tensors: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
         values = dict[tuple[str, ...], Tensor]()
         for names in self._combs:
-            leaf = tensors[names[-1]]
+            last = tensors[names[-1]]
             if len(names) == 1:
-                values[names] = leaf
-            else:
-                outer = values[names[:-1]][..., :, None] * leaf[..., None, :]
-                values[names] = outer.flatten(-2) @ self._tables[_key(names)]()
+                values[names] = last
+                continue
+            stems, made = values[names[:-1]], []
+            for leaf in self._leaves(names):
+                outer = stems[..., :, None] * last[..., None, place(self._irreps[names[-1]], leaf)]
+                made.append(outer.flatten(-2) @ self._tables[_key(names, leaf)]())
+            values[names] = torch.cat(made, -1)
         chosen = torch.cat(list(values.values()), -1).index_select(-1, self._index)
         parts = chosen.split([len(found) * size(out) for out, found in self.after.items()], -1)
         return {
@@ -115,25 +122,28 @@ class SphericalBlock(FusionBlock):
             for (out, found), part, weight in zip(self.after.items(), parts, self.split(weights), strict=True)
         }
 
+    def _leaves(self, names: tuple[str, ...]) -> list[str]:
+        """Last leaves of the combs with these legs, of more than one."""
+        return list(dict.fromkeys(d.leaves[-1] for d in self._combs[names])) if len(names) > 1 else []
+
     def _width(self, names: tuple[str, ...]) -> int:
-        """Number of components of all combs with these legs; of a leg alone, of all its irreps."""
-        return sum(map(size, dict(self.legs)[names[0]])) if len(names) == 1 else sum(size(d.out) for d in self._combs[names])
+        """Number of components of all combs with these legs."""
+        return sum(size(d.out) for d in self._combs[names])
 
     def _columns(self, diagram: Diagram) -> slice:
         """Return where a comb is among those with the same legs."""
-        if len(diagram.legs) == 1:
-            return place(dict(self.legs)[diagram.legs[0]], diagram.out)
         combs = self._combs[diagram.legs]
         start = sum(size(before.out) for before in combs[: combs.index(diagram)])
         return slice(start, start + size(diagram.out))
 
-    def _table(self, names: tuple[str, ...]) -> Tensor:
-        """Coefficients from (component of a stem, component of the last leg) to the components of all combs, as a matrix."""
-        last = dict(self.legs)[names[-1]]
-        table = torch.zeros(self._width(names[:-1]), sum(map(size, last)), self._width(names), dtype=torch.float64)
-        for comb in self._combs[names]:
-            rows, columns = self._columns(comb.stem), self._columns(comb)
-            table[rows, place(last, comb.leaves[-1]), columns] = vertex(comb.stem.out, comb.leaves[-1], comb.out)
+    def _table(self, names: tuple[str, ...], leaf: str) -> Tensor:
+        """Coefficients from (component of a stem, component of the last leaf) to the components of its combs, as a matrix."""
+        combs = [d for d in self._combs[names] if d.leaves[-1] == leaf]
+        table = torch.zeros(self._width(names[:-1]), size(leaf), sum(size(d.out) for d in combs), dtype=torch.float64)
+        column = 0
+        for comb in combs:
+            table[self._columns(comb.stem), :, column : column + size(comb.out)] = vertex(comb.stem.out, leaf, comb.out)
+            column += size(comb.out)
         return table.flatten(0, 1)
 
 
@@ -202,18 +212,16 @@ class CartesianBlock(FusionBlock):
         return terms
 
 
-def _by_legs(found: Iterable[Diagram]) -> dict[tuple[str, ...], list[Diagram]]:
-    """Return diagrams and all their stems by legs, short ones first."""
-    combs: dict[Diagram, None] = {}
+def _by_legs(found: Iterable[Diagram], irreps: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, ...], list[Diagram]]:
+    """Return diagrams and all their stems by legs, short ones first; of one leg all its irreps, of more in order of the last leaf."""
+    combs = dict.fromkeys(Diagram((name,), (irrep,), (irrep,)) for name, some in irreps.items() for irrep in some)
     for diagram in found:
         while diagram not in combs:
             combs[diagram] = None
-            if len(diagram.legs) == 1:
-                break
             diagram = diagram.stem
-    names = dict.fromkeys(sorted((d.legs for d in combs), key=len))
-    return {legs: [d for d in combs if d.legs == legs] for legs in names}
+    ordered = sorted(combs, key=lambda d: (len(d.legs), irreps[d.legs[-1]].index(d.leaves[-1])))
+    return {legs: [d for d in ordered if d.legs == legs] for legs in dict.fromkeys(d.legs for d in ordered)}
 
 
-def _key(names: tuple[str, ...]) -> str:
-    return "_".join(names)
+def _key(names: tuple[str, ...], leaf: str) -> str:
+    return "_".join((*names, leaf))
