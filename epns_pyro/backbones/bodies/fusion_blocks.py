@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -82,69 +82,90 @@ class Exact(nn.Module):
 class SphericalBlock(FusionBlock):
     """Diagrams by Clebsch-Gordan coefficients of e3nn, for irreps of any degree, in 3 dimensions.
 
-    A leaf is coupled to all combs of the same legs at once: one outer product and one matrix product with a table. Combs with a common
-    stem share it.
+    Combs without their last leaf are computed once each. Those that go on to the same leaf and root in the same irrep are summed with
+    their weights, and the leaf is coupled to the sum.
     """
-
-    _index: Tensor
 
     def __init__(self, legs: Legs, most: int, after: tuple[str, ...]) -> None:
         super().__init__(legs, most, after)
+        found = [d for some in self.after.values() for d in some]
         self._irreps = dict(legs)
-        self._combs = _by_legs((d for found in self.after.values() for d in found), self._irreps)
-        self._tables = nn.ModuleDict()
-        for names in self._combs:
-            for leaf in self._leaves(names):
-                self._tables[_key(names, leaf)] = Exact(self._table(names, leaf))
-        starts, start = dict[tuple[str, ...], int](), 0
-        for names in self._combs:
-            starts[names] = start
-            start += self._width(names)
-        index = [torch.arange(size(out)) + starts[d.legs] + self._columns(d).start for out, found in self.after.items() for d in found]
-        self.register_buffer("_index", torch.cat(index), persistent=False)
+        self._stems = _by_legs((d.stem for d in found if len(d.legs) > 1), self._irreps)
+        self._products = nn.ModuleDict({_key(*names): Exact(self._product(names)) for names in self._stems if len(names) > 1})
+        ends = dict.fromkeys((name, leaf) for name, irreps in legs for leaf in irreps)
+        self._ends = [end for end in ends if any(_end(d) == end for d in found)]
+        self._last = nn.ModuleDict({_key(*end): _Last(self, [(n, d) for n, d in enumerate(found) if _end(d) == end]) for end in self._ends})
 
     def forward(self, tensors: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
         values = dict[tuple[str, ...], Tensor]()
-        for names in self._combs:
+        for names in self._stems:
             last = tensors[names[-1]]
-            if len(names) == 1:
-                values[names] = last
-                continue
-            stems, made = values[names[:-1]], []
-            for leaf in self._leaves(names):
-                outer = stems[..., :, None] * last[..., None, place(self._irreps[names[-1]], leaf)]
-                made.append(outer.flatten(-2) @ self._tables[_key(names, leaf)]())
-            values[names] = torch.cat(made, -1)
-        chosen = torch.cat(list(values.values()), -1).index_select(-1, self._index)
-        parts = chosen.split([len(found) * size(out) for out, found in self.after.items()], -1)
-        return {
-            out: (weight[..., None, :] @ part.unflatten(-1, (len(found), size(out))))[..., 0, :] / math.sqrt(max(1, len(found)))
-            for (out, found), part, weight in zip(self.after.items(), parts, self.split(weights), strict=True)
-        }
+            if len(names) > 1:
+                last = (values[names[:-1]][..., :, None] * last[..., None, :]).flatten(-2) @ self._products[_key(*names)]()
+            values[names] = last
+        parts = list(values.values())
+        stems = torch.cat([torch.ones_like(parts[0][..., :1]), *parts], -1)
+        total: Tensor | float = 0.0
+        for name, leaf in self._ends:
+            total = total + self._last[_key(name, leaf)](stems, tensors[name][..., place(self._irreps[name], leaf)], weights)
+        return dict(zip(self.after, torch.as_tensor(total).split([size(out) for out in self.after], -1), strict=True))
 
-    def _leaves(self, names: tuple[str, ...]) -> list[str]:
-        """Last leaves of the combs with these legs, of more than one."""
-        return list(dict.fromkeys(d.leaves[-1] for d in self._combs[names])) if len(names) > 1 else []
+    def columns(self, stem: Diagram) -> range:
+        """Return where the components of a stem are among those of all stems; first is a 1, the stem of a lone leaf."""
+        if not stem.legs:
+            return range(1)
+        before = [d for combs in self._stems.values() for d in combs]
+        start = 1 + sum(size(d.out) for d in before[: before.index(stem)])
+        return range(start, start + size(stem.out))
 
-    def _width(self, names: tuple[str, ...]) -> int:
-        """Number of components of all combs with these legs."""
-        return sum(size(d.out) for d in self._combs[names])
-
-    def _columns(self, diagram: Diagram) -> slice:
-        """Return where a comb is among those with the same legs."""
-        combs = self._combs[diagram.legs]
-        start = sum(size(before.out) for before in combs[: combs.index(diagram)])
-        return slice(start, start + size(diagram.out))
-
-    def _table(self, names: tuple[str, ...], leaf: str) -> Tensor:
-        """Coefficients from (component of a stem, component of the last leaf) to the components of its combs, as a matrix."""
-        combs = [d for d in self._combs[names] if d.leaves[-1] == leaf]
-        table = torch.zeros(self._width(names[:-1]), size(leaf), sum(size(d.out) for d in combs), dtype=torch.float64)
+    def _product(self, names: tuple[str, ...]) -> Tensor:
+        """Coefficients from (component of a stem, component of the last leg) to the components of combs, as a matrix."""
+        stems, irreps, combs = self._stems[names[:-1]], self._irreps[names[-1]], self._stems[names]
+        table = torch.zeros(sum(size(d.out) for d in stems), sum(map(size, irreps)), sum(size(d.out) for d in combs), dtype=torch.float64)
         column = 0
         for comb in combs:
-            table[self._columns(comb.stem), :, column : column + size(comb.out)] = vertex(comb.stem.out, leaf, comb.out)
+            row = sum(size(d.out) for d in stems[: stems.index(comb.stem)])
+            columns = slice(column, column + size(comb.out))
+            table[row : row + size(comb.stem.out), place(irreps, comb.leaves[-1]), columns] = vertex(
+                comb.stem.out, comb.leaves[-1], comb.out
+            )
             column += size(comb.out)
         return table.flatten(0, 1)
+
+
+class _Last(nn.Module):
+    """Couple one leaf to weighted sums of the stems that go on to it."""
+
+    _places: Tensor
+    _numbers: Tensor
+
+    def __init__(self, block: SphericalBlock, combs: Sequence[tuple[int, Diagram]]) -> None:
+        super().__init__()
+        leaf = combs[0][1].leaves[-1]
+        roots = list(block.after)
+        sums = list(dict.fromkeys((d.stem.out, d.out) for _, d in combs))  # what is summed: irrep of the stems, and the root
+        starts = [sum(size(stem) for stem, _ in sums[:k]) for k in range(len(sums))]
+        width = sum(size(stem) for stem, _ in sums)
+        places, numbers, rows = list[int](), list[int](), list[Tensor]()
+        for number, d in combs:
+            columns = block.columns(d.stem)
+            places += columns
+            numbers += [number] * len(columns)
+            start = starts[sums.index((d.stem.out, d.out))]
+            rows.append(torch.eye(width, dtype=torch.float64)[start : start + len(columns)] / math.sqrt(len(block.after[d.out])))
+        self.register_buffer("_places", torch.tensor(places), persistent=False)
+        self.register_buffer("_numbers", torch.tensor(numbers), persistent=False)
+        self.sum = Exact(torch.cat(rows))
+        table = torch.zeros(width, size(leaf), sum(map(size, roots)), dtype=torch.float64)
+        for start, (stem, out) in zip(starts, sums, strict=True):
+            column = sum(map(size, roots[: roots.index(out)]))
+            table[start : start + size(stem), :, column : column + size(out)] = vertex(stem, leaf, out)
+        self.couple = Exact(table.flatten(0, 1))
+
+    def forward(self, stems: Tensor, leaf: Tensor, weights: Tensor) -> Tensor:
+        """Components of all roots, (*batch, body, channel, component), from those of stems and of a leaf."""
+        weighted = stems.index_select(-1, self._places) * weights.index_select(-1, self._numbers)
+        return ((weighted @ self.sum())[..., :, None] * leaf[..., None, :]).flatten(-2) @ self.couple()
 
 
 class CartesianBlock(FusionBlock):
@@ -213,15 +234,20 @@ class CartesianBlock(FusionBlock):
 
 
 def _by_legs(found: Iterable[Diagram], irreps: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, ...], list[Diagram]]:
-    """Return diagrams and all their stems by legs, short ones first; of one leg all its irreps, of more in order of the last leaf."""
+    """Return diagrams and all their stems by legs, short ones first; of one leg all its irreps."""
     combs = dict.fromkeys(Diagram((name,), (irrep,), (irrep,)) for name, some in irreps.items() for irrep in some)
     for diagram in found:
         while diagram not in combs:
             combs[diagram] = None
             diagram = diagram.stem
-    ordered = sorted(combs, key=lambda d: (len(d.legs), irreps[d.legs[-1]].index(d.leaves[-1])))
-    return {legs: [d for d in ordered if d.legs == legs] for legs in dict.fromkeys(d.legs for d in ordered)}
+    names = sorted(dict.fromkeys(d.legs for d in combs), key=len)
+    return {legs: [d for d in combs if d.legs == legs] for legs in names}
 
 
-def _key(names: tuple[str, ...], leaf: str) -> str:
-    return "_".join((*names, leaf))
+def _end(diagram: Diagram) -> tuple[str, str]:
+    """Name and irrep of the last leaf."""
+    return diagram.legs[-1], diagram.leaves[-1]
+
+
+def _key(*parts: str) -> str:
+    return "_".join(parts)

@@ -46,8 +46,8 @@ class Diagram:
 
     @property
     def out(self) -> str:
-        """Irrep of the root."""
-        return self.edges[-1]
+        """Irrep of the root; of no leaves that of a number."""
+        return self.edges[-1] if self.edges else "0e"
 
     @property
     def stem(self) -> Diagram:
