@@ -22,6 +22,7 @@ COMMANDS = {
     "list": "epns_pyro.cli.list:list_runs",
     "plot": "epns_pyro.cli.plot:plot",
     "report": "epns_pyro.cli.report:report",
+    "reproduce": "epns_pyro.cli.reproduce:reproduce",
     "settings": "epns_pyro.cli.settings:settings",
     "simulate": "epns_pyro.cli.simulate:simulate",
     "train": "epns_pyro.cli.train:train",

@@ -64,11 +64,12 @@ LAYERS = {
     "testing": _MODELS | {"models", "inference"},
     "calibration": {"errors", "state"},
     "evaluation": _MODELS | {"models", "inference", "training", "simulator", "calibration"},
+    "studies": _MODELS | {"models", "inference", "training", "simulator", "runs", "calibration", "evaluation"},
     "plots": _MODELS | {"simulator", "calibration", "evaluation"},
     "report": {"errors", "plain", "state", "calibration", "evaluation", "plots"},
     "cli": _MODELS
     | {"models", "inference", "training", "conditioning", "simulator", "calibration", "evaluation", "report", "epns_pyro", "extensions"}
-    | {"pretrained", "plots"},
+    | {"pretrained", "plots", "studies"},
     "epns_pyro": {"_moved", "_version", "conditioning", "simulator", "runs", "training"},
 }
 # Libraries that only the named parts or modules may import.

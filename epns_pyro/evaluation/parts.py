@@ -111,12 +111,16 @@ class Details:
 
 @dataclass(frozen=True)
 class Judged:
-    """A verdict: a word for the badge, and the sentence that explains it."""
+    """A verdict: a word for the badge, and the sentence that explains it.
+
+    `state` is "good", "fault" or "silent"; by default it is that of the word.
+    """
 
     kind: ClassVar[str] = "judged"
     subject: str
     word: str
     sentence: str
+    state: str = ""
 
 
 Item = Figure | Table | Text | Details | Judged
@@ -133,3 +137,14 @@ class Section:
 
     def __bool__(self) -> bool:
         return bool(self.items)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of sections: above the title what made it, below it a line and the sentence that sums up."""
+
+    kicker: str
+    title: str
+    lead: str
+    verdict: str
+    sections: Sequence[Section]

@@ -9,7 +9,7 @@ training   the section about the training
 viewers    data for the players of the page
 """
 
-from epns_pyro.report.pages import write_comparison, write_player, write_report
+from epns_pyro.report.pages import write_comparison, write_page, write_player, write_report
 from epns_pyro.report.papers import write_figures, write_markdown
 
-__all__ = ["write_comparison", "write_figures", "write_markdown", "write_player", "write_report"]
+__all__ = ["write_comparison", "write_figures", "write_markdown", "write_page", "write_player", "write_report"]

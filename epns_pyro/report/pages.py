@@ -24,7 +24,7 @@ from epns_pyro.evaluation.evaluated import Evaluated
 from epns_pyro.evaluation.figures.distribution import ladder
 from epns_pyro.evaluation.figures.model import sparkline
 from epns_pyro.evaluation.lines import lines, state
-from epns_pyro.evaluation.parts import Figure, Key, Panel, Section
+from epns_pyro.evaluation.parts import Figure, Key, Page, Panel, Section
 from epns_pyro.evaluation.record import Run
 from epns_pyro.report import svg
 from epns_pyro.report.training import TrainingLog, training
@@ -70,6 +70,11 @@ def write_report(folder: Path, out: Path, log: TrainingLog | None = None) -> Pat
             script_hashes=[_hash(script) for script in scripts],
         ),
     )
+
+
+def write_page(page: Page, out: Path) -> Path:
+    """Write a page of sections."""
+    return write_text(out, _environment().get_template("sections.html.j2").render(page=page, script_hashes=[]))
 
 
 def write_player(data: xr.Dataset, time_unit: str, title: str, out: Path) -> Path:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -18,13 +21,57 @@ from pyro.infer import Predictive, TraceMeanField_ELBO
 from torch import Tensor
 
 from epns_pyro.data import Windows
-from epns_pyro.errors import TrainingError
+from epns_pyro.errors import CheckpointError, TrainingError
 from epns_pyro.models.program import PathProgram
+from epns_pyro.training.interrupts import interruptible
 from epns_pyro.training.schedules import HorizonSchedule, RateSchedule
 
 logger = logging.getLogger(__name__)
 
 CLIP = 100.0  # norm of the gradient, in nats per transition
+
+
+class Saved:
+    """The state of `fit` in a file, from which an interrupted training continues exactly.
+
+    Parameters
+    ----------
+    path : Path
+    every : int
+        Steps between writes.
+
+    Attributes
+    ----------
+    seconds : float
+        Time of training so far, interrupted parts included.
+    """
+
+    def __init__(self, path: Path, *, every: int) -> None:
+        self.path, self.every, self.seconds = path, every, 0.0
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the state; None if there is none yet.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged.
+        """
+        if not self.path.is_file():
+            return None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            self.seconds = state["seconds"]
+        except Exception as error:  # torch raises many types for a damaged file
+            raise CheckpointError(f"{self.path}: not a readable checkpoint ({type(error).__name__}): remove it to train again") from None
+        return state
+
+    def write(self, **state: Any) -> None:
+        """Write the state; after a crash the file is the old one or the new one, never a part of one."""
+        temporary = self.path.with_name(self.path.name + ".partial")
+        with open(temporary, "wb") as file:
+            torch.save(state | {"seconds": self.seconds}, file)
+        os.replace(temporary, self.path)
 
 
 def fit(
@@ -36,21 +83,35 @@ def fit(
     learning_rate: float,
     horizon: HorizonSchedule,
     log_every: int = 50,
+    saved: Saved | None = None,
+    on_progress: Callable[[int, int], None] = lambda step, steps: None,
 ) -> float:
     """Maximise the ELBO per transition with Adam, on windows that grow with `horizon`; return its mean over the last `log_every` steps.
+
+    With `saved` it continues from there. `on_progress` is called with (step, steps) every `log_every` steps.
 
     Raises
     ------
     TrainingError
         If the loss or gradient was not finite in more than a tenth of the steps.
+    KeyboardInterrupt
+        On Ctrl-C or SIGTERM, after the state has been saved.
     """
-    objective, rate, skipped = TraceMeanField_ELBO()(model, guide), RateSchedule(), 0
+    objective, rate = TraceMeanField_ELBO()(model, guide), RateSchedule()
     recent: list[float] = []
-    with pyro.validation_enabled(False):
+    with pyro.validation_enabled(False), interruptible() as interrupted:
         windows.length = horizon.at(0.0)
         objective(*windows.draw())  # registers the parameters with the objective
         optimizer = torch.optim.Adam(objective.parameters(), lr=learning_rate)
-        for step in range(steps):
+        parts: dict[str, Any] = {"model": model, "guide": guide, "optimizer": optimizer, "windows": windows}
+        first = skipped = 0
+        if saved and (state := saved.read()):
+            first, skipped, recent = state["step"], state["skipped"], state["recent"]
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            torch.set_rng_state(state["noise"])
+        for step in range(first, steps):
+            started = time.perf_counter()
             windows.length = horizon.at(step / steps)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * rate.at(step / steps)
@@ -59,16 +120,25 @@ def fit(
             optimizer.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), CLIP)
-            if not (loss.isfinite() and norm.isfinite()):
+            if loss.isfinite() and norm.isfinite():
+                optimizer.step()
+                recent = [*recent[1 - log_every :], -float(loss.detach())]
+            else:
                 skipped += 1
                 if skipped > max(1, steps // 10):
                     raise TrainingError(f"loss or gradient was not finite in {skipped} of {step + 1} steps: lower the learning rate")
-                continue
-            optimizer.step()
-            recent = [*recent[1 - log_every :], -float(loss.detach())]
-            if (step + 1) % log_every == 0:
-                logger.info("step %d of %d: ELBO %.2f nats per transition", step + 1, steps, sum(recent) / len(recent))
-    return sum(recent) / len(recent)
+            done, stop = step + 1, interrupted()
+            if done % log_every == 0:
+                logger.info("step %d of %d: ELBO %.2f nats per transition", done, steps, sum(recent) / max(1, len(recent)))
+                on_progress(done, steps)
+            if saved:
+                saved.seconds += time.perf_counter() - started
+                if done % saved.every == 0 or done == steps or stop:
+                    content = {name: part.state_dict() for name, part in parts.items()}
+                    saved.write(**content, step=done, skipped=skipped, recent=recent, noise=torch.get_rng_state())
+            if stop:
+                raise KeyboardInterrupt
+    return sum(recent) / max(1, len(recent))
 
 
 class PathBounds(NamedTuple):

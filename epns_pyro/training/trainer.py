@@ -9,10 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +26,7 @@ from epns_pyro.inference.hidden import objective
 from epns_pyro.machine import limit_weights, weights_that_fit
 from epns_pyro.models.building import build
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
+from epns_pyro.training.interrupts import interruptible
 from epns_pyro.training.metrics import MetricsLog
 from epns_pyro.training.motion import fit_law, require_integrator
 from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig, plain
@@ -105,7 +104,6 @@ class Trainer:
             store, self.context, self.transition, training.validation_transitions, window=training.horizon.end, device=self.fabric.device
         )
         self._counters = Counters()
-        self._interrupted = False
 
     # -- the loop --------------------------------------------------------------------------------------------------------
 
@@ -129,7 +127,7 @@ class Trainer:
             raise CheckpointError(f"{self.folder.last}: exists already: continue it with resume=True")
         log = MetricsLog(self.folder, start=counters.step, enabled=self.fabric.is_global_zero)
         # Non-finite numbers are counted and reported here; validation inside every distribution would stop training at the first.
-        with log, self._signals(), pyro.validation_enabled(False):
+        with log, interruptible() as interrupted, pyro.validation_enabled(False):
             if counters.step == 0 and training.motion_windows:
                 fit_law(self.transition, self.store, self.context, training.motion_windows, seed=self.config.seed)
             if counters.step == 0:  # the initial model is close to persistence, so the best kept state is never worse
@@ -144,7 +142,7 @@ class Trainer:
                     self._report(log, on_progress)
                 if counters.step % training.validate_every == 0 or finished:
                     self._validate(log)
-                stop = self._stopping()  # asked once per step: a later signal waits for the next step
+                stop = self._stopping(interrupted())  # asked once per step: a later signal waits for the next step
                 if counters.step % training.checkpoint_every == 0 or finished or stop:
                     self._save(self.folder.last)
                 if stop:
@@ -309,30 +307,11 @@ class Trainer:
             strides=training.strides,
         )
 
-    def _stopping(self) -> bool:
+    def _stopping(self, interrupted: bool) -> bool:
         """Return whether to stop after this step: all processes stop if one of them received a signal."""
         if self.fabric.world_size == 1:
-            return self._interrupted
-        return bool(self.fabric.all_reduce(torch.tensor(float(self._interrupted), device=self.fabric.device), reduce_op="max"))
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Turn Ctrl-C and SIGTERM into an orderly stop after the current step."""
-
-        def stop(*_: Any) -> None:
-            self._interrupted = True
-
-        previous = {}
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous[number] = signal.signal(number, stop)
-        except ValueError:  # not in the main thread: signals are handled by the caller
-            pass
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            return interrupted
+        return bool(self.fabric.all_reduce(torch.tensor(float(interrupted), device=self.fabric.device), reduce_op="max"))
 
 
 def with_strides(store: Store, training: TrainingConfig) -> Store:
