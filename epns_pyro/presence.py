@@ -29,6 +29,11 @@ def presence_dynamic(y: Array) -> Array:
     return ~(torch if isinstance(y, torch.Tensor) else np).isnan(y).all(-1)
 
 
+def missing(spec: StateSpec, x: Array) -> Array:
+    """Return states (*batch, body, channel) of which nothing is known but static fields: NaN in all dynamic channels."""
+    return spec.advance(x, spec.dynamic(x) * np.nan)
+
+
 def check_states(spec: StateSpec, x: Array, *, absences: bool, what: str) -> None:
     """Raise ShapeError unless states (*batch, *site, channel) are none empty and finite, but for absent bodies where they are allowed."""
     spec.check_shape(x, what=what)

@@ -33,6 +33,8 @@ from epns_pyro.state import StateSpec
 from epns_pyro.systems import System
 from epns_pyro.training.run import RunConfig
 
+States = Tensor | np.ndarray
+
 
 @dataclass(frozen=True)
 class Simulator:
@@ -115,6 +117,7 @@ class Simulator:
         feedback: Feedback = Feedback.ANCESTRAL,
         block_size: int | None = None,
         schedule: Tensor | np.ndarray | None = None,
+        past: Tensor | np.ndarray | None = None,
     ) -> xr.Dataset:
         """Sample futures of initial states: Dataset (sample, trajectory, time, *site[, space]).
 
@@ -132,6 +135,8 @@ class Simulator:
         schedule : (trajectory, time, *site, channel), optional
             Recorded states after x0, which say what is not forecast: bodies enter where they are first seen and leave when they leave
             there, and steps last as long as there. Without it the bodies of x0 stay, and all steps last as long as its own.
+        past : (trajectory, time, *site, channel), optional
+            Recorded states before x0, for a model with a history; without them a forecast starts from x0 alone.
 
         Returns
         -------
@@ -142,7 +147,7 @@ class Simulator:
         start = self._given(x0)
         size = 2 * members * (steps + 1) * start.numel() * start.element_size()
         require_memory(size, f"{members} futures of {len(x0)} states over {steps} steps", "ask for fewer, or use rollout_blocks")
-        settings: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule}
+        settings: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule, "past": past}
         blocks = self.rollout_blocks(x0, steps=steps, members=members, **settings)
         first = next(blocks)
         paths = np.empty((members, len(x0), *first.states.shape[2:]), first.states.dtype)
@@ -184,7 +189,7 @@ class Simulator:
         require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller block_size")
         more: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule, "inferred": states}
         if past is not None:
-            more["past"] = self._pair(x0, past)[1]
+            more["past"] = self._past(x0, past)
         blocks = rollout_blocks(self.transition, start, steps=steps, members=members, **more)
         if states is not None:
             blocks = recorded_blocks(self.transition, start, blocks, seed=seed)
@@ -192,18 +197,19 @@ class Simulator:
 
     # -- likelihood --------------------------------------------------------------------------------------------------------
 
-    def elbo(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray, *, num_samples: int = 1) -> Tensor:
+    def elbo(self, x0: States, path: States, *, num_samples: int = 1, past: States | None = None) -> Tensor:
         """Return the teacher-forced ELBO of paths (batch, time, *site, channel) from x0 (batch, *site, channel): (batch,), nats."""
-        return self.bounds(x0, path, num_samples=num_samples).elbo
+        return self.bounds(x0, path, num_samples=num_samples, past=past).elbo
 
-    def iwae(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray, *, num_samples: int = 64) -> Tensor:
+    def iwae(self, x0: States, path: States, *, num_samples: int = 64, past: States | None = None) -> Tensor:
         """Return the importance-weighted bound of paths, tighter than the ELBO: (batch,), nats."""
-        return self.bounds(x0, path, num_samples=num_samples).iwae
+        return self.bounds(x0, path, num_samples=num_samples, past=past).iwae
 
-    def bounds(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray, *, num_samples: int = 1) -> Bounds:
-        """Return ELBO, IWAE bound and their parts, from the same samples."""
-        bounds = recording_bounds if self.infers_states else elbo.path_bounds
-        return bounds(self.transition, *self._pair(x0, path), num_samples=num_samples)
+    def bounds(self, x0: States, path: States, *, num_samples: int = 1, past: States | None = None) -> Bounds:
+        """Return ELBO, IWAE bound and their parts, from the same samples; `past` is that of `rollout`."""
+        if self.infers_states:
+            return recording_bounds(self.transition, *self._pair(x0, path), num_samples=num_samples)
+        return elbo.path_bounds(self.transition, *self._pair(x0, path), num_samples=num_samples, past=self._past(x0, past))
 
     def latent_kl(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray) -> Tensor:
         """Return the mean KL of every latent dimension along paths: (entity, latent), nats per transition."""
@@ -322,6 +328,18 @@ class Simulator:
     def _require_particles(self, particles: int) -> None:
         state = int(np.prod(self.context.sites)) * self.spec.channels
         require_memory(8 * particles * state, f"{particles} particles", "use fewer")
+
+    def _past(self, x0: States, past: States | None) -> Tensor | None:
+        """Check recorded states before x0, of which any may be unknown: NaN in all dynamic channels."""
+        if past is None:
+            return None
+        past = torch.as_tensor(past)
+        check_states(self.spec, past, absences=True, what="the past")
+        if past.dim() < 2 or past[:, 0].shape != tuple(x0.shape):
+            raise ShapeError(
+                f"the past: expected (trajectory, time, ...) to go with initial states {tuple(x0.shape)}, found {tuple(past.shape)}"
+            )
+        return self.local(past)
 
     def _pair(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
         x0, path = self._states(x0), self._states(path, "the path", ("batch", "time"))

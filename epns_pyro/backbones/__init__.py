@@ -1,6 +1,6 @@
 """Equivariant networks: geometry in, features out. No probability here."""
 
-from epns_pyro.backbones.bodies import central, frames, fusion, message_passing, mlp, pairwise, tensor_product, vector  # noqa: F401  (register themselves)
+from epns_pyro.backbones.bodies import central, estag, frames, fusion, message_passing, mlp, pairwise, tensor_product, vector  # noqa: F401  (register themselves)
 from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature
 from epns_pyro.backbones.tissues import cell_windows, grid_unet, spatial_conv  # noqa: F401
 

@@ -13,11 +13,22 @@ from epns_pyro.context import DataContext
 from epns_pyro.data.stores import Store
 from epns_pyro.data.strides import Strides
 from epns_pyro.errors import CheckpointError, ConfigError, DataError
+from epns_pyro.presence import missing
+
+SHORT = 0.25  # share of windows that know fewer earlier frames than they could, as a forecast from a single state does
 
 
 class Batch(NamedTuple):
     """x0 (batch, *site, channel) and its observed future, path (batch, time, *site, channel)."""
 
+    x0: torch.Tensor
+    path: torch.Tensor
+
+
+class PastBatch(NamedTuple):
+    """A batch, and the recorded states before its x0, past (batch, time, *site, channel); NaN in dynamic channels where not known."""
+
+    past: torch.Tensor
     x0: torch.Tensor
     path: torch.Tensor
 
@@ -54,6 +65,8 @@ class Windows:
         Says from where positions are measured; by default from zero.
     strides : tuple of int
         A window takes every k-th frame, with k drawn from these; other strides than 1 need states that say how long their step lasts.
+    earlier : int
+        Frames before x0 that `draw_with_past` gives, for models with a history.
     """
 
     def __init__(
@@ -72,11 +85,14 @@ class Windows:
         dtype: torch.dtype = torch.float32,
         context: DataContext | None = None,
         strides: tuple[int, ...] = (1,),
+        earlier: int = 0,
     ) -> None:
         if batch < 1 or batch % world_size:
             raise ConfigError(f"batch: {batch} windows cannot be shared evenly by {world_size} processes")
         store.require(split)
-        self.split, self.batch = split, batch
+        self.split, self.batch, self._earlier = split, batch, earlier
+        if earlier and strides != (1,):
+            raise ConfigError(f"strides {strides}: a window of earlier frames needs even frames: use strides (1,), or no history")
         self.first_frame = store.system.first_frame if first_frame is None else first_frame
         self._store, self._rank, self._world_size, self._context = store, rank, world_size, context
         self._frames = store.steps(split) + 1
@@ -98,6 +114,18 @@ class Windows:
 
     def draw(self) -> Batch:
         """Return this process's rows of the next minibatch."""
+        return self._draw(0)[1]
+
+    def draw_with_past(self) -> PastBatch:
+        """Return this process's rows of the next minibatch, with the frames before them.
+
+        Before the first frame of a trajectory nothing is known. In a quarter of the windows some frames more are hidden, so that a model
+        learns to go on from few.
+        """
+        past, batch = self._draw(self._earlier)
+        return PastBatch(past, *batch)
+
+    def _draw(self, earlier: int) -> tuple[torch.Tensor, Batch]:
         if not self.in_memory:
             self._refresh()
         rows = self._rng.integers(len(self._rows), size=self.batch)
@@ -106,14 +134,22 @@ class Windows:
         if self._strides:
             frames = self._strides.frames(self._rng, self.batch, self.length, self.first_frame, self._frames)
         else:
-            frames = self._rng.integers(self.first_frame, self._frames - self.length, size=self.batch)[:, None] + np.arange(self.length + 1)
+            starts = self._rng.integers(self.first_frame, self._frames - self.length, size=self.batch)
+            frames = starts[:, None] + np.arange(-earlier, self.length + 1)
         slots, device = torch.from_numpy(self._rows[rows[mine]]), self._pool.device
-        windows = self._pool.flatten(0, 1)[slots[:, None].to(device), torch.from_numpy(frames[mine]).to(device)]
+        windows = self._pool.flatten(0, 1)[slots[:, None].to(device), torch.from_numpy(frames[mine].clip(min=0)).to(device)]
         if self._strides:
             between = self._pool.flatten(0, 1)[slots.to(device)]
             windows = self._strides.states(windows, between, frames[mine]).to(device)
         windows = windows.to(self._out)
-        return Batch(windows[:, 0], windows[:, 1:])
+        past = windows[:, :earlier]
+        if earlier:
+            short = self._rng.random(self.batch) < SHORT
+            kept = np.where(short, self._rng.integers(0, earlier, self.batch), earlier)
+            known = (np.arange(earlier) >= (earlier - kept)[:, None]) & (frames[:, :earlier] >= 0)
+            there = torch.from_numpy(known[mine]).to(past.device).view(*past.shape[:2], *[1] * (past.dim() - 2))
+            past = torch.where(there, past, missing(self._store.spec, past))
+        return past, Batch(windows[:, earlier], windows[:, earlier + 1 :])
 
     def __iter__(self) -> Iterator[Batch]:
         return self

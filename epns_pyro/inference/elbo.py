@@ -79,6 +79,7 @@ class Objective(nn.Module):
         x0: Tensor,
         path: Tensor,
         *,
+        past: Tensor | None = None,
         kl_weight: float = 1.0,
         free_bits: float = 0.0,
         noise: Noise = torch.randn_like,
@@ -90,6 +91,8 @@ class Objective(nn.Module):
         ----------
         x0 : Tensor, (batch, *site, channel)
         path : Tensor, (batch, time, *site, channel)
+        past : Tensor, (batch, time, *site, channel), optional
+            Recorded states before x0, for a transition with a history.
         kl_weight : float
             Weight of the KL term (annealing).
         free_bits : float
@@ -99,7 +102,7 @@ class Objective(nn.Module):
             Averages a tensor over processes.
         """
         transition, steps = self.transition, path.shape[1]
-        carry, likelihoods, divergences = transition.start(x0), [], []
+        carry, likelihoods, divergences = transition.started(x0, past), [], []
         for t in range(steps):
             step, following = transition.step(carry), path[:, t]
             bound = elbo_step(step, following, noise)
@@ -138,7 +141,9 @@ class Bounds(NamedTuple):
 
 
 @torch.no_grad()
-def path_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples: int = 1, block_size: int | None = None) -> Bounds:
+def path_bounds(
+    transition: Transition, x0: Tensor, path: Tensor, *, num_samples: int = 1, block_size: int | None = None, past: Tensor | None = None
+) -> Bounds:
     """Estimate the ELBO and the IWAE bound (Burda et al., ICLR 2016) of paths with `num_samples` latents per step.
 
     Parameters
@@ -148,10 +153,12 @@ def path_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples
     num_samples : int
     block_size : int, optional
         Transitions x samples evaluated at a time; bounds the memory.
+    past : Tensor, (batch, time, *site, channel), optional
+        Recorded states before x0, for a transition with a history.
     """
     batch, steps = path.shape[:2]
     block_size, rows = block_size or transition.block_size, []
-    for step, x_next in _steps(transition, x0, path, max(1, block_size // num_samples)):
+    for step, x_next in _steps(transition, x0, path, max(1, block_size // num_samples), past):
         posterior, prior = step.posterior(x_next), step.prior
         at_once = max(1, block_size // len(x_next))
         scored = []
@@ -168,18 +175,18 @@ def path_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples
 
 
 @torch.no_grad()
-def latent_kl(transition: Transition, x0: Tensor, path: Tensor, *, block_size: int | None = None) -> Tensor:
+def latent_kl(transition: Transition, x0: Tensor, path: Tensor, *, block_size: int | None = None, past: Tensor | None = None) -> Tensor:
     """Return the mean KL(q || p) of every latent dimension along paths, teacher-forced: (entity, latent), nats per transition."""
     total, count = torch.zeros(()), 0
-    for step, x_next in _steps(transition, x0, path, block_size or transition.block_size):
+    for step, x_next in _steps(transition, x0, path, block_size or transition.block_size, past):
         total = total + kl_divergence(step.posterior(x_next).base_dist, step.prior.base_dist).sum(0)
         count += len(x_next)
     return total / count
 
 
-def log_density(transition: Transition, x0: Tensor, path: Tensor, z: Tensor) -> Tensor:
+def log_density(transition: Transition, x0: Tensor, path: Tensor, z: Tensor, past: Tensor | None = None) -> Tensor:
     """Return log p(x_{1:T}, z_{1:T} | x_0) of given latents z (batch, time, entity, latent): (batch,), nats."""
-    total, carry = x0.new_zeros(len(x0)), transition.start(x0)
+    total, carry = x0.new_zeros(len(x0)), transition.started(x0, past)
     for t in range(path.shape[1]):
         step, following = transition.step(carry), path[:, t]
         law, value = step.observe(step.emission(z[:, t]), following)
@@ -188,7 +195,7 @@ def log_density(transition: Transition, x0: Tensor, path: Tensor, z: Tensor) -> 
     return total
 
 
-def _steps(transition: Transition, x0: Tensor, path: Tensor, block_size: int) -> Iterator[tuple[Step, Tensor]]:
+def _steps(transition: Transition, x0: Tensor, path: Tensor, block_size: int, past: Tensor | None) -> Iterator[tuple[Step, Tensor]]:
     """Iterate, in blocks, over all teacher-forced steps of the paths and the states after them, flattened."""
-    blocks = zip(transition.carries(x0, path).split(block_size), path.flatten(0, 1).split(block_size), strict=True)
+    blocks = zip(transition.carries(x0, path, past).split(block_size), path.flatten(0, 1).split(block_size), strict=True)
     return ((transition.step(carry), x_next) for carry, x_next in blocks)

@@ -75,7 +75,7 @@ def rollout_blocks(
             if past is None:
                 carry = transition.start(x)
             else:
-                carry = _last(transition, torch.cat([past[trajectories], start[:, None]], 1), samples.stop - samples.start)
+                carry = _for_members(transition.started(start, past[trajectories]), samples.stop - samples.start)
             states, finite = [x.cpu()], torch.ones(len(x), dtype=torch.bool, device=x.device)
             absent = x.isnan() if x.is_floating_point() else None  # bodies that are not there; those of the initial state stay
             for t in range(steps):
@@ -96,9 +96,9 @@ def rollout_blocks(
         yield Block(samples, trajectories, path.numpy())
 
 
-def _last(transition: Transition, path: Tensor, members: int) -> Carry:
-    """Return the carry at the end of recorded paths (trajectory, time, *site, channel), once per member: (member * trajectory, ...)."""
-    return transition.follow(path).map(lambda part: part[:, -1].expand(members, *part[:, -1].shape).flatten(0, 1))
+def _for_members(carry: Carry, members: int) -> Carry:
+    """Return a carry (trajectory, ...) once per member: (member * trajectory, ...)."""
+    return carry.map(lambda part: part.expand(members, *part.shape).flatten(0, 1))
 
 
 def _block_seed(seed: int, number: int) -> int:

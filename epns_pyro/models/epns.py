@@ -4,7 +4,8 @@
     q(z_{1:T} | x_{0:T})      = prod_t q(z_t | h_t, x_t)                                          EPNSGuide
 
 Model and guide have one signature. With a path, its dynamic channels are observed; without one the model forecasts and the guide has no
-sites, so that `Predictive(model, guide=guide, ...)` samples latents from the prior.
+sites, so that `Predictive(model, guide=guide, ...)` samples latents from the prior. Where a transition has a history, f reads the frames
+before x_{t-1} too, as far as `past`, x0 and the path hold them.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from epns_pyro.context import DataContext
+from epns_pyro.errors import ShapeError
 from epns_pyro.models.program import PathProgram, observed, trajectory_plate
 from epns_pyro.models.shifted import Shifted
-from epns_pyro.models.transition import Transition
+from epns_pyro.models.transition import Carry, Transition
 from epns_pyro.state import StateSpec
 
 
@@ -63,6 +65,14 @@ class _Unrolled(PathProgram):
     def absences(self) -> bool:
         return self.transition.absences
 
+    def _first(self, x0: Tensor, past: Tensor | None) -> Carry:
+        """Return the carry at x0, after checking the past."""
+        if past is None:
+            return self.transition.start(x0)
+        if past.dim() != x0.dim() + 1 or past.shape[:1] + past.shape[2:] != x0.shape:
+            raise ShapeError(f"past: expected (batch, time, *site, channel) to go with x0 {tuple(x0.shape)}, found {tuple(past.shape)}")
+        return self.transition.started(x0, past)
+
     def _tensor(self, x: Tensor | np.ndarray) -> Tensor:
         return super()._tensor(self.context.to_local(torch.as_tensor(x)) if self.context else x)
 
@@ -96,7 +106,7 @@ class EPNSModel(_Unrolled):
 
     schedule: Tensor | None = None
 
-    def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> Tensor:
+    def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None, past: Tensor | None = None) -> Tensor:
         """Sample or score a path from full initial states (batch, *site, channel).
 
         Parameters
@@ -107,6 +117,8 @@ class EPNSModel(_Unrolled):
             The observed future; its length is the horizon.
         horizon : int, optional
             Number of steps to forecast if there is no path.
+        past : Tensor, (batch, time, *site, channel), optional
+            Recorded states before x0, for a transition with a history; NaN in all dynamic channels before the first of a recording.
 
         Returns
         -------
@@ -115,7 +127,7 @@ class EPNSModel(_Unrolled):
         """
         transition = self.transition  # looked up once: at every access Pyro registers every parameter
         steps = self._start(x0, path, horizon)
-        spec, carry = transition.spec, transition.start(x0)
+        spec, carry = transition.spec, self._first(x0, past)
         schedule = None if self.schedule is None else self._tensor(self.schedule)
         with trajectory_plate(spec, x0):
             for t in pyro.markov(range(1, steps + 1)):
@@ -151,10 +163,10 @@ class EPNSGuide(_Unrolled):
     It has the signature of the model. Without a path nothing is inferred, so it has no sample sites.
     """
 
-    def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None) -> None:
+    def forward(self, x0: Tensor, path: Tensor | None = None, *, horizon: int | None = None, past: Tensor | None = None) -> None:
         transition = self.transition
         steps = self._start(x0, path, horizon)
-        spec, carry = transition.spec, transition.start(x0)
+        spec, carry = transition.spec, self._first(x0, past)
         if path is None:
             return
         with trajectory_plate(spec, x0):

@@ -1,4 +1,4 @@
-"""The common signature of Pyro programs on trajectories: program(x0, path=None, *, horizon=None)."""
+"""The common signature of Pyro programs on trajectories: program(x0, path=None, *, horizon=None), and past= for those that remember."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class PathProgram(PyroModule):
         The observed future; its length is the horizon.
     horizon : int, optional
         Number of steps to forecast if there is no path.
+    past : Tensor, (batch, time, *site, channel), optional
+        Recorded states before x0, for programs whose steps depend on more than the present state.
     """
 
     @property
@@ -40,9 +42,17 @@ class PathProgram(PyroModule):
         """Whether bodies of x0 may be absent."""
         return False
 
-    def __call__(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray | None = None, *, horizon: int | None = None) -> Any:
+    def __call__(
+        self,
+        x0: Tensor | np.ndarray,
+        path: Tensor | np.ndarray | None = None,
+        *,
+        horizon: int | None = None,
+        past: Tensor | np.ndarray | None = None,
+    ) -> Any:
         """Run the program on tensors or arrays, cast to the dtype and device of its parameters."""
-        return super().__call__(self._tensor(x0), None if path is None else self._tensor(path), horizon=horizon)
+        more = {} if past is None else {"past": self._tensor(past)}
+        return super().__call__(self._tensor(x0), None if path is None else self._tensor(path), horizon=horizon, **more)
 
     def _tensor(self, x: Tensor | np.ndarray) -> Tensor:
         x = torch.as_tensor(x)

@@ -133,6 +133,7 @@ class Transition(nn.Module, ABC):
     hidden_event_dim: int
     latent_fields: tuple[Field, ...] = ()  # how the symmetry acts on the latents of an entity; (): not at all
     absences: bool = False  # whether bodies of a state may be absent, NaN
+    earlier_frames: int = 0  # how many recorded states before the present one a step depends on; of these fewer may be known
     block_size: int = 4096  # states that evaluation and sampling pass through the networks at a time
 
     @abstractmethod
@@ -143,16 +144,28 @@ class Transition(nn.Module, ABC):
         """Return the carry of the first step, for full initial states (*batch, *site, channel)."""
         return Carry(x0)
 
-    def carries(self, x0: Tensor, path: Tensor) -> Carry:
+    def started(self, x0: Tensor, past: Tensor | None = None) -> Carry:
+        """Return the carry of the first step from x0 (batch, *site, channel), with recorded states before it, past (batch, time, ...).
+
+        States before the first of a recording are NaN in all dynamic channels.
+        """
+        if past is None or not past.shape[1]:
+            return self.start(x0)
+        return self.follow(torch.cat([past, x0[:, None]], 1))[:, -1]
+
+    def carries(self, x0: Tensor, path: Tensor, past: Tensor | None = None) -> Carry:
         """Return the carries of all steps along an observed path, batch and time flattened: (batch * time, ...).
 
         Parameters
         ----------
         x0 : Tensor, (batch, *site, channel)
         path : Tensor, (batch, time, *site, channel)
+        past : Tensor, (batch, time, *site, channel), optional
+            Recorded states before x0, as for `started`.
         """
-        carries = self.follow(torch.cat([x0[:, None], path[:, :-1]], 1))
-        return carries.map(lambda part: part.flatten(0, 1))
+        before = path[:, :0] if past is None else past
+        carries = self.follow(torch.cat([before, x0[:, None], path[:, :-1]], 1))
+        return carries[:, before.shape[1] :].map(lambda part: part.flatten(0, 1))
 
     def follow(self, path: Tensor) -> Carry:
         """Return the carries, (batch, time, ...), at all states of an observed path (batch, time, *site, channel), started by the first.

@@ -159,10 +159,12 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = training.learning_rate * training.rate.at(fraction)
         self._windows.length = training.horizon.at(fraction)
-        x0, path = self._windows.draw()
+        earlier = self.transition.earlier_frames
+        past, x0, path = self._windows.draw_with_past() if earlier else (None, *self._windows.draw())
         loss = self._objective(
             x0,
             path,
+            **({"past": past} if earlier else {}),
             kl_weight=training.kl.at(fraction),
             free_bits=training.free_bits,
             noise=self._draw_noise,
@@ -305,6 +307,7 @@ class Trainer:
             device=self.fabric.device,
             context=self.context,
             strides=training.strides,
+            earlier=self.transition.earlier_frames,
         )
 
     def _stopping(self, interrupted: bool) -> bool:

@@ -13,6 +13,8 @@ from epns_pyro.data import Store
 from epns_pyro.inference.elbo import elbo_step
 from epns_pyro.inference.hidden import bound_parts
 from epns_pyro.models import Transition
+from epns_pyro.presence import missing
+from epns_pyro.state import StateSpec
 
 ACTIVE = 0.01  # nats: a latent dimension with a smaller mean KL is unused
 SEED = 20230514
@@ -51,18 +53,19 @@ class Validator:
 
     def __init__(self, store: Store, context: DataContext, transition: Transition, transitions: int, *, device: torch.device) -> None:
         self._transition = transition
-        x, x_next = draw_transitions(store, "val", transitions)
+        past, x, x_next = draw_with_past(store, "val", transitions, transition.earlier_frames)
         system = store.system
         self._oracle = float(system.transition_log_prob(x, x_next).mean()) if system.has_oracle else None
-        self._x, self._x_next = (as_tensor(context.to_local(states), device) for states in (x, x_next))
+        self._past, self._x, self._x_next = (as_tensor(context.to_local(states), device) for states in (past, x, x_next))
 
     @torch.no_grad()
     def evaluate(self) -> Validation:
         likelihoods, divergences, block_size = [], [], self._transition.block_size
         with torch.random.fork_rng(devices=[self._x.device] if self._x.is_cuda else []):
             torch.manual_seed(SEED)
-            for x, x_next in zip(self._x.split(block_size), self._x_next.split(block_size), strict=True):
-                step = elbo_step(self._transition.at(x), x_next)
+            blocks = (part.split(block_size) for part in (self._past, self._x, self._x_next))
+            for past, x, x_next in zip(*blocks, strict=True):
+                step = elbo_step(self._transition.step(self._transition.started(x, past)), x_next)
                 likelihoods.append(step.log_likelihood)
                 divergences.append(step.kl)
         log_likelihood = float(torch.cat(likelihoods).mean())
@@ -130,12 +133,38 @@ def draw_windows(store: Store, split: str, count: int, window: int) -> np.ndarra
 
 def draw_transitions(store: Store, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Choose at most `count` transitions (x, x'), each (transition, *site, channel), evenly spread over trajectories and frames."""
+    return draw_with_past(store, split, count, 0)[1:]
+
+
+def draw_with_past(store: Store, split: str, count: int, earlier: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Choose transitions as `draw_transitions` does, with the frames before each: past (transition, time, *site, channel), x and x'.
+
+    Before the first frame of a trajectory the past is NaN in all dynamic channels.
+    """
     size, first = store.size(split), store.system.first_frame
     steps = store.steps(split) - first
     trajectories = np.unique(np.linspace(0, size - 1, min(size, max(1, math.isqrt(count)))).astype(int))
     frames = np.unique(np.linspace(0, steps - 1, min(steps, max(1, count // len(trajectories)))).astype(int))
-    states = store.read(split, trajectories, start=first)
-    return states[:, frames].reshape(-1, *states.shape[2:]), states[:, frames + 1].reshape(-1, *states.shape[2:])
+    before = min(earlier, first)
+    states = store.read(split, trajectories, start=first - before)
+    frames = frames + before
+    past = frames_before(store.spec, states, frames, earlier)
+    past, x, x_next = (part.reshape(-1, *part.shape[2:]) for part in (past, states[:, frames], states[:, frames + 1]))
+    return past, x, x_next
+
+
+def frames_before(spec: StateSpec, states: np.ndarray, frames: np.ndarray, earlier: int) -> np.ndarray:
+    """Return the `earlier` states before each of some frames (frame,) of trajectories (trajectory, time, *site, channel).
+
+    Returns
+    -------
+    ndarray, (trajectory, frame, earlier, *site, channel)
+        NaN in all dynamic channels before the first frame.
+    """
+    index = frames[:, None] + np.arange(-earlier, 0)
+    before = states[:, index.clip(min=0)]
+    known = (index >= 0).reshape(*index.shape, *[1] * (states.ndim - 2))
+    return np.where(known, before, missing(spec, before)) if earlier else before
 
 
 def as_tensor(x: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -22,11 +22,13 @@ from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
 from epns_pyro.models.bodies.emissions import EMISSIONS, EmissionConfig, completed, innovation
 from epns_pyro.models.bodies.fields import BodyFields, shortened
-from epns_pyro.models.bodies.integrator import IntegratorConfig
+from epns_pyro.models.bodies.history import HistoryConfig
+from epns_pyro.models.bodies.integrator import IntegratorConfig, Motion
 from epns_pyro.models.bodies.step import BodyStep
 from epns_pyro.models.normal import Normal, masked, unmasked
 from epns_pyro.models.transition import TRANSITIONS, Carry, Transition, TransitionConfig, bounded_exp
 from epns_pyro.once import once
+from epns_pyro.presence import presence
 
 START = 0.01  # scale of the output of networks before training
 SHARE = 0.3  # share of the innovation that latents encode before training
@@ -55,7 +57,11 @@ class ParticleTransition(Transition):
         def network(scalars_in: int, vectors_in: int, scalars_out: int, vectors_out: int) -> Backbone:
             return bodies.build(config.backbone, scalars_in, vectors_in, scalars_out, vectors_out, pairs=True)
 
-        self.encoder = network(*bodies.feature_counts, width, vectors)
+        self.history = config.history.build(context)
+        seen = (config.history.scalars, config.history.vectors) if self.history else (0, 0)  # of earlier frames
+        self.earlier_frames = config.history.frames - 1
+        self.block_size = max(1, self.block_size // config.history.frames)
+        self.encoder = network(*(a + b for a, b in zip(bodies.feature_counts, seen, strict=True)), width, vectors)
         self.guess_vectors = nn.Linear(vectors, moved, bias=False)
         self.integrator = config.integrator.build(context) if config.integrator else None
         strained = self.integrator.signs if self.integrator else 0
@@ -88,10 +94,31 @@ class ParticleTransition(Transition):
         return ParticleStep(self, carry)
 
     def start(self, x0: Tensor) -> Carry:
-        return Carry(x0, self.integrator.start(*self.bodies.present(x0)) if self.integrator else ())
+        motion = self.integrator.start(*self._placed(x0)) if self.integrator else ()
+        return Carry(x0, ((self.history.start(x0),) if self.history else ()) + motion)
 
     def remembered(self, carry: Carry, following: Tensor) -> tuple[Tensor, ...]:
-        return self.integrator(*self.bodies.present(carry.x), carry.memory).memory if self.integrator else ()
+        motion = self.integrator(*self._placed(carry.x), self.split(carry)[1]) if self.integrator else None
+        if motion and motion.memory and self.history:  # motion starts with the first state that is known
+            known = presence(self.spec, carry.x).any(-1)[..., None, None]
+            afresh = self.integrator.start(*self._placed(following))
+            motion = motion._replace(memory=tuple(torch.where(known, *pair) for pair in zip(motion.memory, afresh, strict=True)))
+        return self.memory_after(carry, motion)
+
+    def _placed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the states that an equation of motion starts from, and which bodies are present; finite also before a recording."""
+        x, mask = self.bodies.present(x)
+        return (torch.where(x.isnan(), 0.0, x) if self.history else x), mask
+
+    def split(self, carry: Carry) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Take the memory of a carry apart: earlier frames, if there is a history, and what the equation of motion remembers."""
+        own = int(self.history is not None)
+        return carry.memory[:own], carry.memory[own:]
+
+    def memory_after(self, carry: Carry, motion: Motion | None) -> tuple[Tensor, ...]:
+        """Return the memory of the carry after a step."""
+        frames = (self.history.advance(*self.split(carry)[0], carry.x),) if self.history else ()
+        return frames + (motion.memory if motion else ())
 
     def frame(self, hidden: Features) -> Tensor:
         """Orthonormal axes that move with each body, (*batch, body, axis, space): Gram-Schmidt on the first vectors of h.
@@ -114,7 +141,8 @@ class ParticleStep(BodyStep):
     """The laws of one step of a set of bodies.
 
     h holds `width` scalars and `hidden_vectors` vectors per body, (*batch, body, width + hidden_vectors * space), then what the
-    integrator returns. Bodies that are absent, NaN in the carry, have no edges, no latents and no likelihood.
+    integrator returns, and what earlier frames add to the first guess. Bodies that are absent, NaN in the carry, have no edges, no latents
+    and no likelihood.
     """
 
     def __init__(self, transition: ParticleTransition, carry: Carry) -> None:
@@ -123,10 +151,13 @@ class ParticleStep(BodyStep):
         self.positions = self.bodies.positions(self.x)
         features = self.bodies.features(self.x, self.mask)
         self._pairs = features.pairs
-        self.hidden = transition.encoder(self.positions, features)
-        self.motion = transition.integrator(self.x, self.mask, carry.memory) if transition.integrator else None
+        earlier, remembered = transition.split(carry)
+        self.past = transition.history(*earlier, carry.x) if transition.history else None
+        self.hidden = transition.encoder(self.positions, self.past.beside(features) if self.past else features)
+        self.motion = transition.integrator(self.x, self.mask, remembered) if transition.integrator else None
         moved = (self.motion.change, self.motion.signs) if self.motion else ()
-        h = torch.cat([self.hidden.scalars, self.hidden.vectors.flatten(-2), *moved], -1)
+        trend = (self.past.trend,) if self.past else ()
+        h = torch.cat([self.hidden.scalars, self.hidden.vectors.flatten(-2), *moved, *trend], -1)
         super().__init__(transition.spec, carry, h)
 
     @once
@@ -182,8 +213,8 @@ class ParticleStep(BodyStep):
         return masked(Normal(prior.loc + prior.scale * shift, prior.scale * bounded_exp(log_scale)).to_event(2), self._with_latents)
 
     def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
-        """Go on from y, with what the equation of motion remembers."""
-        return replace(super().advance(y, following), memory=self.motion.memory if self.motion else ())
+        """Go on from y, with what the history and the equation of motion remember."""
+        return replace(super().advance(y, following), memory=self.transition.memory_after(self.carry, self.motion))
 
     # -- what the laws share ---------------------------------------------------------------------------------------------
 
@@ -209,6 +240,8 @@ class ParticleStep(BodyStep):
         mean = bodies.to_free(bodies.persistence(self.x))
         if self.motion is not None:
             mean = mean + self.motion.change
+        if self.past is not None:
+            mean = mean + self.past.trend
         if transition.config.guess_unit == "noise":
             return mean + change * self._unit_of(self._law(torch.zeros_like(mean), self._noise.detach()))
         return mean + change * bodies.per_channel(self._units)
@@ -245,6 +278,7 @@ class ParticlesConfig(TransitionConfig):
 
     name: Literal["particles"] = "particles"
     backbone: Annotated[BackboneConfig, one_of(BACKBONES)] = pydantic.Field(default="vector", validate_default=True)
+    history: HistoryConfig = HistoryConfig()
     integrator: IntegratorConfig | None = pydantic.Field(default=IntegratorConfig(), description="null: no equation of motion")
     emission: Annotated[EmissionConfig, one_of(EMISSIONS)] = pydantic.Field(
         default="coupled", validate_default=True, description="the law of the noise of a step"
