@@ -148,8 +148,9 @@ def draw_with_past(store: Store, split: str, count: int, earlier: int) -> tuple[
     before = min(earlier, first)
     states = store.read(split, trajectories, start=first - before)
     frames = frames + before
-    past = frames_before(store.spec, states, frames, earlier)
-    past, x, x_next = (part.reshape(-1, *part.shape[2:]) for part in (past, states[:, frames], states[:, frames + 1]))
+    parts = (frames_before(store.spec, states, frames, earlier), states[:, frames], states[:, frames + 1])
+    count = len(states) * len(frames)
+    past, x, x_next = (part.reshape(count, *part.shape[2:]) for part in parts)
     return past, x, x_next
 
 

@@ -29,6 +29,7 @@ MODELS = {
     "fusion": {"name": "particles", "backbone": FUSION, "integrator": {"network": FUSION | {"forces": "potential"}}},
     "shared latents": {"name": "particles", "latents": "shared", "linear_path": False},
     "diagonal": {"name": "particles", "emission": "diagonal", "integrator": None},
+    "history": {"name": "particles", "history": {"frames": 3}},
     "neural-sde": {"name": "neural-sde"},
 }
 

@@ -61,6 +61,7 @@ VARIANTS = {
     "particles": [
         *({"backbone": backbone(name), "emission": emission} for name in EQUIVARIANT for emission in ("coupled", "diagonal")),
         {"latents": "shared", "linear_path": False, "emission": "diagonal"},
+        {"history": {"frames": 3, "network": {"name": "estag", "width": 8, "vectors": 4, "layers": 1}}},
         {"backbone": backbone("vector") | {"graph": {"kind": "nearest", "neighbours": 2}}, "emission": "diagonal"},
     ],
     "neural-sde": [{"backbone": backbone(name)} for name in EQUIVARIANT],

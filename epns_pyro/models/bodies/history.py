@@ -88,13 +88,13 @@ class History(nn.Module):
     @staticmethod
     def advance(earlier: Tensor, x: Tensor) -> Tensor:
         """Return the memory after a step from states x (*batch, body, channel): the oldest frame is forgotten, x is the newest."""
-        return torch.cat([earlier[..., 1:, :, :], x.unsqueeze(-3)], -3)
+        return _joined(earlier[..., 1:, :, :], x)
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 
     def forward(self, earlier: Tensor, x: Tensor) -> Past:
         """Read windows: earlier frames (*batch, frame, body, channel), and the present states (*batch, body, channel)."""
-        bodies, frames = self.bodies, torch.cat([earlier, x.unsqueeze(-3)], -3)
+        bodies, frames = self.bodies, _joined(earlier, x)
         known = known_since(presence(bodies.spec, frames))
         frames = torch.where(known[..., None], frames, 0.0)
         changes = self._changes(frames) * known[..., :-1, :, None]  # known in a frame, a body is known in the next
@@ -130,6 +130,11 @@ class History(nn.Module):
         vectors = self.vector_weights[count] @ of_vectors
         scalars = (self.scalar_weights[count] @ of_scalars[..., None])[..., 0]
         return bodies.join(vectors, scalars) * bodies.per_channel(self.step_scales)
+
+
+def _joined(earlier: Tensor, x: Tensor) -> Tensor:
+    """Put states behind earlier frames, which may be the same for several of them: (*batch, time, body, channel)."""
+    return torch.cat([earlier.expand(*x.shape[:-2], *earlier.shape[-3:]), x.unsqueeze(-3)], -3)
 
 
 def known_since(present: Tensor) -> Tensor:
