@@ -174,3 +174,42 @@ def test_a_checkpoint_of_other_data_is_refused(counter, walkers):
     state = Windows(walkers, "val", 1, 4).state_dict()
     with pytest.raises(CheckpointError, match=r"the checkpoint was made with other data: .* was \('val', 3, 9"):
         Windows(counter, "train", 1, 4).load_state_dict(state)
+
+
+# -- frames before a window ------------------------------------------------------------------------------------------------
+
+
+def test_a_window_comes_with_the_frames_before_it(counter):
+    """They are those before x0; before the first frame, and in a quarter of the windows, some of them are not known."""
+    windows, earlier = Windows(counter, "train", length=2, batch=400, earlier=3), 3
+    past, x0, path = windows.draw_with_past()
+    assert past.shape == (400, earlier, 1, 1)
+    assert torch.equal(path[..., 0, 0], x0[:, 0] + torch.arange(1, 3))
+    numbers, frame = past[..., 0, 0], (x0[:, 0, 0] % 100).int()
+    expected = x0[:, 0] + torch.arange(-earlier, 0)
+    known = numbers.isfinite()
+    assert torch.equal(numbers[known], expected[known])
+    assert torch.equal(known, known.int().cummax(1).values.bool())  # no gaps: what is known ends at x0
+    count, possible = known.sum(1), frame.clamp(max=earlier)
+    assert (count <= possible).all()
+    short = (count < possible)[frame >= earlier].float().mean()
+    assert 0.15 < short < 0.35
+    assert set(count[frame >= earlier].tolist()) == {0, 1, 2, 3}
+
+
+def test_windows_without_a_past_are_drawn_as_ever(counter):
+    plain, remembering = (Windows(counter, "train", length=3, batch=16, earlier=n) for n in (0, 2))
+    assert all(same(plain.draw(), remembering.draw()) for _ in range(5))
+
+
+def test_processes_share_windows_and_their_past(counter):
+    whole = Windows(counter, "train", length=2, batch=8, earlier=2).draw_with_past()
+    parts = [Windows(counter, "train", length=2, batch=8, earlier=2, rank=rank, world_size=2).draw_with_past() for rank in range(2)]
+    for name in ("past", "x0", "path"):
+        joined = torch.cat([getattr(part, name) for part in parts])
+        assert torch.equal(joined.nan_to_num(-1), getattr(whole, name).nan_to_num(-1))
+
+
+def test_strides_and_earlier_frames_exclude_each_other(counter):
+    with pytest.raises(ConfigError, match="even frames"):
+        Windows(counter, "train", length=2, batch=8, earlier=2, strides=(1, 2))

@@ -1,0 +1,88 @@
+"""Training of a model with a history: its windows, its validation, and that an interrupted run goes on the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import torch
+
+import epns_pyro
+from epns_pyro.data import Store
+from epns_pyro.inference.elbo import elbo_step
+from epns_pyro.training.run import RunConfig
+from epns_pyro.training.validation import SEED, Validator, draw_transitions, draw_with_past
+
+HISTORY = {"model.history.frames": 3, "model.history.network.width": 8, "model.history.network.layers": 1}
+
+
+def config(**training: object) -> RunConfig:
+    return small.config(**training).override(HISTORY)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return small.make_store(tmp_path_factory.mktemp("history"))
+
+
+def test_transitions_come_with_the_frames_before_them(store: Store) -> None:
+    past, x, x_next = draw_with_past(store, "val", 60, 2)
+    for a, b in zip((x, x_next), draw_transitions(store, "val", 60), strict=True):
+        np.testing.assert_array_equal(a, b)
+    recorded = store.read("val")
+    spec, place = store.spec, store.spec.slice("position")
+    for before, now in zip(past, x, strict=True):
+        row, frame = (int(i[0]) for i in np.nonzero((recorded[:, :, 0, place] == now[0, place]).all(-1)))
+        for back in (1, 2):
+            if frame >= back:
+                np.testing.assert_array_equal(before[-back], recorded[row, frame - back])
+            else:
+                assert np.isnan(spec.dynamic(before[-back])).all()
+                np.testing.assert_array_equal(spec.get(before[-back], "mass"), spec.get(now, "mass"))
+
+
+def test_validation_is_given_the_past(store: Store, tmp_path: Path) -> None:
+    trainer = small.trainer(store, tmp_path / "run", config())
+    transition, context = trainer.transition, trainer.context
+    found = Validator(store, context, transition, 20, device=torch.device("cpu")).evaluate()
+    past, x, x_next = (torch.as_tensor(part, dtype=torch.float32) for part in draw_with_past(store, "val", 20, 2))
+    with torch.no_grad():
+        transition.history.vector_weights.normal_()
+        assert Validator(store, context, transition, 20, device=torch.device("cpu")).evaluate().elbo != pytest.approx(found.elbo)
+        torch.manual_seed(SEED)
+        step = elbo_step(transition.step(transition.started(x, past)), x_next)
+    again = Validator(store, context, transition, 20, device=torch.device("cpu")).evaluate()
+    assert again.log_likelihood == pytest.approx(float(step.log_likelihood.mean()), rel=1e-5)
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(store: Store, tmp_path: Path) -> None:
+    whole = small.trainer(store, tmp_path / "whole", config(steps=6, horizon={"end": 2}))
+    whole.fit()
+    parts = small.trainer(store, tmp_path / "parts", config(steps=6, horizon={"end": 2}))
+    parts._stopping = lambda: parts._counters.step == 3
+    with pytest.raises(KeyboardInterrupt):
+        parts.fit()
+    resumed = small.trainer(store, tmp_path / "parts", config(steps=6, horizon={"end": 2}))
+    resumed.fit(resume=True)
+    for name, value in whole.transition.state_dict().items():
+        assert torch.equal(resumed.transition.state_dict()[name], value), name
+    assert whole.transition.history.vector_weights.abs().max() > 0
+
+
+def test_a_trained_simulator_takes_a_past(store: Store, tmp_path: Path) -> None:
+    small.trainer(store, tmp_path / "run", config(steps=2)).fit()
+    sim = epns_pyro.load(tmp_path / "run")
+    assert sim.config.model.history.frames == 3
+    x = store.read("test")
+    past, x0, path = x[:, 2:4], x[:, 4], x[:, 5:]
+    alone, given = (sim.rollout(x0, steps=2, members=3, seed=1, past=before) for before in (None, past))
+    assert given["position"].shape == alone["position"].shape
+    assert not np.allclose(given["position"], alone["position"])
+    torch.manual_seed(0)
+    with_past = sim.bounds(x0, path, past=past).elbo
+    torch.manual_seed(0)
+    assert not torch.allclose(with_past, sim.elbo(x0, path))
+    with pytest.raises(epns_pyro.errors.ShapeError, match="the past: expected"):
+        sim.rollout(x0, steps=2, members=3, past=past[:, :, :2])
