@@ -43,8 +43,8 @@ except ConfigError as error:
     print(error)
 assert "outside" not in " ".join(sys.modules)
 small = "members=3 trajectories=4 importance_samples=2 likelihood_transitions=4 guide_transitions=2 guide_draws=3 recalibrate=false"
-for command in (["evaluate", *(f"--set={setting}" for setting in small.split())], ["report"]):
-    result = CliRunner().invoke(main, [command[0], "run", "--import", sys.argv[1], *command[1:]])
+for option, command in (("--import", ["evaluate", *(f"--set={setting}" for setting in small.split())]), ("--plugin", ["report"])):
+    result = CliRunner().invoke(main, [command[0], "run", option, sys.argv[1], *command[1:]])
     assert result.exit_code == 0, result.output
 print(epns_pyro.load("run", imports=[sys.argv[1]]).system.name)
 """
