@@ -39,14 +39,14 @@ def harmonics(vectors: Tensor, lmax: int) -> list[Tensor]:
     Of unit vectors every component has variance one. With fewer than 3 dimensions they are those of a plane or a line in space; for
     lmax = 1 they are the vectors themselves.
     """
-    found = [torch.ones_like(vectors[..., :1]), 3**0.5 * vectors]
-    if lmax > 1:
-        from e3nn.o3 import spherical_harmonics  # imported here: it takes a second, and most runs do not need it
+    one = torch.ones_like(vectors[..., :1])
+    if lmax < 2:
+        return [one, 3**0.5 * vectors][: lmax + 1]
+    from e3nn.o3 import spherical_harmonics  # imported here: it takes a second, and most runs do not need it
 
-        in_space = nn.functional.pad(vectors, (0, 3 - vectors.shape[-1]))
-        higher = [spherical_harmonics(l, in_space, normalize=False, normalization="component") for l in range(1, lmax + 1)]  # noqa: E741
-        found[1:] = higher
-    return found[: lmax + 1]
+    in_space = nn.functional.pad(vectors, (0, 3 - vectors.shape[-1]))
+    higher = range(1, lmax + 1)
+    return [one, *(spherical_harmonics(l, in_space, normalize=False, normalization="component") for l in higher)]  # noqa: E741
 
 
 def within(length: Tensor, reach: float) -> Tensor:
@@ -70,7 +70,7 @@ class FusionLayer(nn.Module):
         Whether they have vectors after it.
     """
 
-    def __init__(self, config: FusionConfig, space: int, pairs: int, *, reads: bool, makes: bool) -> None:
+    def __init__(self, config: FusionConfig, pairs: int, *, reads: bool, makes: bool) -> None:
         super().__init__()
         self.lmax, self.reach, self.channels, width = config.lmax, config.reach, config.channels, config.width
         self.reads, self.makes = reads, makes
@@ -142,15 +142,13 @@ class FusionNetwork(Backbone):
 
     def __init__(self, signature: Signature, config: FusionConfig) -> None:
         super().__init__(signature)
-        self.graph, self.channels = config.graph, config.channels
+        self.graph = config.graph
         s, seen = signature, signature.in_vectors
         self.embed_scalars = perceptron(s.in_scalars + seen * (seen + 1) // 2, config.width, config.width)
         if seen:
             self.embed_vectors = nn.Linear(seen, config.channels, bias=False)
         carried = [bool(seen), *(True,) * (config.layers - 1), bool(s.out_vectors)]
-        self.layers = nn.ModuleList(
-            FusionLayer(config, s.space, s.pairs, reads=reads, makes=makes) for reads, makes in itertools.pairwise(carried)
-        )
+        self.layers = nn.ModuleList(FusionLayer(config, s.pairs, reads=reads, makes=makes) for reads, makes in itertools.pairwise(carried))
         self.norm = nn.LayerNorm(config.width)
         self.out_scalars = perceptron(config.width, config.width, s.out_scalars)
         if s.out_scalars:

@@ -10,7 +10,7 @@ from epns_pyro.backbones.bodies.edges import REACH, Edges, bounded
 from epns_pyro.backbones.bodies.graphs import GraphConfig
 
 
-@pytest.mark.parametrize("name", ["vector", "tensor-product"])
+@pytest.mark.parametrize("name", ["vector", "tensor-product", "fusion"])
 def test_a_body_far_away_changes_nothing(name: str) -> None:
     """Its pull on the others falls off at least like the inverse of the distance, and where it is alone it acts as if alone."""
     torch.manual_seed(0)
@@ -43,7 +43,7 @@ def test_edges_are_bounded_however_far_bodies_are() -> None:
     assert edges.envelope.max() <= 1
 
 
-@pytest.mark.parametrize("name", ["vector", "tensor-product"])
+@pytest.mark.parametrize("name", ["vector", "tensor-product", "fusion"])
 def test_a_vector_longer_than_any_in_training_looks_like_the_longest(name: str) -> None:
     torch.manual_seed(0)
     network = BACKBONES[name].parse({"width": 16, "layers": 2}).build(Signature(2, 1, 3, 2)).double()

@@ -23,6 +23,7 @@ VARIANTS = {
     "potential": {"forces": "potential"},
     "potential, quadrupoles, one layer": {"forces": "potential", "lmax": 2, "layers": 1},
     "reach": {"reach": 1.5},
+    "potential, reach": {"forces": "potential", "reach": 1.5},
 }
 
 
@@ -161,6 +162,17 @@ def test_edges_beyond_the_reach_are_not_needed():
     x = states(3, bodies=7)
     for name in ("scalars", "vectors"):
         torch.testing.assert_close(getattr(cut(*x), name), getattr(whole(*x), name), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("settings", [{}, {"lmax": 2, "forces": "potential"}])
+def test_a_periodic_box_has_no_borders(settings):
+    """A body may be given by any of its images, and a neighbour across the border is near."""
+    torch.manual_seed(0)
+    network = FusionConfig.parse(SMALL | settings).build(Signature(2, 2, 3, 2, box=(2.0, 3.0, 4.0))).double()
+    r, features = states(3)
+    moved = r + torch.tensor([2.0, -3.0, 4.0], **DOUBLE) * torch.randint(-1, 2, r.shape)
+    for name in ("scalars", "vectors"):
+        torch.testing.assert_close(getattr(network(moved, features), name), getattr(network(r, features), name), rtol=1e-9, atol=1e-10)
 
 
 # -- potential ---------------------------------------------------------------------------------------------------------------
