@@ -85,7 +85,8 @@ class Law(nn.Module):
 
     def accelerations(self, x: Tensor) -> Tensor:
         """Forces on bodies (batch, body, 3)."""
-        return self.integrator._ask(x, None).vectors[..., 0, :] * self.force_unit
+        bodies = self.integrator.bodies
+        return self.integrator.network(bodies.positions(x), bodies.features(x)).vectors[..., 0, :] * self.force_unit
 
 
 @dataclass(frozen=True)

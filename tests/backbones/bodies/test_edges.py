@@ -57,7 +57,7 @@ def test_a_vector_longer_than_any_in_training_looks_like_the_longest(name: str) 
     seen = []
     network.embed_scalars.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][..., 2:].abs().max()))
     longest = at(1e9)
-    assert seen[0] <= REACH**2  # no later norm makes up for an input that is beyond all data
+    assert seen[0] <= REACH**2 * (1 + 1e-12)  # no later norm makes up for an input that is beyond all data
     near, far = ((at(length) - longest).abs().max() for length in (1.0, 10 * REACH))
     assert near > 1e-2
     assert far < 1e-2 * near
