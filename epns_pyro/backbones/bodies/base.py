@@ -124,6 +124,10 @@ class Backbone(nn.Module, ABC):
         """Return the network as a function of positions and vectors alone: what else the features say need not be worked out again."""
         return lambda positions, vectors: self(positions, replace(features, vectors=vectors))
 
+    def largest(self, bodies: int) -> int:
+        """Return how many numbers the largest tensor holds that one state of so many bodies needs on the way; by default 64 per pair."""
+        return 64 * bodies * max(1, bodies - 1)
+
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:
         """Return the last linear layers, one per kind of output: scaling all of them scales the output."""

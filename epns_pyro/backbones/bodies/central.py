@@ -49,6 +49,9 @@ class CentralNetwork(Backbone):
         if s.out_vectors:
             self.log_largest = nn.Parameter(torch.tensor(LARGEST).log().repeat(s.out_vectors, 1))
 
+    def largest(self, bodies: int) -> int:
+        return self.graph.edges(bodies) * self.linear.out_features
+
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:
         return (self.linear, *(() if self.bend is None else (self.bend[-1],)))

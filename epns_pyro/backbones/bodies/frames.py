@@ -84,6 +84,9 @@ class FrameAveraged(Backbone):
         signs = torch.tensor(list(itertools.product([1.0, -1.0], repeat=signature.space)))
         self.register_buffer("signs", signs[:, None, :], persistent=False)  # (frame, 1, space)
 
+    def largest(self, bodies: int) -> int:
+        return len(self.signs) * self.network.largest(bodies)
+
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:
         return self.network.last_layers

@@ -28,6 +28,9 @@ class Gradient(Backbone):
         self.signature = signature
         self.network = build(replace(signature, in_vectors=0, out_scalars=signature.out_scalars + signature.out_vectors, out_vectors=0))
 
+    def largest(self, bodies: int) -> int:
+        return self.network.largest(bodies)
+
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:
         return self.network.last_layers

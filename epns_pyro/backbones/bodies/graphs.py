@@ -138,6 +138,11 @@ class GraphConfig(Config):
             raise ValueError(f"only a complete graph has a dense path, found kind {self.kind!r}")
         return self
 
+    def edges(self, bodies: int) -> int:
+        """Return how many edges so many bodies have; with a radius, have at most."""
+        others = max(1, bodies - 1)
+        return bodies * (others if self.neighbours is None else min(self.neighbours, others))
+
     @property
     def moves(self) -> bool:
         """Whether edges come and go as bodies move."""

@@ -31,6 +31,9 @@ class Handed(Backbone):
         """Return how many vectors of the inner network are needed for one output vector."""
         return space
 
+    def largest(self, bodies: int) -> int:
+        return self.network.largest(bodies)
+
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:
         return self.network.last_layers

@@ -47,10 +47,13 @@ class MessagePassing(Backbone):
         self.graph = config.graph
         s = signature
         node_channels = s.in_scalars + s.space * (1 + s.in_vectors)
-        edge_channels = 2 + s.space + s.in_vectors * (1 + s.space) + s.pairs
+        self.edge_channels = 2 + s.space + s.in_vectors * (1 + s.space) + s.pairs
         self.embed = nn.Linear(node_channels, config.width)
-        self.layers = nn.ModuleList(MessageLayer(config.width, edge_channels) for _ in range(config.layers))
+        self.layers = nn.ModuleList(MessageLayer(config.width, self.edge_channels) for _ in range(config.layers))
         self.read_out = perceptron(config.width, config.width, s.out_scalars + s.out_vectors * s.space)
+
+    def largest(self, bodies: int) -> int:
+        return self.graph.edges(bodies) * max(self.embed.out_features, self.edge_channels)
 
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:

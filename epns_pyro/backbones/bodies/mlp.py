@@ -23,6 +23,9 @@ class MultilayerPerceptron(Backbone):
         fan_out = s.bodies * (s.out_scalars + s.space * s.out_vectors)
         self.network = perceptron(fan_in, *[config.width] * config.layers, fan_out)
 
+    def largest(self, bodies: int) -> int:
+        return max(layer.out_features for layer in self.network if isinstance(layer, nn.Linear))
+
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:
         return (cast(nn.Linear, self.network[-1]),)

@@ -33,7 +33,7 @@ class PairwiseNetwork(Backbone):
 
     def __init__(self, signature: Signature, config: PairwiseConfig) -> None:
         super().__init__(signature)
-        self.graph, s = config.graph, signature
+        self.graph, self.width, s = config.graph, config.width, signature
         # per pair: scalars; then, for every output vector, weights of the powers of the distance and of the differences of input vectors
         self.sizes = [s.out_scalars, s.out_vectors * POWERS, s.out_vectors * s.in_vectors]
         self.pair = perceptron(
@@ -42,6 +42,9 @@ class PairwiseNetwork(Backbone):
         # per body: scalars, and weights of its own vectors
         seen, made = s.in_scalars + s.in_vectors * (s.in_vectors + 1) // 2, s.out_scalars + s.out_vectors * s.in_vectors
         self.alone = perceptron(seen, config.width, made, small_output=True) if seen and made else None
+
+    def largest(self, bodies: int) -> int:
+        return self.graph.edges(bodies) * max(self.width, sum(self.sizes))
 
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:

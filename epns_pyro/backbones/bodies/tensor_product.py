@@ -155,6 +155,11 @@ class TensorProduct(nn.Module):
                 parts[out].append(part)
         return {out: torch.cat(found, -2) for out, found in parts.items()}
 
+    @property
+    def largest(self) -> int:
+        """Numbers per edge in the largest tensor."""
+        return self._table.shape[-1]
+
     def _components(self, irrep: str) -> int:
         return sum(size(out) for _, out in self.paths[irrep])
 
@@ -224,6 +229,9 @@ class TensorProductNetwork(Backbone):
         self.out_scalars = perceptron(hidden["0e"], config.width, s.out_scalars)
         if s.out_vectors:
             self.out_vectors = nn.Linear(hidden["1o"], s.out_vectors, bias=False)
+
+    def largest(self, bodies: int) -> int:
+        return self.graph.edges(bodies) * max(product.largest for product in self.modules() if isinstance(product, TensorProduct))
 
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:

@@ -91,6 +91,9 @@ class VectorNetwork(Backbone):
             self.out_gates = perceptron(config.width, config.width, config.vectors)
             self.out_vectors = nn.Linear(config.vectors, s.out_vectors, bias=False)
 
+    def largest(self, bodies: int) -> int:
+        return self.graph.edges(bodies) * max(self.norm.normalized_shape[0], self.signature.space * self.vectors)
+
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:
         return (self.out_scalars[-1], *((self.out_vectors,) if self.signature.out_vectors else ()))

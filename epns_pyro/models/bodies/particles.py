@@ -32,7 +32,7 @@ from epns_pyro.presence import presence
 
 START = 0.01  # scale of the output of networks before training
 SHARE = 0.3  # share of the innovation that latents encode before training
-PAIRS = 40_960  # pairs of bodies evaluated at a time: their features then fit into the processor's cache
+AT_ONCE = 2**19  # numbers in the largest tensor of a block of states: 2 MiB, which stay in the cache of a processor
 FRAME_FLOOR = 1e-3  # vectors of h shorter than this give no axis
 
 
@@ -46,8 +46,6 @@ class ParticleTransition(Transition):
         self.config, self.spec, self.bodies = config, context.spec, BodyFields(context)
         self.absences = context.absences
         spec, bodies = self.spec, self.bodies
-        pairs = context.sites[0] * max(1, context.sites[0] - 1)
-        self.block_size = max(1, min(1024, PAIRS // pairs))
         self.register_buffer("step_scales", torch.tensor([context.step_scales[f.name] for f in bodies.free.fields]), persistent=False)
 
         width, vectors, latent = config.width, config.hidden_vectors, config.latent
@@ -72,6 +70,8 @@ class ParticleTransition(Transition):
         with torch.no_grad():  # before training the model is persistence with the noise of the data, as nearly as latents allow
             for layer in (self.guess_vectors, self.guess_scalars[-1], self.prior_net[-1]):
                 layer.weight.mul_(START)
+        largest = max(network.largest(context.sites[0]) for network in self.modules() if isinstance(network, Backbone))
+        self.block_size = max(1, min(1024, AT_ONCE // largest))
         if config.linear_path:
             self._start_linear_path(min(latent, spec.space), latent)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from worlds import DT, POSITION, STEP_SCALES, WORLDS, context, particles, trajectories
 
 from epns_pyro.backbones import BACKBONES
@@ -18,7 +19,7 @@ from epns_pyro.errors import ConfigError
 from epns_pyro.inference.elbo import Objective, log_density, path_bounds
 from epns_pyro.models import EPNSModel
 from epns_pyro.models.bodies.fields import BodyFields
-from epns_pyro.models.bodies.particles import ParticlesConfig, ParticleTransition
+from epns_pyro.models.bodies.particles import AT_ONCE, ParticlesConfig, ParticleTransition
 from epns_pyro.models.transition import TRANSITIONS, Transition
 from epns_pyro.state import Field, StateSpec
 
@@ -358,3 +359,23 @@ def test_degenerate_states_have_finite_densities_and_gradients(world):
         gradients = torch.autograd.grad(loss, [x, *transition.parameters()])
         assert loss.isfinite()
         assert all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("backbone", ["vector", "frames", "message-passing", "tensor-product", "mlp", "pairwise"])
+def test_a_block_of_states_fits_into_the_cache_whatever_the_network(backbone: str) -> None:
+    """Its largest tensor, as it is seen, has at most AT_ONCE numbers, and blocks are not smaller than they need to be."""
+
+    class Largest(TorchDispatchMode):
+        found = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor) and not func.is_view:
+                self.found = max(self.found, out.numel())
+            return out
+
+    transition = particles(context("celestial", bodies=9), backbone={"name": backbone}, integrator={"steps": 1})
+    x, _ = trajectories(context("celestial", bodies=9), batch=transition.block_size)
+    with torch.no_grad(), Largest() as largest:
+        transition.at(x)
+    assert AT_ONCE / 4 < largest.found <= 2 * AT_ONCE
