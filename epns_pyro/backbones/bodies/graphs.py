@@ -15,6 +15,7 @@ import pydantic
 import torch
 from torch import Tensor
 
+from epns_pyro.backbones.bodies.neighbours import find_edges
 from epns_pyro.config import Config
 from epns_pyro.geometry import Space
 
@@ -166,28 +167,5 @@ class GraphConfig(Config):
         if not self.moves:
             return self.complete(positions, mask)
         shape, bodies = positions.shape[:-1], positions.shape[-2]
-        with torch.no_grad():
-            flat = positions.reshape(-1, bodies, positions.shape[-1])
-            if space is not None and space.box:
-                distance = space.displacement(flat[:, :, None], flat[:, None]).norm(dim=-1)
-            else:
-                distance = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
-            distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
-            if mask is not None:
-                there = mask.reshape(-1, bodies)
-                distance.masked_fill_(~(there[:, :, None] & there[:, None, :]), torch.inf)
-            if self.neighbours is not None:
-                near = distance.topk(min(self.neighbours, bodies - 1), largest=False).indices  # (graph, receiver, neighbour)
-                graph, receiver = torch.meshgrid(
-                    torch.arange(len(flat), device=flat.device), torch.arange(bodies, device=flat.device), indexing="ij"
-                )
-                receiver = (graph * bodies + receiver)[..., None].expand_as(near)
-                sender = near + graph[..., None] * bodies
-                edges = torch.stack([sender.reshape(-1), receiver.reshape(-1)])
-                if mask is not None:  # there may be fewer bodies than requested neighbours
-                    edges = edges[:, distance.gather(-1, near).isfinite().reshape(-1)]
-            else:
-                reach = distance < self.radius
-                graph, receiver, sender = reach.nonzero(as_tuple=True)
-                edges = torch.stack([graph * bodies + sender, graph * bodies + receiver])
-        return SparseGraph(edges, shape)
+        flat, there = positions.reshape(-1, bodies, positions.shape[-1]), None if mask is None else mask.reshape(-1, bodies)
+        return SparseGraph(find_edges(flat, there, space, neighbours=self.neighbours, radius=self.radius), shape)
