@@ -95,7 +95,7 @@ def kept(run: Callable[[], object]) -> int:
 
 
 @click.command()
-@click.option("--rounds", default=21, show_default=True)
+@click.option("--rounds", default=9, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/fusion_blocks.csv"), show_default=True)
 def main(rounds: int, out: Path) -> None:
     torch.set_num_threads(1)

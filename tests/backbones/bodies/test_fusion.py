@@ -175,44 +175,6 @@ def test_a_periodic_box_has_no_borders(settings):
         torch.testing.assert_close(getattr(network(moved, features), name), getattr(network(r, features), name), rtol=1e-9, atol=1e-10)
 
 
-# -- potential ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("lmax", [1, 2])
-def test_forces_with_a_potential_are_its_gradient(lmax):
-    """They add up to zero, and their derivatives are symmetric."""
-    network = build(bodies_see=(2, 0), makes=(1, 2), forces="potential", lmax=lmax, layers=1)
-    r, features = states(bodies=4)
-    features = Features(features.scalars, features.vectors[..., :0, :])
-    out = network(r, features)
-    torch.testing.assert_close(out.vectors.sum(0), torch.zeros(2, 3, **DOUBLE), rtol=0, atol=1e-12)
-    for number in range(2):
-        matrix = torch.autograd.functional.jacobian(lambda x, number=number: network(x, features).vectors[:, number], r).reshape(12, 12)
-        assert matrix.abs().max() > 0.01
-        torch.testing.assert_close(matrix, matrix.mT, rtol=1e-10, atol=1e-12)
-
-    def energy(x):
-        return network.network(x, features).scalars.sum(0)[1:]
-
-    step = 1e-5 * torch.randn(4, 3, **DOUBLE)
-    torch.testing.assert_close((energy(r + step) - energy(r - step)) / 2, -(out.vectors * step[:, None]).sum((0, 2)), rtol=1e-6, atol=1e-10)
-
-
-def test_forces_with_a_potential_need_no_gradient_mode_and_mind_who_is_there():
-    network = build(bodies_see=(2, 0), makes=(1, 1), forces="potential", layers=1)
-    r, features = states(bodies=5)
-    scalars, none = features.scalars, features.vectors[..., :0, :]
-    expected = network(r[:4], Features(scalars[:4], none[:4]))
-    with torch.no_grad():
-        there = torch.tensor([True] * 4 + [False])
-        found = network(r, Features(scalars, none, there))
-    assert not found.vectors.requires_grad
-    assert not found.scalars.requires_grad
-    assert not network.requires_grad_(False)(r, Features(scalars, none)).vectors.requires_grad
-    torch.testing.assert_close(found.vectors[:4], expected.vectors.detach(), rtol=1e-12, atol=1e-12)
-    assert not FusionConfig(forces="potential").build(Signature(0, 1, 0, 1)).reads_vectors
-
-
 # -- settings ----------------------------------------------------------------------------------------------------------------
 
 

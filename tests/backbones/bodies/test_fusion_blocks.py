@@ -169,6 +169,23 @@ def test_a_two_fold_arrangement_takes_degree_two():
         assert torch.allclose(one, other, atol=1e-12) == (lmax < fold), (lmax, fold)
 
 
+@pytest.mark.parametrize(("lmax", "most", "exact"), [(2, 2, True), (2, 1, False), (1, 2, False), (1, 3, False)])
+def test_the_energy_of_angles_is_two_legs_of_degree_two(lmax, most, exact):
+    """sum_{j<k} w_j w_k (cos theta + 1/3)^2, as in silicon, is a combination of invariants of the legs sum w Y and of sum w^2."""
+    generator = torch.Generator().manual_seed(0)
+    arms, w = torch.randn(60, 5, 3, **DOUBLE, generator=generator), torch.rand(60, 5, 1, **DOUBLE, generator=generator)
+    arms = arms / arms.norm(dim=-1, keepdim=True)
+    both = torch.triu(w @ w.mT, 1) * (arms @ arms.mT + 1 / 3).square()
+    legs = (w * torch.cat(harmonics(arms, lmax), -1)).sum(-2)
+    seen = torch.stack(
+        [torch.cat([invariants(lmax, most, A=leg[None, None]), own.square().sum()[None]]) for leg, own in zip(legs, w, strict=True)]
+    )
+    energy = both.sum((-2, -1))
+    left = energy - seen @ torch.linalg.lstsq(seen, energy[:, None], driver="gelsd").solution[:, 0]
+    assert (left.std() < 1e-10 * energy.std()) == exact
+    assert exact or left.std() > 0.05 * energy.std()
+
+
 def test_handed_arrangements_are_mirrored_alike():
     """Invariants do not tell a triple of vectors from its mirror image, and vectors are mirrored with them."""
     block = SphericalBlock(VECTORS, 3, ROOTS).double()
