@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("study", metavar="celestial|cellular")
+@click.argument("study", metavar="celestial|cellular|FILE.yaml")
 @click.option("--preset", default="quick", show_default=True, metavar="quick|paper", help="Sizes of networks, training and evaluation.")
 @click.option("--seeds", type=click.IntRange(min=1, max=1000), default=3, show_default=True, help="Runs of every model.")
 @click.option("--models", metavar="NAME,...", help="Models, separated by commas, e.g. epns,pns-gnn,gp-ode.  [default: all]")
@@ -40,7 +40,7 @@ def reproduce(
     """Test the claims of the EPNS paper: make the data, train what is missing, judge all models alike, and write one page and one table.
 
     Every run has its own folder. After an interrupt the same command goes on where it stopped. The page shows the models that the command
-    names; more seeds or models can be added later.
+    names; more seeds or models can be added later. A study of your own is a file like those in epns_pyro/studies/.
     """
     from epns_pyro.studies import Study, make_plan
     from epns_pyro.studies.estimate import Clock, estimate
@@ -50,7 +50,7 @@ def reproduce(
     plan = make_plan(
         Study.named(study),
         preset,
-        out=out or Path("studies") / f"{study}-{preset}",
+        out=out or Path("studies") / f"{Path(study).stem}-{preset}",
         seeds=seeds,
         models=tuple(name.strip() for name in models.split(",") if name.strip()) if models else (),
         changes=overrides(changes),

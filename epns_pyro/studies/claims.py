@@ -97,7 +97,7 @@ def shown(value: Summary, measure: str) -> str:
     """Write a mean with its spread over seeds."""
     if not value.count:
         return "–"
-    if measure == "symmetry" or not math.isfinite(value.spread) or value.spread == 0:
+    if measure in ("symmetry", "minutes") or not math.isfinite(value.spread) or value.spread == 0:
         return number(value.mean, MEASURES[measure].form)
     return measured(value.mean, value.spread)
 

@@ -1,4 +1,4 @@
-"""What a study is made of, read from the YAML file beside this module: presets, models, claims."""
+"""What a study is made of, read from a YAML file: presets, models, claims. Two such files are beside this module."""
 
 from __future__ import annotations
 
@@ -106,9 +106,10 @@ class Claim(Config):
 
 
 class Study(Config):
-    """A study: `Study.named("celestial")`."""
+    """A study: `Study.named("celestial")`, or one of your own from a file."""
 
     name: str
+    file: str = ""
     title: str
     about: str
     family: str
@@ -119,24 +120,31 @@ class Study(Config):
 
     @classmethod
     def named(cls, name: str) -> Self:
-        """Read a study that comes with the package.
+        """Read a study that comes with the package, or that of a file NAME.yaml.
 
         Raises
         ------
         ConfigError
-            If there is none of that name.
+            If there is none of that name, or if the file holds no study.
         """
-        if name not in NAMES:
-            raise ConfigError(f"unknown study {name!r}: {nearest(name, NAMES)}")
-        return cls.parse({"name": name} | read_yaml(HOME / f"{name}.yaml"), where=f"study {name}")
+        path = HOME / f"{name}.yaml" if name in NAMES else Path(name)
+        if path.suffix != ".yaml" or not path.is_file():
+            raise ConfigError(f"unknown study {name!r}: {nearest(name, NAMES)}; or name a file that ends in .yaml")
+        raw = read_yaml(path)
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{path}: expected the keys of a study, found {type(raw).__name__}")
+        return cls.parse(raw | {"name": path.stem, "file": "" if name in NAMES else str(path)}, where=str(path))
 
     @pydantic.model_validator(mode="before")
     @classmethod
     def _inherited(cls, raw: Any) -> Any:
-        models: dict[str, Any] = {}
-        for name, own in raw["models"].items():  # a model stands below the one that it is like
-            like = models.get(own.get("like", ""), {})
-            models[name] = like | own | {"settings": like.get("settings", {}) | own.get("settings", {})}
+        """Give every model the entries of the one that it is like, which stands above it."""
+        given, models = raw.get("models"), dict[str, Any]()
+        if not isinstance(given, dict) or not all(isinstance(own, dict) for own in given.values()):
+            return raw
+        for name, own in given.items():
+            like = models.get(own.get("like"), {})
+            models[name] = like | own | {"settings": (like.get("settings") or {}) | (own.get("settings") or {})}
         return raw | {"models": models}
 
     @pydantic.model_validator(mode="after")

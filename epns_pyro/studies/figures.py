@@ -88,7 +88,8 @@ def long_runs(rows: Sequence[Row], second: str, time_unit: str) -> list[Panel]:
             tone = INK if row.name == second else colour(row)
             dashes = (0, (3, 2)) if row.name == TRUTH else "-"
             axes.step(time, alive, where="post", color=tone, linestyle=dashes, linewidth=1.5 if row.name in (FIRST, second) else 0.9)
-            ends.append((float(alive[-1]), brief(row.model.title, 20), tone))
+            if row.name in (FIRST, second, TRUTH):  # labels of all would push each other away
+                ends.append((float(alive[-1]), brief(row.model.title, 20), tone))
             axes.set_xlim(0, time[-1])
         axes.set_ylim(0, 1.04)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

@@ -32,12 +32,15 @@ OF_ENSEMBLES = (
 )
 
 
+EXPLAINED = "Columns as above."
+
+
 def make_page(plan: Plan, rows: list[Row]) -> Page:
     """Return the page of a study, from what was measured so far."""
     study, judged = plan.study, [judge_claim(claim, rows) for claim in plan.study.claims]
     made = [_claims(judged), *_published(plan, rows), _ablations(rows), _project(rows), _curve(rows), _failures(rows), _how(plan)]
     return Page(
-        kicker=f"epns-pyro reproduce {study.name}",
+        kicker=f"epns-pyro reproduce {study.file or study.name}",
         title=f"{study.title}: what the numbers support",
         verdict=_verdict(plan, rows, judged),
         lead=study.about,
@@ -87,7 +90,7 @@ def _published(plan: Plan, rows: list[Row]) -> Iterator[Section]:
                 size="medium",
             )
         )
-    section.items.extend(_tables(some))
+    section.items.extend(_tables(some, explain=True))
     yield section
     config = plan.jobs[0].config.system.build()
     name = next((row.model.title for row in models if row.name == second), "")
@@ -185,20 +188,20 @@ def command(plan: Plan) -> str:
     """Return the command that makes the page, or goes on with it."""
     names = [name for name, model in plan.models().items() if not model.reference]
     every = [name for name, model in plan.study.models.items() if not model.reference]
-    words = ["epns-pyro", "reproduce", plan.study.name, "--preset", plan.preset, "--seeds", str(plan.seeds)]
+    words = ["epns-pyro", "reproduce", plan.study.file or plan.study.name, "--preset", plan.preset, "--seeds", str(plan.seeds)]
     words += ["--models", ",".join(names)] if names != every else []
     for key, value in sorted(plan.changes.items()):
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join([*words, "--out", str(plan.out)])
 
 
-def _tables(rows: Sequence[Row]) -> list[Item]:
+def _tables(rows: Sequence[Row], *, explain: bool = False) -> list[Item]:
     """Return the tables of models: likelihood and cost, then ensembles."""
     parts = [parts for row in rows for parts in row.seeds.values()]
     nominal = next((100 * p["calibration"]["nominal"] for p in parts if p.get("calibration")), 90.0)
     steps = next((p["long_runs"]["long_steps"] for p in parts if p.get("long_runs")), 0)
-    tables = [_table(rows, LIKELIHOOD, OF_LIKELIHOOD)]
-    return [*tables, _table(rows, ENSEMBLES, OF_ENSEMBLES.format(nominal=nominal, steps=f"{steps:,}"))]
+    notes = (OF_LIKELIHOOD, OF_ENSEMBLES.format(nominal=nominal, steps=f"{steps:,}")) if explain else ("", EXPLAINED)
+    return [_table(rows, measures, note) for measures, note in zip((LIKELIHOOD, ENSEMBLES), notes, strict=True)]
 
 
 def _table(rows: Sequence[Row], measures: Sequence[str], note: str) -> Table:
