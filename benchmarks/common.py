@@ -1,4 +1,4 @@
-"""What benchmarks share: train a run that is thrown away, and write a table."""
+"""What benchmarks share: train a run that is thrown away, do a study, and write a table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 from epns_pyro.data import Store
 from epns_pyro.runs import load
 from epns_pyro.simulator import Simulator
+from epns_pyro.studies import Study, make_plan, work
+from epns_pyro.studies.measures import Row, collect
 from epns_pyro.training.run import RunConfig, RunFolder
 from epns_pyro.training.trainer import Hardware, Trainer
 
@@ -27,6 +29,18 @@ def train(config: RunConfig, store: Store, *, which: str) -> tuple[Simulator, fl
         Trainer(config, store, folder, Hardware("cpu")).fit()
         seconds = time.perf_counter() - started
         return load(folder.path, which=which), seconds
+
+
+def study(file: Path, folder: Path, only: Sequence[str], jobs: int) -> list[Row]:
+    """Do what is missing of a study of one seed, in a folder, and return its rows."""
+    plan = make_plan(Study.named(str(file)), out=folder, seeds=1, models=tuple(only))
+    plan.check()
+    work.make_data(plan, lambda what, done, total: None)
+    unfinished = work.run(plan, jobs=jobs)
+    rows = collect(plan, unfinished)
+    for row in rows:
+        print(row.name, row.trajectories, row.failures or next(iter(row.seeds.values()))["likelihood"], flush=True)
+    return rows
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], out: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epns_pyro.cli._common import console, fail, overrides, progress_bars, status_console
+from epns_pyro.cli._common import LARGEST, console, fail, overrides, progress_bars, status_console
 
 if TYPE_CHECKING:
     from epns_pyro.studies import Plan
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--preset", default="quick", show_default=True, metavar="quick|paper", help="Sizes of networks, training and evaluation.")
 @click.option("--seeds", type=click.IntRange(min=1, max=1000), default=3, show_default=True, help="Runs of every model.")
 @click.option("--models", metavar="NAME,...", help="Models, separated by commas, e.g. epns,pns-gnn,gp-ode.  [default: all]")
+@click.option("--sizes", metavar="N,...", help="Training trajectories of the data-efficiency curve.  [default: of the preset; '': none]")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting in every run; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the study.  [default: studies/STUDY-PRESET]")
 @click.option("--jobs", type=click.IntRange(min=1, max=1000), help="Runs at a time.  [default: one per core]")
@@ -32,6 +33,7 @@ def reproduce(
     preset: str,
     seeds: int,
     models: str | None,
+    sizes: str | None,
     changes: tuple[str, ...],
     out: Path | None,
     jobs: int | None,
@@ -52,7 +54,8 @@ def reproduce(
         preset,
         out=out or Path("studies") / f"{Path(study).stem}-{preset}",
         seeds=seeds,
-        models=tuple(name.strip() for name in models.split(",") if name.strip()) if models else (),
+        models=tuple(_split(models or "")),
+        sizes=None if sizes is None else tuple(_count(size) for size in _split(sizes)),
         changes=overrides(changes),
     )
     plan.check()
@@ -93,6 +96,18 @@ def _tell(plan: Plan, unfinished: dict[int, str]) -> None:
         for seed, why in row.failures.items():
             console().print(f"failed: {row.name}, {row.trajectories} trajectories, seed {seed}: {why}", soft_wrap=True)
     console().print(f"page: {plan.page}\ntable: {plan.table}", soft_wrap=True)
+
+
+def _split(words: str) -> list[str]:
+    """Read a list separated by commas."""
+    return [word.strip() for word in words.split(",") if word.strip()]
+
+
+def _count(word: str) -> int:
+    """Read a number of trajectories."""
+    if not (word.isascii() and word.isdigit() and 0 < int(word[:10]) < LARGEST):
+        fail(f"--sizes: expected whole numbers above 0, separated by commas, found {word[:40]!r}")
+    return int(word)
 
 
 def _cores() -> int:
@@ -136,29 +151,29 @@ def _progress(plan: Plan, clock: Clock) -> Iterator[Report]:
     """Show a bar for the study with the time left, and one for every run that is going on; in a log file, a line per finished run."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-    from epns_pyro.studies.estimate import finished, words
-    from epns_pyro.studies.work import Event
+    from epns_pyro.studies.estimate import words
+    from epns_pyro.studies.work import Event, is_finished
 
     with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), console=status_console()) as bars:
         whole = bars.add_task("study", total=max(clock.total, 1e-9))
         bars.update(whole, completed=clock.done)
         tasks: dict[int, Any] = {}
+        phases = {number: "finished" for number, job in enumerate(plan.jobs) if is_finished(job)}
 
         def report(event: Event) -> None:
             clock.see(event)
-            label = plan.jobs[event.job].label
-            ended = event.phase == "finished"
-            if ended:
-                if event.job in tasks:
-                    bars.remove_task(tasks.pop(event.job))
-            else:
+            label, ended = plan.jobs[event.job].label, event.phase == "finished"
+            new = phases.get(event.job) != event.phase
+            phases[event.job] = event.phase
+            if ended and event.job in tasks:
+                bars.remove_task(tasks.pop(event.job))
+            elif not ended:
                 if event.job not in tasks:
                     tasks[event.job] = bars.add_task(label)
                 bars.update(tasks[event.job], description=f"{label}: {event.phase}", completed=event.done, total=event.total)
-            count = f"{finished(plan)} of {len(plan.jobs)} runs" if ended or not tasks else bars.tasks[0].description.partition(",")[0]
-            left = f"{count}, {words(clock.left())} left"
+            left = f"{sum(phase == 'finished' for phase in phases.values())} of {len(plan.jobs)} runs, {words(clock.left())} left"
             bars.update(whole, completed=clock.done, description=left)
-            if ended and not bars.console.is_terminal:
-                bars.console.print(f"{label}: finished; {left}", soft_wrap=True)
+            if new and not bars.console.is_terminal:
+                bars.console.print(f"{label}: {event.phase}; {left}", soft_wrap=True)
 
         yield report

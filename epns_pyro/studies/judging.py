@@ -25,7 +25,8 @@ from epns_pyro.studies.plan import Job
 from epns_pyro.training.run import EvaluationConfig
 from epns_pyro.training.validation import as_tensor, draw_transitions
 
-PATHS = 40  # test trajectories whose whole paths are scored
+PATHS = 40  # test trajectories whose paths are scored
+LENGTHS = (1, 10)  # steps of their beginnings that are scored too
 LEVEL = 0.9  # of the intervals whose coverage is reported
 SHOWN = 60  # times of the curve of plausible runs that are kept
 
@@ -36,16 +37,21 @@ def likelihood(contender: Contender, store: Store, settings: EvaluationConfig) -
     """Score held-out transitions: nats per transition, and the true density of the same ones where it is known."""
     x, x_next = draw_transitions(store, "test", settings.likelihood_transitions)
     scores = contender.score(as_tensor(x), as_tensor(x_next)[:, None], settings.importance_samples)
-    found = {name: float(value.mean()) for name, value in scores._asdict().items()}
+    found = {name: float(value.mean()) for name, value in scores._asdict().items()} | {"median_elbo": float(scores.elbo.median())}
     if store.system.has_oracle:
         found["gap"] = float(store.system.transition_log_prob(x, x_next).mean()) - found["iwae"]
     return found
 
 
 def path(contender: Contender, store: Store, settings: EvaluationConfig) -> Part:
-    """Score whole held-out paths given their starts: nats per transition."""
+    """Score held-out paths given their starts, whole and their beginnings: nats per transition."""
     x = as_tensor(store.read("test", slice(0, min(PATHS, settings.trajectories)), start=store.system.forecast_frame))
-    return {"path": float(contender.score(x[:, 0], x[:, 1:], settings.importance_samples).iwae.mean()) / (x.shape[1] - 1)}
+    whole = x.shape[1] - 1
+
+    def per_step(steps: int) -> float:
+        return float(contender.score(x[:, 0], x[:, 1 : steps + 1], settings.importance_samples).iwae.mean()) / steps
+
+    return {"path": per_step(whole)} | {f"path_{steps}": per_step(steps) for steps in LENGTHS if steps < whole}
 
 
 def calibration(contender: Contender, store: Store, settings: EvaluationConfig) -> Part:

@@ -53,6 +53,8 @@ def _verdict(plan: Plan, rows: list[Row], judged: list[Judgement]) -> str:
     done, planned = sum(len(row.seeds) + len(row.failures) for row in rows), sum(row.planned for row in rows)
     unfinished = f"{done} of {planned} runs are finished. " if done < planned else ""
     tried = len(judged) - counts[Word.NOT_MEASURED]
+    if not tried:
+        return f"{unfinished}No claim can be judged{' yet' if unfinished else ' with these models'}."
     seeds = f"{plan.seeds} seed{'s' if plan.seeds > 1 else ''}"
     found = f"{counts[Word.SUPPORTED]} are supported, {counts[Word.NOT_SUPPORTED]} are not"
     silent = f"; for {counts[Word.TOO_FEW]} there are too few seeds to say" if counts[Word.TOO_FEW] else ""
@@ -190,6 +192,7 @@ def command(plan: Plan) -> str:
     every = [name for name, model in plan.study.models.items() if not model.reference]
     words = ["epns-pyro", "reproduce", plan.study.file or plan.study.name, "--preset", plan.preset, "--seeds", str(plan.seeds)]
     words += ["--models", ",".join(names)] if names != every else []
+    words += ["--sizes", ",".join(map(str, plan.sizes))] if plan.sizes != plan.study.preset(plan.preset).sizes else []
     for key, value in sorted(plan.changes.items()):
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join([*words, "--out", str(plan.out)])

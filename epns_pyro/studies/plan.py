@@ -66,6 +66,8 @@ class Plan:
     seeds : int
     jobs : tuple of Job
         First all models of the first seed, then of the second, ...
+    sizes : tuple of int
+        Numbers of training trajectories of the data-efficiency curve, beside all of them.
     changes : dict
         What the user changed in every run, by dotted keys.
     """
@@ -75,6 +77,7 @@ class Plan:
     out: Path
     seeds: int
     jobs: tuple[Job, ...]
+    sizes: tuple[int, ...]
     changes: dict[str, Any]
 
     @property
@@ -120,6 +123,7 @@ def make_plan(
     out: Path,
     seeds: int = 3,
     models: tuple[str, ...] = (),
+    sizes: tuple[int, ...] | None = None,
     changes: dict[str, Any] | None = None,
 ) -> Plan:
     """Plan the runs of a study.
@@ -133,6 +137,8 @@ def make_plan(
     seeds : int
     models : tuple of str
         Names of models; all by default. The references are always there.
+    sizes : tuple of int, optional
+        Numbers of training trajectories of the data-efficiency curve, beside all of them; by default those of the preset.
     changes : dict, optional
         Dotted keys of `RunConfig`, changed in every run.
 
@@ -142,6 +148,7 @@ def make_plan(
         If a name is unknown, or a setting is invalid.
     """
     chosen, settings, changes = study.chosen(models), study.preset(preset_name), changes or {}
+    settings = settings if sizes is None else settings.override({"sizes": tuple(sorted(set(sizes)))})
     base = preset(study.family, preset_name)
     jobs: list[Job] = []
     for seed in range(seeds):
@@ -149,7 +156,7 @@ def make_plan(
             if model.reference and seed:
                 continue
             jobs += _jobs(name, model, seed, base, settings, changes, out)
-    return Plan(study, preset_name, out, seeds, tuple(jobs), changes)
+    return Plan(study, preset_name, out, seeds, tuple(jobs), settings.sizes, changes)
 
 
 def _jobs(
