@@ -22,6 +22,7 @@ from torch import Tensor
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.bodies.emissions import CoupledNormal
 from epns_pyro.models.normal import unmasked
+from epns_pyro.models.symplectic.laws import FullNormal
 
 TINY, RIDGE = 1e-9, 1e-9  # smaller spreads count as zero; added to the diagonal of correlations before inversion
 
@@ -207,7 +208,11 @@ def normal_law(emission: object) -> NormalLaw | None:
 def _(emission: Independent) -> NormalLaw | None:
     base = unmasked(emission)
     if isinstance(base, CoupledNormal):
-        return _of_coupled(base)
+        return _of_bodies(
+            base.loc, torch.kron(base.factor.contiguous(), torch.eye(base.loc.shape[-1] // base.factor.shape[-1]).to(base.factor))
+        )
+    if isinstance(base, FullNormal):
+        return _of_bodies(base.loc, base.factor)
     if not isinstance(base, Normal):
         return None
     mean, scale = base.loc, base.scale
@@ -215,11 +220,15 @@ def _(emission: Independent) -> NormalLaw | None:
     return NormalLaw(mean.flatten(-events).double(), torch.diag_embed(scale.flatten(-events).double()))
 
 
-def _of_coupled(emission: CoupledNormal) -> NormalLaw:
-    mean, factor = emission.loc.double(), emission.factor.double()
-    space, bodies = mean.shape[-1] // factor.shape[-1], mean.shape[-2]
-    of_body = torch.kron(factor, torch.eye(space, dtype=factor.dtype, device=factor.device))
-    blocks = torch.einsum("...bij,bc->...bicj", of_body, torch.eye(bodies, dtype=factor.dtype, device=factor.device))
+@normal_law.register
+def _(emission: FullNormal) -> NormalLaw:
+    return NormalLaw(emission.loc.flatten(-2).double(), emission.factor.double())
+
+
+def _of_bodies(loc: Tensor, factor: Tensor) -> NormalLaw:
+    """Return the law of independent bodies with means (*batch, body, channel) and factors (*batch, body, channel, channel)."""
+    mean, factor = loc.double(), factor.double()
+    blocks = torch.einsum("...bij,bc->...bicj", factor, torch.eye(mean.shape[-2], dtype=factor.dtype, device=factor.device))
     return NormalLaw(mean.flatten(-2), blocks.flatten(-4, -3).flatten(-2))
 
 

@@ -55,6 +55,7 @@ def backbone(name: str) -> dict:
 SMALL = {
     "particles": {"width": 8, "latent": 3, "hidden_vectors": 3, "backbone": backbone("vector")},
     "neural-sde": {"substeps": 2, "backbone": backbone("vector")},
+    "symplectic": {"steps": 3},
     "cells": {"latent": 3, "prior_width": 8, "network": {"name": "windows", "width": 8, "depth": 1, "window": 9}},
 }
 VARIANTS = {
@@ -65,6 +66,13 @@ VARIANTS = {
         {"backbone": backbone("vector") | {"graph": {"kind": "nearest", "neighbours": 2}}, "emission": "diagonal"},
     ],
     "neural-sde": [{"backbone": backbone(name)} for name in EQUIVARIANT],
+    "symplectic": [
+        {},
+        *({"noise": {"name": "covariance", "grade": grade}} for grade in ("free-flight", "system")),
+        *({"noise": {"name": "kicks", "nodes": nodes}, "friction": True} for nodes in (1, 2, 3)),
+        {"potential": {"name": "network", "network": backbone("pairwise")}},
+        {"potential": {"name": "network", "network": backbone("vector")}, "noise": "kicks"},
+    ],
 }
 
 

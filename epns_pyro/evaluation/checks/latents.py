@@ -27,7 +27,7 @@ from epns_pyro.training.validation import draw_transitions, draw_windows
 class LatentsCheck(Check[Latents]):
     key, title, record = "latents", "latents", Latents
 
-    def measure(self, inputs: Inputs) -> Latents:
+    def measure(self, inputs: Inputs) -> Latents | None:
         return latents(inputs.simulator, inputs.store, inputs.settings)
 
     def sections(self, record: Latents | None, found: Evaluated) -> Iterator[Section]:
@@ -64,14 +64,16 @@ class LatentsCheck(Check[Latents]):
         )
 
 
-def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Latents:
-    """Measure which latents are used, and test whether the guide is calibrated."""
+def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Latents | None:
+    """Measure which latents are used, and test whether the guide is calibrated; None for a model without latents."""
     transition = simulator.transition
     x, x_next = _transitions(simulator, store, settings)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(settings.seed + 1)
         step = transition.at(x)
         prior, posterior = step.prior, step.posterior(x_next)
+        if not prior.event_shape[-1]:
+            return None
         kl = torch.distributions.kl_divergence(posterior.base_dist, prior.base_dist)
         usage = sbc.latent_usage(*(v.cpu().numpy() for v in (kl, unmasked(posterior).loc, unmasked(prior).loc, unmasked(prior).scale)))
         # Test the guide on samples of the model: z ~ p(z | h), x' ~ p(x' | h, z), then z ~ q(z | h, x').

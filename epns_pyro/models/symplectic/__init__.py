@@ -1,0 +1,1 @@
+"""Symplectic maps as the mean of a stochastic step."""
