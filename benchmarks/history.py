@@ -36,6 +36,7 @@ from epns_pyro.evaluation.linear_forecasters import Autoregression, LinearForeca
 from epns_pyro.simulator import Simulator
 
 FRAME_DT, BODIES, SPACE = 0.1, 4, 2
+APART = 100.0  # spread of the places at the start: else where a walker is would say how fast it is, after some frames
 SETS = {"train": 0.8, "val": 0.05, "test": 0.15}
 FIRST = 5  # frame from which transitions are scored: windows of up to 6 frames are then whole
 SYSTEMS = {"1.0": 1.0, "0.5": 0.5, "0.2": 0.2, "control": 0.0}  # tau
@@ -69,7 +70,7 @@ def main() -> None:
 def walkers(tau: float, trajectories: int, steps: int, rng: np.random.Generator) -> np.ndarray:
     """Positions (trajectory, time, body, space) of walkers whose speed is 1 per axis; for tau = 0 of steps that depend on nothing."""
     shape = (trajectories, BODIES, SPACE)
-    place = [rng.standard_normal(shape)]
+    place = [APART * rng.standard_normal(shape)]
     if not tau:
         moves = np.sqrt(FRAME_DT) * rng.standard_normal((steps, *shape))
         return np.cumsum(np.stack([place[0], *moves]), 0).swapaxes(0, 1)

@@ -34,6 +34,16 @@ def missing(spec: StateSpec, x: Array) -> Array:
     return spec.advance(x, spec.dynamic(x) * np.nan)
 
 
+def check_past(spec: StateSpec, past: Array, x0: Array | None = None) -> None:
+    """Raise ShapeError unless `past` are states, known or not: (batch, time, *site, channel) that go with x0, or (time, *site, channel)."""
+    check_states(spec, past, absences=True, what="the past")
+    if x0 is None:
+        if past.ndim != len(spec.sites) + 2:
+            raise ShapeError(f"the past: expected (time, {', '.join(spec.sites)}, channel), found {tuple(past.shape)}")
+    elif past.ndim != x0.ndim + 1 or past.shape[:1] + past.shape[2:] != x0.shape:
+        raise ShapeError(f"the past: expected (batch, time, ...) to go with initial states {tuple(x0.shape)}, found {tuple(past.shape)}")
+
+
 def check_states(spec: StateSpec, x: Array, *, absences: bool, what: str) -> None:
     """Raise ShapeError unless states (*batch, *site, channel) are none empty and finite, but for absent bodies where they are allowed."""
     spec.check_shape(x, what=what)

@@ -28,7 +28,7 @@ from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
 from epns_pyro.models.hidden.programs import HiddenGuide, HiddenModel
 from epns_pyro.models.hidden.recording import recording_of
 from epns_pyro.models.program import PathProgram
-from epns_pyro.presence import check_states
+from epns_pyro.presence import check_past, check_states
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import System
 from epns_pyro.training.run import RunConfig
@@ -189,7 +189,7 @@ class Simulator:
         require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller block_size")
         more: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule, "inferred": states}
         if past is not None:
-            more["past"] = self._past(x0, past)
+            more["past"] = self._past(past, x0)
         blocks = rollout_blocks(self.transition, start, steps=steps, members=members, **more)
         if states is not None:
             blocks = recorded_blocks(self.transition, start, blocks, seed=seed)
@@ -209,7 +209,7 @@ class Simulator:
         """Return ELBO, IWAE bound and their parts, from the same samples; `past` is that of `rollout`."""
         if self.infers_states:
             return recording_bounds(self.transition, *self._pair(x0, path), num_samples=num_samples)
-        return elbo.path_bounds(self.transition, *self._pair(x0, path), num_samples=num_samples, past=self._past(x0, past))
+        return elbo.path_bounds(self.transition, *self._pair(x0, path), num_samples=num_samples, past=self._past(past, x0))
 
     def latent_kl(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray) -> Tensor:
         """Return the mean KL of every latent dimension along paths: (entity, latent), nats per transition."""
@@ -237,6 +237,7 @@ class Simulator:
         particles: int = 500,
         seed: int = 0,
         proposal: Proposal = Proposal.AUTO,
+        past: States | None = None,
     ) -> xr.Dataset:
         """Infer each state of a trajectory from the observations up to it: Dataset (sample, time, *site[, space]).
 
@@ -250,6 +251,8 @@ class Simulator:
         seed : int
         proposal : Proposal
             AUTO: adapted to the observations if the emission is Normal; FORECAST: the bootstrap filter.
+        past : (time, *site, channel), optional
+            Known states before x0, for a model with a history.
 
         Returns
         -------
@@ -259,7 +262,8 @@ class Simulator:
             (time) is the smallest effective sample size since the frame before, `log_evidence` (time) is log p(y_{0:t}) in nats.
         """
         self._require_particles(particles)
-        return filtering.filter_states(self.transition, self.context, x0, observations, particles=particles, seed=seed, proposal=proposal)
+        more: dict[str, Any] = {"particles": particles, "seed": seed, "past": self._past(past)}
+        return filtering.filter_states(self.transition, self.context, x0, observations, proposal=proposal, **more)
 
     def smooth(
         self,
@@ -271,6 +275,7 @@ class Simulator:
         particles: int = 500,
         seed: int = 0,
         sweeps: int = 2,
+        past: States | None = None,
     ) -> xr.Dataset:
         """Infer whole trajectories from all observations, or between a known start and end (a bridge): Dataset (sample, time, ...).
 
@@ -285,6 +290,8 @@ class Simulator:
         particles, seed : int
         sweeps : int
             Number of sweeps over the trajectory; each improves the look-ahead of the next.
+        past : (time, *site, channel), optional
+            As for `filter`.
 
         Returns
         -------
@@ -294,9 +301,8 @@ class Simulator:
             states among the rows; if it is small, use more particles.
         """
         self._require_particles(particles)
-        return filtering.smooth_paths(
-            self.transition, self.context, x0, observations, end=end, steps=steps, particles=particles, seed=seed, sweeps=sweeps
-        )
+        more: dict[str, Any] = {"particles": particles, "seed": seed, "past": self._past(past)}
+        return filtering.smooth_paths(self.transition, self.context, x0, observations, end=end, steps=steps, sweeps=sweeps, **more)
 
     def probability(self, event: events.Event, x0: Tensor | np.ndarray, *, steps: int, members: int, seed: int = 0) -> events.Probability:
         """Estimate P(event | x0) from independent futures, with its Monte Carlo error.
@@ -329,17 +335,10 @@ class Simulator:
         state = int(np.prod(self.context.sites)) * self.spec.channels
         require_memory(8 * particles * state, f"{particles} particles", "use fewer")
 
-    def _past(self, x0: States, past: States | None) -> Tensor | None:
-        """Check recorded states before x0, of which any may be unknown: NaN in all dynamic channels."""
-        if past is None:
-            return None
-        past = torch.as_tensor(past)
-        check_states(self.spec, past, absences=True, what="the past")
-        if past.dim() < 2 or past[:, 0].shape != tuple(x0.shape):
-            raise ShapeError(
-                f"the past: expected (trajectory, time, ...) to go with initial states {tuple(x0.shape)}, found {tuple(past.shape)}"
-            )
-        return self.local(past)
+    def _past(self, past: States | None, x0: States | None = None) -> Tensor | None:
+        if past is not None:
+            check_past(self.spec, past, x0)
+        return None if past is None else self.local(past)
 
     def _pair(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
         x0, path = self._states(x0), self._states(path, "the path", ("batch", "time"))

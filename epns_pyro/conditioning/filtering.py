@@ -40,9 +40,10 @@ def filter_states(
     particles: int,
     seed: int,
     proposal: Proposal = Proposal.AUTO,
+    past: Tensor | None = None,
 ) -> xr.Dataset:
-    """Filter a trajectory; see `Simulator.filter`."""
-    problem = build_problem(transition, context, x0, observations, particles)
+    """Filter a trajectory; see `Simulator.filter`. `past`, (time, *site, channel), is in the coordinates of the networks."""
+    problem = build_problem(transition, context, x0, observations, particles, past=past)
     with _stream(seed, problem.x0):
         adapted = adapts(problem, proposal)
         history = _filter(problem, adapted=adapted).frames
@@ -66,11 +67,12 @@ def smooth_paths(
     particles: int,
     seed: int,
     sweeps: int,
+    past: Tensor | None = None,
 ) -> xr.Dataset:
     """Smooth a trajectory, or bridge between two states; see `Simulator.smooth`."""
     if sweeps < 1:
         raise ConfigError(f"smoothing needs at least one sweep, found {sweeps}")
-    problem = build_problem(transition, context, x0, complete(transition, x0, observations, steps), particles, end)
+    problem = build_problem(transition, context, x0, complete(transition, x0, observations, steps), particles, end, past)
     if not problem.looks_ahead:
         raise ConfigError(
             f"smoothing a state of {problem.law.mean.shape[-1]} numbers needs at least {2 * (problem.law.mean.shape[-1] + 1)} particles, "
@@ -137,7 +139,7 @@ class Filtered:
 
 def _filter(problem: Problem, *, adapted: bool) -> Filtered:
     """Filter from one observed frame to the next; repeat the whole trajectory if too few particles have weight."""
-    particles = start(problem.kernel, problem.x0, problem.law, problem.measured[0])
+    particles = start(problem.kernel, problem.x0, problem.law, problem.measured[0], problem.past)
     fits: list[LinearStep] = []
     frames = [Frame.of(particles)]
     for target in sorted(problem.observed - {0} | {problem.steps}):
@@ -168,7 +170,7 @@ def _bootstrap_filter(problem: Problem, particles: ParticleSet, here: int, targe
     frames = []
     for t in range(here + 1, target + 1):
         particles.resample(THRESHOLD)
-        particles.x = problem.kernel.sample(particles.x)
+        particles.carry = problem.kernel.sample(particles.carry)
         particles.weigh(problem.measured[t](problem.kernel.flat(particles.x)), f"step {t}")
         frames.append(Frame.of(particles))
     return frames
@@ -178,8 +180,8 @@ def _forecast(problem: Problem, particles: ParticleSet, steps: int) -> list[tupl
     """Move the particles without an observation; return each frame, and a linear fit of the step to it."""
     frames = []
     for _ in range(steps):
-        move = problem.kernel.move(particles.x, particles.weight)
-        particles.x = move.x
+        move = problem.kernel.move(particles.carry, particles.weight)
+        particles.carry = move.carry
         frames.append((Frame.of(particles), move.fit))
     return frames
 
@@ -231,7 +233,7 @@ class Pass:
 
 def _pass(problem: Problem, plan: Plan) -> Pass:
     """Sweep from the initial state to the end of the plan."""
-    particles = start(problem.kernel, problem.x0, problem.law, problem.measured[0].times(plan.ahead[0]))
+    particles = start(problem.kernel, problem.x0, problem.law, problem.measured[0].times(plan.ahead[0]), problem.past)
     done = Pass(particles, [particles.x], [], [particles.ess], [])
     for stop in sweep(problem.kernel, particles, plan, THRESHOLD, 1):
         done.states.append(particles.x)

@@ -29,6 +29,7 @@ from epns_pyro.conditioning.gaussian import LinearStep, LogQuadratic, NormalLaw,
 from epns_pyro.errors import DataError
 from epns_pyro.models import Transition
 from epns_pyro.models.normal import unmasked
+from epns_pyro.models.transition import Carry, Step
 
 GUIDE_SAMPLES = 32  # latents sampled from the guide per particle to estimate the density of a step
 DENSE = 2 * 10**7  # numbers in the covariances that are computed at once
@@ -43,16 +44,21 @@ class ParticleSet:
 
     Parameters
     ----------
-    x : Tensor, (particle, *site, channel)
+    carry : Carry
+        States (particle, *site, channel), and what the transition remembers of the path of each.
     log_weight : Tensor, (particle,)
         Normalised: the weights sum to one.
     log_evidence : float
         Of all observations weighed in so far.
     """
 
-    x: Tensor
+    carry: Carry
     log_weight: Tensor
     log_evidence: float = 0.0
+
+    @property
+    def x(self) -> Tensor:
+        return self.carry.x
 
     @property
     def weight(self) -> Tensor:
@@ -64,7 +70,7 @@ class ParticleSet:
         return float((-(2 * self.log_weight).logsumexp(0)).exp())
 
     def copy(self) -> ParticleSet:
-        return ParticleSet(self.x, self.log_weight, self.log_evidence)
+        return ParticleSet(self.carry, self.log_weight, self.log_evidence)
 
     def weigh(self, log_factor: Tensor, when: str) -> None:
         """Multiply the weights by factors, and the evidence by their mean.
@@ -85,7 +91,7 @@ class ParticleSet:
         if self.ess >= threshold * len(self.x):
             return None
         parents = systematic(self.weight)
-        self.x = self.x[parents]
+        self.carry = self.carry[parents]
         self.log_weight = torch.full_like(self.log_weight, 1 / len(self.x)).log()
         return parents
 
@@ -107,14 +113,15 @@ class Move(NamedTuple):
 
     Parameters
     ----------
-    x : Tensor, (particle, *site, channel)
+    carry : Carry
+        States (particle, *site, channel) and memories after the step.
     log_weight : Tensor, (particle,)
         log of E[Psi(x') | h, z] p(z | h) / q(z); 0 for a forecast.
     fit : LinearStep
-        A linear fit of the step.
+        A linear fit of the step, from state to state: a memory is left out, which costs effective sample size alone.
     """
 
-    x: Tensor
+    carry: Carry
     log_weight: Tensor
     fit: LinearStep
 
@@ -148,56 +155,63 @@ class TransitionKernel:
         y = flat.to(x.dtype).reshape(*x.shape[:-1], self.transition.spec.dynamic_channels)
         return self.transition.spec.advance(x, y)
 
-    def sample(self, x: Tensor) -> Tensor:
+    def sample(self, carry: Carry) -> Carry:
         """Sample x' ~ p(x' | x), for any emission."""
-        return torch.cat([self.transition.spec.advance(part, self.emission(part).sample()) for part in x.split(self.transition.block_size)])
+        steps = map(self.transition.step, carry.split(self.transition.block_size))
+        return Carry.cat([self.after(step, self.transition.spec.advance(step.carry.x, sampled(step).sample())) for step in steps])
 
-    def move(self, x: Tensor, weight: Tensor, target: ProposalTarget | None = None) -> Move:
+    @staticmethod
+    def after(step: Step, x: Tensor) -> Carry:
+        """Return the carry after a step to states x (particle, *site, channel)."""
+        return Carry(x, step.advance(step.spec.dynamic(x)).memory if step.carry.memory else ())
+
+    def move(self, carry: Carry, weight: Tensor, target: ProposalTarget | None = None) -> Move:
         """Move the particles one step, and fit a linear step to them.
 
         Parameters
         ----------
-        x : Tensor, (particle, *site, channel)
+        carry : Carry, (particle, ...)
         weight : Tensor, (particle,)
             Normalised weights of the particles, for the fit.
         target : ProposalTarget, optional
             Target of the proposal of z and x'; without it z ~ p(z | h), x' ~ p(x' | h, z).
         """
+        x = carry.x
         size = max(1, min(self.transition.block_size, DENSE // self.flat(x[:1]).shape[-1] ** 2))
-        blocks, covariance = [], torch.zeros(())
+        blocks, covariance, carries = [], torch.zeros(()), []
         for start in range(0, len(x), size):
-            part = x[start : start + size]
-            latents, log_ratio = self._latents(part, target)
+            step = self.transition.step(carry[start : start + size])
+            latents, log_ratio = self._latents(step, target)
             law = require_normal(latents.emission)
             if target is None:
                 draws, log_mass = law.mean + (law.factor @ torch.randn_like(law.mean)[..., None])[..., 0], log_ratio
             else:
                 draws, log_mass = target.potential.tilt(law)
-            blocks.append((self.put(part, draws), log_mass + log_ratio, latents.standard, law.mean))
+            carries.append(self.after(step, self.put(step.carry.x, draws)))
+            blocks.append((log_mass + log_ratio, latents.standard, law.mean))
             covariance = covariance + torch.einsum("p,pij->ij", weight[start : start + size], law.covariance)
-        states, log_weight, standard, mean = map(torch.cat, zip(*blocks, strict=True))
+        log_weight, standard, mean = map(torch.cat, zip(*blocks, strict=True))
         if len(x) < 2 * (mean.shape[-1] + standard.shape[-1] + 1):
             standard = standard[:, :0]
-        return Move(states, log_weight, LinearStep.fit(self.flat(x), standard, mean, covariance, weight))
+        return Move(Carry.cat(carries), log_weight, LinearStep.fit(self.flat(x), standard, mean, covariance, weight))
 
-    def _latents(self, x: Tensor, target: ProposalTarget | None) -> tuple[Latents, Tensor]:
+    def _latents(self, step: Step, target: ProposalTarget | None) -> tuple[Latents, Tensor]:
         """Sample z from the prior or the proposal, and return the log of its weight (particle,)."""
-        one = self.transition.at(x)
-        prior = unmasked(one.prior)
+        x, prior = step.carry.x, unmasked(step.prior)
         if target is None or not target.step.latent.shape[-1]:
             standard = torch.randn_like(prior.loc)
             flat, log_ratio = standard.flatten(1).double(), torch.zeros(len(x), dtype=torch.float64, device=x.device)
         else:
             flat, log_ratio = target.step.draw_latents(self.flat(x), target.potential)
             standard = flat.to(x.dtype).reshape(prior.loc.shape)
-        return Latents(flat, one.emission(prior.loc + prior.scale * standard)), log_ratio
+        return Latents(flat, step.emission(prior.loc + prior.scale * standard)), log_ratio
 
-    def log_density(self, x: Tensor, x_next: Tensor) -> Tensor:
+    def log_density(self, carry: Carry, x_next: Tensor) -> Tensor:
         """Estimate log p(x' | x), unbiased in p, with latents from the guide: (particle,); x_next is one state (*site, channel)."""
         transition, size = self.transition, max(1, self.transition.block_size // GUIDE_SAMPLES)
         estimates = []
-        for part in x.split(size):
-            one, following = transition.at(part), x_next.expand_as(part)
+        for part in carry.split(size):
+            one, following = transition.step(part), x_next.expand_as(part.x)
             guide = one.posterior(following)
             z = guide.sample((GUIDE_SAMPLES,))
             law, value = one.observe(one.emission(z), following)
@@ -205,10 +219,10 @@ class TransitionKernel:
             estimates.append(ratio.double().logsumexp(0) - torch.tensor(GUIDE_SAMPLES).log())
         return torch.cat(estimates)
 
-    def emission(self, x: Tensor) -> TorchDistribution:
-        """Return p(x' | h, z) for one z sampled from the prior."""
-        one = self.transition.at(x)
-        return one.emission(one.prior.sample())
+
+def sampled(step: Step) -> TorchDistribution:
+    """Return p(x' | h, z) for one z sampled from the prior."""
+    return step.emission(step.prior.sample())
 
 
 # -- looking ahead -----------------------------------------------------------------------------------------------------------
@@ -293,18 +307,22 @@ def sweep(kernel: TransitionKernel, particles: ParticleSet, plan: Plan, threshol
         parents = particles.resample(threshold)
         before = psi(kernel.flat(particles.x))
         if isinstance(potential, Pinned):
-            move = kernel.move(particles.x, particles.weight)
-            move = Move(potential.state.expand_as(particles.x), kernel.log_density(particles.x, potential.state), move.fit)
+            move = kernel.move(particles.carry, particles.weight)
+            end = Carry(potential.state.expand_as(particles.x), move.carry.memory)
+            move = Move(end, kernel.log_density(particles.carry, potential.state), move.fit)
         else:
-            move = kernel.move(particles.x, particles.weight, ProposalTarget(potential, fit))
-        particles.x = move.x
+            move = kernel.move(particles.carry, particles.weight, ProposalTarget(potential, fit))
+        particles.carry = move.carry
         particles.weigh(move.log_weight - before, f"step {t}")
         yield SweepStep(parents, move.fit)
 
 
-def start(kernel: TransitionKernel, x: Tensor, law: NormalLaw, potential: LogQuadratic) -> ParticleSet:
-    """Sample initial states from law x Psi_0 / Z, with weights Z; x (particle, *site, channel) gives the static fields."""
+def start(kernel: TransitionKernel, x: Tensor, law: NormalLaw, potential: LogQuadratic, past: Tensor | None = None) -> ParticleSet:
+    """Sample initial states from law x Psi_0 / Z, with weights Z; x (particle, *site, channel) gives the static fields.
+
+    `past`, (particle, time, *site, channel), are the states before them.
+    """
     draws, log_weight = potential.tilt(law)
-    particles = ParticleSet(kernel.put(x, draws), torch.full_like(log_weight, 1 / len(log_weight)).log())
+    particles = ParticleSet(kernel.transition.started(kernel.put(x, draws), past), torch.full_like(log_weight, 1 / len(log_weight)).log())
     particles.weigh(log_weight, "the initial state")
     return particles

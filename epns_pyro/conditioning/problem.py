@@ -11,7 +11,7 @@ from torch import Tensor
 
 from epns_pyro.conditioning.gaussian import LogQuadratic, NormalLaw, exactly, normal_law
 from epns_pyro.conditioning.observations import InitialNormal, Observations, require_real
-from epns_pyro.conditioning.particles import Pinned, Potential, TransitionKernel
+from epns_pyro.conditioning.particles import Pinned, Potential, TransitionKernel, sampled
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.models import Transition
@@ -44,6 +44,8 @@ class Problem:
         Frames with a measurement, and the last where the end is known.
     end : Pinned, optional
         The state of the last frame, where it is known.
+    past : Tensor, (particle, time, *site, channel), optional
+        Recorded states before x0.
     """
 
     kernel: TransitionKernel
@@ -52,6 +54,7 @@ class Problem:
     measured: list[LogQuadratic]
     observed: frozenset[int]
     end: Pinned | None = None
+    past: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -76,6 +79,7 @@ def build_problem(
     observations: Observations,
     particles: int,
     end: Tensor | np.ndarray | None = None,
+    past: Tensor | None = None,
 ) -> Problem:
     """Check the input and convert it to float64 tensors, with positions relative to the origin of the context."""
     if particles < 1:
@@ -114,7 +118,9 @@ def build_problem(
             )
         pinned = Pinned(known, kernel.flat(known[None])[0])
         observed = observed | {observations.steps}
-    return Problem(kernel, states, law, measured, observed, pinned)
+    if past is not None:
+        past = past.to(states).expand(particles, *past.shape)
+    return Problem(kernel, states, law, measured, observed, pinned, past)
 
 
 def _initial(transition: Transition, x0: Start) -> tuple[Tensor, np.ndarray | None]:
@@ -150,5 +156,6 @@ def complete(transition: Transition, x0: Start, observations: Observations | Non
 def adapts(problem: Problem, proposal: Proposal) -> bool:
     """Return whether to adapt the proposal to the observations."""
     if proposal is Proposal.AUTO:
-        return normal_law(problem.kernel.emission(problem.x0[:1])) is not None
+        one = problem.kernel.transition.started(problem.x0[:1], None if problem.past is None else problem.past[:1])
+        return normal_law(sampled(problem.kernel.transition.step(one))) is not None
     return proposal is Proposal.ADAPTED

@@ -61,7 +61,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(store: Store, tmp
     whole = small.trainer(store, tmp_path / "whole", config(steps=6, horizon={"end": 2}))
     whole.fit()
     parts = small.trainer(store, tmp_path / "parts", config(steps=6, horizon={"end": 2}))
-    parts._stopping = lambda: parts._counters.step == 3
+    parts._stopping = lambda *_: parts._counters.step == 3
     with pytest.raises(KeyboardInterrupt):
         parts.fit()
     resumed = small.trainer(store, tmp_path / "parts", config(steps=6, horizon={"end": 2}))

@@ -132,7 +132,7 @@ def test_scores_do_not_grow_with_the_width() -> None:
         torch.manual_seed(0)
         seen = torch.randn(2, FRAMES, BODIES, width)
         weights = TemporalAttention(width, 4).weights(seen, torch.ones(2, FRAMES, BODIES, dtype=torch.bool))
-        spread.append(float(weights[:, :, -1].std()))
+        spread.append(weights[:, :, -1].std().item())
     assert spread[1] < 2 * spread[0]
 
 
