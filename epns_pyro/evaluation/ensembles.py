@@ -38,12 +38,13 @@ def forecast(
     *,
     there: np.ndarray | None = None,
     schedule: np.ndarray | None = None,
+    past: np.ndarray | None = None,
 ) -> Kept:
     """Sample futures of x0 (trajectory, *site, channel) block by block, and join what `keep` keeps of them.
 
     Every block has a random stream of its own, made from (seed, block); which blocks there are depends on sizes only. With `there`
-    (trajectory, time, body) bodies leave the futures when they left the recording (see `followed`). A schedule is that of
-    `Forecaster.sample`.
+    (trajectory, time, body) bodies leave the futures when they left the recording (see `followed`). Schedule and past are
+    those of `Forecaster.sample`.
     """
     path = (steps + 1) * x0[0].size * NUMBER
     width = max(1, min(len(x0), BLOCK // path))
@@ -52,7 +53,7 @@ def forecast(
     for some in blocks(len(x0), width):
         parts = []
         for block in blocks(members, height):
-            given = {} if schedule is None else {"schedule": schedule[some]}
+            given = {name: part[some] for name, part in (("schedule", schedule), ("past", past)) if part is not None}
             states = forecaster.sample(x0[some], steps, block.stop - block.start, _block_seed(seed, number), **given)
             parts.append(keep(states if there is None else without(states, there[some])))
             number += 1

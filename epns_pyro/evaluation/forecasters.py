@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import chain
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,11 @@ class Forecaster(ABC):
     """Samples futures of initial states."""
 
     has_density: ClassVar[bool] = False  # whether `log_prob` is known
+
+    @property
+    def earlier_frames(self) -> int:
+        """Return how many recorded states before x0 it is given, as `past` of `sample`; a forecaster given none need not know the word."""
+        return 0
 
     @property
     def label(self) -> str:
@@ -48,8 +53,22 @@ class Model(Forecaster):
     feedback: Feedback = Feedback.ANCESTRAL
     label: ClassVar[str] = "model"
 
-    def sample(self, x0: np.ndarray, steps: int, members: int, seed: int, *, schedule: np.ndarray | None = None) -> np.ndarray:
-        blocks = self.simulator.rollout_blocks(x0, steps=steps, members=members, seed=seed, feedback=self.feedback, schedule=schedule)
+    @property
+    def earlier_frames(self) -> int:
+        return self.simulator.transition.earlier_frames
+
+    def sample(
+        self,
+        x0: np.ndarray,
+        steps: int,
+        members: int,
+        seed: int,
+        *,
+        schedule: np.ndarray | None = None,
+        past: np.ndarray | None = None,
+    ) -> np.ndarray:
+        more: dict[str, Any] = {"feedback": self.feedback, "schedule": schedule, "past": past}
+        blocks = self.simulator.rollout_blocks(x0, steps=steps, members=members, seed=seed, **more)
         first = next(blocks)
         kind = first.states.dtype if np.issubdtype(x0.dtype, np.floating) else x0.dtype  # labels stay integers, like the initial states
         out = np.empty((members, len(x0), *first.states.shape[2:]), kind)

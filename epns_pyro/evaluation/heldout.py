@@ -65,8 +65,9 @@ def measure(
         schedule = ensembles.schedule_of(system, path, settings.entries)
         seed = _seed(settings.seed, split, block.start)
         seen, *others = (
-            ensembles.forecast(one, x0, steps, settings.members, seed + i, keep, there=there, schedule=schedule)
+            ensembles.forecast(one, x0, steps, settings.members, seed + i, keep, there=there, schedule=schedule, past=past)
             for i, one in enumerate((forecaster, *references.values()))
+            for past in [held_out.past(block, one.earlier_frames)]
         )
         values = _measure(system.spec, seen, truth, dict(zip(references, others, strict=True)), rng, scales, lead_times)
         for name, value in values.items():

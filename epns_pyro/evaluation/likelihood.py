@@ -21,6 +21,7 @@ from epns_pyro.fields import LEARN
 from epns_pyro.presence import presence
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.run import EvaluationConfig
+from epns_pyro.training.validation import frames_before
 
 MOST_PATHS = 16  # draws of whole paths of hidden states
 
@@ -45,11 +46,11 @@ def score(simulator: Simulator, store: Store, settings: EvaluationConfig, refere
     if simulator.infers_states:
         return _score_recordings(simulator, store, settings, references)
     system, samples = store.system, settings.importance_samples
-    frames, x, x_next = _transitions(store, settings)
+    frames, past, x, x_next = _transitions(store, settings, simulator.transition.earlier_frames)
     trajectories = len(x) // len(frames)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        bounds = simulator.bounds(x, x_next[:, None], num_samples=samples)
+        bounds = simulator.bounds(x, x_next[:, None], num_samples=samples, past=past if past.shape[1] else None)
     ladder = _Ladder(trajectories)
     add = ladder.add
     add("elbo", "model, ELBO", bounds.elbo.cpu(), "lower bound: reconstruction minus KL, without annealing")
@@ -153,8 +154,11 @@ def _left_out(store: Store, x: np.ndarray, x_next: np.ndarray) -> str:
     return f"{new.sum()} of {new.size} pixels of these frames belong to cells that appear in them, which no model forecasts: not scored"
 
 
-def _transitions(store: Store, settings: EvaluationConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the frames (time,) at which test transitions end, and x and x' of these (trial * time, *site, channel), trial by trial."""
+def _transitions(store: Store, settings: EvaluationConfig, earlier: int = 0) -> tuple[np.ndarray, ...]:
+    """Return the frames (time,) at which test transitions end, and of each the past, x and x' (trial * time, ...), trial by trial.
+
+    The past, (trial * time, earlier, *site, channel), are the states before x; NaN in all dynamic channels before the first frame.
+    """
     held_out = trials(store, "test", settings)
     count, steps = len(held_out), held_out.steps
     spread = np.linspace(0, steps, min(steps, settings.likelihood_transitions // count) + 1)[1:]
@@ -162,6 +166,8 @@ def _transitions(store: Store, settings: EvaluationConfig) -> tuple[np.ndarray, 
     chosen = []
     for some in blocks(count, settings.block):
         states = held_out.read(some)
-        chosen.append((states[:, frames - 1], states[:, frames]))
-    before, after = (np.concatenate(part) for part in zip(*chosen, strict=True))
-    return frames, before.reshape(-1, *before.shape[2:]), after.reshape(-1, *after.shape[2:])
+        long = states if not earlier else np.concatenate([held_out.past(some, earlier), states], 1)
+        past = frames_before(store.spec, long, frames - 1 + earlier, earlier)
+        chosen.append((past, states[:, frames - 1], states[:, frames]))
+    parts = (np.concatenate(part) for part in zip(*chosen, strict=True))
+    return frames, *(part.reshape(count * len(frames), *part.shape[2:]) for part in parts)

@@ -9,6 +9,7 @@ import xarray as xr
 
 from epns_pyro.data import Store
 from epns_pyro.errors import ConfigError
+from epns_pyro.presence import missing
 from epns_pyro.training.run import EvaluationConfig
 
 ENOUGH, STRETCHES, SHORTEST = 20, 50, 8  # trajectories that need no cutting, stretches to cut fewer into, least steps of a stretch
@@ -41,6 +42,20 @@ class Trials:
         given = self.store.system.frames_given
         x = self._read(self.rows[block], self.starts[block] + 1 - given, given)
         return x[:, 0] if given == 1 else x
+
+    def past(self, block: slice, earlier: int) -> np.ndarray | None:
+        """Read so many states before those that some trials start from: (trial, time, *site, channel); None if they are none.
+
+        NaN in all dynamic channels before the first frame of a trajectory.
+        """
+        if not earlier:
+            return None
+        rows, starts = self.rows[block], self.starts[block]
+        x = self._read(rows, (starts - earlier).clip(min=0), earlier)
+        index = starts[:, None] - earlier + np.arange(earlier)  # of the frames wanted; what was read starts at the first that there is
+        x = np.take_along_axis(x, (index - index.clip(min=0)[:, :1]).clip(min=0).reshape(*index.shape, *[1] * (x.ndim - 2)), 1)
+        known = (index >= 0).reshape(*index.shape, *[1] * (x.ndim - 2))
+        return np.where(known, x, missing(self.store.spec, x))
 
     def _read(self, rows: np.ndarray, starts: np.ndarray, frames: int) -> np.ndarray:
         if (starts == starts[0]).all():

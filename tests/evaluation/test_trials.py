@@ -95,5 +95,66 @@ def test_one_long_recording_has_verdicts_that_say_what_it_is_worth(long):
     assert judged.truth.sizes["trajectory"] == 50
     for verdict in (v for group in judged.verdicts.values() for v in group):
         assert "50 stretches, equivalent to" in verdict.rule
-    frames, x, _ = _transitions(long, settings)
+    frames, _, x, _ = _transitions(long, settings)
     assert len(x) == 50 * len(frames)
+
+
+# -- recorded states before a trial ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trajectories", [2, 30], ids=["stretches", "whole"])
+def test_trials_know_what_came_before_them(tmp_path, trajectories):
+    """In the recording, frame by frame; before its first frame nothing."""
+    store = walkers(tmp_path / "x.zarr", {"train": (2, 30), "test": (trajectories, 120)})
+    found, x = trials(store, "test", EvaluationConfig()), store.read("test")
+    earlier = 14
+    past, start = found.past(slice(0, 9), earlier), found.read(slice(0, 9))[:, 0]
+    assert past.shape == (9, earlier, *start.shape[1:])
+    for row, first, states in zip(found.rows, found.starts, past, strict=False):
+        for back in range(1, earlier + 1):
+            if first >= back:
+                np.testing.assert_array_equal(states[-back], x[row, first - back])
+            else:
+                assert np.isnan(states[-back]).all()
+    assert found.past(slice(0, 9), 0) is None
+
+
+class Remembering(Persistence):
+    """Persistence that notes which past it was given."""
+
+    earlier_frames = 3
+
+    def sample(self, x0, steps, members, seed, *, schedule=None, past=None):
+        given.append((x0, past))
+        return super().sample(x0, steps, members, seed, schedule=schedule)
+
+
+given: list[tuple[np.ndarray, np.ndarray]] = []
+
+
+def test_forecasters_that_remember_are_given_the_past(long):
+    """And references, which know nothing of it, are not."""
+    given.clear()
+    settings = EvaluationConfig(members=9, block=50, trajectories=50)
+    reference = Persistence(long.context())
+    measure(Remembering(long.context()), long, "test", settings, references={"persistence": reference})
+    found, x = trials(long, "test", settings), long.read("test")
+    (x0, past), *_ = given
+    np.testing.assert_array_equal(x0, found.read(slice(0, 50))[:, 0])
+    for trial in (1, 30):
+        row, first = found.rows[trial], found.starts[trial]
+        np.testing.assert_array_equal(past[trial], x[row, first - 3 : first])
+
+
+def test_scored_transitions_come_with_their_past(long):
+    settings = EvaluationConfig(trajectories=5)
+    plain, with_past = _transitions(long, settings), _transitions(long, settings, 3)
+    for a, b in zip((plain[0], *plain[2:]), (with_past[0], *with_past[2:]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    found, x = trials(long, "test", settings), long.read("test")
+    frames, past = with_past[0], with_past[1].reshape(5, len(with_past[0]), 3, *x.shape[2:])
+    for trial, number in ((0, 0), (2, 3), (4, len(frames) - 1)):
+        row, end = found.rows[trial], found.starts[trial] + frames[number]
+        for back in (1, 2, 3):
+            expected = x[row, end - 1 - back] if end - 1 >= back else np.full(x.shape[2:], np.nan)
+            np.testing.assert_array_equal(past[trial, number, -back], expected)

@@ -47,7 +47,8 @@ class DisplacementCheck(Check[Displacement]):
             path, x0 = held_out.read(block), held_out.initial(block)
             for number, (name, one) in enumerate(forecasters.items()):
                 seed = inputs.settings.seed + 11 + number + block.start
-                sums[name].append(_errors(inputs, one, x0, path, held_out.steps, seed))
+                past = held_out.past(block, one.earlier_frames)
+                sums[name].append(_errors(inputs, one, x0, path, held_out.steps, seed, past))
         rows = tuple(_row(name, np.concatenate(parts, 1)) for name, parts in sums.items())
         return Displacement(unit=spec.position.unit, steps=held_out.steps, trajectories=len(held_out), rows=rows)
 
@@ -72,11 +73,14 @@ class DisplacementCheck(Check[Displacement]):
             yield HeadlineLine(label="displacement error, ADE/FDE", value=value, note=others)
 
 
-def _errors(inputs: Inputs, one: Forecaster, x0: np.ndarray, path: np.ndarray, steps: int, seed: int) -> np.ndarray:
+def _errors(
+    inputs: Inputs, one: Forecaster, x0: np.ndarray, path: np.ndarray, steps: int, seed: int, past: np.ndarray | None
+) -> np.ndarray:
     """Displacement errors of MANY members: (sample, trajectory, lead time)."""
     system, entries = inputs.store.system, inputs.settings.entries
     schedule = ensembles.schedule_of(system, path, entries)
-    return displacement(system.spec, one.sample(x0, steps, MANY, seed, schedule=schedule)[:, :, 1:], path[:, 1:])
+    more = {} if past is None else {"past": past}
+    return displacement(system.spec, one.sample(x0, steps, MANY, seed, schedule=schedule, **more)[:, :, 1:], path[:, 1:])
 
 
 def displacement(spec: StateSpec, forecast: np.ndarray, truth: np.ndarray) -> np.ndarray:

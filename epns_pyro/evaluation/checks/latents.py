@@ -21,7 +21,7 @@ from epns_pyro.models.hidden.recording import recording_of
 from epns_pyro.models.normal import unmasked
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.run import EvaluationConfig
-from epns_pyro.training.validation import draw_transitions, draw_windows
+from epns_pyro.training.validation import draw_windows, draw_with_past
 
 
 class LatentsCheck(Check[Latents]):
@@ -67,10 +67,10 @@ class LatentsCheck(Check[Latents]):
 def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Latents | None:
     """Measure which latents are used, and test whether the guide is calibrated; None for a model without latents."""
     transition = simulator.transition
-    x, x_next = _transitions(simulator, store, settings)
+    past, x, x_next = _transitions(simulator, store, settings)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(settings.seed + 1)
-        step = transition.at(x)
+        step = transition.step(transition.started(x, past))
         prior, posterior = step.prior, step.posterior(x_next)
         if not prior.event_shape[-1]:
             return None
@@ -93,14 +93,15 @@ def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> L
     )
 
 
-def _transitions(simulator: Simulator, store: Store, settings: EvaluationConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return test transitions (transition, *site, channel); of hidden states those that the guide infers from windows of a recording."""
+def _transitions(simulator: Simulator, store: Store, settings: EvaluationConfig) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """Return test transitions (transition, *site, channel), the states before them first; of hidden states those that the guide infers."""
     if not simulator.infers_states:
-        before, after = draw_transitions(store, "test", settings.guide_transitions)
-        return simulator.local(before), simulator.local(after)
+        parts = draw_with_past(store, "test", settings.guide_transitions, simulator.transition.earlier_frames)
+        past, before, after = map(simulator.local, parts)
+        return past, before, after
     windows = simulator.local(draw_windows(store, "test", settings.guide_transitions, store.system.frames_given))
     recording = recording_of(simulator.transition)
     with torch.no_grad():
         frames = recording.read(windows)
         x = recording.state(frames, slice(None), recording.infer(simulator.transition, frames).path())
-    return x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)
+    return None, x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)
