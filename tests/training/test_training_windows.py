@@ -11,8 +11,10 @@ import torch
 
 import epns_pyro
 from epns_pyro.data import Store
+from epns_pyro.evaluation import evaluate
+from epns_pyro.evaluation.likelihood import _transitions
 from epns_pyro.inference.elbo import elbo_step
-from epns_pyro.training.run import RunConfig
+from epns_pyro.training.run import EvaluationConfig, RunConfig, RunFolder
 from epns_pyro.training.validation import SEED, Validator, draw_transitions, draw_with_past
 
 HISTORY = {"model.history.frames": 3, "model.history.network.width": 8, "model.history.network.layers": 1}
@@ -86,3 +88,20 @@ def test_a_trained_simulator_takes_a_past(store: Store, tmp_path: Path) -> None:
     assert not torch.allclose(with_past, sim.elbo(x0, path))
     with pytest.raises(epns_pyro.errors.ShapeError, match="the past: expected"):
         sim.rollout(x0, steps=2, members=3, past=past[:, :, :2])
+
+
+def test_an_evaluation_judges_windows(store: Store, tmp_path: Path) -> None:
+    """Every check measures a model with a history, and the likelihood is that given the frames before each transition."""
+    small.trainer(store, tmp_path / "run", config(steps=2)).fit()
+    sim = epns_pyro.load(tmp_path / "run")
+    settings = EvaluationConfig(
+        members=9, trajectories=4, importance_samples=2, likelihood_transitions=12, guide_transitions=10, guide_draws=9, recalibrate=False
+    )
+    found = evaluate(sim, store, RunFolder(tmp_path / "run"), settings).record
+    assert found.likelihood is not None
+    assert found.equivariance.maximum < 1e-9
+    _, past, x, x_next = _transitions(store, settings, 2)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        elbo = float(sim.bounds(x, x_next[:, None], num_samples=2, past=past).elbo.mean())
+    assert {row.key: row.value for row in found.likelihood.rows}["elbo"] == pytest.approx(elbo, rel=1e-5)
