@@ -2,7 +2,7 @@
 
     python benchmarks/three_body.py --steps 3000 --out benchmarks/results/three_body.csv
 
-Every network is the equation of motion of one and the same law: leapfrog of 4 steps per frame with its forces, and noise with one
+Every network is the equation of motion of one and the same law: leapfrog of 2 steps per frame with its forces, and noise with one
 covariance of position and velocity for all bodies. It is trained by the likelihood of one frame, on the same frames with the same seed, and
 judged on held-out trajectories. `gap` is the distance from the true transition density, nats per transition. The row of the true forces
 fits the noise alone: no network can do better with this law. Rows already in the table are kept, so that `--only` adds to it.
@@ -70,7 +70,7 @@ class Law(nn.Module):
     def __init__(self, network: dict, system: Silicon, context: DataContext, *, true: bool) -> None:
         super().__init__()
         self.spec, self.emission = context.spec, CoupledConfig()
-        self.integrator = IntegratorConfig.parse({"steps": 4, "network": network}).build(context)
+        self.integrator = IntegratorConfig.parse({"steps": 2, "network": network}).build(context)
         self.noise = nn.Parameter(torch.zeros(3))
         self.register_buffer("units", torch.tensor([context.step_scales[f.name] for f in self.spec.dynamic_fields]))
         self.force_unit = context.step_scales["velocity"] / context.frame_dt
