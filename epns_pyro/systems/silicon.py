@@ -130,11 +130,12 @@ class Silicon(KickedBodies):
         of_pairs = self._energies(x, self.physics._replace(angles=0.0))
         first, second = np.triu_indices(position.shape[-2], 1)
         distances = np.linalg.norm(position[..., first, :] - position[..., second, :], axis=-1)
+        energy = "L²/T²"  # of a unit mass
         return {
-            "kinetic_energy": Observable("kinetic energy", "", kinetic),
-            "potential_energy": Observable("potential energy", "", potential),
-            "angle_energy": Observable("energy of angles", "", potential - of_pairs),
-            "total_energy": Observable("total energy", "", kinetic + potential),
+            "kinetic_energy": Observable("kinetic energy", energy, kinetic),
+            "potential_energy": Observable("potential energy", energy, potential),
+            "angle_energy": Observable("energy of angles", energy, potential - of_pairs),
+            "total_energy": Observable("total energy", energy, kinetic + potential),
             "mean_distance": Observable("mean distance of two atoms", "L", distances.mean(-1)),
             "least_distance": Observable("least distance of two atoms", "L", distances.min(-1)),
         }
