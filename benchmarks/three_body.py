@@ -5,7 +5,7 @@
 Every network is the equation of motion of one and the same law: leapfrog of 2 steps per frame with its forces, and noise with one
 covariance of position and velocity for all bodies. It is trained by the likelihood of one frame, on the same frames with the same seed, and
 judged on held-out trajectories. `gap` is the distance from the true transition density, nats per transition. The row of the true forces
-fits the noise alone: no network can do better with this law. Rows already in the table are kept, so that `--only` adds to it.
+fits the noise alone: what such a law leaves. Rows already in the table are kept, so that `--only` adds to it.
 """
 
 from __future__ import annotations

@@ -13,16 +13,18 @@ import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from epns_pyro.backbones.bodies.fusion_diagrams import Diagram, Legs, diagrams, place, vertex
+from epns_pyro.backbones.bodies.fusion_diagrams import Diagram, Legs, diagrams, place, slices, vertex
 from epns_pyro.backbones.bodies.tensor_product import size
 
 Invariant = tuple[int, frozenset[str] | None]  # power of the scalar, and the legs of a dot product
 Term = tuple[Invariant, str | None]  # an invariant, times a vector where the root is one
 
+NOTHING = Diagram((), (), ())  # the stem of a lone leaf: a 1
 WIDE = math.sqrt(3 / 5)  # of the symmetric traceless part of two vectors, coupled to a third
 
 
@@ -92,9 +94,11 @@ class SphericalBlock(FusionBlock):
         self._irreps = dict(legs)
         self._stems = _by_legs((d.stem for d in found if len(d.legs) > 1), self._irreps)
         self._products = nn.ModuleDict({_key(*names): Exact(self._product(names)) for names in self._stems if len(names) > 1})
-        ends = dict.fromkeys((name, leaf) for name, irreps in legs for leaf in irreps)
-        self._ends = [end for end in ends if any(_end(d) == end for d in found)]
-        self._last = nn.ModuleDict({_key(*end): _Last(self, [(n, d) for n, d in enumerate(found) if _end(d) == end]) for end in self._ends})
+        every = [NOTHING, *(d for combs in self._stems.values() for d in combs)]
+        where = dict(zip(every, slices(d.out for d in every), strict=True))
+        ends = {(name, leaf): [(n, d) for n, d in enumerate(found) if _end(d) == (name, leaf)] for name, irreps in legs for leaf in irreps}
+        self._ends = [end for end, combs in ends.items() if combs]
+        self._last = nn.ModuleDict({_key(*end): _Last(self.after, where, ends[end]) for end in self._ends})
 
     def forward(self, tensors: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
         values = dict[tuple[str, ...], Tensor]()
@@ -105,61 +109,54 @@ class SphericalBlock(FusionBlock):
             values[names] = last
         parts = list(values.values())
         stems = torch.cat([torch.ones_like(parts[0][..., :1]), *parts], -1)
-        total: Tensor | float = 0.0
-        for name, leaf in self._ends:
-            total = total + self._last[_key(name, leaf)](stems, tensors[name][..., place(self._irreps[name], leaf)], weights)
-        return dict(zip(self.after, torch.as_tensor(total).split([size(out) for out in self.after], -1), strict=True))
-
-    def columns(self, stem: Diagram) -> range:
-        """Return where the components of a stem are among those of all stems; first is a 1, the stem of a lone leaf."""
-        if not stem.legs:
-            return range(1)
-        before = [d for combs in self._stems.values() for d in combs]
-        start = 1 + sum(size(d.out) for d in before[: before.index(stem)])
-        return range(start, start + size(stem.out))
+        leaves = [tensors[name][..., place(self._irreps[name], leaf)] for name, leaf in self._ends]
+        made = [self._last[_key(*end)](stems, leaf, weights) for end, leaf in zip(self._ends, leaves, strict=True)]
+        return dict(zip(self.after, reduce(torch.add, made).split([size(out) for out in self.after], -1), strict=True))
 
     def _product(self, names: tuple[str, ...]) -> Tensor:
         """Coefficients from (component of a stem, component of the last leg) to the components of combs, as a matrix."""
         stems, irreps, combs = self._stems[names[:-1]], self._irreps[names[-1]], self._stems[names]
-        table = torch.zeros(sum(size(d.out) for d in stems), sum(map(size, irreps)), sum(size(d.out) for d in combs), dtype=torch.float64)
-        column = 0
-        for comb in combs:
-            row = sum(size(d.out) for d in stems[: stems.index(comb.stem)])
-            columns = slice(column, column + size(comb.out))
-            table[row : row + size(comb.stem.out), place(irreps, comb.leaves[-1]), columns] = vertex(
-                comb.stem.out, comb.leaves[-1], comb.out
-            )
-            column += size(comb.out)
+        rows, columns = dict(zip(stems, slices(d.out for d in stems), strict=True)), slices(d.out for d in combs)
+        shape = [sum(map(size, some)) for some in ([d.out for d in stems], irreps, [d.out for d in combs])]
+        table = torch.zeros(shape, dtype=torch.float64)
+        for d, column in zip(combs, columns, strict=True):
+            table[rows[d.stem], place(irreps, d.leaves[-1]), column] = vertex(d.stem.out, d.leaves[-1], d.out)
         return table.flatten(0, 1)
 
 
 class _Last(nn.Module):
-    """Couple one leaf to weighted sums of the stems that go on to it."""
+    """Couple one leaf to weighted sums of the stems that go on to it.
+
+    Parameters
+    ----------
+    after : dict of list
+        All diagrams of the block, by root.
+    where : dict of slice
+        Where the components of a stem are.
+    combs : list of (int, Diagram)
+        The diagrams that end in the leaf, with the numbers of their weights.
+    """
 
     _places: Tensor
     _numbers: Tensor
 
-    def __init__(self, block: SphericalBlock, combs: Sequence[tuple[int, Diagram]]) -> None:
+    def __init__(
+        self, after: Mapping[str, Sequence[Diagram]], where: Mapping[Diagram, slice], combs: Sequence[tuple[int, Diagram]]
+    ) -> None:
         super().__init__()
         leaf = combs[0][1].leaves[-1]
-        roots = list(block.after)
-        sums = list(dict.fromkeys((d.stem.out, d.out) for _, d in combs))  # what is summed: irrep of the stems, and the root
-        starts = [sum(size(stem) for stem, _ in sums[:k]) for k in range(len(sums))]
-        width = sum(size(stem) for stem, _ in sums)
-        places, numbers, rows = list[int](), list[int](), list[Tensor]()
-        for number, d in combs:
-            columns = block.columns(d.stem)
-            places += columns
-            numbers += [number] * len(columns)
-            start = starts[sums.index((d.stem.out, d.out))]
-            rows.append(torch.eye(width, dtype=torch.float64)[start : start + len(columns)] / math.sqrt(len(block.after[d.out])))
-        self.register_buffer("_places", torch.tensor(places), persistent=False)
-        self.register_buffer("_numbers", torch.tensor(numbers), persistent=False)
-        self.sum = Exact(torch.cat(rows))
-        table = torch.zeros(width, size(leaf), sum(map(size, roots)), dtype=torch.float64)
-        for start, (stem, out) in zip(starts, sums, strict=True):
-            column = sum(map(size, roots[: roots.index(out)]))
-            table[start : start + size(stem), :, column : column + size(out)] = vertex(stem, leaf, out)
+        sums = list(dict.fromkeys((d.stem.out, d.out) for _, d in combs))  # what is summed: the irrep of stems, and the root they go to
+        rows, columns = slices(stem for stem, _ in sums), dict(zip(after, slices(after), strict=True))
+        width = rows[-1].stop
+        places = [torch.arange(where[d.stem].start, where[d.stem].stop) for _, d in combs]
+        self.register_buffer("_places", torch.cat(places), persistent=False)
+        numbers = torch.tensor([number for number, _ in combs])
+        self.register_buffer("_numbers", numbers.repeat_interleave(torch.tensor(list(map(len, places)))), persistent=False)
+        shares = [torch.eye(width, dtype=torch.float64)[rows[sums.index((d.stem.out, d.out))]] / len(after[d.out]) ** 0.5 for _, d in combs]
+        self.sum = Exact(torch.cat(shares))
+        table = torch.zeros(width, size(leaf), sum(map(size, after)), dtype=torch.float64)
+        for row, (stem, out) in zip(rows, sums, strict=True):
+            table[row, :, columns[out]] = vertex(stem, leaf, out)
         self.couple = Exact(table.flatten(0, 1))
 
     def forward(self, stems: Tensor, leaf: Tensor, weights: Tensor) -> Tensor:

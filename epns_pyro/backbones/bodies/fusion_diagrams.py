@@ -69,10 +69,15 @@ def vertex(first: str, second: str, out: str) -> Tensor:
     return math.sqrt(size(out)) * wigner_3j(degree(first), degree(second), degree(out), dtype=torch.float64)
 
 
+def slices(irreps: Iterable[str]) -> list[slice]:
+    """Return where the components of each of some irreps are, where they follow one another."""
+    ends = list(itertools.accumulate(size(irrep) for irrep in irreps))
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def place(irreps: tuple[str, ...], irrep: str) -> slice:
     """Return where the components of an irrep are among those of a leg."""
-    start = sum(size(before) for before in irreps[: irreps.index(irrep)])
-    return slice(start, start + size(irrep))
+    return slices(irreps)[irreps.index(irrep)]
 
 
 def dense(diagram: Diagram, legs: Legs) -> Tensor:

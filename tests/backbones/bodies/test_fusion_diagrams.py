@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from e3nn import o3
-from slow_fusion import DOUBLE, couple, rank
+from slow_fusion import DOUBLE, comb, couple, parts, rank
 
 from epns_pyro.backbones.bodies import fusion_diagrams
 from epns_pyro.backbones.bodies.fusion_diagrams import couplings, dense, diagrams, symmetric, vertex
@@ -94,12 +94,12 @@ def test_another_tree_spans_the_same_space():
     """a (b c) beside (a b) c, and (a b) (c d) beside ((a b) c) d: no rank is added."""
     a, b, c, d = (torch.randn(40, 3, **DOUBLE, generator=torch.Generator().manual_seed(i)) for i in range(4))
     for root, multiplicity in ((1, 3), (0, 1)):
-        comb = [couple(couple(a, b, 1, 1, j), c, j, 1, root) for j in range(3) if abs(j - 1) <= root <= j + 1]
+        left = [couple(couple(a, b, 1, 1, j), c, j, 1, root) for j in range(3) if abs(j - 1) <= root <= j + 1]
         other = [couple(a, couple(b, c, 1, 1, j), 1, j, root) for j in range(3) if abs(j - 1) <= root <= j + 1]
-        values = [torch.stack(some).flatten(1) for some in (comb, other, comb + other)]
+        values = [torch.stack(some).flatten(1) for some in (left, other, left + other)]
         assert [rank(v) for v in values] == [multiplicity] * 3
     for root, multiplicity in ((0, 3), (2, 6)):
-        comb = [
+        left = [
             couple(couple(couple(a, b, 1, 1, j), c, j, 1, k), d, k, 1, root)
             for j in range(3)
             for k in range(abs(j - 1), j + 2)
@@ -107,7 +107,7 @@ def test_another_tree_spans_the_same_space():
         ]
         pairs = [(j, k) for j in range(3) for k in range(3) if abs(j - k) <= root <= j + k]
         other = [couple(couple(a, b, 1, 1, j), couple(c, d, 1, 1, k), j, k, root) for j, k in pairs]
-        values = [torch.stack(some).flatten(1) for some in (comb, other, comb + other)]
+        values = [torch.stack(some).flatten(1) for some in (left, other, left + other)]
         assert [rank(v) for v in values] == [multiplicity] * 3
 
 
@@ -150,3 +150,15 @@ def test_leaves_of_a_diagram_have_variance_one_in_it():
     for d in of_all(different(("0e", "1o", "2e"), 3), 3):
         squares = dense(d, different(("0e", "1o", "2e"), 3)).square().sum((0, 1, 2))
         torch.testing.assert_close(squares, torch.ones_like(squares))
+
+
+def test_a_dense_tensor_is_its_comb():
+    """For every diagram of two and three legs: einsum with one tensor, and 3j symbols contracted vertex by vertex."""
+    irreps = ("0e", "1o", "2e")
+    legs = different(irreps, 3)
+    tensors = {name: torch.randn(9, **DOUBLE, generator=torch.Generator().manual_seed(i)) for i, (name, _) in enumerate(legs)}
+    for d in diagrams(legs, 3, ROOTS):
+        leaves = [parts(tensors[name], irreps)[leaf] for name, leaf in zip(d.legs, d.leaves, strict=True)]
+        letters = "abc"[: len(d.legs)]
+        contracted = torch.einsum(f"{letters}m,{','.join(letters)}->m", dense(d, legs), *(tensors[name] for name in d.legs))
+        torch.testing.assert_close(contracted, comb(leaves, d.leaves, d.edges), rtol=1e-12, atol=1e-12)
