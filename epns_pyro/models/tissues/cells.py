@@ -39,7 +39,7 @@ class CellsTransition(Transition):
         net, latent = self.network, config.latent
         windows = (self.spec[self.label].size - 1) * math.prod(net.window(Size(*context.sites)))
         self.block_size = max(1, min(64, WINDOW_PIXELS // windows))
-        self.scores = PixelScores(net.width, types, config.interlacing, config.neighbourhood, config.revisions)
+        self.scores = PixelScores(net.width, types, config.interlacing, config.neighbourhood, config.revisions, config.sweeps)
         hidden = config.prior_width
         self.prior_net = nn.Sequential(nn.Linear(net.summary_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
         self.posterior_net = nn.Sequential(nn.Linear(net.innovation_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
@@ -59,10 +59,13 @@ class CellsTransition(Transition):
             return (
                 "ancestral: latents from the prior, then every pixel independently from its Categorical; the likelihood is of the same law"
             )
-        return (
+        drawn = (
             f"ancestral: latents from the prior, then the pixels in {count} interlaced classes, each from its Categorical given the pixels "
-            "drawn before: an exact draw; the likelihood is of the same law"
+            "drawn before"
         )
+        if sweeps := self.config.sweeps:
+            return f"{drawn}; then all pixels again, each given all others, {sweeps} times; the likelihood is an unbiased estimate"
+        return f"{drawn}: an exact draw; the likelihood is of the same law"
 
     def tissue(self, x: Tensor) -> Tissue:
         """Read full states (*batch, y, x, channel) as a tissue."""
@@ -152,8 +155,17 @@ class CellsModelConfig(TransitionConfig):
     revisions: tuple[pydantic.PositiveInt, ...] = pydantic.Field(
         default=(), description="numbers of drawn classes of pixels after which the features of the next image are revised"
     )
+    sweeps: int = pydantic.Field(
+        default=0, ge=0, le=100, description="how often every pixel is drawn again, given all others; the log-likelihood is then a bound"
+    )
     floor: float = pydantic.Field(default=1e-6, gt=0, lt=0.1, description="weight of a uniform law over the labels in the law of a pixel")
     prior_width: int = pydantic.Field(default=64, gt=0, description="hidden channels of the networks of prior and posterior")
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> CellsModelConfig:
+        if self.sweeps and self.interlacing == 1:
+            raise ValueError("sweeps need pixels that depend on each other: set interlacing above 1")
+        return self
 
     def build(self, context: DataContext) -> CellsTransition:
         return CellsTransition(self, context)

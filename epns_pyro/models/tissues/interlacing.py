@@ -30,16 +30,19 @@ def dither(side: int) -> Tensor:
     return torch.cat([torch.cat([coarse, coarse + 2], 1), torch.cat([coarse + 3, coarse + 1], 1)], 0)
 
 
+def places(tissue: Tissue) -> tuple[Tensor, Tensor]:
+    """Return the rows (*batch, y) and columns (*batch, x) of the lattice, counted from the middle of the tissue."""
+    found = []
+    for axis, size in enumerate(tissue.lattice):
+        position = torch.arange(size, device=tissue.labels.device) - tissue.origin[..., axis, None]
+        found.append((position + size // 2) % size - size // 2 if tissue.periodic else position)
+    return found[0], found[1]
+
+
 def pixel_classes(tissue: Tissue, side: int) -> Tensor:
     """Return the class of every pixel, (*batch, pixel): the dither pattern, with its origin in the middle of the tissue."""
-    ranks = dither(side).to(tissue.labels.device)
-    place = []
-    for axis, size in enumerate(tissue.lattice):
-        position = torch.arange(size, device=ranks.device) - tissue.origin[..., axis, None]
-        if tissue.periodic:
-            position = (position + size // 2) % size - size // 2
-        place.append(position % side)
-    return ranks[place[0][..., :, None], place[1][..., None, :]].flatten(-2)
+    y, x = (position % side for position in places(tissue))
+    return dither(side).to(y.device)[y[..., :, None], x[..., None, :]].flatten(-2)
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,12 @@ class LabelField:
         self.labels = tissue.flat.flatten()
 
     @cached_property
+    def place(self) -> Tensor:
+        """A number for every pixel by its place in the tissue, (pixel,): it moves with the image."""
+        y, x = places(self.tissue)
+        return (y[..., :, None] * 65_536 + x[..., None, :]).flatten()
+
+    @cached_property
     def candidates(self) -> Candidates:
         _, cells, places = self.crops.index.shape
         possible = (self.crops.counted & self.tissue.present[..., None]).flatten().nonzero()[:, 0]
@@ -158,10 +167,33 @@ class LabelField:
         """Return the pixels and candidates of some classes."""
         c, rows, here = self.candidates, self.candidates.rows.of(classes), self.contested.of(classes)
         of_row = self.class_of_row[rows] - classes.start
-        around, known = (table[here] for table in self._surroundings)
+        around, known, _ = (table[here] for table in self._surroundings)
         pixel, sizes = self.contested.order[here], self.contested.sizes(classes)
         return PixelBatch(
             classes, rows, c.rows.sizes(classes), pixel, sizes, self._pixel_of_candidate[rows] - here.start, of_row, around, known
+        )
+
+    @property
+    def groups(self) -> list[range]:
+        """All classes, in groups of pixels that do not depend on each other, in the order in which a sweep draws them again."""
+        apart = 1
+        while apart <= self.neighbourhood // 2 and apart**2 < self.count:
+            apart *= 2
+        size = self.count // apart**2  # a group is a coarser pattern, whose ranks are those of the finer one, divided
+        return [range(start, start + size) for start in range(0, self.count, size)]
+
+    def given_others(self, group: range) -> PixelBatch:
+        """Return the pixels and candidates of a group of classes, all other pixels known: as of a class after the last."""
+        batch = self.pixels_of(group)
+        here = self.contested.of(group)
+        classes = self.classes[batch.around]
+        known = self._surroundings[2][here] & ((classes < group.start) | (classes >= group.stop))
+        return batch._replace(
+            classes=range(self.count, self.count + 1),
+            row_sizes=[batch.rows.stop - batch.rows.start],
+            pixel_sizes=[len(batch.pixel)],
+            relative_class=torch.zeros_like(batch.relative_class),
+            known=known,
         )
 
     @cached_property
@@ -206,13 +238,16 @@ class LabelField:
         return rank[self.candidates.pixel]
 
     @cached_property
-    def _surroundings(self) -> tuple[Tensor, Tensor]:
-        """Pixels around each contested pixel, and which of them belong to earlier classes: each (contested, neighbourhood^2)."""
+    def _surroundings(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels around each contested pixel, which of them belong to earlier classes, and which are on the lattice.
+
+        Each is (contested, neighbourhood^2).
+        """
         pixel = self.contested.order
         inner = pixel % self.tissue.lattice.pixels
         table = surroundings(self.tissue.lattice, self.neighbourhood, self.tissue.periodic).to(inner.device)[inner]
         around = table.clamp_min(0) + (pixel - inner)[:, None]
-        return around, (table >= 0) & (self.classes[around] < self.classes[pixel, None])
+        return around, (table >= 0) & (self.classes[around] < self.classes[pixel, None]), table >= 0
 
 
 @lru_cache(maxsize=16)

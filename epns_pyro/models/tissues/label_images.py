@@ -13,8 +13,10 @@ from torch.distributions import constraints
 from epns_pyro.backbones.tissues.base import Draft
 from epns_pyro.backbones.tissues.tissue import Crops, Tissue
 from epns_pyro.models.normal import Shape
-from epns_pyro.models.tissues.interlacing import LabelField, PixelBatch
+from epns_pyro.models.tissues.interlacing import LabelField
+from epns_pyro.models.tissues.pixel_laws import random_gumbel
 from epns_pyro.models.tissues.pixel_scores import DraftMarginals, PixelScores
+from epns_pyro.models.tissues.sweeps import Lost, Sweeps, with_uniform
 
 ABSENT = -60.0  # log probability of the label of an absent cell: finite, and too small to change a sum of probabilities
 
@@ -22,9 +24,10 @@ ABSENT = -60.0  # log probability of the label of an absent cell: finite, and to
 class LabelImage(TorchDistribution):
     """p(x' | h, z) = prod_k prod_{i in class k} [(1 - floor) Categorical(scores of i given the classes before k) + floor Uniform].
 
-    A pixel's candidates are the medium, the cell that has it now, and the cells whose window holds it. The uniform part covers the
-    medium and all cells that are present; it keeps the likelihood finite where a cell appears elsewhere. An absent cell has practically
-    no probability (`ABSENT`); `given_new` is the law given where such cells appear.
+    With sweeps this is the law of a first image, whose pixels are then drawn again (see `epns_pyro.models.tissues.sweeps`). A pixel's
+    candidates are the medium, the cell that has it now, and the cells whose window holds it. The uniform part covers the medium and all
+    cells that are present; it keeps the likelihood finite where a cell appears elsewhere. An absent cell has practically no probability
+    (`ABSENT`); `given_new` is the law given where such cells appear.
 
     Parameters
     ----------
@@ -38,10 +41,16 @@ class LabelImage(TorchDistribution):
         Weight of the uniform part.
     leave_out_new : bool
         Whether pixels of cells that are not there add nothing to the log-likelihood, in place of `ABSENT` each.
+
+    Attributes
+    ----------
+    seed : int or Tensor, (image,)
+        Of the noise with which sweeps are undone.
     """
 
     arg_constraints = {}  # noqa: RUF012
     support = constraints.independent(constraints.nonnegative_integer, 3)
+    seed: int | Tensor = 0
 
     def __init__(
         self,
@@ -70,14 +79,26 @@ class LabelImage(TorchDistribution):
     # -- scoring -----------------------------------------------------------------------------------------------------------
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Score images (*batch, y, x, 1): nats, (*batch,)."""
-        return self.pixel_log_prob(value).sum(-1)
+        """Score images (*batch, y, x, 1): nats, (*batch,).
 
-    def pixel_log_prob(self, value: Tensor) -> Tensor:
-        """Score every pixel given earlier classes: nats, (*batch, pixel)."""
+        With sweeps it is the logarithm of an unbiased estimate, so a lower bound in expectation.
+        """
         batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
         field, first = self._flat(batch)
         labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
+        there = self._possible(field, labels)
+        labels, gained = self._sweeps(field, first).undo(labels, ~there, self.seed) if self.scores.sweeps else (labels, 0.0)
+        return (self._scores(field, first, labels).view(*batch, -1).sum(-1).flatten() + gained).view(batch)
+
+    def pixel_log_prob(self, value: Tensor) -> Tensor:
+        """Score every pixel of images as they are before the sweeps, given earlier classes: nats, (*batch, pixel)."""
+        batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
+        field, first = self._flat(batch)
+        labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
+        return self._scores(field, first, labels).view(*batch, -1)
+
+    def _scores(self, field: LabelField, first: Draft, labels: Tensor) -> Tensor:
+        """Score every pixel of images (pixel,), given earlier classes: (pixel,)."""
         score = torch.where(labels == 0, 0.0, -math.inf).to(first.cells.dtype)
         for classes, draft, marginals in self._stages(field, first, labels):
             pixels = field.pixels_of(classes)
@@ -85,18 +106,19 @@ class LabelImage(TorchDistribution):
             if marginals is not None:
                 past = marginals.past(labels)[:, classes.start : classes.stop]
                 context = (labels, marginals.expectation(past, classes))
-            cells, medium, outside = self._candidates(field, draft, pixels, *context)
-            total = _logsumexp(torch.logaddexp(medium, outside), pixels.pixel_of_candidate, cells)
-            value = labels[pixels.pixel]
-            part = torch.where(value == 0, medium, torch.where(value == field.labels[pixels.pixel], outside, -math.inf))
-            chosen = value[pixels.pixel_of_candidate] == field.candidates.name[pixels.rows]
-            part = part.index_put((pixels.pixel_of_candidate[chosen],), cells[chosen])
-            score = score.index_put((pixels.pixel,), part - total)
+            laws = self.scores.laws(field, draft, pixels, *context)
+            score = score.index_put((pixels.pixel,), laws.score(labels) - laws.total)
+        likely = with_uniform(field, score, self.floor)
+        return torch.where(self._possible(field, labels), likely, 0.0 if self.leave_out_new else ABSENT)
+
+    @staticmethod
+    def _possible(field: LabelField, labels: Tensor) -> Tensor:
+        """Pixels whose label is of the medium or of a cell that is there: (pixel,)."""
         there = torch.nn.functional.pad(field.tissue.present, (1, 0), value=True)
-        uniform = (math.log(self.floor) - there.sum(-1, keepdim=True).to(score.dtype).log()).expand(-1, self.tissue.lattice.pixels)
-        likely = torch.logaddexp(score + math.log1p(-self.floor), uniform.flatten())
-        possible = there.gather(-1, labels.view(len(there), -1)).flatten()
-        return torch.where(possible, likely, 0.0 if self.leave_out_new else ABSENT).view(*batch, -1)
+        return there.gather(-1, labels.view(len(there), -1)).flatten()
+
+    def _sweeps(self, field: LabelField, first: Draft) -> Sweeps:
+        return Sweeps(field, first, self._marginals(field, first), self.scores, self.floor)
 
     def _flat(self, batch: torch.Size) -> tuple[LabelField, Draft]:
         """Flatten sample and batch dimensions into one."""
@@ -126,20 +148,12 @@ class LabelImage(TorchDistribution):
         with torch.set_grad_enabled(
             torch.is_grad_enabled() and start > 0
         ):  # those of the first draft are the law of class 0: learned there
-            cells, medium, outside = self._candidates(field, draft, pixels)
-            total = _logsumexp(torch.logaddexp(medium, outside), pixels.pixel_of_candidate, cells)
-            marginal = (cells - total[pixels.pixel_of_candidate]).exp()
+            laws = self.scores.laws(field, draft, pixels)
+            marginal = (laws.cells - laws.total[pixels.pixel_of_candidate]).exp()
         if labels is not None and start:
             drawn = slice(0, pixels.rows.start)
             marginal = torch.cat([(labels[c.pixel[drawn]] == c.name[drawn]).to(marginal), marginal])
         return DraftMarginals(field, marginal)
-
-    def _candidates(self, field: LabelField, draft: Draft, pixels: PixelBatch, *context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of cells (row,), of the medium and of present owners outside their windows (pixel,), in the order of the pixel batch."""
-        cells, medium = self.scores(field, draft, pixels, *context)
-        bonus = self.scores.stay(draft.medium.flatten(0, -2).index_select(0, pixels.pixel))[..., 0]
-        cells = cells + torch.where(field.owned[pixels.rows], bonus[pixels.pixel_of_candidate], 0.0)
-        return cells, medium, torch.where(field.outside[pixels.pixel], bonus, -math.inf)
 
     # -- drawing -----------------------------------------------------------------------------------------------------------
 
@@ -147,16 +161,15 @@ class LabelImage(TorchDistribution):
     def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
         batch = torch.Size((*sample_shape, *self.batch_shape))
         field, draft = self._flat(batch)
-        there = field.tissue.present
-        names = torch.nn.functional.pad(1 + there.long().sort(dim=-1, descending=True, stable=True).indices, (1, 0))
-        rank = torch.rand(*field.tissue.flat.shape, device=names.device) * (1 + there.sum(-1, keepdim=True))
-        lost = torch.rand(field.labels.shape, device=names.device, dtype=torch.float64) < self.floor
-        return self._image(self._draw(field, draft, torch.where(lost, names.gather(-1, rank.long()).flatten(), -1)), batch)
+        labels = self._draw(field, draft, Lost(field, self.floor))
+        if self.scores.sweeps:
+            labels = self._sweeps(field, draft).do(labels)
+        return self._image(labels, batch)
 
     @property
     @torch.no_grad()
     def mode(self) -> Tensor:
-        """The most probable label of every pixel given the most probable labels of earlier classes, (*batch, y, x, 1)."""
+        """The most probable label of every pixel given the most probable labels of earlier classes, (*batch, y, x, 1); without sweeps."""
         return self._image(self._draw(*self._flat(self.batch_shape)), self.batch_shape)
 
     @property
@@ -164,8 +177,9 @@ class LabelImage(TorchDistribution):
         """The state that mean feedback uses: labels have no mean, so it is the mode, as published."""
         return self.mode
 
-    def _draw(self, field: LabelField, first: Draft, uniform: Tensor | None = None) -> Tensor:
-        """Draw labels (pixel,) class by class; where `uniform` (pixel,) is not -1 it gives the label; without it take the most probable."""
+    def _draw(self, field: LabelField, first: Draft, lost: Lost | None = None) -> Tensor:
+        """Draw labels (pixel,) class by class, `lost` pixels from the uniform law; without it take the most probable."""
+        uniform = None if lost is None else lost.labels()
         labels = torch.zeros_like(field.labels) if uniform is None else uniform.clamp_min(0)
         for classes, draft, marginals in self._stages(field, first, labels):
             past, before = draft.cells.new_zeros(field.tissue.types.numel(), 1, 3), None
@@ -177,13 +191,7 @@ class LabelImage(TorchDistribution):
                 if marginals is not None and k:
                     context = (labels, marginals.expectation(past, pixels.classes))
                 before = pixels
-                cells, medium, outside = self._candidates(field, draft, pixels, *context)
-                if uniform is not None:
-                    cells, medium, outside = (s + _gumbel(s) for s in (cells, medium, outside))
-                best = torch.maximum(medium, outside).scatter_reduce(0, pixels.pixel_of_candidate, cells, "amax")
-                new = torch.where(medium >= best, 0, field.labels[pixels.pixel])
-                wins = cells >= best[pixels.pixel_of_candidate]
-                new = new.index_put((pixels.pixel_of_candidate[wins],), field.candidates.name[pixels.rows][wins])
+                new = self.scores.laws(field, draft, pixels, *context).draw(None if uniform is None else random_gumbel)
                 if uniform is not None:
                     new = torch.where(uniform[pixels.pixel] < 0, new, uniform[pixels.pixel])
                 labels[pixels.pixel] = new
@@ -191,14 +199,3 @@ class LabelImage(TorchDistribution):
 
     def _image(self, labels: Tensor, batch: torch.Size) -> Tensor:
         return labels.view(*batch, *self.event_shape)
-
-
-def _gumbel(like: Tensor) -> Tensor:
-    tiny = torch.finfo(like.dtype).tiny
-    return -(-torch.rand_like(like).clamp_min(tiny).log()).clamp_min(tiny).log()
-
-
-def _logsumexp(start: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """log(exp(start) + sum of exp(value) over the values whose `index` is this place): (place,)."""
-    peak = start.detach().scatter_reduce(0, index, values.detach(), "amax")
-    return peak + ((start - peak).exp().index_add(0, index, (values - peak[index]).exp())).log()

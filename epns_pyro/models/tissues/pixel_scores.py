@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from functools import cached_property
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from epns_pyro.backbones.tissues.base import Draft
 from epns_pyro.backbones.tissues.tissue import AREA_FEATURES, area_features
 from epns_pyro.models.tissues.interlacing import LabelField, PixelBatch
+from epns_pyro.models.tissues.pixel_laws import PixelLaws
 from epns_pyro.models.tissues.revision import Revision
 
 CELL_RADIUS = 3.0  # pixels: the unit of a cell's moments as network inputs
@@ -49,10 +51,21 @@ class DraftMarginals:
         Features: the expected area, also relative to the mean of all cells, and the expected centre, with pixels not drawn yet as in the
         draft; the surplus of the pixels drawn so far (`past`, (cell, class, 3)); and the standard deviation of the area not drawn yet.
         """
-        total, still = self._expected + past, self._open[:, classes.start : classes.stop]
+        return self._features(past, self._open[:, classes.start : classes.stop])
+
+    def expectation_of_group(self, others: Tensor, group: range) -> Tensor:
+        """Return the same for a group of classes, (cell, 1, EXPECTATION_FEATURES), with the surplus `others` (cell, 1, 3) of all others."""
+        return self._features(others, _root(self._variance[:, group.start : group.stop].sum(1, keepdim=True)))
+
+    def _features(self, past: Tensor, still: Tensor) -> Tensor:
+        total = self._expected + past
         excess = (total[..., :1] - self._mean_area) / (1 + self._mean_area).sqrt()
         centre = total[..., 1:] / (1 + total[..., :1])
         return torch.cat([area_features(total[..., 0]), excess, centre, past / CELL_RADIUS, still], -1)
+
+    def whole(self, labels: Tensor) -> Tensor:
+        """Return the surplus of each cell from all pixels of an image (pixel,): (cell, 1, 3)."""
+        return self._per_class(self._surplus(labels, slice(None))).sum(1, keepdim=True)
 
     def _surplus(self, labels: Tensor, rows: slice) -> Tensor:
         c = self.field.candidates
@@ -77,14 +90,22 @@ class DraftMarginals:
     @cached_property
     def _open(self) -> Tensor:
         """Standard deviation of the area in this and later classes, by the draft alone: (cell, class, 1)."""
-        variance = self._per_class((self.probability * (1 - self.probability))[:, None])
-        return variance.flip(1).cumsum(1).flip(1).clamp_min(1e-20).sqrt()  # with a finite gradient at zero
+        return _root(self._variance.flip(1).cumsum(1).flip(1))
+
+    @cached_property
+    def _variance(self) -> Tensor:
+        """Variance of the area in each class, by the draft alone: (cell, class, 1)."""
+        return self._per_class((self.probability * (1 - self.probability))[:, None])
 
     def _per_class(self, values: Tensor) -> Tensor:
         """Sum over candidates per cell and class: (row, channel) -> (cell, class, channel)."""
         cells, count = self.field.tissue.types.numel(), self.field.count
         slot = self.field.candidates.cell * count + self.field.class_of_row
         return values.new_zeros(cells * count, values.shape[-1]).index_add(0, slot, values).view(cells, count, -1)
+
+
+def _root(variance: Tensor) -> Tensor:
+    return variance.clamp_min(1e-20).sqrt()  # with a finite gradient at zero
 
 
 class Readout(nn.Module):
@@ -135,13 +156,15 @@ class PixelScores(nn.Module):
         Side of the square of pixels that a pixel depends on.
     revisions : tuple of int
         Classes before which the draft is revised; see `epns_pyro.models.tissues.revision`.
+    sweeps : int
+        How often every pixel is drawn again, given all others.
     """
 
-    def __init__(self, width: int, types: int, side: int, neighbourhood: int, revisions: tuple[int, ...] = ()) -> None:
+    def __init__(self, width: int, types: int, side: int, neighbourhood: int, revisions: tuple[int, ...] = (), sweeps: int = 0) -> None:
         super().__init__()
-        self.types, self.side, self.neighbourhood = types, side, neighbourhood
+        self.types, self.side, self.neighbourhood, self.sweeps = types, side, neighbourhood, sweeps
         self.revisions = nn.ModuleList(Revision(width, types, start) for start in revisions if start < side**2)
-        later = side**2 - 1
+        later = side**2 - 1 + (sweeps > 0)  # pixels that are drawn again are a class after the last
         self.own = ByClass(2 * neighbourhood**2 + EXPECTATION_FEATURES, width, later)
         self.kinds = ByClass(neighbourhood**2 * (types + 1), 2 * width, later)
         self.cell, self.medium = Readout(width), Readout(width)
@@ -189,6 +212,13 @@ class PixelScores(nn.Module):
             cells = cells + near_cells.index_select(0, pixels.pixel_of_candidate) + self._of_cells(field, seen, kinds, expectation, pixels)
             medium = medium + near_medium
         return self.cell(cells), self.medium(medium)
+
+    def laws(self, field: LabelField, draft: Draft, pixels: PixelBatch, *context: Tensor) -> PixelLaws:
+        """Return the laws of a batch of pixels: the scores of `forward`, with a bonus for the cell that has the pixel now."""
+        cells, medium = self(field, draft, pixels, *context)
+        bonus = self.stay(draft.medium.flatten(0, -2).index_select(0, pixels.pixel))[..., 0]
+        cells = cells + torch.where(field.owned[pixels.rows], bonus[pixels.pixel_of_candidate], 0.0)
+        return PixelLaws(field, pixels, cells, medium, torch.where(field.outside[pixels.pixel], bonus, -math.inf))
 
     def _of_cells(self, field: LabelField, seen: Tensor, kinds: Tensor, expectation: Tensor, pixels: PixelBatch) -> Tensor:
         """Score candidates by the pixels of their cell, those of other cells of its type, and the expectation: (row, width)."""

@@ -65,13 +65,13 @@ def test_turn_by_turn_equals_all_at_once(drawn) -> None:
     emission, field, draft, marginals, labels = drawn
     every = field.pixels_of(range(4))
     with torch.no_grad():
-        whole = emission._candidates(field, draft, every, labels, marginals.expectation(marginals.past(labels), range(4)))
+        whole = emission.scores.laws(field, draft, every, labels, marginals.expectation(marginals.past(labels), range(4)))[2:]
         past = torch.zeros(field.tissue.types.numel(), 1, 3, dtype=torch.float64)
         parts = []
         for k in range(4):
             pixels = field.pixels_of(range(k, k + 1))
             unseen = torch.where(field.classes < k, labels, 0)
-            parts.append(emission._candidates(field, draft, pixels, unseen, marginals.expectation(past, pixels.classes)))
+            parts.append(emission.scores.laws(field, draft, pixels, unseen, marginals.expectation(past, pixels.classes))[2:])
             past = past + marginals.surplus(labels, pixels)
     for found, expected in zip(zip(*parts, strict=True), whole, strict=True):
         torch.testing.assert_close(torch.cat(found), expected)

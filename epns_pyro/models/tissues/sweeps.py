@@ -1,0 +1,123 @@
+"""Sweeps: after an image is drawn class by class, its pixels are drawn again, each given all others.
+
+    x^0 ~ p(x' | h, z)                                      class by class
+    x^k = x^{k-1} but in group c,  x^k_c ~ g(x_c | x^{k-1} outside of c, h, z)      group by group, several times
+
+The first pixels of a class-by-class draw are drawn blind: what is around them comes later, and does not always fit. A coarse pixel of a
+cell that never came there stays behind as a fragment. Sweeps take it back. A group holds pixels that are too far apart to depend on each
+other.
+
+**The density.** An image can be reached on many ways, so its density is a sum over them. The same g, used backwards, proposes a way:
+
+    p(x') = E_q[ p(x^0) prod_k g(x^k_c | rest) / q(x^{k-1}_c | rest) ],    x^{k-1}_c ~ q(x_c | rest) = g(x_c | rest)
+
+Both sides of a ratio have the same rest. The estimate is unbiased for any g, so its logarithm is a lower bound in expectation, as an
+ELBO is. It is tight where g is the conditional law of p(x'), for then the sweeps are reversible. The gradient is that of p(x^0) and g on
+the way that was proposed; q is held fixed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from epns_pyro.backbones.tissues.base import Draft
+from epns_pyro.models.tissues.interlacing import LabelField
+from epns_pyro.models.tissues.pixel_laws import HashedNoise, PixelLaws, random_gumbel
+from epns_pyro.models.tissues.pixel_scores import DraftMarginals, PixelScores
+
+
+class Sweeps:
+    """The sweeps of the images of a batch.
+
+    Parameters
+    ----------
+    field : LabelField
+    draft : Draft
+        The first one: revised drafts have seen the pixels that are drawn again.
+    marginals : DraftMarginals
+    scores : PixelScores
+    floor : float
+        Weight of the uniform law in the law of a pixel; q is without it.
+    """
+
+    def __init__(self, field: LabelField, draft: Draft, marginals: DraftMarginals, scores: PixelScores, floor: float) -> None:
+        self.field, self.draft, self.marginals, self.scores, self.floor = field, draft, marginals, scores, floor
+
+    def do(self, labels: Tensor) -> Tensor:
+        """Draw all pixels of images (pixel,) again, as often as there are sweeps."""
+        labels, surplus, lost = labels.clone(), self.marginals.whole(labels), Lost(self.field, self.floor)
+        for _ in range(self.scores.sweeps):
+            uniform = lost.labels()
+            for group in self.field.groups:
+                laws, others = self._given_others(group, labels, surplus)
+                pixel = laws.pixels.pixel
+                labels[pixel] = torch.where(uniform[pixel] < 0, laws.draw(random_gumbel), uniform[pixel])
+                surplus = others + self.marginals.surplus(labels, laws.pixels)
+        return labels
+
+    def undo(self, labels: Tensor, fixed: Tensor, seed: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Draw a way on which images (pixel,) may have come.
+
+        Parameters
+        ----------
+        labels : Tensor, (pixel,)
+        fixed : Tensor, (pixel,)
+            Pixels that stay as they are, and are not scored.
+        seed : int or Tensor, (image,)
+
+        Returns
+        -------
+        Tensor, (pixel,)
+            The images before the sweeps.
+        Tensor, (image,)
+            Logarithm of the product of ratios.
+        """
+        field, lattice = self.field, self.field.tissue.lattice.pixels
+        noise, labels, surplus = HashedNoise(field, labels, seed), labels.clone(), self.marginals.whole(labels)
+        gained = self.draft.cells.new_zeros(len(labels) // lattice)
+        for turn in range(self.scores.sweeps):
+            for group in reversed(field.groups):
+                laws, others = self._given_others(group, labels, surplus)
+                pixels, total = laws.pixels, laws.total
+                ahead = with_uniform(field, laws.score(labels) - total, self.floor, pixels.pixel)
+                with torch.no_grad():
+                    new = torch.where(fixed[pixels.pixel], labels[pixels.pixel], laws.draw(noise.of(pixels, turn)))
+                    labels[pixels.pixel] = new
+                    back = laws.score(labels) - total
+                    surplus = others + self.marginals.surplus(labels, pixels)
+                ratio = torch.where(fixed[pixels.pixel], 0.0, ahead - back)
+                gained = gained.index_add(0, pixels.pixel // lattice, ratio)
+        return labels, gained
+
+    def _given_others(self, group: range, labels: Tensor, surplus: Tensor) -> tuple[PixelLaws, Tensor]:
+        """Return the laws of a group of pixels, and the surplus (cell, 1, 3) of all others, given that of the whole image."""
+        pixels = self.field.given_others(group)
+        others = surplus - self.marginals.surplus(labels, pixels)
+        return self.scores.laws(self.field, self.draft, pixels, labels, self.marginals.expectation_of_group(others, group)), others
+
+
+class Lost:
+    """Pixels that are drawn from the uniform law over the medium and the cells that are present."""
+
+    def __init__(self, field: LabelField, floor: float) -> None:
+        there = field.tissue.present
+        self._names = torch.nn.functional.pad(1 + there.long().sort(dim=-1, descending=True, stable=True).indices, (1, 0))
+        self._count, self._shape, self._floor = 1 + there.sum(-1, keepdim=True), field.tissue.flat.shape, floor
+
+    def labels(self) -> Tensor:
+        """Draw which pixels are lost and what they become: a label, or -1, (pixel,)."""
+        device = self._names.device
+        rank = torch.rand(*self._shape, device=device) * self._count
+        lost = torch.rand(self._shape.numel(), device=device, dtype=torch.float64) < self._floor
+        return torch.where(lost, self._names.gather(-1, rank.long()).flatten(), -1)
+
+
+def with_uniform(field: LabelField, score: Tensor, floor: float, pixel: Tensor | None = None) -> Tensor:
+    """Mix laws of pixels with the uniform one: log((1 - floor) exp(score) + floor / labels), for all pixels or those named."""
+    count = 1 + field.tissue.present.sum(-1)
+    image = torch.arange(len(field.labels), device=score.device) if pixel is None else pixel
+    uniform = math.log(floor) - count.to(score.dtype).log()
+    return torch.logaddexp(score + math.log1p(-floor), uniform[image // field.tissue.lattice.pixels])
