@@ -73,6 +73,7 @@ VARIANTS = {
         {"potential": {"name": "network", "network": backbone("pairwise")}},
         {"potential": {"name": "network", "network": backbone("vector")}, "noise": "kicks"},
     ],
+    "cells": [{}, {"sweeps": 2, "interlacing": 4}],
 }
 
 
