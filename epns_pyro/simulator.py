@@ -17,11 +17,12 @@ from epns_pyro.conditioning import filtering
 from epns_pyro.conditioning.observations import Observations
 from epns_pyro.conditioning.problem import Proposal, Start
 from epns_pyro.context import DataContext
-from epns_pyro.data import to_dataset
+from epns_pyro.data import open_store, to_dataset
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.inference import elbo, events
 from epns_pyro.inference.elbo import Bounds
 from epns_pyro.inference.hidden import bound_parts, infer_last, recorded_blocks, recording_bounds
+from epns_pyro.inference.pair_law import HELD_OUT, STRIDE, pair_law
 from epns_pyro.inference.rollout import Block, rollout_blocks
 from epns_pyro.machine import require_memory
 from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
@@ -324,12 +325,12 @@ class Simulator:
         x0 = x0[None] if x0.dim() == 1 + len(self.spec.sites) + self.infers_states else x0
         if len(x0) != 1:
             raise ShapeError(f"the initial state of a probability: expected one, found {len(x0)}")
-        hits = implausible = 0
-        for block in self.rollout_blocks(x0, steps=steps, members=members, seed=seed):
-            states = block.states[:, 0].astype(np.float64 if np.issubdtype(block.states.dtype, np.floating) else block.states.dtype)
-            hits += events.count(event, states)
-            implausible += int((~self.system.alive(states)[:, -1]).sum())
-        return events.Probability(hits, members, implausible)
+        return events.probability(event, self.system, self.rollout_blocks(x0, steps=steps, members=members, seed=seed))
+
+    def pair_law(self, x: States | None = None, *, per: str = "", bins: int = 24) -> xr.Dataset:
+        """Read off how the learned motion makes two bodies act on each other, by distance; see `epns_pyro.inference.pair_law.pair_law`."""
+        states = open_store(self.store).read("test", slice(0, HELD_OUT))[:, ::STRIDE] if x is None else x
+        return pair_law(self.transition, self.system, self.context, states, per=per, bins=bins)
 
     def _require_particles(self, particles: int) -> None:
         state = int(np.prod(self.context.sites)) * self.spec.channels

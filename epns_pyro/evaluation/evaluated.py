@@ -17,6 +17,7 @@ GROUPS = {"observables": "observable", "fields": "field", "labels": ""}  # of di
 DRAWN = {
     "fans": ("value", {"source", "initial_state", "observable", "time", "quantile"}),
     "stability": ("alive", {"source", "time"}),
+    "pair_law": ("learned", {"kind", "distance", "quantile"}),
     "recalibration": ("widen_low", {"observable", "lead_time", "level"}),
 }
 NOT_SHOWN = {"diagnostics", "inference_data"}  # the first is read by group, the second is for ArviZ

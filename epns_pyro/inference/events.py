@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from epns_pyro.errors import ConfigError, ShapeError, nearest
+from epns_pyro.inference.rollout import Block
 from epns_pyro.systems import System
 
 Event = Callable[[np.ndarray], np.ndarray]  # futures (sample, time, *site, channel), float64, time 0 is x0 -> booleans (sample,)
@@ -96,3 +97,13 @@ def count(event: Event, states: np.ndarray) -> int:
     if answer.shape != (len(states),) or answer.dtype != bool:
         raise ShapeError(f"the event: expected one boolean per future, shape ({len(states)},), found {answer.dtype} {answer.shape}")
     return int(answer.sum())
+
+
+def probability(event: Event, system: System, blocks: Iterable[Block]) -> Probability:
+    """Count an event in the futures of one initial state, block by block."""
+    hits = members = implausible = 0
+    for block in blocks:
+        states = block.states[:, 0].astype(np.float64 if np.issubdtype(block.states.dtype, np.floating) else block.states.dtype)
+        hits, members = hits + count(event, states), members + len(states)
+        implausible += int((~system.alive(states)[:, -1]).sum())
+    return Probability(hits, members, implausible)

@@ -190,6 +190,18 @@ class Transition(nn.Module, ABC):
         return self.step(self.start(x))
 
     @property
+    def has_motion(self) -> bool:
+        """Whether there is an equation of motion to read: `acceleration` is known."""
+        return False
+
+    def acceleration(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return what the learned equation of motion does to velocities in full states (*batch, body, channel): (*batch, body, space).
+
+        In the units of the data; bodies where a mask (*batch, body) is False act on no other.
+        """
+        raise TypeError(f"{type(self).__name__} has no equation of motion")
+
+    @property
     def recording(self) -> nn.Module | None:
         """How states are recorded, a `epns_pyro.models.hidden.recording.Recording`; None where the recording is the state."""
         return self._modules.get("recorded_by")

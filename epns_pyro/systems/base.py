@@ -72,6 +72,7 @@ class System(ABC):
 
     has_oracle: bool = False  # whether `transition_log_prob` is known
     has_diagonal_law: bool = False  # whether `diagonal_log_prob` is known
+    has_pair_law: ClassVar[bool] = False  # whether `pair_accelerations` is known
     config: SystemConfig
     spec: StateSpec
     symmetry: Group
@@ -125,6 +126,10 @@ class System(ABC):
     def diagonal_log_prob(self, x: np.ndarray, x_next: np.ndarray) -> np.ndarray:
         """Return log Normal(x'; mean(x), diag covariance(x)) of the true process: nats, (*batch,), for full states."""
         raise TypeError(f"system {self.name!r} has no known mean and variances")
+
+    def pair_accelerations(self, x: np.ndarray) -> np.ndarray:
+        """Return how body j accelerates body i along the line from j to i, (*batch, body i, body j): positive where it repels it."""
+        raise TypeError(f"system {self.name!r} has no known law of pairs")
 
 
 def trajectory_seeds(seed: int, split: str, n: int, *, start: int = 0) -> np.ndarray:

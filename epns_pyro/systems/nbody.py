@@ -111,6 +111,7 @@ class NBody(KickedBodies):
 
     name = "nbody"
     config: NBodyConfig
+    has_pair_law = True
     time_unit = "T"
     report_frames = (25, 50, 100)
     key_observables = ("kinetic_energy", "potential_energy", "total_energy", "furthest_body")
@@ -166,6 +167,12 @@ class NBody(KickedBodies):
 
     def _propagated(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return dynamics.propagate_law(*self._parts(x), self.steps_per_frame, self.oracle_stride, self.physics)
+
+    def pair_accelerations(self, x: np.ndarray) -> np.ndarray:
+        """Return -G m_j d / (d^2 + eps^2)^{3/2}, (*batch, body i, body j)."""
+        mass, position = self.spec.get(x, "mass"), self.spec.get(x, "position")
+        squared = ((position[..., :, None, :] - position[..., None, :, :]) ** 2).sum(-1)
+        return -self.physics.G * mass[..., None, :] * np.sqrt(squared) / (squared + self.physics.eps**2) ** 1.5
 
     # -- what to look at -----------------------------------------------------------------------------------------------------
 

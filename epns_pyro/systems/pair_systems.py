@@ -73,6 +73,7 @@ class PairSystem(System):
 
     config: PairSystemConfig
     can_simulate = True
+    has_pair_law = True
     time_unit = "T"
     first_time: float = 0.0  # of the first frame, after the draw of the initial state, T
 
@@ -163,6 +164,13 @@ class PairSystem(System):
     @cached_property
     def _tracks(self) -> Recorded:
         return RecordedConfig(spec=RecordedConfig.plain(self.spec), frame_dt=self.frame_dt, time_unit=self.time_unit).build()
+
+    def pair_accelerations(self, x: np.ndarray) -> np.ndarray:
+        """Return w_ij d / s^power, (*batch, body i, body j); a bound on accelerations is left out."""
+        position, force = self.spec.get(x, "position"), self.force
+        squared = ((position[..., :, None, :] - position[..., None, :, :]) ** 2).sum(-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.weights(x) * np.sqrt(squared) / (squared + force.softening**2) ** (force.power / 2)
 
     def potential_energy(self, x: np.ndarray) -> np.ndarray:
         """Sum of the energies of all pairs of states (*batch, body, channel): (*batch,)."""

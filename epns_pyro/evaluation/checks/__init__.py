@@ -16,6 +16,7 @@ from epns_pyro.evaluation.checks.innovations import InnovationCheck
 from epns_pyro.evaluation.checks.latents import LatentsCheck
 from epns_pyro.evaluation.checks.likelihood import LikelihoodCheck
 from epns_pyro.evaluation.checks.one_step import OneStepCheck
+from epns_pyro.evaluation.checks.pair_law import PairLawCheck
 from epns_pyro.evaluation.checks.recalibration import RecalibrationCheck
 from epns_pyro.evaluation.checks.stability import StabilityCheck
 from epns_pyro.evaluation.checks.symmetry import SymmetryCheck
@@ -28,6 +29,7 @@ CHECKS: list[Check[Any]] = [
     DisplacementCheck(),
     OneStepCheck(),
     InnovationCheck(),
+    PairLawCheck(),
     LatentsCheck(),
     SymmetryCheck(),
     StabilityCheck(),

@@ -12,7 +12,7 @@ import xarray as xr
 from epns_pyro.calibration.sbc import ACTIVE_NATS
 from epns_pyro.calibration.wording import brief
 from epns_pyro.evaluation.figures.distribution import with_unit
-from epns_pyro.evaluation.figures.style import GREY, INK, LABELLED, LINE, MODEL, MUTED, WIDE, label_ends, largest, thinned
+from epns_pyro.evaluation.figures.style import GREY, INK, LABELLED, LINE, MODEL, MUTED, WIDE, label_ends, largest, thinned, tick
 from epns_pyro.evaluation.parts import Panel, PanelSize
 from epns_pyro.evaluation.record import Symmetry
 
@@ -57,6 +57,38 @@ def symmetry(found: Symmetry, allowed: float) -> list[Panel]:
         axes.spines["left"].set_visible(False)
 
     return [Panel(PanelSize(720, 110, left=6, right=20), draw, title="relative change of the log density", x="")]
+
+
+def pair_law(data: xr.Dataset) -> list[Panel]:
+    """Return panels of acceleration against distance, one per kind of pairs: medians, with bands of the model."""
+    unit = str(data.attrs.get("units", ""))
+
+    def draw(axes: Axes, one: xr.Dataset) -> None:
+        known = np.isfinite(one["learned"].sel(quantile=0.5).values)
+        distance, ends = one["distance"].values[known], []
+        for name, label, colour in (("truth", "truth", INK), ("learned", "model", MODEL)):
+            if name in one and known.any():
+                low, middle, high = (one[name].sel(quantile=q).values[known] for q in (0.05, 0.5, 0.95))
+                axes.fill_between(distance, low, high, color=colour if name == "learned" else GREY, alpha=0.2, linewidth=0)
+                axes.plot(distance, middle, color=colour, linewidth=1.1)
+                ends.append((float(middle[-1]), label, colour))
+        axes.axhline(0, color=LINE, linewidth=0.6)
+        if known.any():
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: tick(value))
+            axes.minorticks_off()
+        label_ends(axes, ends)
+
+    kinds = [str(kind) for kind in data["kind"].values]
+    return [
+        Panel(
+            LABELLED,
+            partial(draw, one=data.sel(kind=kind)),
+            title=with_unit(f"acceleration, {kind}" if len(kinds) > 1 else "acceleration", unit),
+            x=with_unit("distance", str(data["distance"].attrs.get("units", ""))),
+        )
+        for kind in kinds
+    ]
 
 
 def stability(data: xr.Dataset, time_unit: str) -> list[Panel]:

@@ -99,6 +99,17 @@ class Integrator(nn.Module):
         change = bodies.as_differences(change, x, spec.advance(x, end)) if bodies.differences else change
         return Motion(change, (1 + torch.stack(strengths).amax(0)).log() / 2)
 
+    @property
+    def kicked_velocity(self) -> str:
+        """Name of the kicked velocity of the positions; "" where positions themselves are kicked."""
+        name = self.bodies.rates.get(self.bodies.position, "")
+        return name if name in self.vectors else ""
+
+    def acceleration(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return what the network does to velocities in states x (*batch, body, channel): (*batch, body, space), per unit of time."""
+        kicks = self.network(self.bodies.positions(x), self.bodies.features(x, mask)).vectors
+        return kicks[..., list(self.vectors).index(self.kicked_velocity), :] * (self.vectors[self.kicked_velocity] / self.bodies.frame_dt)
+
     def _law(self, x: Tensor, mask: Tensor | None) -> Callable[[Mapping[str, Tensor]], Features]:
         """Return the network as a function of the dynamic fields, by name, of what else states x hold: that is read once per frame."""
         bodies, spec = self.bodies, self.bodies.spec

@@ -120,6 +120,14 @@ class ParticleTransition(Transition):
         frames = (self.history.advance(*self.split(carry)[0], carry.x),) if self.history else ()
         return frames + (motion.memory if motion else ())
 
+    @property
+    def has_motion(self) -> bool:
+        return self.integrator is not None and bool(self.integrator.kicked_velocity)
+
+    def acceleration(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the acceleration of the integrator, without what networks add at the end of a frame: (*batch, body, space)."""
+        return super().acceleration(x, mask) if self.integrator is None else self.integrator.acceleration(x, mask)
+
     def frame(self, hidden: Features) -> Tensor:
         """Orthonormal axes that move with each body, (*batch, body, axis, space): Gram-Schmidt on the first vectors of h.
 

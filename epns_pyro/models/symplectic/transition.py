@@ -86,6 +86,14 @@ class SymplecticTransition(Transition):
         return DiagonalConfig(minimum=self.noise.minimum).scales(self.log_spread, self.bodies.step_units(x, self.step_scales))
 
     @property
+    def has_motion(self) -> bool:
+        return True
+
+    def acceleration(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return -grad U / m; friction is left out: (*batch, body, space)."""
+        return self.potential.at(x, mask).forces(self.phase(x)[0]) / self.potential.masses(x, mask)[..., None]
+
+    @property
     def friction(self) -> Tensor | None:
         """Return the friction gamma, per unit of time: (); None where there is none."""
         return None if self.raw_friction is None else nn.functional.softplus(self.raw_friction) / self.bodies.frame_dt

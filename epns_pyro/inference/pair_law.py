@@ -1,0 +1,169 @@
+"""The law of pairs that a model has learned, read off at pairs as they occur: acceleration against distance.
+
+    f_ij = n_ij . (a_i(x) - a_i(x without j)),    n_ij the direction from j to i
+
+a_i is the acceleration of the learned equation of motion. Where it is a sum over pairs, f_ij is exactly what j does to i along the line
+between them, positive where it repels; of any other law it is the effect of taking j away. What depends on velocities or on other bodies
+shows as the width of a band. Corrections that a network adds to the end of a frame are no part of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from epns_pyro.context import DataContext
+from epns_pyro.errors import ConfigError, ShapeError, nearest
+from epns_pyro.models import Transition
+from epns_pyro.presence import check_states
+from epns_pyro.state import StateSpec
+from epns_pyro.systems import System
+
+HELD_OUT, STRIDE = 40, 10  # trajectories and frames that are read by default: states that follow each other say the same
+QUANTILES = (0.05, 0.5, 0.95)
+MOST_KINDS = 6  # kinds of pairs, by their attributes, that are told apart
+MOST_SENDERS = 16  # bodies of a state that are taken away, one after the other
+FEWEST = 8  # pairs in a bin
+
+
+def pair_law(
+    transition: Transition, system: System, context: DataContext, x: Tensor | np.ndarray, *, per: str = "", bins: int = 24, seed: int = 0
+) -> xr.Dataset:
+    """Return quantiles of f_ij over pairs of about the same distance: Dataset (kind, distance, quantile).
+
+    Parameters
+    ----------
+    x : (*batch, body, channel)
+        States, as those that were held out; more than a thousand make smooth bands.
+    per : str
+        Static scalar of the body that acts by which accelerations are divided: with "mass" gravity is one curve.
+    bins : int
+        Distances, each with as many pairs; fewer where there are few pairs.
+
+    Returns
+    -------
+    xarray.Dataset
+        `learned`, and, where the system has a known law, `truth` and `error`, learned minus truth of each pair; `pairs` (kind, distance)
+        counts them. A kind is a set of attributes of the two bodies or of their pair; all pairs are one kind where these are many.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no equation of motion, or no field is called `per`.
+    """
+    spec, states = context.spec, torch.as_tensor(x)
+    if not transition.has_motion:
+        raise ConfigError("pair_law: this model has no equation of motion with velocities to read: use 'symplectic', or an integrator")
+    check_states(spec, states, absences=context.absences, what="the states")
+    if per and (per not in spec or spec[per].dynamic or spec[per].is_vector or spec[per].is_pair):
+        known = [f.name for f in spec.static_fields if not (f.is_vector or f.is_pair)]
+        raise ConfigError(f"pair_law: per={per!r} names no static scalar of a body: {nearest(per, known)}")
+    if bins < 1 or states.shape[-2] < 2:
+        raise ShapeError(f"pair_law: expected at least one bin and two bodies, found {bins} and {states.shape[-2]}")
+    states = states.reshape(-1, *states.shape[-2:])
+    full = states.double().numpy()
+    distance, found = _by_pair(transition, context, states, seed)
+    columns = {"learned": found}
+    if system.has_pair_law:
+        truth = system.pair_accelerations(np.nan_to_num(full))
+        columns |= {"truth": truth, "error": found - truth}
+    if per:
+        acting = spec.get(full, per)[:, None, :]
+        columns = {name: values / acting for name, values in columns.items()}
+    kinds, kind = _kinds(spec, full, per)
+    known = np.isfinite(found)
+    return _binned({name: v[known] for name, v in columns.items()}, distance[known], kind[known], kinds, bins, _unit(system, spec, per))
+
+
+@torch.no_grad()
+def _by_pair(transition: Transition, context: DataContext, states: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return distances and f_ij, (state, body i, body j), NaN where one is absent or j was not taken away."""
+    like, spec = next(transition.parameters()), context.spec
+    local = context.to_local(states).to(like.device, like.dtype)
+    there = local[..., spec.slice(_position(spec))].isfinite().all(-1)
+    local = torch.where(there[..., None], local, 0.0)
+    place, bodies = spec.get(local, _position(spec)), local.shape[-2]
+    way = spec.geometry.displacement(place[:, None], place[:, :, None])  # from j to i
+    distance = way.norm(dim=-1)
+    direction = way / distance.clamp_min(torch.finfo(way.dtype).tiny)[..., None]
+    found = torch.full_like(distance, torch.nan)
+    senders = np.random.default_rng(seed).permutation(bodies)[:MOST_SENDERS]
+    for rows in torch.arange(len(local), device=local.device).split(transition.block_size):
+        whole = transition.acceleration(local[rows], there[rows])
+        for j in map(int, senders):
+            left = there[rows].clone()
+            left[:, j] = False
+            added = whole - transition.acceleration(local[rows], left)
+            along = (added * direction[rows, :, j]).sum(-1)
+            found[rows, :, j] = torch.where(there[rows] & there[rows, j, None], along, torch.nan)
+    found.diagonal(dim1=-2, dim2=-1).fill_(torch.nan)
+    return distance.double().cpu().numpy(), found.double().cpu().numpy()
+
+
+def _kinds(spec: StateSpec, x: np.ndarray, per: str) -> tuple[list[str], np.ndarray]:
+    """Return the names of the kinds of pairs, and the kind of every pair (state, body, body)."""
+    columns, names = [], []
+    for field in spec.static_fields:
+        if field.is_vector or field.kind == "duration" or field.name == per:
+            continue
+        values = spec.get(x, field.name)
+        if field.is_pair:
+            columns.append(values[..., : x.shape[-2]][..., None])
+        else:
+            two = np.broadcast_arrays(values[..., :, None], values[..., None, :])
+            columns.append(np.sort(np.stack(two, -1), -1))
+        names.append(field.name)
+    shape = (*x.shape[:-1], x.shape[-2])
+    rows = np.concatenate(columns, -1).reshape(-1, sum(c.shape[-1] for c in columns)) if columns else np.zeros((np.prod(shape), 0))
+    different = np.unique(rows, axis=0) if rows.shape[-1] else rows[:0]
+    if not 1 < len(different) <= MOST_KINDS:
+        return ["all pairs"], np.zeros(shape, int)
+    number = (rows[:, None] == different).all(-1).argmax(-1).reshape(shape)
+    words = []
+    for row in different:
+        parts, left = [], list(row)
+        for name, column in zip(names, columns, strict=True):
+            here, left = left[: column.shape[-1]], left[column.shape[-1] :]
+            parts.append(f"{name} {' and '.join(f'{v:g}' for v in here)}")
+        words.append(", ".join(parts))
+    return words, number
+
+
+def _binned(
+    columns: dict[str, np.ndarray], distance: np.ndarray, kind: np.ndarray, kinds: list[str], bins: int, units: tuple[str, str]
+) -> xr.Dataset:
+    """Return quantiles of values (pair,) in bins of distance with equally many pairs."""
+    if not len(distance):
+        raise ShapeError("pair_law: no two bodies are there in any of the states")
+    bins = max(1, min(bins, len(distance) // (2 * FEWEST)))
+    edges = np.unique(np.quantile(distance, np.linspace(0, 1, bins + 1)))
+    place = np.clip(np.searchsorted(edges, distance, side="right") - 1, 0, max(len(edges) - 2, 0))
+    size = max(len(edges) - 1, 1)
+    table = {name: np.full((len(kinds), size, len(QUANTILES)), np.nan) for name in columns}
+    pairs = np.zeros((len(kinds), size), int)
+    for k in range(len(kinds)):
+        for b in range(size):
+            chosen = (kind == k) & (place == b)
+            pairs[k, b] = chosen.sum()
+            if pairs[k, b] >= FEWEST:
+                for name, values in columns.items():
+                    table[name][k, b] = np.quantile(values[chosen], QUANTILES)
+    centres = [float(np.median(distance[place == b])) for b in range(size)]
+    data = {name: (("kind", "distance", "quantile"), values) for name, values in table.items()}
+    coords = {"kind": kinds, "distance": ("distance", centres, {"units": units[0]}), "quantile": list(QUANTILES)}
+    return xr.Dataset(data | {"pairs": (("kind", "distance"), pairs)}, coords, {"units": units[1]})
+
+
+def _unit(system: System, spec: StateSpec, per: str) -> tuple[str, str]:
+    """Units of distance and of acceleration."""
+    length, time = spec[_position(spec)].unit, system.time_unit
+    unit = f"{length}/{time}²" if length and time else ""
+    return length, f"{unit}/{spec[per].unit}" if unit and per and spec[per].unit else unit
+
+
+def _position(spec: StateSpec) -> str:
+    if spec.position is None:
+        raise ConfigError("pair_law: the state has no position")
+    return spec.position.name
