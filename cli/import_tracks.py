@@ -12,8 +12,8 @@ PATH = click.Path(path_type=Path)
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
-class Sides(click.ParamType):
-    """Lengths: "10,10"."""
+class PerAxis(click.ParamType):
+    """Numbers per axis: "10,10"."""
 
     name = "X,Y[,Z]"
 
@@ -77,9 +77,12 @@ class Noise(click.ParamType):
     type=click.Choice(["E", "SE", "axis", "point", "translations", "none"]),
     default="E",
     show_default=True,
-    help="Of the law: E all, SE no reflections, axis turns about the last axis, point a fixed centre at zero (a trap).",
+    help="Of the law: E all, SE no reflections, axis turns about the last axis, point a fixed centre (a trap).",
 )
-@click.option("--box", type=Sides(), default="", help="Sides of a periodic box, in the unit of positions.")
+@click.option(
+    "--centre", type=PerAxis(), default="", help="With --symmetry point: the fixed centre, in the unit of positions.  [default: zero]"
+)
+@click.option("--box", type=PerAxis(), default="", help="Sides of a periodic box, in the unit of positions.")
 @click.option(
     "--history",
     type=click.IntRange(0, 64),
@@ -111,6 +114,7 @@ def import_tracks(
     margin: int | None,
     tests: tuple[Path, ...],
     symmetry: str,
+    centre: tuple[float, ...],
     box: tuple[float, ...],
     history: int | None,
     noise: float | str | None,
@@ -146,6 +150,7 @@ def import_tracks(
         split=split,
         margin=margin,
         symmetry=symmetry,
+        centre=centre,
         box=box,
         history=history,
         noise=noise,

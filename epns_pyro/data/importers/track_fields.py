@@ -111,7 +111,9 @@ class Reader:
     frame_dt : float, optional
         Time between two frame numbers. Times of tables that have times are whole multiples of it; without it they are taken as they are.
     times : bool
-        Whether frames are told apart by their times, not by numbers.
+        Whether a frame is known by its time, not by a number.
+    centre : tuple of float
+        Positions are measured from here, after scaling; (): from zero.
 
     Attributes
     ----------
@@ -120,9 +122,17 @@ class Reader:
     """
 
     def __init__(
-        self, quantities: Quantities, *, likelihood: float | None, scale: float, frame_dt: float | None, times: bool = False
+        self,
+        quantities: Quantities,
+        *,
+        likelihood: float | None,
+        scale: float,
+        frame_dt: float | None,
+        times: bool = False,
+        centre: tuple[float, ...] = (),
     ) -> None:
         self._quantities, self._likelihood, self._scale, self._frame_dt = quantities, likelihood, scale, frame_dt
+        self._centre = np.array(centre or 0.0)
         self._times, self.clocked = times, False
         self.dropped: Counter[str] = Counter()
         self.categories: dict[str, dict[str, int]] = {c.name: {} for c in quantities.categories}
@@ -137,7 +147,7 @@ class Reader:
         keep = self._without(track >= 0, keep, "without a track")
         if self._likelihood is not None and LIKELIHOOD in chunk:
             keep = self._without(~(chunk[LIKELIHOOD].to_numpy() < self._likelihood), keep, f"less likely than {self._likelihood:g}")
-        position = chunk[list(axes)].to_numpy(np.float64) * self._scale
+        position = chunk[list(axes)].to_numpy(np.float64) * self._scale - self._centre
         keep = self._without(~np.isnan(position).any(1), keep, "without a position")
         columns = [frame, track, *position.T]
         for quantity in self._quantities.all:

@@ -52,6 +52,8 @@ class Options:
         Standard deviation of the error of positions, in `unit`; 0: none. Velocities are then hidden: a model infers them.
     symmetry : {"E", "SE", "axis", "point", "translations", "none"}
         Of the law, as `epns_pyro.data.description.Description` says it; with "point" positions are measured from the fixed centre.
+    centre : tuple of float
+        With symmetry "point": the fixed centre, in `unit`; by default zero.
     axis : tuple of float
         With symmetry "axis": its direction, by default the last axis of space.
     box : tuple of float
@@ -77,10 +79,14 @@ class Options:
     symmetry: str = "E"
     axis: tuple[float, ...] = ()
     box: tuple[float, ...] = ()
+    centre: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.noise is not None and self.history:
             raise ConfigError(f"history {self.history} and noise {self.noise}: an inferred state needs no earlier frames: leave one out")
+
+        if self.centre and self.symmetry != "point":
+            raise ConfigError(f"--centre: only a law about a fixed point has a centre, found --symmetry {self.symmetry}")
 
     def state(self, spec: StateSpec) -> StateSpec:
         """Return the spec of states, for that of what is recorded."""

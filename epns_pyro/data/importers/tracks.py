@@ -118,7 +118,14 @@ class _Work:
         self._quantities = options.quantities
         if flat := [v.name for v in self._quantities.vectors if len(v.columns) != len(self._axes)]:
             raise ConfigError(f"--vector {flat[0]}: positions have {len(self._axes)} axes, so it needs as many columns")
-        known: dict[str, Any] = {"likelihood": options.likelihood, "scale": options.scale, "frame_dt": options.frame_dt}
+        if options.centre and len(options.centre) != len(self._axes):
+            raise ConfigError(f"--centre: positions have {len(self._axes)} axes, found {len(options.centre)} numbers")
+        known: dict[str, Any] = {
+            "likelihood": options.likelihood,
+            "scale": options.scale,
+            "frame_dt": options.frame_dt,
+            "centre": options.centre,
+        }
         self._reader = Reader(self._quantities, **known, times=bool(options.time_column))
         self._dropped: Counter[str] = self._reader.dropped
         self._notes: list[str] = []

@@ -294,3 +294,12 @@ def test_a_named_column_that_nothing_uses_is_reported(tmp_path):
     store = imported(tmp_path, walkers().assign(size=2.0), columns="frame,id,x,y,size")
     assert "the column 'size' of --columns is not used: --field size makes it a field" in report(store).notes
     assert report(imported(tmp_path, walkers(), name="second.zarr", columns="frame,id,x,y")).notes == []
+
+
+def test_positions_are_measured_from_the_centre_of_a_trap(tmp_path):
+    table = walkers()
+    store = imported(tmp_path, table, symmetry="point", centre=(3.0, -1.0), scale=2.0)
+    assert not store.spec["position"].translates
+    expected = table.assign(x=2.0 * table.x - 3.0, y=2.0 * table.y + 1.0)
+    found = detections(store)
+    np.testing.assert_allclose(found[["x", "y"]], expected.sort_values(["frame", "id"])[["x", "y"]])

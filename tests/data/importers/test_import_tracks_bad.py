@@ -228,6 +228,8 @@ def test_a_trajectory_that_would_fill_the_memory_is_refused(tmp_path, monkeypatc
         (("--noise", "big"), "expected a standard deviation or learn, found 'big'"),
         (("--noise", "-1"), "noise is a standard deviation of at least 0, or 'learn', found -1.0"),
         (("--noise", "nan"), "noise is a standard deviation of at least 0, or 'learn', found nan"),
+        (("--centre", "1,2"), "--centre: only a law about a fixed point has a centre, found --symmetry E"),
+        (("--centre", "1,2,3", "--symmetry", "point"), "--centre: positions have 2 axes, found 3 numbers"),
         (("--noise", "learn", "--history", "2"), "history 2 and noise learn: an inferred state needs no earlier frames"),
     ],
 )
