@@ -74,7 +74,7 @@ def run(plan: Plan, *, jobs: int = 1, report: Report = lambda event: None) -> di
     Raises
     ------
     OSError
-        If the folder of the study cannot be written to, or the disk is full.
+        If the folder of the study cannot be written to, if the disk is full, or if another process works on the same runs.
     KeyboardInterrupt
         On Ctrl-C or SIGTERM, after all runs have saved what they have.
     """
@@ -129,7 +129,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
     Raises
     ------
-    EpnsError
+    OSError
         If another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,8 @@ def _alone(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise EpnsError(f"{folder}: another process is working on this run: wait for it, or stop it") from None
+                what = "another process is working on this run: wait for it, or stop it"
+                raise OSError(errno.EWOULDBLOCK, what, str(folder)) from None
         yield
 
 

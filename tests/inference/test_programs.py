@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 
 import numpy as np
 import pyro
@@ -12,7 +14,7 @@ from pyro.distributions import Normal
 from torch import Tensor, nn
 from worlds import context, particles, trajectories
 
-from epns_pyro.errors import TrainingError
+from epns_pyro.errors import CheckpointError, TrainingError
 from epns_pyro.inference.elbo import path_bounds
 from epns_pyro.models import EPNSGuide, EPNSModel
 from epns_pyro.models.program import PathProgram, observed, trajectory_plate
@@ -126,6 +128,55 @@ def test_training_finds_the_best_guide_by_windows_that_grow(paths, caplog):
     precision = 1 + STEPS / NOISE**2
     assert abs(float(guide.scale) + 0.5 * math.log(precision)) < 0.15
     assert "step 400 of 400: ELBO" in caplog.text
+
+
+class Shuffled(Recorded):
+    """Windows in random order, which can be continued."""
+
+    def __init__(self, x0: Tensor, path: Tensor) -> None:
+        super().__init__(x0, path)
+        self.rng = np.random.default_rng(0)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        rows = self.rng.permutation(len(self.x0))[:20]
+        return self.x0[rows], self.path[rows, : self.length]
+
+    def state_dict(self) -> dict:
+        return {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.rng.bit_generator.state = state["rng"]
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(paths, tmp_path):
+    """SIGTERM in the middle of training: the state is saved, and training goes on from there."""
+    horizon = HorizonSchedule(start=1, end=STEPS, begin=0.2, finish=0.5)
+
+    def trained(name: str, stops: tuple[int, ...] = ()) -> tuple[list[Tensor], int]:
+        saved, interrupts, pending = stock_pyro.Saved(tmp_path / name, every=7), 0, list(stops)
+
+        def stop(step: int, steps: int) -> None:
+            if pending and step == pending[0]:
+                os.kill(os.getpid(), signal.SIGTERM)
+                pending.pop(0)
+
+        while True:
+            torch.manual_seed(0)
+            model, guide = Shifted(), ShiftedGuide(0.0, 0.0)
+            settings = {"steps": 30, "learning_rate": 0.05, "horizon": horizon, "log_every": 1}
+            try:
+                stock_pyro.fit(model, guide, Shuffled(*paths), **settings, saved=saved, on_progress=stop)
+                return list(guide.parameters()), interrupts
+            except KeyboardInterrupt:
+                interrupts += 1
+
+    whole, _ = trained("whole")
+    parts, interrupts = trained("parts", stops=(4, 11, 20))
+    assert interrupts == 3
+    assert all(map(torch.equal, whole, parts))
+    (tmp_path / "whole").write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match=r"not a readable checkpoint .* remove it to train again"):
+        trained("whole")
 
 
 def test_training_that_cannot_work_says_so(paths):

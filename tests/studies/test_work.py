@@ -150,8 +150,8 @@ def test_a_failure_of_training_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_two_commands_do_not_work_on_one_run(tmp_path: Path) -> None:
     plan = small_study.ready(tmp_path, seeds=1)
-    with work._alone(plan.jobs[0].folder.path):
-        assert "another process is working on this run" in work.do(0, plan.jobs[0], lambda event: None)
+    with work._alone(plan.jobs[0].folder.path), pytest.raises(OSError, match="another process is working on this run"):
+        work.run(plan)
 
 
 @pytest.mark.slow
