@@ -22,9 +22,9 @@ FIRST = "epns"
 NAMED = PanelSize(410, 240, right=118)  # room for names at the ends of lines
 
 
-def colour(row: Row) -> str:
-    """Return the colour of a model: the published one, the truth, or others."""
-    return MODEL if row.name == FIRST else INK if row.name == TRUTH else MUTED
+def colour(row: Row, second: str) -> str:
+    """Return the colour of a model: the published one, the truth or the one that it is compared with first, or others."""
+    return MODEL if row.name == FIRST else INK if row.name in (TRUTH, second) else MUTED
 
 
 def scores(rows: Sequence[Row], measure: str) -> list[Panel]:
@@ -60,7 +60,7 @@ def distances(rows: Sequence[Row], second: str, time_unit: str) -> list[Panel]:
             axes.plot(
                 time,
                 means,
-                color=INK if row.name == second else colour(row),
+                color=colour(row, second),
                 marker="o" if main else None,
                 markersize=4,
                 linewidth=1.5 if main else 0.8,
@@ -85,7 +85,7 @@ def long_runs(rows: Sequence[Row], second: str, time_unit: str) -> list[Panel]:
     def draw(axes: Axes) -> None:
         ends = []
         for row, (time, alive) in curves.items():
-            tone = INK if row.name == second else colour(row)
+            tone = colour(row, second)
             dashes = (0, (3, 2)) if row.name == TRUTH else "-"
             axes.step(time, alive, where="post", color=tone, linestyle=dashes, linewidth=1.5 if row.name in (FIRST, second) else 0.9)
             if row.name in (FIRST, second, TRUTH):  # labels of all would push each other away
@@ -98,18 +98,18 @@ def long_runs(rows: Sequence[Row], second: str, time_unit: str) -> list[Panel]:
     return [Panel(NAMED, draw, title="runs that are still plausible", x=with_unit("time", time_unit))] if curves else []
 
 
-def few_data(rows: Sequence[Row], measure: str, oracle: float) -> list[Panel]:
-    """Return a panel of a likelihood over the number of training trajectories, a line per model, with the spread over seeds."""
-    known = sorted((row for row in rows if row.summary(measure).count), key=lambda row: row.trajectories)
+def few_data(rows: Sequence[Row], second: str, oracle: float) -> list[Panel]:
+    """Return a panel of the IWAE over the number of training trajectories, a line per model, with the spread over seeds."""
+    known = sorted((row for row in rows if row.summary("iwae").count), key=lambda row: row.trajectories)
     lines = [line for name in dict.fromkeys(row.name for row in rows) if len(line := [row for row in known if row.name == name]) > 1]
 
     def draw(axes: Axes) -> None:
         ends = []
         for some in lines:
-            x, found = [row.trajectories for row in some], [row.summary(measure) for row in some]
+            x, found = [row.trajectories for row in some], [row.summary("iwae") for row in some]
             mean, spread = np.array([one.mean for one in found]), np.nan_to_num([one.spread for one in found])
-            axes.errorbar(x, mean, spread, color=colour(some[0]), marker="o", markersize=4, elinewidth=0.9)
-            ends.append((float(mean[-1]), brief(some[0].model.title, 20), colour(some[0])))
+            axes.errorbar(x, mean, spread, color=colour(some[0], second), marker="o", markersize=4, elinewidth=0.9)
+            ends.append((float(mean[-1]), brief(some[0].model.title, 20), colour(some[0], second)))
         if np.isfinite(oracle):
             axes.axhline(oracle, color=INK, linewidth=0.8, linestyle=(0, (3, 2)))
             ends.append((oracle, "oracle", INK))

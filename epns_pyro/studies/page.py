@@ -56,7 +56,8 @@ def _verdict(plan: Plan, rows: list[Row], judged: list[Judgement]) -> str:
     if not tried:
         return f"{unfinished}No claim can be judged{' yet' if unfinished else ' with these models'}."
     seeds = f"{plan.seeds} seed{'s' if plan.seeds > 1 else ''}"
-    found = f"{counts[Word.SUPPORTED]} are supported, {counts[Word.NOT_SUPPORTED]} are not"
+    yes, no = counts[Word.SUPPORTED], counts[Word.NOT_SUPPORTED]
+    found = f"{yes} {'is' if yes == 1 else 'are'} supported, {no} {'is' if no == 1 else 'are'} not"
     silent = f"; for {counts[Word.TOO_FEW]} there are too few seeds to say" if counts[Word.TOO_FEW] else ""
     return f"{unfinished}Of {tried} claims that were tried with {seeds}, {found}{silent}."
 
@@ -78,7 +79,7 @@ def _claims(judged: list[Judgement]) -> Section:
 def _published(plan: Plan, rows: list[Row]) -> Iterator[Section]:
     some = [row for row in rows if row.whole and row.model.group in ("published", "reference")]
     models = [row for row in some if row.model.group == "published"]
-    second = next((row.name for row in models if row.name != figures.FIRST), "")
+    second = _second(rows)
     reading = "EPNS as published, without anything that this project adds, beside the models that the paper compares it with."
     section = Section("published", "As published", reading)
     if panels := figures.scores(some, "iwae"):
@@ -110,10 +111,15 @@ def _published(plan: Plan, rows: list[Row]) -> Iterator[Section]:
     yield section
     section = Section("long", "Long runs", "Runs ten times as long as training trajectories: how many are still physically plausible?")
     if panels := figures.long_runs(some, second, config.time_unit):
-        ends = "; ".join(f"{row.model.title} {shown(row.summary('alive'), 'alive')}%" for row in some)
+        ends = "; ".join(f"{row.model.title} {shown(one, 'alive')}%" for row in some if (one := row.summary("alive")).count)
         caption = f"Mean over seeds; at the end: {ends}."
         section.items.append(Figure(panels, alt=f"Share of plausible runs over time. {ends}.", caption=caption, key=key, size="medium"))
     yield section
+
+
+def _second(rows: list[Row]) -> str:
+    """Return the model that the published one is compared with first; "" if there is none."""
+    return next((row.name for row in rows if row.model.group == "published" and row.name != figures.FIRST), "")
 
 
 def _ablations(rows: list[Row]) -> Section:
@@ -137,7 +143,7 @@ def _curve(rows: list[Row]) -> Section:
     reading = "The same budget of training steps, on the first trajectories of the training set, judged on the same data."
     section = Section("few", "Few data", reading)
     oracle = next((row.summary("iwae").mean for row in rows if row.name == TRUTH), math.nan)
-    if panels := figures.few_data(some, "iwae", oracle):
+    if panels := figures.few_data(some, _second(rows), oracle):
         section.items.append(
             Figure(
                 panels,

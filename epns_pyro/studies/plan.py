@@ -65,7 +65,7 @@ class Plan:
     out : Path
     seeds : int
     jobs : tuple of Job
-        First all models of the first seed, then of the second, ...
+        First the references, then all models of the first seed, then of the second, ...
     sizes : tuple of int
         Numbers of training trajectories of the data-efficiency curve, beside all of them.
     changes : dict
@@ -151,11 +151,12 @@ def make_plan(
     settings = settings if sizes is None else settings.override({"sizes": tuple(sorted(set(sizes)))})
     base = preset(study.family, preset_name)
     jobs: list[Job] = []
+    for name in study.references:  # first: they take no training, and others are measured against them
+        jobs += _jobs(name, chosen[name], 0, base, settings, changes, out)
     for seed in range(seeds):
         for name, model in chosen.items():
-            if model.reference and seed:
-                continue
-            jobs += _jobs(name, model, seed, base, settings, changes, out)
+            if not model.reference:
+                jobs += _jobs(name, model, seed, base, settings, changes, out)
     return Plan(study, preset_name, out, seeds, tuple(jobs), settings.sizes, changes)
 
 

@@ -68,7 +68,8 @@ def test_what_the_user_changes_reaches_every_run(tmp_path: Path) -> None:
 
 
 def test_a_preset_of_a_study_starts_from_that_of_the_family(tmp_path: Path) -> None:
-    (job, *_) = make_plan(Study.named("celestial"), "paper", out=tmp_path, seeds=1, models=("epns",)).jobs
+    jobs = make_plan(Study.named("celestial"), "paper", out=tmp_path, seeds=1, models=("epns",)).jobs
+    job = next(job for job in jobs if job.name == "epns")
     assert job.config.training.steps == preset("nbody", "paper").training.steps == 250_000
     assert job.config.training.horizon.end == 33
 
