@@ -47,7 +47,7 @@ def reproduce(
     from epns_pyro.studies import Study, make_plan
     from epns_pyro.studies.estimate import Clock, estimate
     from epns_pyro.studies.page import command
-    from epns_pyro.studies.work import make_data, run
+    from epns_pyro.studies.work import cores, make_data, run
 
     plan = make_plan(
         Study.named(study),
@@ -59,7 +59,7 @@ def reproduce(
         changes=overrides(changes),
     )
     plan.check()
-    jobs = min(jobs or _cores(), len(plan.jobs))
+    jobs = min(jobs or cores(), len(plan.jobs))
     if not dry_run:
         _require_folder(plan.out)
         with progress_bars() as show:
@@ -108,11 +108,6 @@ def _count(word: str) -> int:
     if not (word.isascii() and word.isdigit() and 0 < int(word[:10]) < LARGEST):
         fail(f"--sizes: expected whole numbers above 0, separated by commas, found {word[:40]!r}")
     return int(word)
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _require_folder(out: Path) -> None:

@@ -171,8 +171,8 @@ def _in_processes(jobs: tuple[Job, ...], waiting: list[int], at_once: int, repor
         while waiting or running:
             while waiting and len(running) < at_once:
                 number = waiting.pop(0)
-                running[number] = context.Process(target=_child, args=(number, jobs[number], events, at_once), daemon=True)
-                with _one_thread_each(at_once):
+                running[number] = context.Process(target=_child, args=(number, jobs[number], events), daemon=True)
+                with _threads_shared(at_once):
                     running[number].start()
             listen()
             for number in [n for n, process in running.items() if not process.is_alive()]:
@@ -189,11 +189,8 @@ def _in_processes(jobs: tuple[Job, ...], waiting: list[int], at_once: int, repor
     return failed
 
 
-def _child(number: int, job: Job, events: Any, at_once: int) -> None:
+def _child(number: int, job: Job, events: Any) -> None:
     """Do one run in a process of its own; if the parent is gone, stop."""
-    import torch
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // at_once))
     parent = multiprocessing.parent_process()
 
     def report(event: Event) -> None:
@@ -211,16 +208,18 @@ def _child(number: int, job: Job, events: Any, at_once: int) -> None:
 
 
 @contextmanager
-def _one_thread_each(at_once: int) -> Iterator[None]:
-    """Set the number of threads that libraries of a process started inside read once, when they are loaded."""
-    threads = str(max(1, (os.cpu_count() or 1) // at_once))
-    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(before, threads))
+def _threads_shared(at_once: int) -> Iterator[None]:
+    """Share the cores among processes started inside: libraries read their number of threads once, when they are loaded."""
+    threads = str(max(1, cores() // at_once))
+    new = [name for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS") if name not in os.environ]
+    os.environ.update(dict.fromkeys(new, threads))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in new:
+            del os.environ[name]
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -55,7 +55,7 @@ def test_epns_as_published_has_nothing_of_this_project() -> None:
 def test_cells_as_published_feed_back_the_likeliest_label() -> None:
     models = Study.named("cellular").models
     assert FEEDBACK[models["epns"].rollout] is Feedback.PUSHFORWARD
-    assert FEEDBACK[models["epns-sampled"].rollout] is Feedback.ANCESTRAL
+    assert FEEDBACK[models["independent"].rollout] is Feedback.ANCESTRAL
 
 
 def test_what_the_user_changes_reaches_every_run(tmp_path: Path) -> None:

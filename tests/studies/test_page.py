@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import os
 import re
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +109,38 @@ def test_an_interrupt_names_the_command_that_goes_on(tmp_path: Path, monkeypatch
     monkeypatch.setattr(work, "judge", judged)
     assert reproduce(out=out).exit_code == 0
     assert "are finished" not in (out / "celestial.html").read_text()
+
+
+@pytest.mark.slow
+def test_killed_half_way_and_run_again_gives_the_same_page(done: Path, tmp_path: Path) -> None:
+    """Two runs at a time are killed without a warning after the first result; the same command goes on."""
+    out = tmp_path / "study"
+    command = [sys.executable, "-m", "epns_pyro.cli", "reproduce", "celestial", "--models", "epns,gp-ode", "--seeds", "1", "--jobs", "2"]
+    command += ["--out", str(out), *small_study.options()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(out.glob("runs/epns/**/study.json")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    assert not (out / "celestial.html").exists()
+    for _ in range(60):  # what it started notices that it is gone
+        again = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if "another process is working" not in again.stderr:
+            break
+        time.sleep(2)
+    assert again.returncode == 0, again.stderr
+    for name in ("celestial.html", "celestial.csv"):
+        ours, theirs = (_without_time((folder / name).read_text().replace(str(folder), "")) for folder in (out, done))
+        assert ours == theirs
+
+
+def _without_time(text: str) -> str:
+    """Blank the minutes of training, which are different each time, in the table."""
+    rows = list(csv.reader(io.StringIO(text)))
+    keep = [i for i, name in enumerate(rows[0]) if not name.startswith("minutes")]
+    return "\n".join(",".join(row[i] for i in keep) for row in rows) if text.startswith("model,") else text
 
 
 @pytest.mark.parametrize(
