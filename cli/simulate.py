@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from epns_pyro.data import Store
+    from epns_pyro.simulator import Simulator
 
 
 @click.command()
@@ -54,6 +55,14 @@ if TYPE_CHECKING:
     help="Feed back the mean of the emission, as the published code does; the ensemble is then not a sample of the model.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option(
+    "--compile",
+    "compiling",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Compile a step of the model first, which takes minutes and a C++ compiler: auto does so for long simulations.",
+)
 @with_imports
 def simulate(
     run: Path,
@@ -66,6 +75,7 @@ def simulate(
     seed: int,
     mean_feedback: bool,
     device: str,
+    compiling: str,
 ) -> None:
     """Sample futures of recorded initial states with the simulator in RUN, which is a folder or pretrained:NAME."""
     import epns_pyro
@@ -90,6 +100,8 @@ def simulate(
         x0 = nominal(store.spec, store.read(group, index, stop=1)[:, 0], frame_dt)
     _require_room(out, members * (steps + 1) * x0.size * 4, labels=x0.dtype.kind != "f")
 
+    block_size = max(len(x0), sim.transition.block_size)  # whole members, so that blocks can be appended along "sample"
+    sim = _compiled(sim, compiling, steps * -(-members * len(x0) // block_size))
     dims, about = ("sample", "trajectory", "time"), Identity.of(sim.system).attributes()
     blocks = sim.rollout_blocks(
         x0,
@@ -98,7 +110,7 @@ def simulate(
         seed=seed,
         schedule=schedule,
         feedback=Feedback.PUSHFORWARD if mean_feedback else Feedback.ANCESTRAL,
-        block_size=max(len(x0), sim.transition.block_size),  # whole members, so that blocks can be appended along "sample"
+        block_size=block_size,
     )
     temporary = out.with_name(out.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -112,6 +124,17 @@ def simulate(
             show("sampling", block.samples.stop, members)
     _finish(temporary, out)
     console().print(f"{members} futures of {len(x0)} initial states, {steps} steps each: {out}", soft_wrap=True)
+
+
+def _compiled(sim: Simulator, compiling: str, steps: int) -> Simulator:
+    """Return the simulator with compiled steps where that is asked for, or pays for so many steps of a block."""
+    from epns_pyro.inference.compiled import PAYS_FROM, find_compiler
+
+    if compiling == "on" and sim.device.type == "cpu" and find_compiler() is None:
+        fail("--compile on: no C++ compiler was found: install g++ or clang++, or name one in the variable CXX")
+    if compiling == "off" or (compiling == "auto" and (steps < PAYS_FROM or find_compiler() is None)):
+        return sim
+    return sim.compile()
 
 
 def _schedule(store: Store, group: str, index: int | None, steps: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -20,10 +20,11 @@ from epns_pyro.context import DataContext
 from epns_pyro.data import open_store, to_dataset
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.inference import elbo, events
+from epns_pyro.inference.compiled import compiled_sampler
 from epns_pyro.inference.elbo import Bounds
 from epns_pyro.inference.hidden import bound_parts, infer_last, recorded_blocks, recording_bounds
 from epns_pyro.inference.pair_law import HELD_OUT, STRIDE, pair_law
-from epns_pyro.inference.rollout import Block, rollout_blocks
+from epns_pyro.inference.rollout import Block, Sampler, rollout_blocks
 from epns_pyro.machine import require_memory
 from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
 from epns_pyro.models.hidden.programs import HiddenGuide, HiddenModel
@@ -56,6 +57,8 @@ class Simulator:
         Path of the store it was trained on.
     versions : dict
         Versions of the code and libraries that wrote the checkpoint.
+    sampler : callable, optional
+        What samples a step; see `compile`.
     """
 
     transition: Transition
@@ -65,6 +68,7 @@ class Simulator:
     step: int = 0
     store: str = ""
     versions: dict[str, str] | None = None
+    sampler: Sampler | None = None
 
     @property
     def spec(self) -> StateSpec:
@@ -106,6 +110,10 @@ class Simulator:
         self.transition.to(*args)
         return self
 
+    def compile(self) -> Simulator:
+        """Return a simulator that samples the same futures by compiled steps; with a warning, by plain ones where that cannot be."""
+        return replace(self, sampler=compiled_sampler(self.transition))
+
     # -- sampling ----------------------------------------------------------------------------------------------------------
 
     def rollout(
@@ -127,8 +135,7 @@ class Simulator:
         x0 : (trajectory, *site, channel)
             Full initial states, as `spec.pack` builds them. Where states are hidden: the frames given, (trajectory, time, *site, channel),
             and futures are what would be recorded after the last of them.
-        steps, members : int
-        seed : int
+        steps, members, seed : int
         feedback : Feedback
             ANCESTRAL: a sample of the model. PUSHFORWARD: the mean of the emission is fed back, as in the published code.
         block_size : int, optional
@@ -189,8 +196,7 @@ class Simulator:
         held = min(block_size or self.transition.block_size, members * len(start)) * start[0].numel() * start.element_size()
         require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller block_size")
         more: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule, "inferred": states}
-        if past is not None:
-            more["past"] = self._past(past, x0)
+        more |= {"past": self._past(past, x0), "sampler": self.sampler}
         blocks = rollout_blocks(self.transition, start, steps=steps, members=members, **more)
         if states is not None:
             blocks = recorded_blocks(self.transition, start, blocks, seed=seed)
@@ -321,8 +327,7 @@ class Simulator:
         >>> str(sim.probability(Exceeds(sim.system, "furthest_body", 8.0, step=100), x0, steps=100, members=1000))  # doctest: +SKIP
         '0.012 ± 0.0034 (95% interval 0.0062 to 0.021; 12 of 1000 futures)'
         """
-        x0 = torch.as_tensor(x0)
-        x0 = x0[None] if x0.dim() == 1 + len(self.spec.sites) + self.infers_states else x0
+        x0 = torch.as_tensor(x0)[None] if x0.ndim == 1 + len(self.spec.sites) + self.infers_states else x0
         if len(x0) != 1:
             raise ShapeError(f"the initial state of a probability: expected one, found {len(x0)}")
         return events.probability(event, self.system, self.rollout_blocks(x0, steps=steps, members=members, seed=seed))
@@ -333,8 +338,7 @@ class Simulator:
         return pair_law(self.transition, self.system, self.context, states, per=per, bins=bins)
 
     def _require_particles(self, particles: int) -> None:
-        state = int(np.prod(self.context.sites)) * self.spec.channels
-        require_memory(8 * particles * state, f"{particles} particles", "use fewer")
+        require_memory(8 * particles * int(np.prod(self.context.sites)) * self.spec.channels, f"{particles} particles", "use fewer")
 
     def _past(self, past: States | None, x0: States | None = None) -> Tensor | None:
         if past is not None:
@@ -343,10 +347,8 @@ class Simulator:
 
     def _pair(self, x0: Tensor | np.ndarray, path: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
         x0, path = self._states(x0), self._states(path, "the path", ("batch", "time"))
-        if path[:, 0].shape != x0.shape:
-            raise ShapeError(
-                f"the path: expected (batch, time, ...) to go with initial states {tuple(x0.shape)} (batch, ...), found {tuple(path.shape)}"
-            )
+        if path[:, 0].shape != (start := tuple(x0.shape)):
+            raise ShapeError(f"the path: expected (batch, time, ...) to go with initial states {start}, found {tuple(path.shape)}")
         return x0, path
 
     def infer(self, frames: Tensor | np.ndarray, *, members: int, seed: int = 0) -> Tensor:

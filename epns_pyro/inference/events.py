@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from epns_pyro.errors import ConfigError, ShapeError, nearest
 from epns_pyro.inference.rollout import Block
@@ -75,6 +74,8 @@ class Probability:
     @property
     def interval(self) -> tuple[float, float]:
         """Clopper-Pearson interval of 95%, valid for any number of hits; without hits its upper end is about 3.7 / members."""
+        from scipy import stats  # takes a second to import, and loading a run does without
+
         tail = (1 - LEVEL) / 2
         low = stats.beta.ppf(tail, self.hits, self.members - self.hits + 1) if self.hits else 0.0
         high = stats.beta.ppf(1 - tail, self.hits + 1, self.members - self.hits) if self.hits < self.members else 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from epns_pyro.models import Feedback, Transition
 from epns_pyro.models.transition import Carry
+
+Sampler = Callable[[Carry], Carry]  # the carry before a step -> a sample of that after it
 
 
 class Block(NamedTuple):
@@ -35,6 +37,7 @@ def rollout_blocks(
     schedule: Tensor | None = None,
     past: Tensor | None = None,
     inferred: Tensor | None = None,
+    sampler: Sampler | None = None,
 ) -> Iterator[Block]:
     """Sample futures of x0 block by block; the initial state is time 0.
 
@@ -57,6 +60,8 @@ def rollout_blocks(
         Recorded states before x0, for models that remember more than a state.
     inferred : Tensor, (member, trajectory, *site, channel), optional
         The state that every member starts from; by default x0 for all.
+    sampler : callable, optional
+        In place of `sample_step`, where a sample is fed back and there is no schedule.
     """
     if feedback is Feedback.TEACHER:
         raise ValueError("a forecast has no observed states to feed back")
@@ -79,12 +84,14 @@ def rollout_blocks(
             states, finite = [x.cpu()], torch.ones(len(x), dtype=torch.bool, device=x.device)
             absent = x.isnan() if x.is_floating_point() else None  # bodies that are not there; those of the initial state stay
             for t in range(steps):
-                step, seen = transition.step(carry), None
-                emission = step.emission(step.prior.sample())
                 if schedule is not None:
                     seen = schedule[trajectories, t].expand(samples.stop - samples.start, *start.shape).flatten(0, 1)
                     absent = seen.isnan()
-                following = step.advance(emission.sample() if feedback is Feedback.ANCESTRAL else emission.mean, seen)
+                    following = sample_step(transition, carry, feedback, seen)
+                elif sampler is not None and feedback is Feedback.ANCESTRAL:
+                    following = sampler(carry)
+                else:
+                    following = sample_step(transition, carry, feedback)
                 if absent is not None:
                     finite = finite & (following.x.isfinite() | absent).flatten(1).all(1)
                     following = following.where(finite, carry)
@@ -94,6 +101,13 @@ def rollout_blocks(
                 carry = following
         path = torch.stack(states, 1).unflatten(0, (samples.stop - samples.start, len(start)))
         yield Block(samples, trajectories, path.numpy())
+
+
+def sample_step(transition: Transition, carry: Carry, feedback: Feedback = Feedback.ANCESTRAL, seen: Tensor | None = None) -> Carry:
+    """Sample a step from a carry; `seen`, (*batch, *site, channel), is the recorded state after it, which says who enters and leaves."""
+    step = transition.step(carry)
+    emission = step.emission(step.prior.sample())
+    return step.advance(emission.sample() if feedback is Feedback.ANCESTRAL else emission.mean, seen)
 
 
 def _for_members(carry: Carry, members: int) -> Carry:

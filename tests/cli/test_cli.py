@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from epns_pyro.cli import main
 from epns_pyro.data import generate
+from epns_pyro.simulator import Simulator
 from epns_pyro.systems import NBodyConfig
 
 SETS = {name: {"trajectories": n, "steps": 12} for name, n in (("train", 12), ("val", 6), ("test", 4))}
@@ -181,3 +182,19 @@ def test_idle_threads_spin_briefly_unless_told_otherwise(own: dict[str, str], ex
     script = "import os, sys, epns_pyro.cli; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [expected, "False"]
+
+
+def test_simulations_are_compiled_where_that_is_asked_for_or_pays(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    compiled = []
+    monkeypatch.setattr(Simulator, "compile", lambda sim: compiled.append(sim) or sim)
+    small = ("simulate", trained, "--members", 2, "--steps", 2, "--out")
+    for number, (choice, expected) in enumerate((("auto", 0), ("off", 0), ("on", 1))):
+        assert run(*small, tmp_path / f"{number}.zarr", "--compile", choice).exit_code == 0
+        assert len(compiled) == expected
+    monkeypatch.setattr("epns_pyro.inference.compiled.PAYS_FROM", 1)
+    assert run(*small, tmp_path / "long.zarr").exit_code == 0
+    assert len(compiled) == 2
+    monkeypatch.setattr("epns_pyro.inference.compiled.find_compiler", lambda: None)
+    assert run(*small, tmp_path / "plain.zarr").exit_code == 0
+    assert len(compiled) == 2
+    refused(run(*small, tmp_path / "none.zarr", "--compile", "on"), "--compile on: no C++ compiler was found: install g++ or clang++")

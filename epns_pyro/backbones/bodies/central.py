@@ -84,7 +84,8 @@ class CentralNetwork(Backbone):
         attributes = torch.cat([ours, theirs, *(() if features.pairs is None else (graph.pairs(features.pairs),))], -1)
         strengths = nn.functional.linear(attributes, self.linear.weight[:, 1:], self.linear.weight[:, 0])
         if s.in_scalars:
-            strengths = strengths + torch.einsum("...a,hab,...b->...h", ours, self.product, theirs)
+            mixed = graph.receivers(torch.einsum("...a,hab->...hb", features.scalars, self.product))
+            strengths = strengths + (mixed * theirs[..., None, :]).sum(-1)
         return strengths if self.bend is None else strengths + self.bend(attributes)
 
     def _forces(self, positions: Tensor, graph: Graph, strengths: Tensor) -> Features:

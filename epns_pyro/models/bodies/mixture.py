@@ -22,6 +22,8 @@ from epns_pyro.models.bodies.emissions import EMISSIONS, CoupledConfig, CoupledN
 from epns_pyro.models.normal import Normal
 from epns_pyro.state import StateSpec
 
+# Settings of one width: they are checked once, and not at every step. No functools.cache, which compilers look through.
+_CHECKED: dict[tuple[type[EmissionConfig], float, float], EmissionConfig] = {}
 START = 3.0  # log weight of width 1 over the others before training: nearly the Normal law
 
 
@@ -65,13 +67,13 @@ class ScaleMixture(TorchDistribution):
         batch_shape = torch.Size(batch_shape)
         return ScaleMixture(self.base.expand(batch_shape), self.log_weights.expand(*batch_shape, -1), self.log_scales)
 
-    @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
-        draws = self.base.sample(sample_shape)
-        shape = draws.shape[:-1]
-        gumbel = -(-torch.rand(*shape, len(self.log_scales), dtype=draws.dtype, device=draws.device).clamp_min(1e-30).log()).log()
-        chosen = (self.log_weights + gumbel).argmax(-1)
-        return self.mean + (draws - self.mean) * self.log_scales[chosen].exp()[..., None]
+        with torch.no_grad():
+            draws = self.base.sample(sample_shape)
+            shape = draws.shape[:-1]
+            gumbel = -(-torch.rand(*shape, len(self.log_scales), dtype=draws.dtype, device=draws.device).clamp_min(1e-30).log()).log()
+            chosen = (self.log_weights + gumbel).argmax(-1)
+            return self.mean + (draws - self.mean) * self.log_scales[chosen].exp()[..., None]
 
     def standardise(self, value: Tensor) -> Tensor:
         """Return the noise of width 1 that makes `value`: (*batch, body, channel)."""
@@ -105,8 +107,9 @@ class MixtureConfig(EmissionConfig):
         noise, raw = noise.split([inner.parameters(spec), self.widths], -1)
         law = inner.build(spec, loc, noise, unit)
         base = law.base_dist if isinstance(law.base_dist, CoupledNormal) else Normal(loc, law.base_dist.scale).to_event(1)
-        ladder = torch.linspace(math.log(self.narrowest), math.log(self.widest), self.widths, dtype=loc.dtype, device=loc.device)
-        ladder = ladder - ladder[ladder.abs().argmin()]  # one of the widths is 1
+        low, high = math.log(self.narrowest), math.log(self.widest)
+        rungs = [low + (high - low) * k / (self.widths - 1) for k in range(self.widths)]
+        ladder = loc.new_tensor([rung - min(rungs, key=abs) for rung in rungs])  # one of the widths is 1
         weights = torch.log_softmax(raw + START * (ladder == 0), -1)
         return ScaleMixture(base, weights, ladder).to_event(1)
 
@@ -116,4 +119,7 @@ class MixtureConfig(EmissionConfig):
     def _inner(self, spec: StateSpec) -> EmissionConfig:
         """Return correlated noise for states of vectors only."""
         kind = CoupledConfig if all(f.is_vector for f in spec.dynamic_fields) else DiagonalConfig
-        return kind(minimum=self.minimum, maximum=self.maximum)
+        key = kind, self.minimum, self.maximum
+        if key not in _CHECKED:
+            _CHECKED[key] = kind(minimum=self.minimum, maximum=self.maximum)
+        return _CHECKED[key]

@@ -187,7 +187,7 @@ class ParticleStep(BodyStep):
         out = transition.decoder(self.positions.expand(*shape, -1), features)
         vectors = out.vectors
         if transition.config.linear_path:
-            vectors = vectors + torch.einsum("...l,fal,...as->...fs", z, transition.latents_to_mean, self._frame)
+            vectors = vectors + torch.einsum("...l,fal->...fa", z, transition.latents_to_mean) @ self._frame
         scalars_out = len(bodies.dynamic_scalars)
         correction = bodies.join(vectors, out.scalars[..., :scalars_out])
         loc = self._guess.mean + self._unit_of(self._guess) * correction
@@ -214,7 +214,7 @@ class ParticleStep(BodyStep):
         )
         shift, log_scale = transition.pool(transition.posterior_net(self.positions, seen).scalars, seen.mask).chunk(2, -1)
         if transition.config.linear_path:
-            shift = shift + torch.einsum("...fs,...as,fal->...l", surprise.vectors, self._frame, transition.innovation_to_latents)
+            shift = shift + torch.einsum("...fa,fal->...l", surprise.vectors @ self._frame.mT, transition.innovation_to_latents)
         prior = unmasked(self.prior)
         if stays is not None and self._with_latents is not None:
             shift, log_scale = shift * stays[..., None], log_scale * stays[..., None]

@@ -1,0 +1,77 @@
+"""Sampling with one compiled graph per step: networks, integrator and draws, by torch.compile.
+
+Only steps are compiled, never the Pyro programs. The graph draws the same random numbers as the plain step, so futures of one seed are the
+same to rounding. It is kept on disk by PyTorch, for every run of the same architecture.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from epns_pyro.inference.rollout import sample_step
+from epns_pyro.models import Transition
+from epns_pyro.models.transition import Carry
+
+PAYS_FROM = 20_000  # steps of a block of states: what compiling takes, minutes, is then less than what it saves
+COMPILERS = ("g++", "clang++", "c++", "cl")
+# The random numbers of PyTorch, and no Python between kernels.
+OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"fallback_random": True, "cpp_wrapper": True}
+
+
+def find_compiler() -> str | None:
+    """Return the path of a C++ compiler, which torch.compile needs on a CPU: that of the variable CXX, or a usual one."""
+    return next(filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS)))), None)
+
+
+def compiled_sampler(transition: Transition) -> CompiledSampler | None:
+    """Return the compiled sampler of a transition; None, with a warning, on a computer that cannot compile."""
+    if next(transition.parameters()).device.type == "cpu" and find_compiler() is None:
+        warnings.warn("no C++ compiler was found: sampling is not compiled; install g++ or clang++, or name one in CXX", stacklevel=3)
+        return None
+    return CompiledSampler(transition)
+
+
+class CompiledSampler:
+    """`sample_step` of a transition as one graph; the first call compiles it, another for a single state.
+
+    A step that cannot be one graph, as where it depends on the state how long a network is asked, is sampled plainly, with a warning.
+
+    Parameters
+    ----------
+    transition : Transition
+    backend : str or callable
+        Of torch.compile.
+    """
+
+    def __init__(self, transition: Transition, backend: str | Callable[..., Any] = "inductor") -> None:
+        def step(x: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+            following = sample_step(transition, Carry(x, memory))
+            return following.x, following.memory
+
+        self.transition, self.compiled, self._warm = transition, True, False
+        options = OPTIONS if backend == "inductor" else None
+        self._step = torch.compile(step, fullgraph=True, dynamic=False, backend=backend, options=options)
+
+    def __call__(self, carry: Carry) -> Carry:
+        if self.compiled:
+            if not self._warm:  # tables that are made at first use have to be there when the graph is made
+                with torch.random.fork_rng(devices=[carry.x.device] if carry.x.is_cuda else []):
+                    sample_step(self.transition, carry)
+                self._warm = True
+            if len(carry) > 1:  # any other number of states needs no graph of its own
+                for part in (carry.x, *carry.memory):
+                    torch._dynamo.mark_dynamic(part, 0)
+            try:
+                return Carry(*self._step(carry.x, carry.memory))
+            except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                warnings.warn(f"the step is not one graph ({reason}): it is sampled without compiling", stacklevel=2)
+                self.compiled = False
+        return sample_step(self.transition, carry)

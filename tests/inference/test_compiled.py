@@ -1,0 +1,114 @@
+"""Compiled sampling: one graph per step, the same futures to rounding, and plain sampling where there can be no graph."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from worlds import context, particles, trajectories
+
+from epns_pyro.inference import compiled
+from epns_pyro.inference.compiled import CompiledSampler
+from epns_pyro.inference.rollout import rollout_blocks
+from epns_pyro.models.bodies.particles import ParticlesConfig, ParticleTransition
+from epns_pyro.models.transition import Carry
+from epns_pyro.simulator import Simulator
+
+MODELS = {
+    "vector": {},
+    "no integrator": {"integrator": None},
+    "frames": {"backbone": {"name": "frames", "width": 8, "layers": 1}},
+    "central": {"integrator": {"steps": 2, "network": {"name": "central"}}},
+    "mixture": {"emission": "mixture"},
+    "shared latents": {"latents": "shared", "linear_path": False},
+}
+
+
+def model(name: str) -> ParticleTransition:
+    small = {"backbone": {"name": "vector", "width": 8, "vectors": 4, "layers": 1}, "integrator": {"steps": 2}}
+    return particles(context("celestial"), **small | MODELS[name]).eval()
+
+
+def futures(transition: ParticleTransition, members: int, **settings: object) -> np.ndarray:
+    x0, _ = trajectories(context("celestial"))
+    blocks = rollout_blocks(transition, x0, steps=3, members=members, seed=0, block_size=4, **settings)
+    return np.concatenate([block.states.reshape(-1, *block.states.shape[2:]) for block in blocks])
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_is_one_graph_and_its_futures_are_those_of_plain_steps(name: str) -> None:
+    """The backend runs the graph without compiling it; without a fallback: a break in the graph would be an error."""
+    transition, graphs = model(name), []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", message="Dynamo|.*lru_cache")
+        sampler = CompiledSampler(transition, backend=count)
+        np.testing.assert_allclose(futures(transition, 5, sampler=sampler), futures(transition, 5), rtol=1e-9, atol=1e-12)
+    assert sampler.compiled
+    assert len(graphs) == 1  # blocks of 3 states, and of any other number but 1
+
+
+def test_what_is_carried_is_carried_on() -> None:
+    """The memory of a model goes through the graph: velocities that are inferred."""
+    about = context("positions alone")
+    assert about.spec.names == ("position",)
+    transition = particles(about, integrator=None).eval()
+    x0, _ = trajectories(about)
+    with pyro.validation_enabled(False), torch.no_grad():
+        sampler = CompiledSampler(transition, backend="eager")
+        torch.manual_seed(0)
+        here = sampler(sampler(transition.start(x0)))
+        torch.manual_seed(0)
+        there = compiled.sample_step(transition, compiled.sample_step(transition, transition.start(x0)))
+    torch.testing.assert_close(here.x, there.x, rtol=1e-9, atol=1e-12)
+    assert len(here.memory) == len(there.memory)
+
+
+def test_a_step_that_is_no_graph_is_sampled_plainly() -> None:
+    class Asking(ParticleTransition):
+        def step(self, carry: Carry):
+            again = float(carry.x.abs().max()) > 1.0  # read off the state, in Python
+            return super().step(super().step(carry).advance(self.spec.dynamic(carry.x)) if again else carry)
+
+    torch.manual_seed(0)
+    settings = {"width": 8, "integrator": None, "backbone": {"name": "vector", "width": 8}}
+    transition = Asking(ParticlesConfig.parse(settings), context("celestial")).double().eval()
+    sampler = CompiledSampler(transition, backend="eager")
+    with pytest.warns(UserWarning, match="the step is not one graph .*: it is sampled without compiling"):
+        found = futures(transition, 2, sampler=sampler)
+    assert not sampler.compiled
+    np.testing.assert_array_equal(found, futures(transition, 2))
+
+
+def test_without_a_compiler_a_simulator_samples_as_before(sim: Simulator, monkeypatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler was found"):
+        assert sim.compile().sampler is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(compiled.find_compiler() is None, reason="needs a C++ compiler")
+def test_a_compiled_simulator_samples_the_same_futures(sim: Simulator, x0: np.ndarray) -> None:
+    fast = sim.compile()
+    for members in (3, 1):
+        here, there = (s.rollout(x0[:1], steps=4, members=members, seed=1) for s in (fast, sim))
+        for name in ("position", "velocity"):
+            np.testing.assert_allclose(here[name], there[name], rtol=1e-4, atol=1e-5)
+    assert fast.sampler.compiled
