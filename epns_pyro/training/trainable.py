@@ -7,7 +7,7 @@ from epns_pyro.data.inspection.check import missing_sets
 from epns_pyro.data.inspection.findings import ERROR
 from epns_pyro.data.strides import Strides
 from epns_pyro.data.windows import check_window, pool_shape
-from epns_pyro.errors import DataError, EpnsError
+from epns_pyro.errors import ConfigError, DataError, EpnsError
 from epns_pyro.models.building import build
 from epns_pyro.state import StateSpec
 from epns_pyro.training.presets import preset
@@ -66,7 +66,12 @@ def check_trainable(store: Store, config: RunConfig) -> None:
     check_window(store, "train", max(horizon.start, horizon.end), first)
     check_window(store, "val", 1, first)
     pool_shape(store, "train", config.training.memory)
-    build(config.model, store.context())
+    earlier, frames = build(config.model, store.context()).earlier_frames, store.steps("train") + 1
+    if earlier >= frames:
+        raise ConfigError(
+            f"model.history.frames: a window of {earlier + 1} frames, but the set 'train' has trajectories of {frames}: "
+            f"choose at most {frames}"
+        )
 
 
 def _unreadable(spec: StateSpec) -> str:

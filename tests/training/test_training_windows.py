@@ -11,10 +11,12 @@ import torch
 
 import epns_pyro
 from epns_pyro.data import Store
+from epns_pyro.errors import ConfigError
 from epns_pyro.evaluation import evaluate
 from epns_pyro.evaluation.likelihood import _transitions
 from epns_pyro.inference.elbo import elbo_step
 from epns_pyro.training.run import EvaluationConfig, RunConfig, RunFolder
+from epns_pyro.training.trainable import check_trainable
 from epns_pyro.training.validation import SEED, Validator, draw_transitions, draw_with_past
 
 HISTORY = {"model.history.frames": 3, "model.history.network.width": 8, "model.history.network.layers": 1}
@@ -105,3 +107,9 @@ def test_an_evaluation_judges_windows(store: Store, tmp_path: Path) -> None:
         torch.manual_seed(settings.seed)
         elbo = float(sim.bounds(x, x_next[:, None], num_samples=2, past=past).elbo.mean())
     assert {row.key: row.value for row in found.likelihood.rows}["elbo"] == pytest.approx(elbo, rel=1e-5)
+
+
+def test_a_window_longer_than_all_trajectories_is_refused(store: Store) -> None:
+    check_trainable(store, small.config().override({"model.history.frames": 11}))
+    with pytest.raises(ConfigError, match="window of 12 frames, but the set 'train' has trajectories of 11: choose at most 11"):
+        check_trainable(store, small.config().override({"model.history.frames": 12}))

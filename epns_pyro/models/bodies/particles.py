@@ -98,8 +98,9 @@ class ParticleTransition(Transition):
         return Carry(x0, ((self.history.start(x0),) if self.history else ()) + motion)
 
     def remembered(self, carry: Carry, following: Tensor) -> tuple[Tensor, ...]:
-        motion = self.integrator(*self._placed(carry.x), self.split(carry)[1]) if self.integrator else None
-        if motion and motion.memory and self.history:  # motion starts with the first state that is known
+        held = self.split(carry)[1]
+        motion = self.integrator(*self._placed(carry.x), held) if self.integrator and held else None
+        if motion and self.history:  # it starts with the first state that is known
             known = presence(self.spec, carry.x).any(-1)[..., None, None]
             afresh = self.integrator.start(*self._placed(following))
             motion = motion._replace(memory=tuple(torch.where(known, *pair) for pair in zip(motion.memory, afresh, strict=True)))
