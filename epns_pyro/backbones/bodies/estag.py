@@ -72,6 +72,7 @@ class Estag(HistoryNetwork):
     def __init__(self, signature: Signature, frames: int, config: EstagConfig) -> None:
         super().__init__(signature, frames)
         self.graph, s, bins = config.graph, signature, frames // 2
+        self.per_edge = max(config.width, s.space * config.vectors)
         seen = s.in_vectors + 1  # with the mean velocity
         self.embed_scalars = perceptron(s.in_scalars + seen * (seen + 1) // 2 + 2 * bins, config.width, config.width)
         self.embed_vectors = nn.Linear(seen, config.vectors, bias=False)
@@ -82,6 +83,9 @@ class Estag(HistoryNetwork):
         self.out_scalars = perceptron(config.width, config.width, s.out_scalars)
         self.out_gates = perceptron(config.width, config.width, config.vectors)
         self.out_vectors = nn.Linear(config.vectors, s.out_vectors, bias=False)
+
+    def largest(self, bodies: int) -> int:
+        return self.frames * self.graph.edges(bodies) * self.per_edge
 
     def forward(self, window: Window) -> Features:
         known, features, space = window.known, window.features, self.signature.geometry

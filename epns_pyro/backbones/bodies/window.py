@@ -56,6 +56,10 @@ class HistoryNetwork(nn.Module, ABC):
         super().__init__()
         self.signature, self.frames = signature, frames
 
+    def largest(self, bodies: int) -> int:
+        """Return how many numbers the largest tensor holds that one window of so many bodies needs on the way; by default 64 per pair."""
+        return 64 * self.frames * bodies * max(1, bodies - 1)
+
     @abstractmethod
     def forward(self, window: Window) -> Features:
         """Compute the output channels of the signature from a window: (*batch, body, ...)."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from epns_pyro.backbones import BACKBONES, Backbone, BackboneConfig, Features
 from epns_pyro.backbones.bodies.base import centroid, perceptron, safe_norm
+from epns_pyro.backbones.bodies.window import HistoryNetwork
 from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
 from epns_pyro.models.bodies.emissions import EMISSIONS, EmissionConfig, completed, innovation
@@ -58,7 +59,6 @@ class ParticleTransition(Transition):
         self.history = config.history.build(context)
         seen = (config.history.scalars, config.history.vectors) if self.history else (0, 0)  # of earlier frames
         self.earlier_frames = config.history.frames - 1
-        self.block_size = max(1, self.block_size // config.history.frames)
         self.encoder = network(*(a + b for a, b in zip(bodies.feature_counts, seen, strict=True)), width, vectors)
         self.guess_vectors = nn.Linear(vectors, moved, bias=False)
         self.integrator = config.integrator.build(context) if config.integrator else None
@@ -70,7 +70,7 @@ class ParticleTransition(Transition):
         with torch.no_grad():  # before training the model is persistence with the noise of the data, as nearly as latents allow
             for layer in (self.guess_vectors, self.guess_scalars[-1], self.prior_net[-1]):
                 layer.weight.mul_(START)
-        largest = max(network.largest(context.sites[0]) for network in self.modules() if isinstance(network, Backbone))
+        largest = max(network.largest(context.sites[0]) for network in self.modules() if isinstance(network, (Backbone, HistoryNetwork)))
         self.block_size = max(1, min(1024, AT_ONCE // largest))
         if config.linear_path:
             self._start_linear_path(min(latent, spec.space), latent)

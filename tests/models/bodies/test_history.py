@@ -267,3 +267,12 @@ def test_a_past_of_another_shape_is_refused() -> None:
     past, x0, path = cut(about)
     with pytest.raises(Exception, match="past: expected"):
         EPNSModel(remembering(about))(x0, path, past=past[:, :, :2])
+
+
+def test_blocks_of_windows_are_as_large_as_memory_allows() -> None:
+    """Twice the frames, half the windows at a time."""
+    sizes = {
+        frames: ParticlesConfig.parse({"history": {"frames": frames}}).build(context("celestial", 30)).block_size for frames in (1, 8, 16)
+    }
+    assert sizes[16] == pytest.approx(sizes[8] / 2, abs=1)
+    assert sizes[8] < sizes[1]
