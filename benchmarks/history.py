@@ -1,6 +1,6 @@
 """What history is worth: nats gained over the best model of one frame, beside the closed form.
 
-    python benchmarks/history.py [1.0 | 0.5 | 0.2 | control] [--windows 1 2 3] [--steps N] [--out benchmarks/results/history.csv]
+    python benchmarks/history.py [1.0 | 0.5 | 0.2 | control] [--windows 2 3] [--steps N] [--out benchmarks/results/history.csv]
 
 Persistent random walkers: dr = u dt, du = -u / tau dt + s dW, of which r is recorded every D = 0.1 without error, and u is not. One frame
 says nothing about u; a window of k frames does, by its k - 1 steps. These are Normal, per axis, with
@@ -45,7 +45,7 @@ SYSTEMS = {"1.0": 1.0, "0.5": 0.5, "0.2": 0.2, "control": 0.0}  # tau
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("only", nargs="*", choices=[*SYSTEMS, []])
-    parser.add_argument("--windows", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--windows", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--trajectories", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
