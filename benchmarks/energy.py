@@ -1,6 +1,6 @@
 """Energy in long runs: does the mean energy follow the exact line, and does a run without noise keep it?
 
-    python benchmarks/energy.py [--only NAME ...] [--steps 1000] [--folder runs/energy]
+    python benchmarks/energy.py [--only NAME ...] [--steps 600] [--folder runs/energy]
 
 Five bodies, every two of them joined by a spring, with Brownian kicks. Energy is gained at the rate (3/2) sum m sigma^2, whatever the
 springs are (Ito), so the mean over runs of any length is known. Every model is trained on the same data with the same number of steps,
@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from common import ALONE, write_table
 
 import epns_pyro
 from epns_pyro.data import Store, generate, open_store
-from epns_pyro.models import Feedback
 from epns_pyro.simulator import Simulator
 from epns_pyro.systems import SpringsConfig, System, trajectory_seeds
 from epns_pyro.training.presets import preset
@@ -39,7 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "symplectic, kicks": {"model": "symplectic", "model.steps": 4, "model.noise": "kicks"},
     "EPNS (default)": {},
     "PNS-GNN": ALONE | {"model.emission": "diagonal", "model.backbone": "message-passing"},
-    "NSDE": {"model": "neural-sde", "training.learning_rate": 1e-3},
+    "NSDE": {"model": "neural-sde", "model.substeps": 2, "training.learning_rate": 1e-3},
 }
 CELESTIAL: dict[str, dict[str, Any]] = {
     "celestial: symplectic, free flight": {"model": "symplectic", "model.noise.grade": "free-flight"},
@@ -55,7 +55,7 @@ NOT_RUN = ""
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", help="names of rows; all by default")
-    parser.add_argument("--steps", type=int, default=1000, help="optimiser steps of every model")
+    parser.add_argument("--steps", type=int, default=600, help="optimiser steps of every model")
     parser.add_argument("--folder", type=Path, default=Path("runs/energy"), help="where data and runs are kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/energy.csv"))
     options = parser.parse_args()
@@ -70,7 +70,8 @@ def main() -> None:
             sim, seconds = trained(name, store, options.folder, options.steps)
             row = {"model": name, "steps": sim.config.training.steps, "seconds": f"{seconds:.0f}"} | score(sim, store)
             if not celestial:
-                row |= heat(store.system, noisy(sim, store), curves, name) | still(store.system, quiet(sim, store), curves, name)
+                noisy, quiet = runs(sim, store)
+                row |= heat(store.system, noisy, curves, name) | still(store.system, quiet, curves, name)
         print(row, flush=True)
         merge([row], options.out, HEAD)
         merge(curves, options.out.with_name("energy_curves.csv"), CURVES)
@@ -134,15 +135,21 @@ def truth(store: Store) -> np.ndarray:
     return store.system.simulate(starts(store, MEMBERS), FRAMES, seeds)[:, ::KEPT]
 
 
-def noisy(sim: Simulator, store: Store) -> np.ndarray:
-    blocks = sim.rollout_blocks(starts(store, MEMBERS), steps=FRAMES, members=1, seed=1, block_size=MEMBERS)
-    return np.concatenate([block.states[0, :, ::KEPT] for block in blocks])
-
-
-def quiet(sim: Simulator, store: Store) -> np.ndarray:
-    feedback = Feedback.PUSHFORWARD
-    blocks = sim.rollout_blocks(starts(store, QUIET), steps=FRAMES, members=1, seed=1, feedback=feedback, block_size=QUIET)
-    return np.concatenate([block.states[0, :, ::KEPT] for block in blocks])
+@torch.no_grad()
+def runs(sim: Simulator, store: Store) -> list[np.ndarray]:
+    """Return runs with noise, and without: the mean of the emission at the mean of the prior, fed back."""
+    torch.manual_seed(1)
+    x = sim.local(np.concatenate([starts(store, MEMBERS), starts(store, QUIET)]))
+    carry, kept = sim.transition.start(x), [x]
+    with pyro.validation_enabled(False):
+        for frame in range(1, FRAMES + 1):
+            step = sim.transition.step(carry)
+            prior = step.prior
+            law = step.emission(torch.cat([prior.sample()[:MEMBERS], prior.mean[MEMBERS:]]))
+            carry = step.advance(torch.cat([law.sample()[:MEMBERS], law.mean[MEMBERS:]]))
+            if frame % KEPT == 0:
+                kept.append(carry.x)
+    return np.split(torch.stack(kept, 1).numpy(), [MEMBERS])
 
 
 # -- energies ------------------------------------------------------------------------------------------------------------------------

@@ -148,6 +148,32 @@ def verdicts() -> None:
     figure.savefig(HERE / "verdicts.png", dpi=120)
 
 
+def energy() -> None:
+    """Mean energy of long runs beside the exact line, and of runs without noise: drawn from the tables of benchmarks/energy.py."""
+    import pandas as pd
+
+    results = HERE.parents[1] / "benchmarks" / "results"
+    curves = pd.read_csv(results / "energy_curves.csv")
+    exact = pd.read_csv(results / "energy.csv").exact_rate.max()
+    colours = {"symplectic": MODEL, "EPNS (default)": "#7a4fb5", "PNS-GNN": "#c2571a", "NSDE": "#3d8b57"}
+    figure, (noisy, quiet) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for (model, noise), curve in curves.groupby(["model", "noise"], sort=False):
+        if model not in colours:
+            continue
+        axes, colour = (noisy, colours[model]) if noise == "on" else (quiet, colours[model])
+        axes.plot(curve.time, curve.gain, color=colour, label=model, linewidth=1.4)
+        if noise == "on":
+            axes.fill_between(curve.time, curve.gain - 2 * curve.error, curve.gain + 2 * curve.error, color=colour, alpha=0.2, linewidth=0)
+    end = curves.time.max()
+    noisy.plot([0, end], [0, exact * end], color=INK, linestyle="--", linewidth=1, label="exact line")
+    noisy.set_yscale("symlog", linthresh=1)
+    quiet.set_yscale("symlog", linthresh=0.1)
+    noisy.set(xlabel="time (T)", ylabel="gain of mean energy", title="with noise: 64 runs, ± 2 standard errors")
+    quiet.set(xlabel="time (T)", ylabel="relative change of energy", title="without noise: the mean fed back")
+    noisy.legend(frameon=False, fontsize=8)
+    figure.savefig(HERE / "energy.png", dpi=120)
+
+
 def command(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "epns_pyro.cli", *map(str, arguments)], check=True)
 
@@ -160,7 +186,7 @@ def compress(path: Path, width: int) -> None:
 
 
 if __name__ == "__main__":
-    drawn = {f.__name__: f for f in (fan, report, tracks, step, symmetry, interlacing, verdicts)}
+    drawn = {f.__name__: f for f in (fan, report, tracks, step, symmetry, interlacing, verdicts, energy)}
     with matplotlib.rc_context(STYLE):
         for name in sys.argv[1:] or drawn:
             drawn[name]()
