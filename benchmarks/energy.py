@@ -32,11 +32,11 @@ FRAMES, MEMBERS, QUIET, KEPT = 10_000, 64, 8, 100  # frames of a run, runs with 
 SIGMA, SCORED = 0.01, 100
 SETS = {"train": (400, 50), "val": (40, 50), "test": (MEMBERS, 50)}
 SPRINGS = SpringsConfig(
-    share=1.0, noise=SIGMA, dt=0.01, velocity="recorded", given=2, sets={k: {"trajectories": n, "steps": t} for k, (n, t) in SETS.items()}
+    share=1.0, noise=SIGMA, dt=0.002, velocity="recorded", given=2, sets={k: {"trajectories": n, "steps": t} for k, (n, t) in SETS.items()}
 )
 MODELS: dict[str, dict[str, Any]] = {
-    "symplectic": {"model": "symplectic", "model.steps": 4},
-    "symplectic, kicks": {"model": "symplectic", "model.steps": 4, "model.noise": "kicks"},
+    "symplectic": {"model": "symplectic", "model.steps": 2},
+    "symplectic, kicks": {"model": "symplectic", "model.steps": 2, "model.noise": "kicks"},
     "EPNS (default)": {},
     "PNS-GNN": ALONE | {"model.emission": "diagonal", "model.backbone": "message-passing"},
     "NSDE": {"model": "neural-sde", "model.substeps": 2, "training.learning_rate": 1e-3},

@@ -72,9 +72,9 @@ def pair_law(
     if per:
         acting = spec.get(full, per)[:, None, :]
         columns = {name: values / acting for name, values in columns.items()}
-    kinds, kind = _kinds(spec, full, per)
     known = np.isfinite(found)
-    return _binned({name: v[known] for name, v in columns.items()}, distance[known], kind[known], kinds, bins, _unit(system, spec, per))
+    kinds, kind = _kinds(spec, full, per, known)
+    return _binned({name: v[known] for name, v in columns.items()}, distance[known], kind, kinds, bins, _unit(system, spec, per))
 
 
 @torch.no_grad()
@@ -102,33 +102,26 @@ def _by_pair(transition: Transition, context: DataContext, states: Tensor, seed:
     return distance.double().cpu().numpy(), found.double().cpu().numpy()
 
 
-def _kinds(spec: StateSpec, x: np.ndarray, per: str) -> tuple[list[str], np.ndarray]:
-    """Return the names of the kinds of pairs, and the kind of every pair (state, body, body)."""
-    columns, names = [], []
+def _kinds(spec: StateSpec, x: np.ndarray, per: str, known: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Return the names of the kinds of pairs, and the kind (pair,) of those that are known (state, body, body)."""
+    columns: dict[str, np.ndarray] = {}
     for field in spec.static_fields:
-        if field.is_vector or field.kind == "duration" or field.name == per:
-            continue
         values = spec.get(x, field.name)
         if field.is_pair:
-            columns.append(values[..., : x.shape[-2]][..., None])
-        else:
+            columns[field.name] = values[..., : x.shape[-2]][known][:, None]
+        elif not (field.is_vector or field.kind == "duration" or field.name == per):
             two = np.broadcast_arrays(values[..., :, None], values[..., None, :])
-            columns.append(np.sort(np.stack(two, -1), -1))
-        names.append(field.name)
-    shape = (*x.shape[:-1], x.shape[-2])
-    rows = np.concatenate(columns, -1).reshape(-1, sum(c.shape[-1] for c in columns)) if columns else np.zeros((np.prod(shape), 0))
-    different = np.unique(rows, axis=0) if rows.shape[-1] else rows[:0]
+            columns[field.name] = np.sort(np.stack([end[known] for end in two], -1), -1)
+    rows = np.concatenate(list(columns.values()), -1) if columns else np.zeros((known.sum(), 0))
+    different, number = np.unique(rows, axis=0, return_inverse=True) if rows.size else (rows[:1], 0)
     if not 1 < len(different) <= MOST_KINDS:
-        return ["all pairs"], np.zeros(shape, int)
-    number = (rows[:, None] == different).all(-1).argmax(-1).reshape(shape)
-    words = []
-    for row in different:
-        parts, left = [], list(row)
-        for name, column in zip(names, columns, strict=True):
-            here, left = left[: column.shape[-1]], left[column.shape[-1] :]
-            parts.append(f"{name} {' and '.join(f'{v:g}' for v in here)}")
-        words.append(", ".join(parts))
-    return words, number
+        return ["all pairs"], np.zeros(len(rows), int)
+    starts = np.cumsum([0, *(column.shape[-1] for column in columns.values())])
+    words = [
+        ", ".join(f"{name} {' and '.join(f'{v:g}' for v in row[a:b])}" for name, a, b in zip(columns, starts, starts[1:], strict=False))
+        for row in different
+    ]
+    return words, np.reshape(number, -1)
 
 
 def _binned(

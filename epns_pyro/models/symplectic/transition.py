@@ -30,6 +30,7 @@ from epns_pyro.state import StateSpec
 RECORDING = 0.03  # the error s before training, in typical changes per frame
 FRICTION = -4.0  # friction before training: softplus of it, per frame
 HIDDEN = 16  # channels of the network that sets the size of noise
+FASTER = 10.0  # logarithms of sizes have far to go, and an optimiser moves each weight by about its learning rate per step
 
 
 class SymplecticTransition(Transition):
@@ -54,7 +55,7 @@ class SymplecticTransition(Transition):
         scales = torch.tensor([context.step_scales[f.name] for f in self.spec.dynamic_fields])
         self.register_buffer("step_scales", scales, persistent=False)
         self.kick_unit = context.step_scales[self.velocity] / math.sqrt(context.frame_dt)
-        self.log_spread = nn.Parameter(torch.full((2,), math.log(RECORDING)))
+        self.log_spread = nn.Parameter(torch.full((2,), math.log(RECORDING) / FASTER))
         self.raw_friction = nn.Parameter(torch.tensor(FRICTION)) if config.friction else None
 
     def step(self, carry: Carry) -> SymplecticStep:
@@ -76,14 +77,14 @@ class SymplecticTransition(Transition):
 
     def sigma(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the strength of the noise on velocities, per root of time: (*batch, body). It depends on static attributes alone."""
-        raw = self.log_sigma.expand(x.shape[:-1])
+        raw = (FASTER * self.log_sigma).expand(x.shape[:-1])
         if self.sigma_net is not None:
             raw = raw + self.sigma_net(self.potential.seen.features(self.potential.visible(x), mask).scalars)[..., 0]
         return DiagonalConfig().scales(raw, self.log_sigma.new_tensor(self.kick_unit))
 
     def spread(self, x: Tensor) -> Tensor:
         """Return the error s of a recording, a standard deviation: (field,), or (*batch, body, field) where steps are uneven."""
-        return DiagonalConfig(minimum=self.noise.minimum).scales(self.log_spread, self.bodies.step_units(x, self.step_scales))
+        return DiagonalConfig(minimum=self.noise.minimum).scales(FASTER * self.log_spread, self.bodies.step_units(x, self.step_scales))
 
     @property
     def has_motion(self) -> bool:
