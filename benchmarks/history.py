@@ -1,6 +1,6 @@
 """What history is worth: nats gained over the best model of one frame, beside the closed form.
 
-    python benchmarks/history.py [1.0 | 0.5 | 0.2 | control] [--windows 2 3] [--steps N] [--out benchmarks/results/history.csv]
+    python benchmarks/history.py [1.0 | 0.5 | 0.2 | bursts | control] [--windows 2 3] [--steps N] [--out benchmarks/results/history.csv]
 
 Persistent random walkers: dr = u dt, du = -u / tau dt + s dW, of which r is recorded every D = 0.1 without error, and u is not. One frame
 says nothing about u; a window of k frames does, by its k - 1 steps. These are Normal, per axis, with
@@ -9,12 +9,15 @@ says nothing about u; a window of k frames does, by its k - 1 steps. These are N
     covariance at lag l  (s^2 tau^3 / 2) (1 - exp(-D / tau))^2 exp(-(l - 1) D / tau)
 
 so what a window of k frames gains is half the log of the ratio of prediction variances, per axis and transition. The steps of the control
-depend on nothing.
+depend on nothing. In bursts the size of a step depends on that of the step before, and its direction on nothing: no autoregression sees it.
 
-The exact laws and the models score the same held-out transitions. `gain` is over the exact law of one frame, `shortfall` how far the model
-is below the exact law of its own window, with standard errors over trajectories; both in nats per axis and transition. The models have no
-latents in use (kl), so that the bound is the likelihood. References that see the same window: the last frame with fitted noise, constant
-velocity with fitted noise, and the autoregression by least squares of `epns_pyro.evaluation.linear_forecasters`.
+    step ~ Normal(0, (a + b |step before|^2) I)
+
+The exact laws and the models score the same held-out transitions. `gain` is over the exact law of one frame; `shortfall` is how far the model
+is below the exact law of its own window, with standard errors over trajectories; all in nats per axis and transition. For bursts the zero is
+the best Normal law of one frame, and `exact_gain` what the exact law scores on these transitions. The models have no latents in use (kl), so
+that the bound is the likelihood. References that see the same window: the last frame with fitted noise, constant velocity with fitted noise,
+and the autoregression by least squares of `epns_pyro.evaluation.linear_forecasters`.
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ FRAME_DT, BODIES, SPACE = 0.1, 4, 2
 APART = 100.0  # spread of the places at the start: else where a walker is would say how fast it is, after some frames
 SETS = {"train": 0.3, "val": 0.02, "test": 0.68}  # many to test on: the error of a gain is that of the data
 FIRST = 5  # frame from which transitions are scored: windows of up to 6 frames are then whole
-SYSTEMS = {"1.0": 1.0, "0.5": 0.5, "0.2": 0.2, "control": 0.0}  # tau
+SYSTEMS = {"1.0": 1.0, "0.5": 0.5, "0.2": 0.2, "bursts": -1.0, "control": 0.0}  # by tau; without one: -1 and 0
+BURSTS, MEAN = 0.25, 0.01  # b, and the variance of a step per axis; a = MEAN (1 - SPACE b)
 
 
 def main() -> None:
@@ -57,7 +61,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             positions = walkers(SYSTEMS[name], options.trajectories, 30, np.random.default_rng(options.seed))
             for window in options.windows:
-                rows.append({"tau": name, "window": window} | measure(SYSTEMS[name], window, positions, Path(scratch), options))
+                rows.append({"system": name, "window": window} | measure(SYSTEMS[name], window, positions, Path(scratch), options))
                 print(
                     "  ".join(f"{key} {value if isinstance(value, str) else f'{value:.4g}'}" for key, value in rows[-1].items()), flush=True
                 )
@@ -71,6 +75,12 @@ def walkers(tau: float, trajectories: int, steps: int, rng: np.random.Generator)
     """Positions (trajectory, time, body, space) of walkers whose speed is 1 per axis; for tau = 0 of steps that depend on nothing."""
     shape = (trajectories, BODIES, SPACE)
     place = [APART * rng.standard_normal(shape)]
+    if tau < 0:
+        move = np.sqrt(MEAN) * rng.standard_normal(shape)
+        for _ in range(steps):
+            move = np.sqrt(burst_variance(move)) * rng.standard_normal(shape)
+            place.append(place[-1] + move)
+        return np.stack(place, 1)
     if not tau:
         moves = np.sqrt(FRAME_DT) * rng.standard_normal((steps, *shape))
         return np.cumsum(np.stack([place[0], *moves]), 0).swapaxes(0, 1)
@@ -86,10 +96,15 @@ def walkers(tau: float, trajectories: int, steps: int, rng: np.random.Generator)
     return np.stack(place, 1)
 
 
+def burst_variance(before: np.ndarray) -> np.ndarray:
+    """Variance (..., 1) per axis of the step after a step (..., space)."""
+    return MEAN * (1 - SPACE * BURSTS) + BURSTS * (before**2).sum(-1, keepdims=True)
+
+
 def covariances(tau: float, lags: int) -> np.ndarray:
     """Covariances of steps at lags 0 .. `lags`."""
-    if not tau:
-        return FRAME_DT * (np.arange(lags + 1) == 0)
+    if tau <= 0:
+        return (FRAME_DT if tau == 0 else MEAN) * (np.arange(lags + 1) == 0)
     a, power = np.exp(-FRAME_DT / tau), 2 / tau
     later = power * tau**3 / 2 * (1 - a) ** 2 * a ** np.arange(lags)
     return np.concatenate([[power * tau**3 * (FRAME_DT / tau - 1 + a)], later])
@@ -105,8 +120,10 @@ def exact_law(tau: float, window: int) -> tuple[np.ndarray, float]:
 def exact_score(tau: float, window: int, positions: np.ndarray) -> np.ndarray:
     """Mean log density of the scored steps, (trajectory,), per axis and transition."""
     moves, (weights, variance) = np.diff(positions, axis=1), exact_law(tau, window)
+    if tau < 0 and window > 1:
+        variance = burst_variance(moves[:, FIRST - 1 : -1])
     left = moves[:, FIRST:] - sum(w * moves[:, FIRST - 1 - i : -1 - i] for i, w in enumerate(weights))
-    return (-0.5 * left**2 / variance - 0.5 * np.log(2 * np.pi * variance)).mean((1, 2, 3))
+    return (-0.5 * left**2 / variance - 0.5 * np.log(2 * np.pi * variance) * np.ones_like(left)).mean((1, 2, 3))
 
 
 # -- models and references ---------------------------------------------------------------------------------------------------
@@ -119,7 +136,7 @@ def measure(tau: float, window: int, positions: np.ndarray, folder: Path, option
     one, best = exact_score(tau, 1, tested), exact_score(tau, window, tested)
     found, kl = model_score(simulator, store, window)
     gain, shortfall = found - one, best - found
-    exact = 0.5 * np.log(exact_law(tau, 1)[1] / exact_law(tau, window)[1])
+    exact = 0.5 * np.log(exact_law(tau, 1)[1] / exact_law(tau, window)[1]) if tau >= 0 else (best - one).mean()
     row = {
         "exact_gain": exact,
         "gain": gain.mean(),
