@@ -13,11 +13,11 @@ depend on nothing. In bursts the size of a step depends on that of the step befo
 
     step ~ Normal(0, (a + b |step before|^2) I)
 
-The exact laws and the models score the same held-out transitions. `gain` is over the exact law of one frame; `shortfall` is how far the model
-is below the exact law of its own window, with standard errors over trajectories; all in nats per axis and transition. For bursts the zero is
-the best Normal law of one frame, and `exact_gain` what the exact law scores on these transitions. The models have no latents in use (kl), so
-that the bound is the likelihood. References that see the same window: the last frame with fitted noise, constant velocity with fitted noise,
-and the autoregression by least squares of `epns_pyro.evaluation.linear_forecasters`.
+The exact laws and the models score the same held-out transitions. `gain` is over the exact law of one frame; `shortfall` is how far the
+model is below the exact law of its own window, with standard errors over trajectories; all in nats per axis and transition. For bursts the
+zero is the best Normal law of one frame, and `exact_gain` what the exact law scores on these transitions. The models have no latents in use
+(kl), so that the bound is the likelihood. References that see the same window: the last frame with fitted noise, constant velocity with
+fitted noise, and the autoregression by least squares of `epns_pyro.evaluation.linear_forecasters`.
 """
 
 from __future__ import annotations
@@ -62,10 +62,8 @@ def main() -> None:
             positions = walkers(SYSTEMS[name], options.trajectories, 30, np.random.default_rng(options.seed))
             for window in options.windows:
                 rows.append({"system": name, "window": window} | measure(SYSTEMS[name], window, positions, Path(scratch), options))
-                print(
-                    "  ".join(f"{key} {value if isinstance(value, str) else f'{value:.4g}'}" for key, value in rows[-1].items()), flush=True
-                )
-    write_table(rows, options.out)
+                print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+                write_table(rows, options.out)
 
 
 # -- the process, in closed form ---------------------------------------------------------------------------------------------
@@ -129,7 +127,7 @@ def exact_score(tau: float, window: int, positions: np.ndarray) -> np.ndarray:
 # -- models and references ---------------------------------------------------------------------------------------------------
 
 
-def measure(tau: float, window: int, positions: np.ndarray, folder: Path, options: argparse.Namespace) -> dict[str, float | str]:
+def measure(tau: float, window: int, positions: np.ndarray, folder: Path, options: argparse.Namespace) -> dict[str, float]:
     store = opened(positions, folder / f"positions{window}.zarr")
     simulator, _ = train(settings(store, window, options), store, which="best")
     tested = store.spec.get(store.read("test").astype(np.float64), "position")
@@ -145,7 +143,7 @@ def measure(tau: float, window: int, positions: np.ndarray, folder: Path, option
         "shortfall_error": error(shortfall),
         "kl": kl,
     }
-    return {key: round(float(value), 5) for key, value in (row | references(positions, window, folder, one)).items()}
+    return {key: float(f"{round(float(value), 5):.4g}") for key, value in (row | references(positions, window, folder, one)).items()}
 
 
 def settings(store: Store, window: int, options: argparse.Namespace) -> epns_pyro.training.run.RunConfig:
