@@ -143,7 +143,7 @@ def measure(tau: float, window: int, positions: np.ndarray, folder: Path, option
         "shortfall_error": error(shortfall),
         "kl": kl,
     }
-    return {key: float(f"{round(float(value), 5):.4g}") for key, value in (row | references(positions, window, folder, one)).items()}
+    return {key: float(f"{round(float(value), 5):.4g}") + 0.0 for key, value in (row | references(positions, window, folder, one)).items()}
 
 
 def settings(store: Store, window: int, options: argparse.Namespace) -> epns_pyro.training.run.RunConfig:
