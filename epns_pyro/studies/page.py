@@ -97,7 +97,7 @@ def _published(plan: Plan, rows: list[Row]) -> Iterator[Section]:
     yield section
     config = plan.jobs[0].config.system.build()
     name = next((row.model.title for row in models if row.name == second), "")
-    key = [Key("model", "EPNS as published"), *([Key("truth", name)] if name else []), Key("reference", "other models of the paper")]
+    key = [Key("model", "EPNS as published"), *([Key("truth", name)] if name else []), Key("reference", "others")]
     section = Section(
         "distances",
         "Distributions over time",
