@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from epns_pyro.calibration.wording import listing, sentence
 from epns_pyro.evaluation.parts import Details, Figure, Item, Judged, Key, Page, Section, Table, Text
@@ -38,7 +38,17 @@ EXPLAINED = "Columns as above."
 def make_page(plan: Plan, rows: list[Row]) -> Page:
     """Return the page of a study, from what was measured so far."""
     study, judged = plan.study, [judge_claim(claim, rows) for claim in plan.study.claims]
-    made = [_claims(judged), *_published(plan, rows), _ablations(rows), _project(rows), _curve(rows), _failures(rows), _how(plan)]
+    made = [
+        _claims(judged),
+        _published(rows),
+        _distances(plan, rows),
+        _long_runs(plan, rows),
+        _ablations(rows),
+        _project(rows),
+        _curve(rows),
+        _failures(rows),
+        _how(plan),
+    ]
     return Page(
         kicker=f"epns-pyro reproduce {study.file or study.name}",
         title=f"{study.title}: what the numbers support",
@@ -76,10 +86,8 @@ def _claims(judged: list[Judgement]) -> Section:
     )
 
 
-def _published(plan: Plan, rows: list[Row]) -> Iterator[Section]:
-    some = [row for row in rows if row.whole and row.model.group in ("published", "reference")]
-    models = [row for row in some if row.model.group == "published"]
-    second = _second(rows)
+def _published(rows: list[Row]) -> Section:
+    some = _of_the_paper(rows)
     reading = "EPNS as published, without anything that this project adds, beside the models that the paper compares it with."
     section = Section("published", "As published", reading)
     if panels := figures.scores(some, "iwae"):
@@ -94,27 +102,47 @@ def _published(plan: Plan, rows: list[Row]) -> Iterator[Section]:
             )
         )
     section.items.extend(_tables(some, explain=True))
-    yield section
-    config = plan.jobs[0].config.system.build()
-    name = next((row.model.title for row in models if row.name == second), "")
-    key = [Key("model", "EPNS as published"), *([Key("truth", name)] if name else []), Key("reference", "others")]
+    return section
+
+
+def _distances(plan: Plan, rows: list[Row]) -> Section:
     section = Section(
         "distances",
         "Distributions over time",
         "Many runs from one initial state, of the model and of the true process: the Kolmogorov-Smirnov distance of the distributions of "
         "observables. 0: the same distribution; 1: no overlap.",
     )
-    if panels := figures.distances(some, second, config.time_unit):
-        floor = (*key, Key("floor", "between two true ensembles"))
+    if panels := figures.distances(_of_the_paper(rows), _second(rows), _time_unit(plan)):
+        key = (*_key(rows), Key("floor", "between two true ensembles"))
         caption = "Means over seeds and initial states. No model can be better on average than the shaded floor."
-        section.items.append(Figure(panels, alt="D_KS over time by model; the table holds the means.", caption=caption, key=floor))
-    yield section
+        section.items.append(Figure(panels, alt="D_KS over time by model; the table holds the means.", caption=caption, key=key))
+    return section
+
+
+def _long_runs(plan: Plan, rows: list[Row]) -> Section:
+    some = _of_the_paper(rows)
     section = Section("long", "Long runs", "Runs ten times as long as training trajectories: how many are still physically plausible?")
-    if panels := figures.long_runs(some, second, config.time_unit):
+    if panels := figures.long_runs(some, _second(rows), _time_unit(plan)):
         ends = "; ".join(f"{row.model.title} {shown(one, 'alive')}%" for row in some if (one := row.summary("alive")).count)
         caption = f"Mean over seeds; at the end: {ends}."
-        section.items.append(Figure(panels, alt=f"Share of plausible runs over time. {ends}.", caption=caption, key=key, size="medium"))
-    yield section
+        section.items.append(
+            Figure(panels, alt=f"Share of plausible runs over time. {ends}.", caption=caption, key=_key(rows), size="medium")
+        )
+    return section
+
+
+def _of_the_paper(rows: list[Row]) -> list[Row]:
+    """Return what stands beside the published model: other models of the paper, and the references."""
+    return [row for row in rows if row.whole and row.model.group in ("published", "reference")]
+
+
+def _key(rows: list[Row]) -> list[Key]:
+    name = next((row.model.title for row in rows if row.name == _second(rows)), "")
+    return [Key("model", "EPNS as published"), *([Key("truth", name)] if name else []), Key("reference", "others")]
+
+
+def _time_unit(plan: Plan) -> str:
+    return plan.jobs[0].config.system.build().time_unit
 
 
 def _second(rows: list[Row]) -> str:
