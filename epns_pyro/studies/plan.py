@@ -148,6 +148,8 @@ def make_plan(
         If a name is unknown, or a setting is invalid.
     """
     chosen, settings, changes = study.chosen(models), study.preset(preset_name), changes or {}
+    if "seed" in changes:
+        raise ConfigError(f"--set seed: the runs of a study have the seeds 0 to {seeds - 1}: choose how many with --seeds")
     settings = settings if sizes is None else settings.override({"sizes": tuple(sorted(set(sizes)))})
     base = preset(study.family, preset_name)
     jobs: list[Job] = []

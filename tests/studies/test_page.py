@@ -150,6 +150,8 @@ def _without_time(text: str) -> str:
         (["reproduce", "cellular", "--models", "gp-ode"], "an image of cells has none"),
         (["reproduce", "celestial", "--preset", "fast"], "unknown preset 'fast'"),
         (["reproduce", "celestial", "--set", "training.stps=3"], "did you mean 'steps'"),
+        (["reproduce", "celestial", "--set", "seed=3"], "have the seeds 0 to 2: choose how many with --seeds"),
+        (["reproduce", "celestial", "--sizes", "10,x"], "expected whole numbers above 0, separated by commas, found 'x'"),
         (["reproduce", "celestial", "--out", "/dev/null/x"], "a file is in the way"),
     ],
 )
