@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
+import io
 import re
 import shlex
 from collections.abc import Iterator
@@ -71,6 +73,22 @@ def test_the_readme_quotes_the_evaluation_of_what_is_shipped() -> None:
     assert lines["distributions from one initial state"].value in quoted
     assert f"{runs.value} ({runs.note})" in quoted
     assert lines["symmetry error"].value in quoted
+
+
+def test_the_results_quote_the_study() -> None:
+    """Every number of the table of `epns-pyro reproduce` is in its CSV."""
+    text = (ROOT / "docs/results.md").read_text()
+    (section,) = re.findall(r"### The claims of the paper\n(.*?)\n### ", text, flags=re.DOTALL)
+    rows = list(csv.DictReader(io.StringIO((ROOT / "benchmarks/results/reproduce_celestial.csv").read_text())))
+
+    def cell(row: dict[str, str], name: str, form: str) -> str:
+        mean, spread = row[f"{name}_mean"], row[f"{name}_sd"]
+        return f"{float(mean):{form}} ± {float(spread):{form}}" if spread else f"{float(mean):{form}}" if mean else "–"
+
+    columns = (("iwae", ".2f"), ("gap", ".2f"), ("path", ".2f"), ("ks", ".3f"), ("crps", ".2f"), ("alive", ".0f"))
+    for row in rows:
+        line = " | ".join([row["title"], row["trajectories"], *(cell(row, name, form) for name, form in columns)])
+        assert f"| {line} |" in section
 
 
 def test_the_code_of_the_readme_runs() -> None:
