@@ -23,6 +23,8 @@ MODELS = {
     "no integrator": {"integrator": None},
     "frames": {"backbone": {"name": "frames", "width": 8, "layers": 1}},
     "central": {"integrator": {"steps": 2, "network": {"name": "central"}}},
+    "fusion": {"backbone": {"name": "fusion", "width": 8, "channels": 4, "layers": 1}},
+    "fusion, quadrupoles": {"backbone": {"name": "fusion", "width": 8, "channels": 4, "layers": 1, "lmax": 2}},
     "mixture": {"emission": "mixture"},
     "shared latents": {"latents": "shared", "linear_path": False},
 }

@@ -34,19 +34,18 @@ GAIN = 4.0  # of the weights of neighbours before training: legs are then of ord
 
 
 def harmonics(vectors: Tensor, lmax: int) -> list[Tensor]:
-    """Return Y^l(v) of vectors (..., space), (..., component) for l = 0 .. lmax: polynomials of degree l.
+    """Return Y^l(v) of vectors (..., space), (..., component) for l = 0 .. lmax <= 2: polynomials of degree l, as in e3nn.
 
-    Of unit vectors every component has variance one. With fewer than 3 dimensions they are those of a plane or a line in space; for
-    lmax = 1 they are the vectors themselves.
+    Of unit vectors the squares of all components have the mean one. With fewer than 3 dimensions they are those of a plane or a line in
+    space; for l = 1 they are the vectors themselves.
     """
-    one = torch.ones_like(vectors[..., :1])
+    found = [torch.ones_like(vectors[..., :1]), 3**0.5 * vectors]
     if lmax < 2:
-        return [one, 3**0.5 * vectors][: lmax + 1]
-    from e3nn.o3 import spherical_harmonics  # imported here: it takes a second, and most runs do not need it
-
+        return found[: lmax + 1]
     in_space = nn.functional.pad(vectors, (0, 3 - vectors.shape[-1]))
-    higher = range(1, lmax + 1)
-    return [one, *(spherical_harmonics(l, in_space, normalize=False, normalization="component") for l in higher)]  # noqa: E741
+    x, y, z = in_space.unbind(-1)
+    quadrupole = [3**0.5 * x * z, 3**0.5 * x * y, y * y - 0.5 * (x * x + z * z), 3**0.5 * y * z, 3**0.5 / 2 * (z * z - x * x)]
+    return [found[0], 3**0.5 * in_space, 5**0.5 * torch.stack(quadrupole, -1)]
 
 
 def within(length: Tensor, reach: float) -> Tensor:

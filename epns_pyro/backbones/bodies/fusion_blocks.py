@@ -101,7 +101,7 @@ class SphericalBlock(FusionBlock):
         self._last = nn.ModuleDict({_key(*end): _Last(self.after, where, ends[end]) for end in self._ends})
 
     def forward(self, tensors: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
-        values = dict[tuple[str, ...], Tensor]()
+        values: dict[tuple[str, ...], Tensor] = {}
         for names in self._stems:
             last = tensors[names[-1]]
             if len(names) > 1:

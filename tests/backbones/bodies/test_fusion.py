@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from e3nn import o3
 
 from epns_pyro.backbones import Features, Signature
-from epns_pyro.backbones.bodies.fusion import FusionConfig, within
+from epns_pyro.backbones.bodies.fusion import FusionConfig, harmonics, within
 from epns_pyro.backbones.bodies.fusion_blocks import CartesianBlock, SphericalBlock
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.bodies.particles import ParticlesConfig
@@ -78,6 +79,14 @@ def test_a_model_of_fusion_blocks_keeps_the_contract_of_a_transition():
         }
     )
     check_transition(config, NBodyConfig(dt=0.01, bodies=4).build())
+
+
+def test_harmonics_are_those_of_e3nn():
+    vectors = torch.randn(20, 3, **DOUBLE)
+    theirs = o3.spherical_harmonics([0, 1, 2], vectors, normalize=False, normalization="component")
+    torch.testing.assert_close(torch.cat(harmonics(vectors, 2), -1), theirs, rtol=1e-12, atol=1e-12)
+    flat = torch.nn.functional.pad(vectors[:, :2], (0, 1))
+    torch.testing.assert_close(harmonics(vectors[:, :2], 2)[2], harmonics(flat, 2)[2], rtol=0, atol=0)
 
 
 def test_vectors_alone_take_the_fast_form():
