@@ -39,7 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "symplectic, kicks": {"model": "symplectic", "model.steps": 2, "model.noise": "kicks"},
     "EPNS (default)": {},
     "PNS-GNN": ALONE | {"model.emission": "diagonal", "model.backbone": "message-passing"},
-    "NSDE": {"model": "neural-sde", "model.substeps": 2, "training.learning_rate": 1e-3},
+    "NSDE": {"model": "neural-sde", "model.backbone": "pairwise", "model.substeps": 2, "training.learning_rate": 1e-3},
 }
 CELESTIAL: dict[str, dict[str, Any]] = {
     "celestial: symplectic, free flight": {"model": "symplectic", "model.noise.grade": "free-flight"},

@@ -103,7 +103,7 @@ class Flow:
             v = self._decay(step) * v if change is None else v + change
         return q + (1 - since) * step * v, v
 
-    def covariance(self, q: Tensor, v: Tensor, sigma: Tensor, grade: Grade) -> Covariance:
+    def covariance(self, places: Sequence[Tensor], sigma: Tensor, grade: Grade) -> Covariance:
         """Transport the covariance of white noise sigma (*batch, body), velocity per root of time, along the map without noise.
 
         The state at the start is known. Per sub-step P <- A P A' + Q, A its Jacobian, Q the noise of free flight over it: exact in free
@@ -111,11 +111,13 @@ class Flow:
 
         Parameters
         ----------
-        q, v : Tensor, (*batch, body, space)
+        places : sequence of Tensor, (*batch, body, space)
+            Positions along the map without noise, as `path` yields them.
         sigma : Tensor, (*batch, body)
         grade : {"free-flight", "body", "system"}
             No forces; forces on a body with all others where they would be without noise; all bodies together.
         """
+        q = places[0]
         step, variance = self._step(q).double(), sigma.double()[..., None].square()
         step = step.expand(*q.shape[:-1], 1)
         if grade == "free-flight" and self.friction is None:
@@ -128,7 +130,7 @@ class Flow:
         if grade == "free-flight":
             tides = [None] * (self.steps + 1)
         else:
-            tides = [self._tide(at, grade) for at, _ in self.path(q, v)]
+            tides = [self._tide(at, grade) for at in places]
             step, decay, gained = (value.expand(*q.shape) for value in (step, decay, gained))
             if grade == "system":
                 step, decay, gained = (value.flatten(-2) for value in (step, decay, gained))

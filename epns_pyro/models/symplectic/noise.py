@@ -46,7 +46,8 @@ class SymplecticStep(BodyStep, ABC):
         self.x, self.mask = self.bodies.present(carry.x)
         self.flow = transition.flow(self.x, self.mask)
         self.start = transition.phase(self.x)
-        super().__init__(transition.spec, carry, transition.channels(*self.flow(*self.start)))
+        self.path = list(self.flow.path(*self.start))
+        super().__init__(transition.spec, carry, transition.channels(*self.path[-1]))
 
     @cached_property
     def sigma(self) -> Tensor:
@@ -136,7 +137,7 @@ class CovarianceStep(SymplecticStep):
     @cached_property
     def _transported(self) -> Tensor:
         """The covariance P(x), float64, as a matrix per body or of the system, by field."""
-        covariance = self.flow.covariance(*self.start, self.sigma, self.grade)
+        covariance = self.flow.covariance([q for q, _ in self.path], self.sigma, self.grade)
         return covariance.matrix(positions_first=self.transition.positions_first)
 
     @property

@@ -12,6 +12,7 @@ import torch
 from phase_space import DT, about, follow_gravity, states, symplectic
 
 from epns_pyro.conditioning.gaussian import require_normal
+from epns_pyro.durations import with_duration
 from epns_pyro.errors import ConfigError
 from epns_pyro.inference.elbo import Objective, path_bounds
 from epns_pyro.inference.rollout import rollout_blocks
@@ -230,6 +231,26 @@ def test_friction_slows_bodies_down_and_is_off_by_default():
         transition.raw_friction.fill_(2.0)
     velocity = transition.spec.get_dynamic(transition.at(x).h, "velocity")
     torch.testing.assert_close(velocity, transition.spec.get(x, "velocity") * torch.exp(-transition.friction * DT))
+
+
+def test_frames_may_last_differently_and_the_law_does_not_depend_on_it():
+    """Two frames of half the length, in half as many sub-steps each, are one frame."""
+    context = about(3)
+    timed = replace(context, spec=with_duration(context.spec, DT))
+    one, half = (symplectic(timed, size=0.3, steps=steps, noise="kicks") for steps in (8, 4))
+    half.load_state_dict(one.state_dict())
+    x = timed.spec.pack(**{f.name: context.spec.get(states(context), f.name) for f in context.spec.fields}, duration=torch.full((3,), DT))
+    short = timed.spec.pack(**{f.name: timed.spec.get(x, f.name) for f in context.spec.fields}, duration=torch.full((3,), DT / 2))
+    with torch.no_grad():
+        middle = timed.spec.advance(short, half.at(short).h)
+        torch.testing.assert_close(half.at(middle).h, one.at(x).h, rtol=1e-12, atol=1e-12)
+    for noise in NOISES:
+        transition = symplectic(timed, size=0.0, noise=noise)
+        with torch.no_grad():
+            law = [transition.at(at).emission(transition.at(at).prior.mean) for at in (x, short)]
+            spread = [float(one.sample((4000,)).sub(one.mean)[..., 3:].std()) for one in law]
+        if noise["name"] == "covariance":
+            assert 0.65 < spread[1] / spread[0] < 0.76  # the root of one half
 
 
 def test_where_the_data_have_no_masses_all_bodies_weigh_the_same():
