@@ -154,8 +154,8 @@ class PairPotential(Potential):
 
     def strengths(self, ours: Tensor, theirs: Tensor, pairs: Tensor | None) -> Tensor:
         """Return s_h of pairs with attributes (*pair, attribute) and those of the pairs themselves: (*pair, head)."""
-        both = 0.5 * (self.product + self.product.mT)
-        found = self.constant + (ours + theirs) @ self.linear.mT + torch.einsum("...a,hab,...b->...h", ours, both, theirs)
+        both, products = 0.5 * (self.product + self.product.mT), ours[..., :, None] * theirs[..., None, :]
+        found = self.constant + (ours + theirs) @ self.linear.mT + products.flatten(-2) @ both.flatten(1).mT
         found = found if pairs is None else found + pairs @ self.pair.mT
         if self.bend is None:
             return found
