@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from epns_pyro.data import Store, generate
-from epns_pyro.errors import EpnsError
 from epns_pyro.plain import read_json
 from epns_pyro.studies.contenders import Contender, contender
 from epns_pyro.studies.judging import PATHS
 from epns_pyro.studies.plan import Job, Plan
-from epns_pyro.studies.work import Event, is_finished
+from epns_pyro.studies.work import FAILURES, Event, is_finished
 from epns_pyro.systems import SystemConfig
 from epns_pyro.training.run import EvaluationConfig, RunFolder
 from epns_pyro.training.validation import as_tensor
@@ -78,7 +77,7 @@ def _timed(job: Job, store: Store, scratch: Path) -> Cost:
         tried = contender(trial)
         rest = _rollouts(tried, store, job.config.evaluation, job.config.system)
         return Cost(tried.seconds / TRIED * steps, rest, _scores(tried, store, job.config.evaluation))
-    except EpnsError:  # it fails at once, which costs nothing
+    except FAILURES:  # the run will fail too, and say why
         return Cost(0.0, 0.0, 0.0)
 
 

@@ -11,8 +11,10 @@ import multiprocessing
 import os
 import queue
 import shutil
+import signal
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import SpawnProcess
@@ -31,6 +33,7 @@ except ImportError:  # Windows: there nothing tells two commands on one folder a
     fcntl = None  # type: ignore[assignment]
 
 ROOM = 2**20  # bytes: with less the disk is full
+FAILURES = (EpnsError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, MemoryError)  # of one run, not of all
 WAIT = 1.0  # seconds between looks at the processes
 
 
@@ -105,7 +108,7 @@ def do(number: int, job: Job, report: Report) -> str:
         results.keep("failed", str(error))
     except OSError:
         raise
-    except (EpnsError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+    except FAILURES as error:
         _require_room(job.folder.path)
         return " ".join(f"{type(error).__name__}: {error}".split()) or type(error).__name__
     return ""
@@ -154,18 +157,20 @@ def _in_processes(jobs: tuple[Job, ...], waiting: list[int], at_once: int, repor
     failed: dict[int, str] = {}
     waiting = list(waiting)
 
-    def listen() -> None:
-        try:
+    def listen(seconds: float) -> None:
+        """Pass on what comes within some seconds, and all that has come already."""
+        end = time.monotonic() + seconds
+        with suppress(queue.Empty):
             while True:
-                number, what = events.get(timeout=WAIT)
+                number, what = events.get(timeout=max(0.0, end - time.monotonic()))
                 if isinstance(what, OSError):
                     raise what
                 if isinstance(what, Event):
                     report(what)
                 else:
                     failed[number] = what
-        except queue.Empty:
-            pass
+                if seconds and time.monotonic() > end:
+                    break
 
     try:
         while waiting or running:
@@ -174,10 +179,10 @@ def _in_processes(jobs: tuple[Job, ...], waiting: list[int], at_once: int, repor
                 running[number] = context.Process(target=_child, args=(number, jobs[number], events), daemon=True)
                 with _threads_shared(at_once):
                     running[number].start()
-            listen()
+            listen(WAIT)
             for number in [n for n, process in running.items() if not process.is_alive()]:
                 process = running.pop(number)
-                listen()
+                listen(0.0)  # what it said last
                 if process.exitcode:
                     failed.setdefault(number, f"its process ended with exit code {process.exitcode}; out of memory?")
                 report(Event(number, "finished", 1, 1))
@@ -195,7 +200,7 @@ def _child(number: int, job: Job, events: Any) -> None:
 
     def report(event: Event) -> None:
         if parent and not parent.is_alive():
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)  # training saves its state first
         events.put((number, event))
 
     try:
