@@ -1,6 +1,6 @@
 """What history is worth: nats gained over the best model of one frame, beside the closed form.
 
-    python benchmarks/history.py [1.0 | 0.5 | 0.2 | bursts | control] [--windows 2 3] [--steps N] [--out benchmarks/results/history.csv]
+    python benchmarks/history.py [1.0 | 0.5 | 0.2 | bursts | control] [--windows 2 3] [--steps N] [--trajectories N] [--out FILE]
 
 Persistent random walkers: dr = u dt, du = -u / tau dt + s dW, of which r is recorded every D = 0.1 without error, and u is not. One frame
 says nothing about u; a window of k frames does, by its k - 1 steps. These are Normal, per axis, with
@@ -127,7 +127,7 @@ def exact_score(tau: float, window: int, positions: np.ndarray) -> np.ndarray:
 # -- models and references ---------------------------------------------------------------------------------------------------
 
 
-def measure(tau: float, window: int, positions: np.ndarray, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+def measure(tau: float, window: int, positions: np.ndarray, folder: Path, options: argparse.Namespace) -> dict[str, float | int]:
     store = opened(positions, folder / f"positions{window}.zarr")
     simulator, _ = train(settings(store, window, options), store, which="best")
     tested = store.spec.get(store.read("test").astype(np.float64), "position")
@@ -136,6 +136,8 @@ def measure(tau: float, window: int, positions: np.ndarray, folder: Path, option
     gain, shortfall = found - one, best - found
     exact = 0.5 * np.log(exact_law(tau, 1)[1] / exact_law(tau, window)[1]) if tau >= 0 else (best - one).mean()
     row = {
+        "steps": options.steps,
+        "tested": len(tested),
         "exact_gain": exact,
         "gain": gain.mean(),
         "gain_error": error(gain),
@@ -143,7 +145,8 @@ def measure(tau: float, window: int, positions: np.ndarray, folder: Path, option
         "shortfall_error": error(shortfall),
         "kl": kl,
     }
-    return {key: float(f"{round(float(value), 5):.4g}") + 0.0 for key, value in (row | references(positions, window, folder, one)).items()}
+    row |= references(positions, window, folder, one)
+    return {key: value if isinstance(value, int) else float(f"{round(float(value), 5):.4g}") + 0.0 for key, value in row.items()}
 
 
 def settings(store: Store, window: int, options: argparse.Namespace) -> epns_pyro.training.run.RunConfig:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import small
 import torch
+import xarray as xr
+from scipy.linalg import toeplitz
 
 import epns_pyro
-from epns_pyro.data import Store
+from epns_pyro.data import Store, open_store
 from epns_pyro.errors import ConfigError
 from epns_pyro.evaluation import evaluate
 from epns_pyro.evaluation.likelihood import _transitions
@@ -113,3 +115,54 @@ def test_a_window_longer_than_all_trajectories_is_refused(store: Store) -> None:
     check_trainable(store, small.config().override({"model.history.frames": 11}))
     with pytest.raises(ConfigError, match="window of 12 frames, but the set 'train' has trajectories of 11: choose at most 11"):
         check_trainable(store, small.config().override({"model.history.frames": 12}))
+
+
+# -- what history is worth -------------------------------------------------------------------------------------------------
+
+DT = 0.1
+
+
+def step_covariances(tau: float, lags: int) -> np.ndarray:
+    """Covariances of the steps dr of a walker with dr = u dt, du = -u / tau dt + s dW, var u = 1; of white steps for tau = 0."""
+    if not tau:
+        return DT * np.eye(lags + 1)[0]
+    a = np.exp(-DT / tau)
+    return np.array([2 * tau**2 * (DT / tau - 1 + a)] + [tau**2 * (1 - a) ** 2 * a**lag for lag in range(lags)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tau", "gain"), [(1.0, 1.044), (0.2, 0.375), (0.0, 0.0)])
+def test_two_frames_gain_what_the_closed_form_says(tau: float, gain: float, tmp_path: Path) -> None:
+    """Of walkers whose velocity is not recorded, per axis and transition; nothing where steps are independent."""
+    covariances = step_covariances(tau, 20)
+    rng = np.random.default_rng(0)
+    steps = np.einsum("ts,nsbd->ntbd", np.linalg.cholesky(toeplitz(covariances)), rng.standard_normal((700, 21, 4, 2)))
+    positions = 100 * rng.standard_normal((700, 1, 4, 2)) + np.pad(steps, [(0, 0), (1, 0), (0, 0), (0, 0)]).cumsum(1)
+    path = tmp_path / "walkers.zarr"
+    xr.Dataset({"position": (("trajectory", "time", "body", "space"), positions)}).to_zarr(path)
+    fields = "fields:\n  - {name: position, irreps: 1o, translates: true}\nsplit: {train: 0.7, val: 0.1, test: 0.2}\n"
+    Path(f"{path}.yaml").write_text(f"frame_dt: {DT}\nspace: 2\n{fields}")
+    walkers = open_store(path)
+    settings = {
+        "training.steps": 300,
+        "training.feedback": "teacher",
+        "training.validation_transitions": 300,
+        "model.history.frames": 2,
+        "model.history.network": {"name": "estag", "width": 16, "vectors": 4, "layers": 1},
+        "model.backbone": {"name": "vector", "width": 16, "vectors": 4, "layers": 1},
+        "model.width": 16,
+        "model.latent": 1,
+        "model.linear_path": False,
+        "model.emission": "diagonal",
+        "model.integrator": None,
+    }
+    config = epns_pyro.preset("particles", data=walkers.system.config).override(settings)
+    sim = epns_pyro.train(config, walkers, tmp_path / "run")
+    x = walkers.read("test")
+    found = sim.elbo(x[:, 1], x[:, 2:], past=x[:, :1]).numpy() / (20 * 4 * 2)
+    moves = np.diff(walkers.spec.get(x.astype(np.float64), "position"), axis=1)
+    weight = covariances[1] / covariances[0]
+    variance = covariances[0] - weight * covariances[1]
+    exact = (-0.5 * (moves[:, 1:] - weight * moves[:, :-1]) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)).mean((1, 2, 3))
+    assert 0.5 * np.log(covariances[0] / variance) == pytest.approx(gain, abs=5e-4)
+    assert exact.mean() - found.mean() < 0.01
