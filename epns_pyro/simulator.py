@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from epns_pyro.conditioning import filtering
@@ -34,6 +33,9 @@ from epns_pyro.presence import check_past, check_states
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import System
 from epns_pyro.training.run import RunConfig
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 States = Tensor | np.ndarray
 
@@ -294,9 +296,8 @@ class Simulator:
             The full state of the last frame, if it is known exactly.
         steps : int, optional
             Number of steps; needed only without observations.
-        particles, seed : int
-        sweeps : int
-            Number of sweeps over the trajectory; each improves the look-ahead of the next.
+        particles, seed, sweeps : int
+            A sweep over the trajectory improves the look-ahead of the next.
         past : (time, *site, channel), optional
             As for `filter`.
 
@@ -383,8 +384,7 @@ class Simulator:
         """Check what a rollout is given: states (trajectory, *site, channel), or frames (trajectory, time, *site, channel)."""
         if not self.infers_states:
             return self._states(x0)
-        x0 = torch.as_tensor(x0)
-        alone = x0.dim() == 2 + len(self.spec.sites)  # a single frame of each trajectory
+        alone = x0.ndim == 2 + len(self.spec.sites)  # a single frame of each trajectory
         return self._states(x0[:, None] if alone else x0, "the frames given", ("trajectory", "time"))
 
     def _states(self, x: Tensor | np.ndarray, what: str = "the initial states", leading: tuple[str, ...] = ("batch",)) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,3 +154,13 @@ def test_latents_that_do_not_fit(sim: Simulator, store: Store, shape: tuple[int,
     x = store.read("test")
     with pytest.raises(ShapeError, match=r"z: expected \(batch, time, entity, latent\)"):
         sim.log_density(x[:, 0], x[:, 1:], np.zeros(shape))
+
+
+def test_loading_a_run_imports_no_library_that_it_does_not_need() -> None:
+    """What reads files, simulates, compiles and tests statistics is imported where it is first used; together it takes seconds."""
+    code = "import sys, epns_pyro; sim = epns_pyro.load('pretrained:nbody'); "
+    code += "print([name for name in ('scipy.stats', 'scipy.spatial', 'pandas', 'xarray', 'numba', 'zarr', 'h5netcdf', 'lightning_fabric') "
+    code += "if name in sys.modules]); print(sim.rollout(sim.spec.pack(mass=[1.0, 0.1], position=[[0.0] * 3, [2.0, 0, 0]], "
+    code += "velocity=[[0.0] * 3, [0, 0.7, 0]])[None], steps=1, members=2)['position'].shape)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "(2, 1, 2, 2, 3)"]

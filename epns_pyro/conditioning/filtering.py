@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyro
 import torch
-import xarray as xr
 from torch import Tensor
 
 from epns_pyro.conditioning.gaussian import LinearStep
@@ -24,7 +24,13 @@ from epns_pyro.conditioning.problem import Problem, Proposal, Start, adapts, bui
 from epns_pyro.context import DataContext
 from epns_pyro.data import to_dataset
 from epns_pyro.errors import ConfigError
+from epns_pyro.later import later
 from epns_pyro.models import Transition
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = later("xarray")
 
 REFRESH = 0.3  # if the effective fraction of particles is smaller, the filter repeats the whole trajectory with a better proposal
 THRESHOLD = 0.5  # particles are resampled when their effective fraction is smaller

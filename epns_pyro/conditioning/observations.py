@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from epns_pyro.data import files, layout
 from epns_pyro.data.precision import PREDICTED, check_magnitude
 from epns_pyro.errors import DataError, ShapeError, nearest, shown
 from epns_pyro.state import StateSpec
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Noise = Mapping[str, float | np.ndarray]
 MOST_STEPS = 100_000  # from the initial state to the last observation

@@ -10,16 +10,21 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5netcdf
-import h5py
 import numpy as np
-import xarray as xr
-import zarr
 
 from epns_pyro.data.zarr_metadata import NAMES, Claim, claims, damaged_blosc, entries
 from epns_pyro.errors import DataError, EpnsError
+from epns_pyro.later import later
+
+if TYPE_CHECKING:
+    import h5netcdf
+    import h5py
+    import xarray as xr
+    import zarr
+else:
+    h5netcdf, h5py, xr, zarr = map(later, ("h5netcdf", "h5py", "xarray", "zarr"))
 
 BELIEVED = 2**27  # bytes that an array may have in memory in any case
 COMPRESSION = 1000  # larger arrays: largest ratio of bytes in memory to bytes on disk

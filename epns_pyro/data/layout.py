@@ -9,15 +9,21 @@ says so. An attribute of pairs, such as a bond, is a variable (trajectory, body,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from epns_pyro.data import files
 from epns_pyro.derived import derive, lead_frames, recorded_fields
 from epns_pyro.durations import steps_between
 from epns_pyro.errors import DataError, nearest
+from epns_pyro.later import later
 from epns_pyro.state import Field, StateSpec
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = later("xarray")
 
 TRAJECTORY, TIME, SPACE = "trajectory", "time", "space"
 REAL = ("real", "pair", "duration")  # kinds of fields that are real numbers

@@ -13,12 +13,15 @@ from epns_pyro.data.presence import presence
 from epns_pyro.derived import difference
 from epns_pyro.durations import along, drift, noise_power, relative
 from epns_pyro.errors import DataError
+from epns_pyro.later import later
 from epns_pyro.state import Field, StateSpec
-from epns_pyro.systems.label_motion import step_reach
-from epns_pyro.systems.label_observables import MOST_LABELS
+from epns_pyro.systems.lattice import MOST_LABELS
 
 if TYPE_CHECKING:
     from epns_pyro.data.stores import Store
+    from epns_pyro.systems import label_motion
+else:
+    label_motion = later("epns_pyro.systems.label_motion")
 
 REACH_PIXELS = 2**25  # of label images used to measure the reach of cells, spread over the set
 REACH_SHARE = 0.995  # fraction of steps of cells within the reach
@@ -103,7 +106,7 @@ def _cell_reach(store: Store, split: str) -> float | None:
     reaches = []
     for block in blocks[::stride]:
         cells = store.spec.get(store.read(split, block), label.name)
-        reach = step_reach(cells, label.size - 1, periodic=store.spec.periodic)
+        reach = label_motion.step_reach(cells, label.size - 1, periodic=store.spec.periodic)
         reaches.append(reach[~np.isnan(reach)])
     found = np.concatenate(reaches)
     return float(np.quantile(found, REACH_SHARE)) if found.size else None

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from epns_pyro.context import DataContext
 from epns_pyro.data import files, layout
@@ -23,9 +22,15 @@ from epns_pyro.data.writing import chunk_trajectories
 from epns_pyro.derived import lead_frames, memory_frames
 from epns_pyro.durations import are_uneven, with_duration
 from epns_pyro.errors import ConfigError, DataError, nearest, shown
+from epns_pyro.later import later
 from epns_pyro.plain import parse_json
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import SYSTEMS, RecordedConfig, System
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = later("xarray")
 
 ORDER = ("train", "val", "test", "same_init", "long")
 

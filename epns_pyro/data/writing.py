@@ -15,22 +15,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-from zarr.codecs import ZstdCodec
 
 from epns_pyro._version import __version__
 from epns_pyro.data import files, layout
 from epns_pyro.errors import DataError
+from epns_pyro.later import later
 from epns_pyro.plain import parse_json
 from epns_pyro.state import StateSpec
 from epns_pyro.systems.base import System
 
+if TYPE_CHECKING:
+    import zarr
+else:
+    zarr = later("zarr")
+
 Progress = Callable[[str, int, int], None]  # (what, how many are done, of how many)
 
-CHECKED = ZstdCodec(level=0, checksum=True)  # zarr's default, with a checksum: without it a changed byte is read as data
 CHUNK_BYTES = 4 * 2**20
 CHUNK_TRAJECTORIES = 64
 
@@ -99,7 +102,9 @@ class StoreWriter:
         return SetWriter(name, trajectories, self._root.require_group(name), self.identity.spec)
 
     def _create(self, name: str, trajectories: int, frames: int, sites: tuple[int, ...]) -> None:
-        spec = self.identity.spec
+        from zarr.codecs import ZstdCodec
+
+        spec, checked = self.identity.spec, ZstdCodec(level=0, checksum=True)  # without a checksum a changed byte is read as data
         chunk = chunk_trajectories(spec, frames, sites)
         group = self._root.create_group(name, overwrite=True)
         for variable in layout.variables(spec):
@@ -110,11 +115,11 @@ class StoreWriter:
                 chunks=(min(chunk, trajectories), *shape[1:]),
                 dtype=variable.dtype,
                 dimension_names=variable.dims,
-                compressors=CHECKED,
+                compressors=checked,
                 attributes={"units": variable.field.unit} if variable.field.unit else {},
             )
         time = group.create_array(
-            layout.TIME, shape=(frames,), chunks=(frames,), dtype=np.float64, dimension_names=(layout.TIME,), compressors=CHECKED
+            layout.TIME, shape=(frames,), chunks=(frames,), dtype=np.float64, dimension_names=(layout.TIME,), compressors=checked
         )
         time[:] = np.arange(frames) * self.identity.frame_dt
         group.update_attributes(self.identity.attributes() | {"set": name, "complete": 0})

@@ -9,17 +9,24 @@ shows as the width of a band. Corrections that a network adds to the end of a fr
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError, ShapeError, nearest
+from epns_pyro.later import later
 from epns_pyro.models import Transition
 from epns_pyro.presence import check_states
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import System
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = later("xarray")
 
 HELD_OUT, STRIDE = 40, 10  # trajectories and frames that are read by default: states that follow each other say the same
 QUANTILES = (0.05, 0.5, 0.95)

@@ -13,10 +13,8 @@ import numpy as np
 from numba import njit, prange
 
 from epns_pyro.errors import ShapeError
-from epns_pyro.systems.lattice import Lattice
+from epns_pyro.systems.lattice import MOST_LABELS, Lattice
 from epns_pyro.systems.threads import limited
-
-MOST_LABELS = 2**15  # cells and medium: labels fit into int16, which every library can hold
 
 # -- from states to labels -------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+MOST_LABELS = 2**15  # cells and medium: labels fit into int16, which every library can hold
 # Each pair of neighbours once: right, down, then the two diagonals below. Their opposites complete the neighbourhood.
 _FORWARD = ((0, 1), (1, 0), (1, 1), (1, -1))
 

@@ -6,16 +6,22 @@ Units are natural: lengths L, times T and masses M such that G has the value giv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Self, final
+from typing import TYPE_CHECKING, Literal, Self, final
 
 import numpy as np
 import pydantic
 
+from epns_pyro.later import later
+from epns_pyro.once import once
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean
-from epns_pyro.systems import nbody_dynamics as dynamics
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, SystemConfig
 from epns_pyro.systems.kicked_bodies import KickedBodies, divides
+
+if TYPE_CHECKING:
+    from epns_pyro.systems import nbody_dynamics as dynamics
+else:
+    dynamics = later("epns_pyro.systems.nbody_dynamics")
 
 Range = tuple[pydantic.PositiveFloat, pydantic.PositiveFloat]
 
@@ -131,9 +137,14 @@ class NBody(KickedBodies):
         self.frame_dt = config.frame_dt
         self.steps_per_frame = round(config.frame_dt / config.dt)
         self.oracle_stride = round((config.oracle_dt or config.dt) / config.dt)
-        self.physics = dynamics.Physics(config.gravitational_constant, config.softening, config.sigma, config.dt)
         self.sigma, self.energy_jump = config.sigma, config.energy_jump
         self.has_oracle = self.has_diagonal_law = self.has_density
+
+    @once
+    def physics(self) -> dynamics.Physics:
+        """The constants as the compiled code takes them."""
+        c = self.config
+        return dynamics.Physics(c.gravitational_constant, c.softening, c.sigma, c.dt)
 
     # -- the process -------------------------------------------------------------------------------------------------------
 

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 import pydantic
 
 from epns_pyro.derived import lead_frames
 from epns_pyro.errors import ShapeError
+from epns_pyro.later import later
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean
-from epns_pyro.systems import pair_dynamics as dynamics
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig
 from epns_pyro.systems.recorded import Recorded, RecordedConfig
 from epns_pyro.systems.threads import limited
+
+if TYPE_CHECKING:
+    from epns_pyro.systems import pair_dynamics as dynamics
+else:
+    dynamics = later("epns_pyro.systems.pair_dynamics")
 
 FARTHEST = 1e3  # positions beyond it are no longer plausible, L
 UNBOUNDED = np.inf

@@ -5,19 +5,25 @@ Energies are dimensionless, lengths in pixels, times in Monte Carlo steps (MCS).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, final
 
 import numpy as np
 import pydantic
 
 from epns_pyro.config import Config
 from epns_pyro.errors import ShapeError
-from epns_pyro.systems import label_observables as labels
-from epns_pyro.systems import potts_dynamics as dynamics
+from epns_pyro.later import later
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, SystemConfig
-from epns_pyro.systems.lattice import square_lattice
+from epns_pyro.systems.lattice import MOST_LABELS, square_lattice
 from epns_pyro.systems.threads import limited
 from epns_pyro.systems.tissues import TissueSystem
+
+if TYPE_CHECKING:
+    from epns_pyro.systems import label_observables as labels
+    from epns_pyro.systems import potts_dynamics as dynamics
+else:
+    labels = later("epns_pyro.systems.label_observables")
+    dynamics = later("epns_pyro.systems.potts_dynamics")
 
 Pair = tuple[pydantic.PositiveInt, pydantic.PositiveInt]
 Matrix = tuple[tuple[float, ...], ...]
@@ -145,8 +151,8 @@ class CellsConfig(SystemConfig):
                 )
             if self.boundary == "periodic" and size < 3:
                 raise ValueError(f"a periodic lattice needs a {side} of 3 or more, so that the neighbours of a pixel differ; found {size}")
-        if self.cells >= labels.MOST_LABELS:
-            raise ValueError(f"expected fewer than {labels.MOST_LABELS} cells, found blocks {self.blocks} = {self.cells}")
+        if self.cells >= MOST_LABELS:
+            raise ValueError(f"expected fewer than {MOST_LABELS} cells, found blocks {self.blocks} = {self.cells}")
         if self.contact_matrix.shape[0] != self.types + 1:
             size = self.contact_matrix.shape[0]
             raise ValueError(f"contact_energies: {self.types} types and the medium need a matrix of {self.types + 1} rows, found {size}")

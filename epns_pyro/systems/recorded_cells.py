@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import pydantic
 
-from epns_pyro.systems import label_observables as labels
+from epns_pyro.later import later
 from epns_pyro.systems.base import SYSTEMS, SystemConfig
+from epns_pyro.systems.lattice import MOST_LABELS
 from epns_pyro.systems.tissues import TissueSystem
+
+if TYPE_CHECKING:
+    from epns_pyro.systems import label_observables as labels
+else:
+    labels = later("epns_pyro.systems.label_observables")
 
 
 @SYSTEMS.register("recorded_cells")
@@ -37,7 +43,7 @@ class RecordedCellsConfig(SystemConfig):
 
     name: Literal["recorded_cells"] = "recorded_cells"
     lattice: tuple[pydantic.PositiveInt, pydantic.PositiveInt]
-    cells: int = pydantic.Field(ge=1, lt=labels.MOST_LABELS)
+    cells: int = pydantic.Field(ge=1, lt=MOST_LABELS)
     types: int = pydantic.Field(1, ge=1, le=254)
     periodic: bool = False
     frame_dt: pydantic.PositiveFloat = 1.0

@@ -7,16 +7,22 @@ angles at every atom bends them to that of a tetrahedron.
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 import pydantic
 
+from epns_pyro.later import later
+from epns_pyro.once import once
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean
-from epns_pyro.systems import silicon_dynamics as dynamics
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, SystemConfig
 from epns_pyro.systems.kicked_bodies import KickedBodies, divides
+
+if TYPE_CHECKING:
+    from epns_pyro.systems import silicon_dynamics as dynamics
+else:
+    dynamics = later("epns_pyro.systems.silicon_dynamics")
 
 DEPTH, CORE, STEEPNESS, REACH = 7.049556277, 0.6022245584, 1.2, 1.8  # A, B, gamma and a of the publication
 SPREAD = 0.4  # of positions as they are drawn, by the cube root of the number of atoms, L
@@ -90,9 +96,13 @@ class Silicon(KickedBodies):
         self.frame_dt, self.sigma, self.energy_jump = config.frame_dt, config.sigma, config.energy_jump
         self.steps_per_frame = round(config.frame_dt / config.dt)
         self.has_oracle = self.has_diagonal_law = self.has_density
-        self.physics = dynamics.Physics(DEPTH, CORE, config.angles, STEEPNESS, REACH, config.sigma, config.dt)
 
     # -- the process -------------------------------------------------------------------------------------------------------
+
+    @once
+    def physics(self) -> dynamics.Physics:
+        """The constants as the compiled code takes them."""
+        return dynamics.Physics(DEPTH, CORE, self.config.angles, STEEPNESS, REACH, self.config.sigma, self.config.dt)
 
     def initial(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Draw n clusters near a minimum of the energy, with thermal velocities and the centre of mass at rest: (n, body, channel)."""

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import numba
 import torch
 
 from epns_pyro.errors import ConfigError
+from epns_pyro.later import later
+
+if TYPE_CHECKING:
+    import numba
+else:
+    numba = later("numba")
 
 
 @contextmanager

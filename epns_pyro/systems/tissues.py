@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from epns_pyro.errors import ShapeError
+from epns_pyro.later import later
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Relabelling
-from epns_pyro.systems import label_observables as labels
 from epns_pyro.systems.base import Observable, System
 from epns_pyro.systems.lattice import square_lattice
+
+if TYPE_CHECKING:
+    from epns_pyro.systems import label_observables as labels
+else:
+    labels = later("epns_pyro.systems.label_observables")
 
 
 class TissueSystem(System):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from epns_pyro.geometry import Space
 
@@ -182,6 +181,8 @@ def _by_trees(space: Space, position: np.ndarray) -> np.ndarray:
             place = space.wrap(position[frame][there])
             if space.box:  # rounding can put a position on the upper side, which a tree refuses
                 place = np.where(place >= space.box, 0.0, place)
+            from scipy.spatial import KDTree  # takes a second to import
+
             itself_and_next, _ = KDTree(place, boxsize=space.box or None).query(place, k=2)
             nearest[frame][there] = itself_and_next[:, 1]
     return nearest

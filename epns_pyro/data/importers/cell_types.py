@@ -7,14 +7,20 @@ import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from epns_pyro.data.importers.epns_format import MOST_TYPES
 from epns_pyro.data.importers.movies import Movie
 from epns_pyro.data.importers.npy import load_npy
 from epns_pyro.errors import DataError, nearest
+from epns_pyro.later import later
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = later("pandas")
 
 Types = Callable[[Movie, np.ndarray], np.ndarray]  # (film, its labels (cell,)) -> types (cell,), 1 or more
 

@@ -19,7 +19,7 @@ from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_director
 from epns_pyro.errors import DataError
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import SYSTEMS, SetConfig, System
-from epns_pyro.systems.label_observables import MOST_LABELS
+from epns_pyro.systems.lattice import MOST_LABELS
 
 FOLDERS = {"train": "train", "val": "val", "test": "test", "same_init": "test_same_init", "long": "test_long_simulation"}
 MOST_TYPES = 254

@@ -8,10 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import zarr
 
 from epns_pyro.data.description import Split
 from epns_pyro.data.files import reading
@@ -23,9 +22,15 @@ from epns_pyro.data.inspection.labels import EmptyFrames
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
 from epns_pyro.errors import DataError
+from epns_pyro.later import later
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import RecordedCellsConfig, System
-from epns_pyro.systems.label_observables import MOST_LABELS
+from epns_pyro.systems.lattice import MOST_LABELS
+
+if TYPE_CHECKING:
+    import zarr
+else:
+    zarr = later("zarr")
 
 
 def import_labels(

@@ -10,12 +10,18 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from epns_pyro.data.importers.label_names import names_of
 from epns_pyro.errors import DataError
+from epns_pyro.later import later
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = later("pandas")
 
 NAMES = ("man_track.txt", "res_track.txt")
 COLUMNS = ("label", "begin", "end", "parent")

@@ -8,14 +8,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import zarr
 
 from epns_pyro.data.files import check_zarr, reading, refuse_damaged_blosc
 from epns_pyro.data.importers.epns_format import natural
 from epns_pyro.data.importers.tiff import MOST_IMAGE_PIXELS, MOST_PIXELS, SUFFIXES, count_images, open_stack
 from epns_pyro.errors import DataError, nearest
+from epns_pyro.later import later
+
+if TYPE_CHECKING:
+    import zarr
+else:
+    zarr = later("zarr")
 
 MOST_FILM_PIXELS = 2**31  # of a film after crop and downscaling: it must fit into memory
 _METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json")

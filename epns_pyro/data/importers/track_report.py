@@ -6,10 +6,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import zarr
+from typing import TYPE_CHECKING
 
 from epns_pyro.errors import DataError
+from epns_pyro.later import later
+
+if TYPE_CHECKING:
+    import zarr
+else:
+    zarr = later("zarr")
 
 ATTRIBUTE = "import_report"
 

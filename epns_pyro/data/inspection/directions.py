@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from epns_pyro.data.inspection.findings import WARNING, Inspector
 from epns_pyro.data.scales import field_changes
+from epns_pyro.later import later
 from epns_pyro.state import Field, StateSpec
+
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    stats = later("scipy.stats")
 
 LEVEL = 0.01  # of all tests of one field together
 FEWEST = 12  # trajectories; with fewer, the Normal approximation of the rank tests is too coarse

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from epns_pyro.data.inspection.findings import ERROR, WARNING, Inspector, Tally
 from epns_pyro.state import Field
@@ -64,6 +63,8 @@ class Labels(Inspector):
         for trajectory, frame, label in np.argwhere(moved):
             before, after = (np.argwhere(labels[trajectory, t] == label) for t in (frame - 1, frame))
             box = labels.shape[2:] if self._periodic else None
+            from scipy.spatial import KDTree  # takes a second to import
+
             gap = KDTree(before, boxsize=box).query(after)[0].min()
             jumped[trajectory, frame, label] = gap > _diameter(min(len(before), len(after)))
         return jumped
