@@ -34,7 +34,10 @@ from epns_pyro import __version__
 ROOT = Path(__file__).parents[1]
 TASKS = ("train 64", "rollout 1", "rollout 64", "rollout 1000")
 SUITES = {
-    "particles": [(m, t) for m in ("default", "default, no integrator", "frames (paper preset)", "pairs") for t in TASKS],
+    "particles": [
+        *((m, t) for m in ("default", "default, no integrator", "pairs") for t in TASKS),
+        *(("frames (paper preset)", t) for t in TASKS[:3]),
+    ],
     "backbones": [(m, t) for m in MODELS if m not in ("pairs", "cells") for t in TASKS[:3]],
     "bodies": [(f"{n} bodies", "train 1") for n in BODIES],
     "cells": [("cells", t) for t in ("train 4", "rollout 1", "rollout 16")],
