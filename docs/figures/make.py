@@ -155,7 +155,7 @@ def energy() -> None:
     results = HERE.parents[1] / "benchmarks" / "results"
     curves = pd.read_csv(results / "energy_curves.csv")
     exact = pd.read_csv(results / "energy.csv").exact_rate.max()
-    colours = {"symplectic": MODEL, "EPNS (default)": "#7a4fb5", "PNS-GNN": "#c2571a", "NSDE": "#3d8b57"}
+    colours = {"true process": GREY, "symplectic": MODEL, "PNS-GNN": "#c2571a", "NSDE": "#3d8b57"}
     figure, (noisy, quiet) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for (model, noise), curve in curves.groupby(["model", "noise"], sort=False):
         if model not in colours:
@@ -166,8 +166,9 @@ def energy() -> None:
             axes.fill_between(curve.time, curve.gain - 2 * curve.error, curve.gain + 2 * curve.error, color=colour, alpha=0.2, linewidth=0)
     end = curves.time.max()
     noisy.plot([0, end], [0, exact * end], color=INK, linestyle="--", linewidth=1, label="exact line")
-    noisy.set_yscale("symlog", linthresh=1)
-    quiet.set_yscale("symlog", linthresh=0.1)
+    for axes, linear in ((noisy, 1.0), (quiet, 0.1)):  # what leaves the picture has exploded
+        axes.set_yscale("symlog", linthresh=linear)
+        axes.set_ylim(-linear, 1e4)
     noisy.set(xlabel="time (T)", ylabel="gain of mean energy", title="with noise: 64 runs, ± 2 standard errors")
     quiet.set(xlabel="time (T)", ylabel="relative change of energy", title="without noise: the mean fed back")
     noisy.legend(frameon=False, fontsize=8)
