@@ -21,22 +21,18 @@ from epns_pyro.models import Feedback
 from epns_pyro.training.presets import preset
 from epns_pyro.training.validation import as_tensor, draw_transitions
 
+ONCE = {"model.sweeps": 0}
+INDEPENDENT = ONCE | {"model.interlacing": 1}
 VARIANTS = {
-    "windows, 64 classes (default)": {},
-    "windows, 16 classes": {"model.interlacing": 4},
-    "windows, independent pixels": {"model.interlacing": 1},
-    "SpatialConv-GNN (embedding 32, 64 latents), independent pixels": {
-        "model.network": "spatial-conv",
-        "model.latent": 64,
-        "model.interlacing": 1,
-    },
+    "windows, 64 classes, 4 sweeps (default)": {},
+    "windows, 64 classes, 1 sweep": {"model.sweeps": 1},
+    "windows, 64 classes": ONCE,
+    "windows, 64 classes, revised": ONCE | {"model.revisions": [4, 16, 32]},
+    "windows, 16 classes": ONCE | {"model.interlacing": 4},
+    "windows, independent pixels": INDEPENDENT,
+    "SpatialConv-GNN (embedding 32, 64 latents), independent pixels": INDEPENDENT | {"model.network": "spatial-conv", "model.latent": 64},
     # at the rate of the others it ends as an image of medium alone
-    "PNS-UNet, independent pixels": {
-        "model.network": "unet",
-        "model.latent": 64,
-        "model.interlacing": 1,
-        "training.learning_rate": 3e-4,
-    },
+    "PNS-UNet, independent pixels": INDEPENDENT | {"model.network": "unet", "model.latent": 64, "training.learning_rate": 3e-4},
 }
 START, MEMBERS, TRAJECTORIES = 10, 2, 20
 OBSERVED = {"area_mean": "area", "area_sd": "area_sd", "fragments": "fragments", "perimeter": "perimeter"}

@@ -164,7 +164,7 @@ class CellsModelConfig(TransitionConfig):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> CellsModelConfig:
         if self.sweeps and self.interlacing == 1:
-            raise ValueError("sweeps need pixels that depend on each other: set interlacing above 1")
+            raise ValueError("sweeps need pixels that depend on each other: set sweeps to 0, or interlacing above 1")
         return self
 
     def build(self, context: DataContext) -> CellsTransition:

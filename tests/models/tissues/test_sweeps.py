@@ -10,6 +10,8 @@ import torch
 from label_tissues import label_spec, law, tissues, transition
 from torch import Tensor
 
+from epns_pyro.errors import ConfigError
+from epns_pyro.models.tissues.cells import CellsModelConfig
 from epns_pyro.models.tissues.label_images import LabelImage
 from epns_pyro.models.tissues.sweeps import with_uniform
 from epns_pyro.symmetry import Relabelling, density_invariance_error
@@ -147,3 +149,8 @@ def test_the_gradient_reaches_both_the_first_draw_and_the_sweeps() -> None:
     own = emission.scores.own.own.grad
     assert own.shape[0] == 4
     assert all(float(part.abs().sum()) > 1e-6 for part in own)
+
+
+def test_independent_pixels_have_no_sweeps() -> None:
+    with pytest.raises(ConfigError, match="set sweeps to 0, or interlacing above 1"):
+        CellsModelConfig.parse({"interlacing": 1, "sweeps": 2})
