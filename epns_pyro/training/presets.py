@@ -19,7 +19,7 @@ from epns_pyro.training.schedules import HorizonSchedule, KLSchedule, RateSchedu
 
 WINDOW = 10  # steps of the windows in which hidden states are inferred
 NEIGHBOURS = 8  # of a body in recordings with more than twice as many bodies
-SWEEPS = 4  # of images of simulated cells; more change little
+SWEEPS = 2  # of images of simulated cells; more change little
 BODIES_PER_BATCH = 320  # 64 states of 5 bodies
 
 
