@@ -352,4 +352,4 @@ def test_missing_data_is_named(evaluated: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["evaluate", str(evaluated), "--data", str(tmp_path / "gone.zarr")])
     assert result.exit_code == 2
     assert "gone.zarr" in result.output
-    assert epns_pyro.load(evaluated).step == 4
+    assert epns_pyro.load(evaluated).config.training.steps == 4  # the run is as it was

@@ -22,17 +22,18 @@ def scenes(tmp_path, monkeypatch):
     for seed, name in enumerate(("hotel", "zara01", "zara02")):
         table = walkers(tracks=60, spread=300, every=10, seed=seed)
         table.to_csv(tmp_path / f"{name}.txt", sep="\t", header=False, index=False)
+    walkers(tracks=60, spread=300).to_csv(tmp_path / "beads.csv", index=False)
     return tmp_path
 
 
 def test_the_commands(scenes):
     lines = re.findall(r"^    (epns-pyro data .*)$", PAGE.replace("\\\n        ", ""), flags=re.MULTILINE)
-    assert [line.split()[2] for line in lines] == ["import-tracks", "info"]
-    for line in lines:
-        result = CliRunner().invoke(main, shlex.split(line)[1:])
-        assert result.exit_code == 0, result.output
-    assert "bodies in a frame" in result.stdout
+    assert [line.split()[2] for line in lines] == ["import-tracks", "info", "import-tracks"]
+    results = [CliRunner().invoke(main, shlex.split(line)[1:]) for line in lines]
+    assert [result.exit_code for result in results] == [0, 0, 0], "".join(result.output for result in results)
+    assert "bodies in a frame" in results[1].stdout
     assert open_store(scenes / "hotel.zarr").frame_dt == 0.4
+    assert open_store(scenes / "beads.zarr").spec["velocity"].hidden
 
 
 def test_the_script(scenes, capsys):
