@@ -24,8 +24,8 @@ from epns_pyro.training.validation import as_tensor, draw_transitions
 ONCE = {"model.sweeps": 0}
 INDEPENDENT = ONCE | {"model.interlacing": 1}
 VARIANTS = {
-    "windows, 64 classes, 2 sweeps (default)": {},
-    "windows, 64 classes, 1 sweep": {"model.sweeps": 1},
+    "windows, 64 classes, 8 sweeps (default)": {},
+    "windows, 64 classes, 2 sweeps": {"model.sweeps": 2},
     "windows, 64 classes": ONCE,
     "windows, 64 classes, revised": ONCE | {"model.revisions": [4, 16, 32]},
     "windows, 16 classes": ONCE | {"model.interlacing": 4},

@@ -19,7 +19,7 @@ from epns_pyro.training.schedules import HorizonSchedule, KLSchedule, RateSchedu
 
 WINDOW = 10  # steps of the windows in which hidden states are inferred
 NEIGHBOURS = 8  # of a body in recordings with more than twice as many bodies
-SWEEPS = 2  # of images of simulated cells; more change little
+SWEEPS = {"sweeps": 8, "training_sweeps": 2}  # of images of simulated cells
 BODIES_PER_BATCH = 320  # 64 states of 5 bodies
 
 
@@ -121,11 +121,11 @@ def cells_quick(system: SystemConfig) -> RunConfig:
     """Minutes on two CPU cores, for the small system."""
     # The windows of simulated systems are the benchmarked ones; those of recorded cells are as large as the cells need.
     # Sweeps are for them too: a film of hundreds of cells takes long to draw even once.
-    size, sweeps = ({"window": 13, "spacing": 2.25}, SWEEPS) if isinstance(system, CellsConfig) else ({}, 0)
+    size, sweeps = ({"window": 13, "spacing": 2.25}, SWEEPS) if isinstance(system, CellsConfig) else ({}, {})
     batch, validated = (16, 100) if isinstance(system, CellsConfig) else _as_many_cells(system)
     return RunConfig(
         system=system,
-        model=CellsModelConfig.parse({"network": {"name": "windows"} | size, "sweeps": sweeps}),
+        model=CellsModelConfig.parse({"network": {"name": "windows"} | size} | sweeps),
         evaluation=EvaluationConfig(
             members=9,
             trajectories=20,

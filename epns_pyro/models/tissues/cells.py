@@ -39,7 +39,9 @@ class CellsTransition(Transition):
         net, latent = self.network, config.latent
         windows = (self.spec[self.label].size - 1) * math.prod(net.window(Size(*context.sites)))
         self.block_size = max(1, min(64, WINDOW_PIXELS // windows))
-        self.scores = PixelScores(net.width, types, config.interlacing, config.neighbourhood, config.revisions, config.sweeps)
+        self.scores = PixelScores(
+            net.width, types, config.interlacing, config.neighbourhood, config.revisions, config.sweeps, config.training_sweeps
+        )
         hidden = config.prior_width
         self.prior_net = nn.Sequential(nn.Linear(net.summary_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
         self.posterior_net = nn.Sequential(nn.Linear(net.innovation_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
@@ -157,6 +159,12 @@ class CellsModelConfig(TransitionConfig):
     )
     sweeps: int = pydantic.Field(
         default=0, ge=0, le=100, description="how often every pixel is drawn again, given all others; the log-likelihood is then a bound"
+    )
+    training_sweeps: int | None = pydantic.Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="the same in the law that training scores, at most `sweeps`: fewer are faster; null: as many",
     )
     floor: float = pydantic.Field(default=1e-6, gt=0, lt=0.1, description="weight of a uniform law over the labels in the law of a pixel")
     prior_width: int = pydantic.Field(default=64, gt=0, description="hidden channels of the networks of prior and posterior")

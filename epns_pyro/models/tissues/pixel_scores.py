@@ -158,11 +158,23 @@ class PixelScores(nn.Module):
         Classes before which the draft is revised; see `epns_pyro.models.tissues.revision`.
     sweeps : int
         How often every pixel is drawn again, given all others.
+    training_sweeps : int, optional
+        The same in the law that training scores; None: as many.
     """
 
-    def __init__(self, width: int, types: int, side: int, neighbourhood: int, revisions: tuple[int, ...] = (), sweeps: int = 0) -> None:
+    def __init__(
+        self,
+        width: int,
+        types: int,
+        side: int,
+        neighbourhood: int,
+        revisions: tuple[int, ...] = (),
+        sweeps: int = 0,
+        training_sweeps: int | None = None,
+    ) -> None:
         super().__init__()
         self.types, self.side, self.neighbourhood, self.sweeps = types, side, neighbourhood, sweeps
+        self.training_sweeps = sweeps if training_sweeps is None else min(sweeps, training_sweeps)
         self.revisions = nn.ModuleList(Revision(width, types, start) for start in revisions if start < side**2)
         later = side**2 - 1 + (sweeps > 0)  # pixels that are drawn again are a class after the last
         self.own = ByClass(2 * neighbourhood**2 + EXPECTATION_FEATURES, width, later)

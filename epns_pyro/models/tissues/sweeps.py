@@ -14,6 +14,9 @@ other.
 Both sides of a ratio have the same rest. The estimate is unbiased for any g, so its logarithm is a lower bound in expectation, as an
 ELBO is. It is tight where g is the conditional law of p(x'), for then the sweeps are reversible. The gradient is that of p(x^0) and g on
 the way that was proposed; q is held fixed.
+
+Training, which is where gradients are recorded, may score a law of fewer sweeps (`training_sweeps`). g and the first draw are the same in
+both, and more sweeps come closer to the law whose conditionals g are.
 """
 
 from __future__ import annotations
@@ -78,7 +81,7 @@ class Sweeps:
         field, lattice = self.field, self.field.tissue.lattice.pixels
         noise, labels, surplus = HashedNoise(field, labels, seed), labels.clone(), self.marginals.whole(labels)
         gained = self.draft.cells.new_zeros(len(labels) // lattice)
-        for turn in range(self.scores.sweeps):
+        for turn in range(self.scores.training_sweeps if torch.is_grad_enabled() else self.scores.sweeps):
             for group in reversed(field.groups):
                 laws, others = self._given_others(group, labels, surplus)
                 pixels, total = laws.pixels, laws.total

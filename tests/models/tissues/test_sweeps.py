@@ -154,3 +154,15 @@ def test_the_gradient_reaches_both_the_first_draw_and_the_sweeps() -> None:
 def test_independent_pixels_have_no_sweeps() -> None:
     with pytest.raises(ConfigError, match="set sweeps to 0, or interlacing above 1"):
         CellsModelConfig.parse({"interlacing": 1, "sweeps": 2})
+
+
+def test_training_scores_the_law_of_fewer_sweeps() -> None:
+    value = every_image(3)[100:110]
+    fewer = small_law(1).log_prob(value)
+    emission = small_law(2)
+    emission.scores.training_sweeps = 1
+    torch.testing.assert_close(emission.log_prob(value), fewer)
+    with torch.no_grad():
+        assert (emission.log_prob(value) - fewer).abs().max() > 1e-3
+    t = transition(label_spec(2, types=2), LATTICE, interlacing=2, neighbourhood=3, sweeps=1, training_sweeps=3)
+    assert t.scores.training_sweeps == 1
