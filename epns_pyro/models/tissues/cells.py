@@ -164,7 +164,7 @@ class CellsModelConfig(TransitionConfig):
         default=None,
         ge=1,
         le=100,
-        description="the same in the law that training scores, at most `sweeps`: fewer are faster; null: as many",
+        description="the same in the law that training scores, at most `sweeps`: fewer are faster",
     )
     floor: float = pydantic.Field(default=1e-6, gt=0, lt=0.1, description="weight of a uniform law over the labels in the law of a pixel")
     prior_width: int = pydantic.Field(default=64, gt=0, description="hidden channels of the networks of prior and posterior")
