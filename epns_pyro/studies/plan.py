@@ -12,7 +12,7 @@ from epns_pyro.studies.definition import Study, StudyModel, StudyPreset
 from epns_pyro.studies.programs import ProgramRunConfig
 from epns_pyro.systems import SystemConfig
 from epns_pyro.training.presets import preset
-from epns_pyro.training.run import RunConfig, RunFolder
+from epns_pyro.training.run import RunConfig, RunFolder, differing_settings
 
 INTERVALS = ("validate_every", "checkpoint_every", "log_every")  # at most the number of steps
 
@@ -192,14 +192,6 @@ def configured(base: RunConfig, model: StudyModel, settings: StudyPreset, change
 
 def _differing(found: RunConfig, wanted: RunConfig) -> str:
     """Say in which settings two configs differ, at most three of them."""
-
-    def walk(a: Any, b: Any, prefix: str) -> Iterator[str]:
-        if isinstance(a, dict) and isinstance(b, dict):
-            for key in sorted({*a, *b}):
-                yield from walk(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else key)
-        elif a != b:
-            yield f"{prefix} is {a} there, {b} here"
-
-    differences = list(walk(found.model_dump(mode="json"), wanted.model_dump(mode="json"), ""))
+    differences = [f"{key} is {a} there, {b} here" for key, a, b in differing_settings(found, wanted)]
     more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
     return "; ".join(differences[:3]) + more

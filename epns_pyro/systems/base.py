@@ -11,6 +11,7 @@ import numpy as np
 import pydantic
 
 from epns_pyro.config import Config, Registry
+from epns_pyro.errors import ShapeError
 from epns_pyro.state import StateSpec
 from epns_pyro.symmetry import Group
 
@@ -141,3 +142,15 @@ def trajectory_seeds(seed: int, split: str, n: int, *, start: int = 0) -> np.nda
     return np.array(
         [np.random.SeedSequence((seed, key, i)).generate_state(1, np.uint64)[0] for i in range(start, start + n)], dtype=np.uint64
     )
+
+
+def checked_seeds(spec: StateSpec, x0: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Check what bodies are simulated from, initial states (n, body, channel) and integer seeds (n,); return the seeds as uint64."""
+    spec.check(x0, what="the initial states")
+    seeds = np.asarray(seeds)
+    if x0.ndim != 3 or seeds.shape != x0.shape[:1] or not np.issubdtype(seeds.dtype, np.integer):
+        raise ShapeError(
+            f"simulate: expected initial states (n, body, {spec.channels}) and n integer seeds, "
+            f"found {x0.shape} and {seeds.dtype} {seeds.shape}"
+        )
+    return seeds.astype(np.uint64)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from epns_pyro.errors import ShapeError
-from epns_pyro.systems.base import System
+from epns_pyro.systems.base import System, checked_seeds
 from epns_pyro.systems.threads import limited
 
 
@@ -52,15 +52,9 @@ class KickedBodies(System):
 
         Every trajectory has its own random stream, made from its seed (n,) uint64; the result does not depend on the number of threads.
         """
-        self.spec.check(x0, what="the initial states")
-        seeds = np.asarray(seeds)
-        if x0.ndim != 3 or seeds.shape != x0.shape[:1] or not np.issubdtype(seeds.dtype, np.integer):
-            raise ShapeError(
-                f"simulate: expected initial states (n, body, {self.spec.channels}) and n integer seeds, "
-                f"found {x0.shape} and {seeds.dtype} {seeds.shape}"
-            )
+        seeds = checked_seeds(self.spec, x0, seeds)
         with limited(workers):
-            positions, velocities = self._walked(x0, steps, seeds.astype(np.uint64))
+            positions, velocities = self._walked(x0, steps, seeds)
         static = {f.name: self.spec.get(x0, f.name)[:, None] for f in self.spec.static_fields}
         return self.spec.pack(position=positions, velocity=velocities, **static)
 

@@ -15,11 +15,10 @@ import numpy as np
 import pydantic
 
 from epns_pyro.derived import lead_frames
-from epns_pyro.errors import ShapeError
 from epns_pyro.later import later
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean
-from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig
+from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig, checked_seeds
 from epns_pyro.systems.recorded import Recorded, RecordedConfig
 from epns_pyro.systems.threads import limited
 
@@ -138,14 +137,8 @@ class PairSystem(System):
 
         Every trajectory has its own random stream, made from its seed (n,) uint64; the number of threads changes nothing.
         """
-        self.spec.check(x0, what="the initial states")
-        seeds = np.asarray(seeds)
-        if x0.ndim != 3 or seeds.shape != x0.shape[:1] or not np.issubdtype(seeds.dtype, np.integer):
-            raise ShapeError(
-                f"simulate: expected initial states (n, body, {self.spec.channels}) and n integer seeds, "
-                f"found {x0.shape} and {seeds.dtype} {seeds.shape}"
-            )
-        x = self._walk(x0, steps, seeds.astype(np.uint64), self.steps_per_frame, workers)
+        seeds = checked_seeds(self.spec, x0, seeds)
+        x = self._walk(x0, steps, seeds, self.steps_per_frame, workers)
         if self.config.velocity == "differences":
             position, velocity = (x[..., self.spec.slice(name)] for name in ("position", "velocity"))
             velocity[:, 1:] = np.diff(position, axis=1) / self.frame_dt

@@ -12,6 +12,7 @@ RUN/data.nc            only if a run is distributed without its store: a few tra
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -252,3 +253,16 @@ def _renamed(section: dict[str, Any], old: str, new: str) -> dict[str, Any]:
 def plain(config: Config) -> dict[str, Any]:
     """Return a config as plain data that a checkpoint can hold."""
     return config.model_dump(mode="json")
+
+
+def differing_settings(one: Config, other: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Iterate over the settings in which two configs differ: the dotted key, and both values as plain data."""
+
+    def walk(a: Any, b: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in sorted({*a, *b}):
+                yield from walk(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else key)
+        elif a != b:
+            yield prefix, a, b
+
+    return walk(plain(one), plain(other), "")

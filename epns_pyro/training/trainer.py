@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from epns_pyro.training.checkpoint import Counters, context_to_plain, read_check
 from epns_pyro.training.interrupts import interruptible
 from epns_pyro.training.metrics import MetricsLog
 from epns_pyro.training.motion import fit_law, require_integrator
-from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig, plain
+from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig, differing_settings, plain
 from epns_pyro.training.validation import Validation, validator
 
 logger = logging.getLogger(__name__)
@@ -324,12 +324,4 @@ def with_strides(store: Store, training: TrainingConfig) -> Store:
 
 def differences(mine: RunConfig, theirs: RunConfig) -> str:
     """Describe which settings differ, as dotted keys."""
-
-    def walk(a: Any, b: Any, prefix: str) -> Iterator[str]:
-        if isinstance(a, dict) and isinstance(b, dict):
-            for key in sorted({*a, *b}):
-                yield from walk(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else key)
-        elif a != b:
-            yield f"{prefix} is {b!r} in the checkpoint, {a!r} now"
-
-    return "; ".join(walk(plain(mine), plain(theirs), ""))
+    return "; ".join(f"{key} is {b!r} in the checkpoint, {a!r} now" for key, a, b in differing_settings(mine, theirs))

@@ -152,6 +152,19 @@ class Backbone(nn.Module, ABC):
         """Compute the output of `forward`, after the shapes have been checked."""
 
 
+class AroundNetwork(Backbone):
+    """A backbone that makes its output from that of another one, `network`."""
+
+    network: Backbone
+
+    def largest(self, bodies: int) -> int:
+        return self.network.largest(bodies)
+
+    @property
+    def last_layers(self) -> tuple[nn.Linear, ...]:
+        return self.network.last_layers
+
+
 class BackboneConfig(Config, ABC):
     """Settings of a backbone; `build` makes the network for a signature."""
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from epns_pyro.backbones.bodies.base import Backbone, Features, Signature
+from epns_pyro.backbones.bodies.base import AroundNetwork, Backbone, Features, Signature
 
 
-class Gradient(Backbone):
+class Gradient(AroundNetwork):
     """Vectors are minus the gradients of energies, each the sum over the bodies of a scalar of another network.
 
     No energy changes when all bodies move together, so the forces add up to zero. The network is given no vectors: a force that depends
@@ -27,13 +27,6 @@ class Gradient(Backbone):
         nn.Module.__init__(self)
         self.signature = signature
         self.network = build(replace(signature, in_vectors=0, out_scalars=signature.out_scalars + signature.out_vectors, out_vectors=0))
-
-    def largest(self, bodies: int) -> int:
-        return self.network.largest(bodies)
-
-    @property
-    def last_layers(self) -> tuple[nn.Linear, ...]:
-        return self.network.last_layers
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         inputs = (positions, features.scalars, *(() if features.pairs is None else (features.pairs,)), *self.parameters())

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from epns_pyro.backbones.bodies.base import Backbone, Features
+from epns_pyro.backbones.bodies.base import AroundNetwork, Backbone, Features
 
 
-class Handed(Backbone):
+class Handed(AroundNetwork):
     """Combine vectors of an equivariant network in ways that are not symmetric under reflections.
 
     In 2 dimensions u + J w, J a rotation by 90 degrees; in 3 dimensions u + w x s; in 1 dimension nothing can be combined.
@@ -30,13 +30,6 @@ class Handed(Backbone):
     def vectors(space: int) -> int:
         """Return how many vectors of the inner network are needed for one output vector."""
         return space
-
-    def largest(self, bodies: int) -> int:
-        return self.network.largest(bodies)
-
-    @property
-    def last_layers(self) -> tuple[nn.Linear, ...]:
-        return self.network.last_layers
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         return self._combined(self.network(positions, features))

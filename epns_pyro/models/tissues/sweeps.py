@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from epns_pyro.backbones.tissues.base import Draft
-from epns_pyro.models.tissues.interlacing import LabelField
+from epns_pyro.models.tissues.interlacing import LabelField, PixelBatch
 from epns_pyro.models.tissues.pixel_laws import HashedNoise, PixelLaws, random_gumbel
 from epns_pyro.models.tissues.pixel_scores import DraftMarginals, PixelScores
 
@@ -48,17 +48,18 @@ class Sweeps:
 
     def __init__(self, field: LabelField, draft: Draft, marginals: DraftMarginals, scores: PixelScores, floor: float) -> None:
         self.field, self.draft, self.marginals, self.scores, self.floor = field, draft, marginals, scores, floor
+        self._groups = [(group, field.given_others(group)) for group in field.groups]  # the same in every sweep
 
     def do(self, labels: Tensor) -> Tensor:
         """Draw all pixels of images (pixel,) again, as often as there are sweeps."""
         labels, surplus, lost = labels.clone(), self.marginals.whole(labels), Lost(self.field, self.floor)
         for _ in range(self.scores.sweeps):
             uniform = lost.labels()
-            for group in self.field.groups:
-                laws, others = self._given_others(group, labels, surplus)
-                pixel = laws.pixels.pixel
+            for group, pixels in self._groups:
+                laws, others = self._given_others(group, pixels, labels, surplus)
+                pixel = pixels.pixel
                 labels[pixel] = torch.where(uniform[pixel] < 0, laws.draw(random_gumbel), uniform[pixel])
-                surplus = others + self.marginals.surplus(labels, laws.pixels)
+                surplus = others + self.marginals.surplus(labels, pixels)
         return labels
 
     def undo(self, labels: Tensor, fixed: Tensor, seed: int | Tensor = 0) -> tuple[Tensor, Tensor]:
@@ -82,9 +83,9 @@ class Sweeps:
         noise, labels, surplus = HashedNoise(field, labels, seed), labels.clone(), self.marginals.whole(labels)
         gained = self.draft.cells.new_zeros(len(labels) // lattice)
         for turn in range(self.scores.training_sweeps if torch.is_grad_enabled() else self.scores.sweeps):
-            for group in reversed(field.groups):
-                laws, others = self._given_others(group, labels, surplus)
-                pixels, total = laws.pixels, laws.total
+            for group, pixels in reversed(self._groups):
+                laws, others = self._given_others(group, pixels, labels, surplus)
+                total = laws.total
                 ahead = with_uniform(field, laws.score(labels) - total, self.floor, pixels.pixel)
                 with torch.no_grad():
                     new = torch.where(fixed[pixels.pixel], labels[pixels.pixel], laws.draw(noise.of(pixels, turn)))
@@ -95,9 +96,8 @@ class Sweeps:
                 gained = gained.index_add(0, pixels.pixel // lattice, ratio)
         return labels, gained
 
-    def _given_others(self, group: range, labels: Tensor, surplus: Tensor) -> tuple[PixelLaws, Tensor]:
+    def _given_others(self, group: range, pixels: PixelBatch, labels: Tensor, surplus: Tensor) -> tuple[PixelLaws, Tensor]:
         """Return the laws of a group of pixels, and the surplus (cell, 1, 3) of all others, given that of the whole image."""
-        pixels = self.field.given_others(group)
         others = surplus - self.marginals.surplus(labels, pixels)
         return self.scores.laws(self.field, self.draft, pixels, labels, self.marginals.expectation_of_group(others, group)), others
 

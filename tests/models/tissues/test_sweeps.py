@@ -40,7 +40,7 @@ def exact(emission: LabelImage) -> Tensor:
     probability = emission._scores(field, first, flat.flatten()).view(len(images), -1).sum(-1).exp()
     sweeps, labels = emission._sweeps(field, first), flat.flatten()
     for _, group in itertools.product(range(emission.scores.sweeps), field.groups):
-        laws, _ = sweeps._given_others(group, labels, sweeps.marginals.whole(labels))
+        laws, _ = sweeps._given_others(group, field.given_others(group), labels, sweeps.marginals.whole(labels))
         pixel = laws.pixels.pixel
         g = torch.zeros(len(images), dtype=torch.float64)
         g = g.index_add(0, pixel // 6, with_uniform(field, laws.score(labels) - laws.total, FLOOR, pixel)).exp()
@@ -123,9 +123,9 @@ def test_undoing_reads_no_pixel_of_the_group_that_it_draws() -> None:
     for group in field.groups:
         labels = x[0, 1, ..., 0].flatten().clone()
         with torch.no_grad():
-            laws, _ = sweeps._given_others(group, labels, sweeps.marginals.whole(labels))
+            laws, _ = sweeps._given_others(group, field.given_others(group), labels, sweeps.marginals.whole(labels))
             labels[laws.pixels.pixel] = torch.as_tensor(rng.integers(0, 8, len(laws.pixels.pixel)))
-            again, _ = sweeps._given_others(group, labels, sweeps.marginals.whole(labels))
+            again, _ = sweeps._given_others(group, field.given_others(group), labels, sweeps.marginals.whole(labels))
         for one, other in zip(laws[2:], again[2:], strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
