@@ -18,7 +18,7 @@ import xarray as xr
 
 from epns_pyro.data import Store
 from epns_pyro.evaluation import heldout, initial_state, likelihood
-from epns_pyro.evaluation.evaluated import Evaluated
+from epns_pyro.evaluation.evaluated import Evaluated, Subject
 from epns_pyro.evaluation.forecasters import Forecaster, Model
 from epns_pyro.evaluation.parts import Section
 from epns_pyro.evaluation.record import EvaluationRecord, HeadlineLine, parse
@@ -127,6 +127,10 @@ class Check(ABC, Generic[R]):
     def sections(self, record: R | None, found: Evaluated) -> Iterator[Section]:
         """Yield the sections of the page; sections without items are left out. `record` is None if the evaluation has none."""
         yield from ()
+
+    def about(self, record: R, subject: Subject | None) -> R | None:
+        """Return the part of a record that is about one quantity, or with None the part that is about no single quantity."""
+        return record if subject is None else None
 
     def headline(self, record: R) -> Iterator[HeadlineLine]:
         """Yield the lines for the summary."""

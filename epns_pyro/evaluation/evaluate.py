@@ -136,6 +136,7 @@ def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: Eval
         ),
         store=str(store.path),
         sets={name: SetSize(trajectories=store.size(name), steps=store.steps(name)) for name in store.splits},
+        held_out=store.fingerprint("test"),
         sampling_rule=simulator.transition.sampling_rule,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         evaluate_seconds=round(seconds, 1),

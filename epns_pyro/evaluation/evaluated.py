@@ -78,6 +78,20 @@ class Evaluated:
         shown = (s.data["nominal"] for s in self.subjects("observables", "fields") if "coverage" in s.data)
         return next((float(nominal.sel(level=0.9, method="nearest")) for nominal in shown), None)
 
+    def about(self, subject: Subject | None) -> Evaluated:
+        """Return the diagnostics and files of one quantity, or with None those of no single quantity. The record stays whole."""
+        groups, files = {}, {}
+        if subject is not None:
+            data, dim = self.groups[subject.group], GROUPS[subject.group]
+            groups = {subject.group: data.sel({dim: [subject.name]}) if dim else data}
+        for name, data in self.files.items():
+            if "observable" not in data.dims:
+                if subject is None:
+                    files[name] = data
+            elif subject is not None and subject.group == "observables" and subject.name in data["observable"]:
+                files[name] = data.sel(observable=[subject.name])
+        return Evaluated(self.record, groups, files)
+
     def subjects(self, *groups: str) -> Iterator[Subject]:
         """Iterate over the tested quantities, of the given groups or of all."""
         for group, dim in GROUPS.items():

@@ -79,6 +79,7 @@ class Run(Record):
     command: str | None = None
     store: str | None = None
     sets: dict[str, SetSize] = {}
+    held_out: str | None = None  # fingerprint of the test set
     sampling_rule: str | None = None
     created: str | None = None
     evaluate_seconds: float | None = None

@@ -44,7 +44,8 @@ def _praise(judged: list[Line]) -> str:
 class ComparisonRow:
     """The numbers that runs are compared by; None where one is missing.
 
-    `data` is a letter: runs with the same letter were evaluated on the same data. `decimals` suits the standard error of the ELBO.
+    `data` is a letter: runs with the same letter were evaluated on the same data. `trajectories` is the size of
+    the training set. `decimals` suits the standard error of the ELBO.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ComparisonRow:
     alive: float | None
     symmetry: float | None
     parameters: int | None
+    trajectories: int | None
     steps: int | None
     store: str
     decimals: int
@@ -87,6 +89,7 @@ def comparison_row(name: str, record: EvaluationRecord, *, data: str = "") -> Co
         alive=_first(record.stability.final_alive_model if record.stability else None),
         symmetry=_first(record.equivariance.maximum if record.equivariance else None),
         parameters=run.parameters,
+        trajectories=run.sets["train"].trajectories if "train" in run.sets else None,
         steps=run.step,
         store=run.store or "",
         decimals=precision(model.error if model else None),

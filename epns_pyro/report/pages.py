@@ -20,12 +20,10 @@ from markupsafe import Markup
 
 from epns_pyro.errors import DataError
 from epns_pyro.evaluation import CHECKS, summary
-from epns_pyro.evaluation.evaluated import Evaluated
-from epns_pyro.evaluation.figures.distribution import ladder
+from epns_pyro.evaluation.evaluated import Evaluated, Subject
 from epns_pyro.evaluation.figures.model import sparkline
 from epns_pyro.evaluation.lines import lines, state
-from epns_pyro.evaluation.parts import Figure, Key, Page, Panel, Section
-from epns_pyro.evaluation.record import Run
+from epns_pyro.evaluation.parts import Page, Panel, Section
 from epns_pyro.report import svg
 from epns_pyro.report.training import TrainingLog, training
 from epns_pyro.report.viewers import player, viewer
@@ -51,30 +49,36 @@ def write_report(folder: Path, out: Path, log: TrainingLog | None = None) -> Pat
         If there is no evaluation in the folder, or not one that this version can read.
     """
     found = Evaluated.read(folder)
-    show, judged = viewer(found), lines(found.record.verdicts)
-    scripts = ["\n".join(_asset(name) for name in PLAYERS[show.kind])] if show else []
-    page = _environment().get_template("report.html.j2")
-    return write_text(
-        out,
-        page.render(
+    return write_text(out, _report(found, sections(found, log or []), pages={}))
+
+
+def write_report_pages(folder: Path, out: Path, log: TrainingLog | None = None) -> Path:
+    """Write the report of a run as a folder: an overview, and a page for each quantity; return the overview, index.html.
+
+    The arguments and errors are those of `write_report`, but `out` is a folder. It is created if it does not exist.
+    """
+    found = Evaluated.read(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    judged = {line.subject: line for line in lines(found.record.verdicts)}
+    pages = {subject.label: f"quantity-{i}.html" for i, subject in enumerate(found.subjects(), 1)}
+    template = environment().get_template("quantity.html.j2")
+    for subject in found.subjects():
+        text = template.render(
             run=found.record.run,
-            headline=found.record.headline,
-            verdict=summary.verdict(found.record),
-            lines=judged,
-            sparklines=_sparklines(found),
-            level=found.level,
-            rules=list(dict.fromkeys(line.rule for line in judged if line.rule)),
-            viewer=show,
-            sections=sections(found, log or []),
-            scripts=[Markup(script) for script in scripts],
-            script_hashes=[_hash(script) for script in scripts],
-        ),
-    )
+            quantity=subject.label,
+            line=judged.get(subject.label),
+            pages=pages,
+            sections=sections_about(found, subject),
+            script_hashes=[],
+        )
+        write_text(out / pages[subject.label], text)
+    overview = [section for section in (*sections_about(found, None), training(log or [])) if section]
+    return write_text(out / "index.html", _report(found, overview, pages))
 
 
 def write_page(page: Page, out: Path) -> Path:
     """Write a page of sections."""
-    return write_text(out, _environment().get_template("sections.html.j2").render(page=page, script_hashes=[]))
+    return write_text(out, environment().get_template("sections.html.j2").render(page=page, script_hashes=[]))
 
 
 def write_player(data: xr.Dataset, time_unit: str, title: str, out: Path) -> Path:
@@ -97,7 +101,7 @@ def write_player(data: xr.Dataset, time_unit: str, title: str, out: Path) -> Pat
         raise DataError(f"a film shows bodies in two or three dimensions or label images, found {', '.join(map(str, data.data_vars))}")
     scripts = ["\n".join(_asset(name) for name in PLAYERS[show.kind])]
     page = (
-        _environment()
+        environment()
         .get_template("player.html.j2")
         .render(
             title=title, viewer=show, scripts=[Markup(script) for script in scripts], script_hashes=[_hash(script) for script in scripts]
@@ -106,63 +110,48 @@ def write_player(data: xr.Dataset, time_unit: str, title: str, out: Path) -> Pat
     return write_text(out, page)
 
 
-def write_comparison(folders: Mapping[str, Path], out: Path) -> list[summary.ComparisonRow]:
-    """Write one page that compares runs, given their folders RUN/evaluation/ by name; return the rows of its table."""
-    runs = {name: Evaluated.read(folder) for name, folder in folders.items()}
-    data = [_data(found.record.run) for found in runs.values()]
-    letters = {key: _letter(i) for i, key in enumerate(dict.fromkeys(data))}
-    rows = [summary.comparison_row(name, found.record, data=letters[key]) for (name, found), key in zip(runs.items(), data, strict=True)]
-    judged = {name: {line.subject: line for line in lines(found.record.verdicts)} for name, found in runs.items()}
-    page = _environment().get_template("compare.html.j2")
-    write_text(
-        out,
-        page.render(
-            rows=rows,
-            same_data=len(letters) == 1,
-            judged=judged,
-            subjects=list(dict.fromkeys(subject for of_run in judged.values() for subject in of_run)),
-            ladders=[_ladder(letter, {row.name: runs[row.name] for row in rows if row.data == letter}) for letter in letters.values()],
-            script_hashes=[],
-        ),
-    )
-    return rows
-
-
 def sections(found: Evaluated, log: TrainingLog) -> list[Section]:
     """Return the sections of a report that have something to show."""
     made = [section for check in CHECKS for section in check.sections(check.read(found.record), found)]
     return [section for section in (*made, training(log)) if section]
 
 
-def _data(run: Run) -> str:
-    """Return a text that differs between runs with different data."""
-    return json.dumps(run.model_dump(mode="json", include={"system", "store", "sets"}), sort_keys=True)
+def sections_about(found: Evaluated, subject: Subject | None) -> list[Section]:
+    """Return the sections about one quantity, or with None those about no single quantity."""
+    part = found.about(subject)
+    made: list[Section] = []
+    for check in CHECKS:
+        record = check.read(found.record)
+        made += check.sections(None if record is None else check.about(record, subject), part)
+    return [section for section in made if section]
+
+
+def _report(found: Evaluated, made: list[Section], pages: Mapping[str, str]) -> str:
+    """Return the page of a report; `pages` are those of single quantities, by label."""
+    show, judged = viewer(found), lines(found.record.verdicts)
+    scripts = ["\n".join(_asset(name) for name in PLAYERS[show.kind])] if show else []
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            run=found.record.run,
+            headline=found.record.headline,
+            verdict=summary.verdict(found.record),
+            lines=judged,
+            pages=pages,
+            sparklines=_sparklines(found),
+            level=found.level,
+            rules=list(dict.fromkeys(line.rule for line in judged if line.rule)),
+            viewer=show,
+            sections=made,
+            scripts=[Markup(script) for script in scripts],
+            script_hashes=[_hash(script) for script in scripts],
+        )
+    )
 
 
 def _sparklines(found: Evaluated) -> dict[str, Panel]:
     return {s.label: sparkline(s.data) for s in found.subjects("observables", "fields") if "coverage" in s.data}
-
-
-def _ladder(letter: str, runs: Mapping[str, Evaluated]) -> Figure | None:
-    """Return a figure of the ELBO of runs on the same data, with the references of the first run that has any."""
-    tables = {name: found.record.likelihood.known for name, found in runs.items() if found.record.likelihood}
-    rows = [row.model_copy(update={"name": name}) for name, table in tables.items() for row in table if row.key == "elbo"]
-    if not rows:
-        return None
-    first = next(iter(table for table in tables.values() if table))
-    rows += [row for row in first if row.key not in ("elbo", "iwae")]
-    return Figure(
-        ladder(rows),
-        alt="Scores in nats per transition: " + ", ".join(f"{row.name} {row.value:.2f}" for row in rows) + ".",
-        caption="Nats per transition on held-out data, the ELBO of every run; further right is better.",
-        title=f"Likelihood on data {letter}",
-        key=(Key("model", "runs"), Key("truth", "oracle"), Key("reference", "references")),
-        size="medium",
-    )
-
-
-def _letter(i: int) -> str:
-    return chr(ord("A") + i) if i < 26 else f"A{i}"
 
 
 # -- output ------------------------------------------------------------------------------------------------------------------
@@ -170,7 +159,8 @@ def _letter(i: int) -> str:
 _LOADER = jinja2.PackageLoader("epns_pyro.report")
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Return the environment of the templates of all pages."""
     environment = jinja2.Environment(
         loader=_LOADER, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -101,6 +101,15 @@ def test_what_a_store_says_about_itself(walkers, stripes):
     assert stripes.sites("val") == (6, 8)
 
 
+def test_a_fingerprint_tells_sets_apart_and_forgets_where_they_are(tmp_path):
+    data = described(dataset(), frame_dt=0.5)
+    one, same = (open_store(write(data, tmp_path / f"{name}.zarr")) for name in ("one", "same"))
+    moved = data.assign(position=data.position.where(data.time < 2, data.position + 1e-9))
+    other = open_store(write(moved, tmp_path / "other.zarr"))
+    assert one.fingerprint("train") == same.fingerprint("train") != other.fingerprint("train")
+    assert one.fingerprint("train") != one.fingerprint("test")
+
+
 def test_labels_come_with_the_type_of_their_cell(stripes):
     x = stripes.read("train")
     assert x.dtype == np.int16

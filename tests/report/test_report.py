@@ -10,22 +10,21 @@ import re
 import shutil
 import subprocess
 import zlib
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 from click.testing import CliRunner
-from small_evaluations import TRAINING, Texts, write_evaluation
+from page_structure import Structure
+from small_evaluations import TRAINING, Texts, change, copied, write_evaluation
 
 from epns_pyro.cli import main
-from epns_pyro.errors import DataError
 from epns_pyro.evaluation.evaluated import Evaluated
 from epns_pyro.evaluation.figures.style import SMALL, thinned
 from epns_pyro.evaluation.parts import Panel
 from epns_pyro.evaluation.record import EvaluationRecord
-from epns_pyro.report import svg, write_comparison, write_report
+from epns_pyro.report import svg, write_report
 from epns_pyro.report.viewers import MAX_CHARACTERS, pack, viewer
 
 COMMON = ["verdicts", "look", "likelihood", "fans", "distances", "two-sample", "pit", "coverage", "spread", "skill", "ranks"]
@@ -34,60 +33,13 @@ SECTIONS = {"particles": [*COMMON, *MODEL], "labels": [*COMMON, "reliability", *
 HOSTILE = "</text></script><script>alert('1')</script><img src=x onerror=alert(2)>{{ 7*7 }}$\\frac{${% raw %}<!--\u2028&amp;\"'`"
 
 
-class Structure(HTMLParser):
-    """Tags with the names of their attributes in order, sections, links, and the text of scripts."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple] = []
-        self.found: dict[str, list] = {"section": [], "href": [], "src": [], "figure": [], "svg": []}
-        self.scripts: list[str] = []
-        self._script = False
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        self.tags.append((tag, *sorted(given)))
-        self._script = tag == "script" and "type" not in given
-        for key in ("href", "src", "xlink:href"):
-            if key in given:
-                self.found[key.removeprefix("xlink:")].append(given[key])
-        if tag in self.found:
-            self.found[tag].append(given.get("id"))
-
-    def handle_endtag(self, tag):
-        self._script = self._script and tag != "script"
-
-    def handle_data(self, data):
-        if self._script:
-            self.scripts.append(data)
-
-
 KINDS = pytest.mark.parametrize("kind", ["particles", "labels"])
 BROWSER = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 
 
 @pytest.fixture(scope="module")
-def evaluations(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders RUN/evaluation/ by kind; tests that change one work on a copy."""
-    return {kind: write_evaluation(tmp_path_factory.mktemp(kind) / "run", kind) for kind in ("particles", "labels")}
-
-
-@pytest.fixture(scope="module")
 def pages(evaluations: dict[str, Path]) -> dict[str, Path]:
     return {kind: write_report(folder, folder.parent / "report.html", TRAINING) for kind, folder in evaluations.items()}
-
-
-def copied(folder: Path, run: Path) -> Path:
-    """Copy a folder RUN/evaluation/ into another run."""
-    return Path(shutil.copytree(folder, run / "evaluation"))
-
-
-def change(folder: Path, **values: object) -> None:
-    """Change entries of metrics.json; None removes one."""
-    path = folder / "metrics.json"
-    found = json.loads(path.read_text()) | values
-    path.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
 
 
 @KINDS
@@ -245,40 +197,6 @@ def test_a_panel_has_the_colours_of_the_page_and_no_markup_from_labels() -> None
 def test_thinning_keeps_both_ends() -> None:
     assert list(thinned(5, 9)) == [0, 1, 2, 3, 4]
     assert list(thinned(100, 4)) == [0, 33, 66, 99]
-
-
-# -- compare -----------------------------------------------------------------------------------------------------------------
-
-
-def test_compare_tells_runs_of_different_data_apart(evaluations: dict[str, Path], tmp_path: Path) -> None:
-    runs = {name: tmp_path / name for name in ("one", "two", "three")}
-    folders = {name: copied(evaluations["particles"], run) for name, run in runs.items()}
-    about = json.loads((folders["three"] / "metrics.json").read_text())["run"]
-    change(folders["three"], run=about | {"store": "elsewhere"})
-    rows = write_comparison(folders, tmp_path / "compare.html")
-    assert [row.data for row in rows] == ["A", "A", "B"]
-    page = (tmp_path / "compare.html").read_text()
-    assert "3 runs compared" in page
-    assert "different data" in page
-    result = CliRunner().invoke(main, ["compare", *map(str, runs.values()), "--out", str(tmp_path / "c.html")])
-    assert result.exit_code == 0, result.output
-    assert "different data" in result.output
-    assert all(name in result.output for name in runs)
-    write_comparison({name: folders[name] for name in ("one", "two")}, tmp_path / "same.html")
-    assert "different data" not in (tmp_path / "same.html").read_text()
-    nowhere = CliRunner().invoke(main, ["compare", str(runs["one"]), "--out", str(tmp_path / "no" / "c.html")])
-    assert nowhere.exit_code == 2
-    assert "no such folder" in nowhere.output
-
-
-def test_a_comparison_lives_with_what_a_run_lacks(evaluations: dict[str, Path], tmp_path: Path) -> None:
-    folder = copied(evaluations["particles"], tmp_path)
-    (folder / "metrics.json").write_text(json.dumps({"format": "epns-pyro evaluation", "version": 1}))
-    (row,) = write_comparison({HOSTILE: folder}, tmp_path / "compare.html")
-    assert row.elbo is None
-    assert "<img" not in (tmp_path / "compare.html").read_text()
-    with pytest.raises(DataError, match="no such run"):
-        write_comparison({"x": tmp_path / "none" / "evaluation"}, tmp_path / "compare.html")
 
 
 # -- a browser ---------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,15 @@ def film_examples(images: xr.DataArray, texts: Texts) -> xr.Dataset:
 
 def _sources(texts: Texts) -> list[str]:
     return ["truth", texts.source, "member 2", "member 3"]
+
+
+def copied(folder: Path, run: Path) -> Path:
+    """Copy a folder RUN/evaluation/ into another run."""
+    return Path(shutil.copytree(folder, run / "evaluation"))
+
+
+def change(folder: Path, **values: object) -> None:
+    """Change entries of metrics.json; None removes one."""
+    path = folder / "metrics.json"
+    found = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))

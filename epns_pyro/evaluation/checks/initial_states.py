@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from epns_pyro.calibration.verdicts import FALSE_ALARM
 from epns_pyro.calibration.wording import listing, measured, number, p_value, sentence
 from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
-from epns_pyro.evaluation.evaluated import Evaluated
+from epns_pyro.evaluation.evaluated import Evaluated, Subject
 from epns_pyro.evaluation.figures import distribution as figures
 from epns_pyro.evaluation.figures.distribution import with_unit
 from epns_pyro.evaluation.parts import Details, Figure, Key, Section, Table, Text
@@ -38,8 +38,17 @@ class DistanceCheck(Check[tuple[Distance, ...]]):
             "differ a little, so each distance is shown beside the distance between two true ensembles.",
         )
         if record:
-            section.items.extend([_distance_figure(record, found.time_unit), _distance_table(record, found.time_unit)])
+            differing = [row for row in distributions_that_differ(found.record.same_init) if row in record]
+            section.items.extend(
+                [
+                    _distance_figure(record, differing, found.time_unit),
+                    _distance_table(record, len(found.record.same_init), found.time_unit),
+                ]
+            )
         yield section
+
+    def about(self, record: tuple[Distance, ...], subject: Subject | None) -> tuple[Distance, ...]:
+        return tuple(row for row in record if subject is not None and row.observable == subject.name)
 
     def headline(self, record: tuple[Distance, ...]) -> Iterator[HeadlineLine]:
         worst = max(record, key=lambda row: row.ks - row.typical if math.isfinite(row.typical) else -math.inf)
@@ -162,15 +171,14 @@ def _fans(found: Evaluated) -> Section:
     return section
 
 
-def _distance_figure(rows: Sequence[Distance], time_unit: str) -> Figure:
-    differing = distributions_that_differ(rows)
+def _distance_figure(rows: Sequence[Distance], differing: Sequence[Distance], time_unit: str) -> Figure:
     seen = (
         f"{len(differing)} of {len(rows)} distances are larger than chance allows."
         if differing
         else "No distance is larger than chance allows."
     )
     return Figure(
-        figures.distances(rows, time_unit),
+        figures.distances(rows, differing, time_unit),
         alt="Kolmogorov-Smirnov distance of model and truth over time, with its floor: "
         + "; ".join(f"{row.label} at {row.time:g}: {row.ks:.2f}" for row in rows)
         + ".",
@@ -187,7 +195,7 @@ def _distance_figure(rows: Sequence[Distance], time_unit: str) -> Figure:
     )
 
 
-def _distance_table(rows: Sequence[Distance], time_unit: str) -> Table:
+def _distance_table(rows: Sequence[Distance], tests: int, time_unit: str) -> Table:
     columns = {
         "observable": lambda row: row.label,
         with_unit("time", time_unit): lambda row: f"{row.time:g}",
@@ -207,7 +215,7 @@ def _distance_table(rows: Sequence[Distance], time_unit: str) -> Table:
         [tuple(str(cell(row)).strip() for cell in columns.values()) for row in rows],
         frozenset(head[1:]),
         note="Means over initial states; model − truth: difference of means with its standard error; p: smallest over the initial states, "
-        "corrected for their number but not for the number of rows: a distance differs only if p times the number of rows is below 5%.",
+        f"corrected for their number but not for the number of distances: a distance differs only if p times {tests} is below 5%.",
     )
 
 

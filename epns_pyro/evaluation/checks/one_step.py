@@ -15,7 +15,7 @@ from epns_pyro.calibration.verdicts import Word
 from epns_pyro.calibration.wording import listing, number, precision
 from epns_pyro.evaluation import heldout
 from epns_pyro.evaluation.check import Check, Inputs
-from epns_pyro.evaluation.evaluated import Evaluated
+from epns_pyro.evaluation.evaluated import Evaluated, Subject
 from epns_pyro.evaluation.lines import state
 from epns_pyro.evaluation.parts import Section, Table, Text
 from epns_pyro.evaluation.record import Count, HeadlineLine, Real, Record
@@ -112,6 +112,10 @@ class OneStepCheck(Check[OneStep]):
             ]
         )
         yield section
+
+    def about(self, record: OneStep, subject: Subject | None) -> OneStep | None:
+        rows = tuple(one for one in record.quantities if subject is not None and one.label == subject.label)
+        return OneStep(frames=record.frames, quantities=rows) if rows else None
 
     def headline(self, record: OneStep) -> Iterator[HeadlineLine]:
         judged = [one for one in record.quantities if state(one.word) != "silent"]

@@ -9,7 +9,7 @@ from epns_pyro.calibration.wording import sentence
 from epns_pyro.errors import DataError
 from epns_pyro.evaluation import heldout
 from epns_pyro.evaluation.check import Check, Inputs
-from epns_pyro.evaluation.evaluated import Evaluated
+from epns_pyro.evaluation.evaluated import Evaluated, Subject
 from epns_pyro.evaluation.figures import model as figures
 from epns_pyro.evaluation.parts import Figure, Key, Section, Table
 
@@ -57,3 +57,6 @@ class RecalibrationCheck(Check[dict[str, str]]):
                 )
             )
         yield section
+
+    def about(self, record: dict[str, str], subject: Subject | None) -> dict[str, str]:
+        return {name: words for name, words in record.items() if subject is not None and name == subject.name}

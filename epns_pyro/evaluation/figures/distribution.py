@@ -54,6 +54,28 @@ def _rungs(rows: Sequence[LikelihoodRow], title: str) -> Panel:
     return Panel(PanelSize(410, 36 * len(rows) + 52, left=4, right=12, bottom=24), draw, title=title)
 
 
+def by_training_set(lines: Sequence[Sequence[tuple[int, LikelihoodRow]]], oracle: LikelihoodRow | None) -> list[Panel]:
+    """Return a panel of scores over the size of the training set, a line per model; a line is a sequence of (trajectories, score)."""
+    sizes = sorted({size for line in lines for size, _ in line})
+
+    def draw(axes: Axes) -> None:
+        for line in lines:
+            some = sorted(line, key=lambda point: point[0])
+            values, errors = [row.value for _, row in some], np.nan_to_num([row.error for _, row in some])
+            axes.errorbar([size for size, _ in some], values, errors, color=MODEL, marker="o", markersize=4.5, elinewidth=0.9)
+            for size, row in some:
+                axes.annotate(brief(row.name, 24), (size, row.value), (5, -9), textcoords="offset points", color=MODEL)
+        if oracle:
+            axes.axhline(oracle.value, color=INK, linewidth=0.8, linestyle=(0, (3, 2)))
+            axes.annotate(oracle.name, (0, oracle.value), (3, 3), xycoords=("axes fraction", "data"), textcoords="offset points", color=INK)
+        axes.set_xscale("log")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
+        axes.margins(x=0.12, y=0.15)
+
+    return [Panel(PanelSize(410, 240), draw, title="nats per transition (ELBO)", x="training trajectories")]
+
+
 def fans(data: xr.Dataset, observable: str) -> list[Panel]:
     """Return panels of median and 10-90% band of one observable, one per initial state: model over truth."""
     one = data["value"].sel(observable=observable)
@@ -82,8 +104,8 @@ def fans(data: xr.Dataset, observable: str) -> list[Panel]:
     ]
 
 
-def distances(rows: Sequence[Distance], time_unit: str) -> list[Panel]:
-    """Return panels of D_KS over time with the noise floor, one per observable."""
+def distances(rows: Sequence[Distance], differing: Sequence[Distance], time_unit: str) -> list[Panel]:
+    """Return panels of D_KS over time with the noise floor, one per observable; rows that differ are marked."""
     names = list(dict.fromkeys(row.observable for row in rows))
     top = largest([row.ks for row in rows], [row.floor for row in rows], default=0.0)
 
@@ -96,7 +118,7 @@ def distances(rows: Sequence[Distance], time_unit: str) -> list[Panel]:
             axes.plot(time, typical, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
         axes.plot(time, [row.ks for row in some], color=MODEL, marker="o", markersize=4)
         for row in some:
-            if row.p_value < 0.05 / len(rows):
+            if row in differing:
                 axes.plot(row.time, row.ks, "o", color=BAD, markersize=5)
         axes.set(xlim=(time[0] - pad, time[-1] + pad), ylim=(0, 1.15 * top))
 
