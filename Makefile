@@ -4,7 +4,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 export GOMP_SPINCOUNT ?= 3000
 
-.PHONY: demo test slow-test test-all fuzz lint docs dist arviz-1-test clean
+.PHONY: demo test slow-test test-all fuzz lint docs accessibility dist arviz-1-test clean
 
 demo: .venv/ready
 	$(BIN)/epns-pyro train nbody
@@ -32,6 +32,11 @@ lint: .venv/ready
 docs: .venv/docs
 	$(BIN)/sphinx-build -q -W --keep-going -j auto -b html -d build/doctrees docs build/docs
 	$(BIN)/python docs/check.py build/docs
+
+# The site and a report, read by axe-core in Chromium; not in a minimal environment, which has no browser.
+accessibility: docs
+	$(BIN)/epns-pyro report pretrained:nbody --pages build/report
+	$(BIN)/python docs/accessibility.py build/docs build/report
 
 # Wheel and source distribution, and a try of the wheel in an environment that has nothing else.
 dist: .venv/ready
