@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from epns_pyro.cli._common import progress_bars
+
+if TYPE_CHECKING:
+    from epns_pyro.data.description import Split
 
 PATH = click.Path(path_type=Path)
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -22,6 +26,21 @@ class PerAxis(click.ParamType):
             return tuple(float(part) for part in str(value).split(",")) if value else ()
         except ValueError:
             self.fail(f"expected numbers like 10,10, found {str(value)[:60]!r}", param, ctx)
+
+
+class Shares(click.ParamType):
+    """Parts of three sets: "70,10,20"."""
+
+    name = "TRAIN,VAL,TEST"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Split:
+        from epns_pyro.data.description import Split
+
+        try:
+            train, val, test = (float(part) for part in str(value).split(","))
+            return Split(train=train, val=val, test=test)
+        except ValueError:
+            self.fail(f"expected three parts like 70,10,20, found {str(value)[:60]!r}", param, ctx)
 
 
 class Noise(click.ParamType):
@@ -71,6 +90,9 @@ class Noise(click.ParamType):
     help="Make the sets from stretches of time, or from whole recordings.",
 )
 @click.option("--margin", type=click.IntRange(min=0), help="Frames left out between two sets of one recording.  [default: one segment]")
+@click.option(
+    "--shares", type=Shares(), help="Parts of the segments in each set.  [default: 80,10,10; with fewer than 400 more for the test]"
+)
 @click.option("--test", "tests", multiple=True, type=PATH, metavar="TABLE", help="A recording that is used for the test set only.")
 @click.option(
     "--symmetry",
@@ -112,6 +134,7 @@ def import_tracks(
     duplicates: str,
     split: str,
     margin: int | None,
+    shares: Split | None,
     tests: tuple[Path, ...],
     symmetry: str,
     centre: tuple[float, ...],
@@ -149,6 +172,7 @@ def import_tracks(
         duplicates=duplicates,
         split=split,
         margin=margin,
+        shares=shares,
         symmetry=symmetry,
         centre=centre,
         box=box,

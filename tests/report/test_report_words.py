@@ -45,6 +45,15 @@ def joint(**p_values: float) -> dict:
     return {"initial_state": 0, "time": 1.0, **p_values}
 
 
+def after_one_step(**words: tuple[str, str]) -> dict:
+    """Verdicts after one step, and on forecasts, by quantity."""
+    rows = [
+        {"label": name, "word": now, "later": later, "shift": 0.1, "shift_error": 0.01, "spread": 1.0}
+        for name, (now, later) in words.items()
+    ]
+    return {"one_step": {"frames": 150, "quantities": rows}}
+
+
 DYING = {"stability": {"final_alive_model": 0.15, "final_alive_truth": 1.0, "runs": 20, "steps": 9}}
 APART = {"two_sample": [joint(energy_p=0.001), joint(energy_p=0.5)]}
 DIFFERENT = {"same_init": [distance(0.001), distance(0.9, "L")]}
@@ -58,6 +67,11 @@ NO_BETTER = {"likelihood": {"kl": 1.0, "rows": [{"key": "elbo", "value": 1}, {"k
         (judged("calibrated", "calibrated"), "No test of 2 quantities on held-out data found a fault in the ensemble."),
         (judged("biased", "calibrated", "biased", "over-confident"), "Use with care: q0 and q2 are biased; q3 is over-confident."),
         (judged("too few data to say"), "There are too few held-out data to say whether the ensemble can be trusted."),
+        (
+            judged("too few data to say") | after_one_step(q0=("biased", "too few data to say"), q1=("calibrated", "too few data to say")),
+            "Use with care: one step after recorded frames q0 is off. There are too few held-out data to say whether the ensemble",
+        ),
+        (judged("calibrated") | after_one_step(q0=("biased", "calibrated")), "No test of 1 quantities"),
         (judged("calibrated", "too few data to say"), "For 1 more, there are too few data to say."),
         (judged(*["biased"] * 6), "Use with care: q0, q1, q2 and 3 more are biased."),
         (

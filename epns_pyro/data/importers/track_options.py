@@ -44,7 +44,9 @@ class Options:
     split : {"time", "recording"}
     margin : int, optional
         Frames between two sets of one recording; by default one segment.
-    shares : Split
+    shares : Split, optional
+        Fractions of the segments in each set. By default 10% are for validation and 10% for the test; of fewer than 400
+        segments more, up to 30%, because a test should have about 40.
     history : int, optional
         Number of steps whose velocities (differences of positions) are part of the state; 0: only positions, or the recorded velocity.
         By default HISTORY, and 0 with `noise`.
@@ -72,7 +74,7 @@ class Options:
     duplicates: str = track_segments.REFUSE
     split: str = track_splits.BY_TIME
     margin: int | None = None
-    shares: Split = field(default_factory=Split)
+    shares: Split | None = None
     history: int | None = None
     noise: float | str | None = None
     time_column: str = ""

@@ -9,6 +9,8 @@ from epns_pyro.data.description import Split
 from epns_pyro.errors import ConfigError
 
 BY_TIME, BY_RECORDING = "time", "recording"
+TESTED = 40  # segments that a test set has where possible
+FEWEST, SHORTEST = 15, 8  # independent forecasts for a verdict, and steps of the shortest forecast that a trajectory is cut into
 MARGIN = ""  # the "set" of segments that are left out because they are too close to another set
 
 
@@ -19,6 +21,14 @@ class Stretch:
     recording: int
     start: int
     stop: int
+
+
+def default_shares(segments: int) -> Split:
+    """Return the fractions of the sets: 10% for the test, up to 30% where that is less than a test needs and enough is left."""
+    if segments < TESTED:
+        return Split()
+    test = min(max(0.1, TESTED / segments), 0.3)
+    return Split(train=0.9 - test, val=0.1, test=test)
 
 
 def assign(stretches: Sequence[Stretch], names: Sequence[str], *, how: str, margin: int, tests: Sequence[int], shares: Split) -> list[str]:

@@ -22,7 +22,7 @@ from epns_pyro.data.importers.track_options import Options
 from epns_pyro.data.importers.track_recording import LIKELIHOOD, Tracks
 from epns_pyro.data.importers.track_report import ImportReport
 from epns_pyro.data.importers.track_segments import FIRST_VALUE, Cut, Recording, Segment, read_segment
-from epns_pyro.data.importers.track_splits import MARGIN, Stretch
+from epns_pyro.data.importers.track_splits import FEWEST, MARGIN, SHORTEST, Stretch
 from epns_pyro.data.importers.track_spool import Spool
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
@@ -220,12 +220,19 @@ class _Work:
         margin = self._segment if self._options.margin is None else self._options.margin
         names = [recording.name for recording in self._recordings]
         stretches = [self._stretch(key) for key in self._usable]
-        found = track_splits.assign(stretches, names, how=self._options.split, margin=margin, tests=tests, shares=self._options.shares)
+        shares = self._options.shares or track_splits.default_shares(len(stretches))
+        found = track_splits.assign(stretches, names, how=self._options.split, margin=margin, tests=tests, shares=shares)
         homes = dict(zip(self._usable, found, strict=True))
         if "train" not in homes.values():
             raise DataError(f"{self._tracks[0].path}: no segment is left for training: give longer recordings, or a shorter --segment")
         if lost := sum(self._rows[key] for key, name in homes.items() if name == MARGIN):
             self._dropped[f"of segments closer than {margin} frames to another set"] += lost
+        tested = list(homes.values()).count("test")
+        if (shares.test or tests) and tested * max(1, self._segment // 2 // SHORTEST) < FEWEST:
+            self._notes.append(
+                f"the test set has {tested} trajectories, too few for verdicts: use a shorter --segment, a larger part for the test in "
+                "--shares, or record more"
+            )
         return {key: name for key, name in homes.items() if name != MARGIN}
 
     # -- writing -----------------------------------------------------------------------------------------------------------

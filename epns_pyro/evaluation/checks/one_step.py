@@ -14,7 +14,7 @@ import numpy as np
 from epns_pyro.calibration.verdicts import Word
 from epns_pyro.calibration.wording import listing, number, precision
 from epns_pyro.evaluation import heldout
-from epns_pyro.evaluation.check import Check, Inputs
+from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
 from epns_pyro.evaluation.evaluated import Evaluated, Subject
 from epns_pyro.evaluation.lines import state
 from epns_pyro.evaluation.parts import Section, Table, Text
@@ -28,7 +28,7 @@ class StepOf(Record):
     """How one quantity was judged one step after recorded frames.
 
     `shift` is how far the truth lies above the centre of its ensemble, in ensemble spreads; `spread` is the ensemble spread over the error
-    of the ensemble mean; `word` is the verdict.
+    of the ensemble mean; `word` is the verdict, `later` that on forecasts.
     """
 
     label: str
@@ -36,6 +36,7 @@ class StepOf(Record):
     shift: Real
     shift_error: Real
     spread: Real
+    later: str = ""
 
 
 class OneStep(Record):
@@ -59,8 +60,9 @@ class OneStepCheck(Check[OneStep]):
         data = found.diagnostics["observables"].isel(lead_time=0)
         inputs.save("one_step", found.diagnostics["observables"])
         words = {v.subject: v.word for v in found.verdicts["observables"]}
+        later = {v.subject: v.word for v in inputs.forecasts("test").verdicts.get("observables", ())}
         rows = tuple(
-            StepOf(label=label, word=words[label], shift=shift, shift_error=error, spread=spread)
+            StepOf(label=label, word=words[label], shift=shift, shift_error=error, spread=spread, later=later.get(label, ""))
             for label, shift, error, spread in zip(
                 map(str, data["label"].values), *(data[name].values for name in ("shift", "shift_error", "spread_skill")), strict=True
             )
@@ -126,6 +128,13 @@ class OneStepCheck(Check[OneStep]):
             note=f"the law of a step is off in {listing(one.label for one in off)}" if off else f"{record.frames} recorded frames",
             good=None if not judged else not off,
         )
+
+    def faults(self, record: OneStep) -> Iterator[Fault]:
+        """Yield what is off after one step where forecasts are too few to say; where they are not, their verdict says it."""
+        if off := [one.label for one in record.faults if one.later == Word.TOO_FEW_DATA]:
+            yield Fault(
+                Severity.MISCALIBRATED, f"one step after recorded frames {listing(off, most=3)} {'is' if len(off) == 1 else 'are'} off"
+            )
 
 
 def _origin(one: StepOf, later: str) -> str:

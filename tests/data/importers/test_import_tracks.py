@@ -11,6 +11,7 @@ from epns_pyro.data import Split, check
 from epns_pyro.data.importers import track_spool, track_tables
 from epns_pyro.data.importers.track_fields import Column, Quantities
 from epns_pyro.data.importers.track_report import ImportReport
+from epns_pyro.data.importers.track_splits import Stretch, by_time, default_shares
 from epns_pyro.data.importers.tracks import Options, import_tracks
 from epns_pyro.data.presence import presence
 from epns_pyro.errors import ConfigError, DataError
@@ -240,6 +241,26 @@ def test_sets_by_time_keep_their_distance(tmp_path, margin):
         assert test[number].min() - val[number].max() > gap
     dropped = f"of segments closer than {5 if margin is None else margin} frames to another set"
     assert (dropped in report(store).dropped) == (margin != 0)
+
+
+@pytest.mark.parametrize(("segments", "test"), [(12, 1), (39, 4), (60, 18), (200, 40), (1000, 100)])
+def test_short_recordings_keep_enough_for_a_test(segments, test):
+    stretches = [Stretch(0, 5 * i, 5 * i + 5) for i in range(segments)]
+    sets = by_time(stretches, 5, default_shares(segments))
+    assert [sets.count(name) for name in ("train", "val", "test")] == [
+        segments - 2 - test - round(segments / 10),
+        round(segments / 10),
+        test,
+    ]
+
+
+def test_a_test_set_that_is_too_small_is_noted_with_a_way_out(tmp_path):
+    few = imported(tmp_path, recordings(tmp_path, 1), "few.zarr", segment=10, shares=None)
+    assert few.size("test") < 15
+    assert f"the test set has {few.size('test')} trajectories, too few for verdicts: use a shorter --segment" in report(few).notes[-1]
+    asked = imported(tmp_path, recordings(tmp_path, 1), "asked.zarr", segment=5, shares=Split(train=40, val=10, test=50))
+    assert asked.size("test") >= 15
+    assert not report(asked).notes
 
 
 def test_sets_by_recording_share_none(tmp_path):

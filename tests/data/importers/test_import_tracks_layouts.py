@@ -82,7 +82,7 @@ def test_deeplabcut(tmp_path, individuals):
     np.testing.assert_array_equal(position[:, 1:], values[:, 1:, :2])
     assert not found.notes
     unfiltered = import_tracks([tmp_path / "mouse.csv"], tmp_path / "all.zarr")
-    (note,) = ImportReport.of(unfiltered.path).notes
+    note = ImportReport.of(unfiltered.path).notes[0]
     assert "no detection was dropped for it: --likelihood 0.9" in note
 
 
