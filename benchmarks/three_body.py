@@ -44,7 +44,7 @@ NETWORKS = {
     "fusion, 2 legs, lmax 2, no potential": FUSION | {"legs": 2, "lmax": 2},
 }
 SYSTEMS = {"silicon": SiliconConfig(), "silicon without angles": SiliconConfig(angles=0.0)}
-WITHOUT_ANGLES = ("true forces", "central forces (central)", "fusion, 1 leg, potential")
+WITHOUT_ANGLES = ("true forces", "sums over pairs (pairwise)", "central forces (central)", "fusion, 1 leg, potential")
 KEYS = ("system", "network")
 
 

@@ -64,8 +64,9 @@ class TrainingConfig(Config):
         Number of transitions of the validation set on which the ELBO is computed, always the same ones.
     max_bad_steps : int
         Steps with a non-finite loss or gradient are skipped and counted; this many in a row stop training.
-    motion_windows : int
-        Windows of one step that the equation of motion is fitted to before training, after which it stays as it is; 0: it is trained.
+    motion_windows : int, optional
+        Windows of one step that the equation of motion is fitted to before training; 0: it is only trained. That of `particles` stays as it
+        was fitted, that of `symplectic` is trained on. By default 400 for a pair potential of `symplectic`, else 0.
     memory : int
         Bytes of training data held in memory; larger sets stream through a pool of this size.
     strides : tuple of int
@@ -88,7 +89,7 @@ class TrainingConfig(Config):
     checkpoint_every: Positive = 250
     validation_transitions: Positive = 2000
     max_bad_steps: Positive = 20
-    motion_windows: Annotated[int, pydantic.Field(ge=0, le=10**6)] = 0
+    motion_windows: Annotated[int, pydantic.Field(ge=0, le=10**6)] | None = None
     memory: Positive = 2 * 2**30
     strides: Annotated[tuple[Count, ...], pydantic.Field(min_length=1)] = (1,)
 

@@ -26,9 +26,10 @@ from epns_pyro.inference.hidden import objective
 from epns_pyro.machine import limit_weights, weights_that_fit
 from epns_pyro.models.building import build
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
+from epns_pyro.training.equations import hold, windows_to_fit
 from epns_pyro.training.interrupts import interruptible
 from epns_pyro.training.metrics import MetricsLog
-from epns_pyro.training.motion import fit_law, require_integrator
+from epns_pyro.training.motion import fit_law
 from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig, differing_settings, plain
 from epns_pyro.training.validation import Validation, validator
 
@@ -91,8 +92,9 @@ class Trainer:
         with limit_weights(weights_that_fit(), many):
             self.transition = build(config.model, self.context)
         training = config.training
-        if training.motion_windows:
-            require_integrator(self.transition).network.requires_grad_(False)
+        self._motion_windows = windows_to_fit(self.transition, training.motion_windows)
+        if self._motion_windows:
+            hold(self.transition)
         minimised = objective(self.transition, training.feedback_mode)
         optimizer = torch.optim.AdamW(
             minimised.parameters(), lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay, fused=True
@@ -128,8 +130,8 @@ class Trainer:
         log = MetricsLog(self.folder, start=counters.step, enabled=self.fabric.is_global_zero)
         # Non-finite numbers are counted and reported here; validation inside every distribution would stop training at the first.
         with log, interruptible() as interrupted, pyro.validation_enabled(False):
-            if counters.step == 0 and training.motion_windows:
-                fit_law(self.transition, self.store, self.context, training.motion_windows, seed=self.config.seed)
+            if counters.step == 0 and self._motion_windows:
+                fit_law(self.transition, self.store, self.context, self._motion_windows, seed=self.config.seed)
             if counters.step == 0:  # the initial model is close to persistence, so the best kept state is never worse
                 self._validate(log)
             while counters.step < training.steps:

@@ -8,8 +8,10 @@ import torch
 
 from epns_pyro.data import generate
 from epns_pyro.errors import ConfigError
-from epns_pyro.systems import ChargedConfig, GravityConfig, SetConfig, SpringsConfig
-from epns_pyro.training.motion import fit_law, require_integrator
+from epns_pyro.models.symplectic.transition import SymplecticConfig
+from epns_pyro.systems import ChargedConfig, GravityConfig, NBodyConfig, SetConfig, SpringsConfig
+from epns_pyro.training.equations import DEFAULT_WINDOWS, IntegratorEquation, PotentialEquation, require_integrator, windows_to_fit
+from epns_pyro.training.motion import fit_law
 from epns_pyro.training.presets import preset
 
 SETS = {"train": SetConfig(trajectories=60, steps=5), "val": SetConfig(trajectories=2, steps=5)}
@@ -69,3 +71,60 @@ def test_what_cannot_be_fitted_is_said(tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             require_integrator(preset("springs").override(changes).model.build(context))
+
+
+# -- potentials ----------------------------------------------------------------------------------------------------------------
+
+CELESTIAL_SETS = {"train": SetConfig(trajectories=60, steps=30), "val": SetConfig(trajectories=10, steps=30)}
+
+
+@pytest.fixture(scope="module")
+def celestial(tmp_path_factory):
+    return generate(NBodyConfig(sets=CELESTIAL_SETS), tmp_path_factory.mktemp("celestial") / "store.zarr")
+
+
+def potential(context, **settings):
+    torch.manual_seed(0)
+    return SymplecticConfig.parse(settings).build(context)
+
+
+def test_a_potential_and_the_size_of_its_noise_are_found(celestial):
+    """Before any training the likelihood is near that of the true process: the data have noise, friction is learned to be none."""
+    context = celestial.context()
+    transition = potential(context, friction=True)
+    fit_law(transition, celestial, context, 100, seed=0)
+    x, x_next = (torch.as_tensor(celestial.read("val")[:, frames]).flatten(0, 1) for frames in (slice(0, -1), slice(1, None)))
+    acceleration, truth = transition.acceleration(x).detach().numpy(), celestial.system.acceleration(x.numpy())
+    error, size = np.linalg.norm(acceleration - truth, axis=-1), np.linalg.norm(truth, axis=-1)
+    assert np.median(error / size) < 0.05
+    assert float(transition.sigma(x).median()) == pytest.approx(celestial.system.config.sigma, rel=0.15)
+    step = transition.at(x)
+    law, value = step.observe(step.emission(step.prior.mean), x_next)
+    oracle = celestial.system.transition_log_prob(x.numpy(), x_next.numpy())
+    assert np.median(oracle - law.log_prob(value).detach().numpy()) < 3.0
+    free = potential(context)
+    assert float((free.at(x).observe(free.at(x).emission(step.prior.mean), x_next).law.log_prob(value)).median()) < np.median(oracle) - 30
+    assert transition.log_sigma.dtype == torch.float32
+    assert all(p.requires_grad for p in transition.parameters())  # it is trained on
+
+
+def test_starts_are_chosen_where_bodies_are_close(celestial):
+    context = celestial.context()
+
+    def closest(kind):
+        q = context.spec.get(kind.draw(celestial, context, 200, 0).x0, "position")
+        return (torch.cdist(q, q) + 1e9 * torch.eye(5)).flatten(1).amin(1)
+
+    chosen, drawn = closest(PotentialEquation), closest(IntegratorEquation)
+    assert chosen.median() < drawn.quantile(0.25)
+    assert chosen.quantile(0.75) > drawn.median()  # far ones are there too
+
+
+def test_a_pair_potential_is_fitted_unless_settings_say_otherwise(celestial):
+    context = celestial.context()
+    assert windows_to_fit(potential(context), None) == DEFAULT_WINDOWS
+    assert windows_to_fit(potential(context), 0) == 0
+    assert windows_to_fit(potential(context, potential="network"), None) == 0
+    assert windows_to_fit(preset("nbody").model.build(context), None) == 0
+    with pytest.raises(ConfigError, match="only a pair potential can be fitted"):
+        windows_to_fit(potential(context, potential="network"), 10)

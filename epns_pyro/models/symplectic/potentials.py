@@ -152,6 +152,17 @@ class PairPotential(Potential):
     def at(self, x: Tensor, mask: Tensor | None = None) -> PairLandscape:
         return PairLandscape(self, x, mask)
 
+    @property
+    def linear_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Parameters in which forces are linear."""
+        found = (self.constant, self.linear, self.product, self.pair, self.centre, self.slope)
+        return tuple(parameter for parameter in found if parameter is not None and parameter.numel())
+
+    @property
+    def silent_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Parameters which, as long as they are zero, leave forces to the linear ones."""
+        return () if self.bend is None else tuple(self.bend[-1].parameters())
+
     def strengths(self, ours: Tensor, theirs: Tensor, pairs: Tensor | None) -> Tensor:
         """Return s_h of pairs with attributes (*pair, attribute) and those of the pairs themselves: (*pair, head)."""
         both, products = 0.5 * (self.product + self.product.mT), ours[..., :, None] * theirs[..., None, :]

@@ -27,6 +27,7 @@ from epns_pyro.models.symplectic.potentials import POTENTIALS, PotentialConfig, 
 from epns_pyro.models.transition import TRANSITIONS, Carry, Transition, TransitionConfig
 from epns_pyro.state import StateSpec
 
+STRENGTHS = (1e-3, 3.0)  # of the noise before training, in typical changes per frame
 RECORDING = 0.03  # the error s before training, in typical changes per frame
 FRICTION = -4.0  # friction before training: softplus of it, per frame
 HIDDEN = 16  # channels of the network that sets the size of noise
@@ -81,6 +82,12 @@ class SymplecticTransition(Transition):
         if self.sigma_net is not None:
             raw = raw + self.sigma_net(self.potential.seen.features(self.potential.visible(x), mask).scalars)[..., 0]
         return DiagonalConfig().scales(raw, self.log_sigma.new_tensor(self.kick_unit))
+
+    @torch.no_grad()
+    def start_noise(self, sigma: float) -> None:
+        """Set the strength of the noise on velocities before training, per root of time, to one of the sizes that it can have."""
+        size = min(max(sigma / self.kick_unit, STRENGTHS[0]), STRENGTHS[1])
+        self.log_sigma.fill_(math.log(size) / FASTER)
 
     def spread(self, x: Tensor) -> Tensor:
         """Return the error s of a recording, a standard deviation: (field,), or (*batch, body, field) where steps are uneven."""

@@ -1,0 +1,285 @@
+"""Equations of motion as a second-order method sees them: what changed in one step, and what the law says of it.
+
+Errors are in rows, one per body that is there, in units in which they are expected to be alike.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from epns_pyro.context import DataContext
+from epns_pyro.data import Store, Windows
+from epns_pyro.data.windows import Batch
+from epns_pyro.errors import ConfigError
+from epns_pyro.models import Transition
+from epns_pyro.models.bodies.fields import BodyFields, position_field
+from epns_pyro.models.bodies.integrator import Integrator
+from epns_pyro.models.bodies.particles import ParticleTransition
+from epns_pyro.models.symplectic.potentials import PairPotential
+from epns_pyro.models.symplectic.transition import SymplecticTransition
+
+LARGEST_LAW = 1000  # parameters: the method solves systems of so many equations
+DIFFERENCE = 1e-6  # of a parameter, for derivatives
+SMALL = 0.03  # typical changes: errors are relative to what was observed, but for changes smaller than this
+CANDIDATES = 20  # windows drawn for each that a potential is fitted to
+MOST_PAIRS = 40_000  # pairs of bodies in these, and in a block of candidates
+DEFAULT_WINDOWS = 400  # that a potential is fitted to
+SIMPSON = (1 / 6, 4 / 6, 1 / 6)
+
+
+class Equation(ABC):
+    """The law of a transition, and the windows that it is fitted to.
+
+    Parameters
+    ----------
+    transition : Transition
+    context : DataContext
+    x0, following : Tensor, (batch, body, channel)
+        States, and those a step later; float64.
+
+    Attributes
+    ----------
+    module : Module
+        With the parameters of the law.
+    linear : list of Parameter
+        Those in which forces are linear.
+    silent : list of Parameter
+        Those that have to be zero for `linear` alone to say what the forces are.
+    target : Tensor, (row, channel)
+        Observed changes, in the units of errors.
+    enough : float
+        The gain of log density per row in an iteration below which it is the last.
+    """
+
+    enough: ClassVar[float] = 1e-4
+
+    module: nn.Module
+    linear: list[nn.Parameter]
+    silent: list[nn.Parameter]
+    target: Tensor
+
+    def __init__(self, transition: Transition, context: DataContext, x0: Tensor, following: Tensor) -> None:
+        bodies = self.bodies = BodyFields(context).to(x0)
+        self.x, self.there = bodies.present(x0)
+        following, stays = bodies.present(following)
+        self.following = bodies.next_to(self.x, following)
+        self.rows = x0.new_ones(x0.shape[:-1], dtype=torch.bool)
+        for mask in (self.there, stays):
+            self.rows = self.rows if mask is None else self.rows & mask
+
+    @classmethod
+    def draw(cls, store: Store, context: DataContext, windows: int, seed: int) -> Batch:
+        """Draw windows of one step from the training set, float64."""
+        return Windows(store, "train", 1, windows, seed=seed, context=context, dtype=torch.float64).draw()
+
+    @abstractmethod
+    def forces(self) -> Tensor:
+        """What the law says of the changes, by its forces where the bodies were: (row, channel)."""
+
+    @abstractmethod
+    def changes(self) -> Tensor:
+        """What the steps of the model make of the law: (row, channel)."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Set what else is known once the law is fitted."""
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters of the law."""
+        return list(self.module.parameters())
+
+    def derivatives(self, parameters: list[nn.Parameter]) -> Tensor:
+        """Derivatives of the forces: (row * channel, parameter)."""
+        here, columns = self.forces(), []
+        for parameter in parameters:
+            flat = parameter.view(-1)
+            for i in range(len(flat)):
+                value = flat[i].clone()
+                step = DIFFERENCE * max(1.0, abs(float(value)))
+                flat[i] = value + step
+                columns.append(((self.forces() - here) / step).flatten())
+                flat[i] = value
+        return torch.stack(columns, -1)
+
+
+class IntegratorEquation(Equation):
+    """The forces of an integrator; errors are relative to what was observed, because such systems have hardly any noise."""
+
+    def __init__(self, transition: Transition, context: DataContext, x0: Tensor, following: Tensor) -> None:
+        integrator = require_integrator(transition)
+        super().__init__(transition, context, x0, following)
+        bodies = integrator.bodies
+        self._integrator, self._network, self.module = integrator, integrator.network, integrator.network
+        self.linear = list(integrator.network.linear_parameters)
+        self.silent = [p for layer in integrator.network.last_layers for p in layer.parameters()]
+        self._unit = bodies.per_channel(x0.new_tensor([context.step_scales[f.name] for f in bodies.free.fields]))
+        change = bodies.to_free(bodies.spec.dynamic(self.following)) - bodies.to_free(bodies.persistence(self.x))
+        observed = (change / self._unit)[self.rows]
+        self._size = SMALL + observed.norm(dim=-1, keepdim=True)
+        self.target = observed / self._size
+        self._positions, self._features = bodies.positions(self.x), bodies.features(self.x, self.there)
+
+    def forces(self) -> Tensor:
+        """Forces at the present positions: differences of positions are mean forces about the time between, to second order."""
+        out = self._network(self._positions, self._features)
+        return self._integrator.bodies.join(out.vectors, out.scalars)[self.rows] / self._size
+
+    def changes(self) -> Tensor:
+        return (self._integrator(self.x, self.there).change / self._unit)[self.rows] / self._size
+
+    def settle(self) -> None:
+        """Leave all else to training."""
+
+
+class PotentialEquation(Equation):
+    """The pair potential of a symplectic transition, by the changes of velocity that it makes; errors are noise on momenta."""
+
+    enough = 1e-3  # it is trained on
+
+    def __init__(self, transition: Transition, context: DataContext, x0: Tensor, following: Tensor) -> None:
+        super().__init__(transition, context, x0, following)
+        transition, potential = require_potential(transition)
+        self._transition, self.module = transition, potential
+        self.linear, self.silent = list(potential.linear_parameters), list(potential.silent_parameters)
+        self._unit = context.step_scales[transition.velocity]
+        (q, v), (q_next, v_next) = transition.phase(self.x), transition.phase(self.following)
+        self._duration = torch.as_tensor(self.bodies.duration(self.x), dtype=x0.dtype, device=x0.device)[..., None]
+        half_way = (q + q_next) / 2 + self._duration / 8 * (v - v_next)
+        self._velocity, self._mean_velocity, self._places = v, (q_next - q) / self._duration, (q, half_way, q_next)
+        self.target = ((v_next - v) / self._unit)[self.rows]
+
+    @classmethod
+    def draw(cls, store: Store, context: DataContext, windows: int, seed: int) -> Batch:
+        """Draw windows: of half of them the start is one of those, among more, in which two bodies are closest.
+
+        Encounters are rare, and say most about the law: near each other bodies have the strongest forces.
+        """
+        windows = max(2, min(windows, MOST_PAIRS // context.sites[0] ** 2))
+        drawn = super().draw(store, context, CANDIDATES * windows, seed)
+        closest = _closest(context, drawn.x0).argsort()[: windows // 2]
+        chosen = torch.cat([torch.arange(windows - len(closest), device=closest.device), closest]).unique()
+        return Batch(drawn.x0[chosen], drawn.path[chosen])
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        friction = self._transition.raw_friction
+        return super().parameters + ([] if friction is None else [friction])
+
+    def forces(self) -> Tensor:
+        """Mean accelerations along the way, by Simpson's rule, with the friction."""
+        transition, landscape = self._transition, self._transition.potential.at(self.x, self.there)
+        mean = sum(weight * landscape.forces(q) for weight, q in zip(SIMPSON, self._places, strict=True))
+        found = mean / transition.potential.masses(self.x, self.there)[..., None]
+        if transition.friction is not None:
+            found = found - transition.friction * self._mean_velocity
+        return (self._duration * found / self._unit)[self.rows]
+
+    def changes(self) -> Tensor:
+        _, v = self._transition.flow(self.x, self.there)(*self._transition.phase(self.x))
+        return ((v - self._velocity) / self._unit)[self.rows]
+
+    def settle(self) -> None:
+        """Start the noise at the size of the errors, by their median."""
+        time = self._duration.expand(*self.rows.shape, 1)[self.rows]
+        squared = ((self.target - self.changes()) * self._unit).square().sum(-1, keepdim=True) / time
+        self._transition.start_noise(float((squared.median() / stats.chi2.median(self.target.shape[-1])).sqrt()))
+
+
+def _closest(context: DataContext, x: Tensor) -> Tensor:
+    """Return the distance of the closest pair in states (batch, body, channel); infinite where fewer than two bodies are there."""
+    spec, bodies = context.spec, x.shape[-2]
+    alone, found = torch.eye(bodies, dtype=torch.bool, device=x.device), []
+    for block in spec.get(x, position_field(spec)).split(max(1, MOST_PAIRS // bodies**2)):
+        squared = spec.geometry.displacement(block[:, :, None], block[:, None]).square().sum(-1)
+        found.append(torch.where(alone | squared.isnan(), torch.inf, squared).flatten(1).amin(1))
+    return torch.cat(found)
+
+
+NO_LAW = "training.motion_windows: the model has no equation of motion to fit: set it to 0"
+
+
+def require_integrator(transition: Transition) -> Integrator:
+    """Return the integrator of a transition, whose law can be fitted.
+
+    Raises
+    ------
+    ConfigError
+        If it has none, or one of too many parameters.
+    """
+    integrator = transition.integrator if isinstance(transition, ParticleTransition) else None
+    if integrator is None:
+        raise ConfigError(NO_LAW)
+    _require_few(integrator.network, "use model.integrator.network=central")
+    return integrator
+
+
+def require_potential(transition: Transition) -> tuple[SymplecticTransition, PairPotential]:
+    """Return a symplectic transition and its potential, which can be fitted.
+
+    Raises
+    ------
+    ConfigError
+        If it is none, has no pair potential, or one of too many parameters.
+    """
+    if not isinstance(transition, SymplecticTransition):
+        raise ConfigError(NO_LAW)
+    if not isinstance(transition.potential, PairPotential):
+        raise ConfigError("training.motion_windows: only a pair potential can be fitted: set it to 0, or use model.potential=pair")
+    _require_few(transition.potential, "lower model.potential.width or model.potential.copies")
+    return transition, transition.potential
+
+
+def _require_few(law: nn.Module, way_out: str) -> None:
+    count = sum(p.numel() for p in law.parameters())
+    if count > LARGEST_LAW:
+        raise ConfigError(
+            f"training.motion_windows: the law has {count} parameters, at most {LARGEST_LAW} can be fitted: set it to 0, or {way_out}"
+        )
+
+
+def equation_type(transition: Transition) -> type[Equation]:
+    """Return how the equation of motion of a transition is fitted.
+
+    Raises
+    ------
+    ConfigError
+        If it has none, or none that can be fitted.
+    """
+    if isinstance(transition, SymplecticTransition):
+        require_potential(transition)
+        return PotentialEquation
+    require_integrator(transition)
+    return IntegratorEquation
+
+
+def windows_to_fit(transition: Transition, asked: int | None) -> int:
+    """Return the number of windows that the equation of motion of a transition is fitted to before training: 0 for none.
+
+    Where nothing was asked for, a pair potential is fitted, and nothing else.
+
+    Raises
+    ------
+    ConfigError
+        If windows were asked for, and there is no law that can be fitted.
+    """
+    if asked is None:
+        try:
+            require_potential(transition)
+        except ConfigError:
+            return 0
+        return DEFAULT_WINDOWS
+    if asked:
+        equation_type(transition)
+    return asked
+
+
+def hold(transition: Transition) -> None:
+    """Take a law that is going to be fitted out of training, but not a potential: that is trained on with its noise."""
+    if equation_type(transition) is IntegratorEquation:
+        require_integrator(transition).network.requires_grad_(False)
