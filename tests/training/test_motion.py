@@ -83,6 +83,15 @@ def celestial(tmp_path_factory):
     return generate(NBodyConfig(sets=CELESTIAL_SETS), tmp_path_factory.mktemp("celestial") / "store.zarr")
 
 
+def gravity(store, x):
+    """Accelerations of the true law, one body at a time."""
+    config, r, mass = store.system.config, store.spec.get(x, "position"), store.spec.get(x, "mass")
+    way = r[:, None] - r[:, :, None]
+    return config.gravitational_constant * (
+        mass[:, None, :, None] * way / ((way**2).sum(-1, keepdims=True) + config.softening**2) ** 1.5
+    ).sum(2)
+
+
 def potential(context, **settings):
     torch.manual_seed(0)
     return SymplecticConfig.parse(settings).build(context)
@@ -93,8 +102,10 @@ def test_a_potential_and_the_size_of_its_noise_are_found(celestial):
     context = celestial.context()
     transition = potential(context, friction=True)
     fit_law(transition, celestial, context, 100, seed=0)
+    assert transition.log_sigma.dtype == torch.float32
     x, x_next = (torch.as_tensor(celestial.read("val")[:, frames]).flatten(0, 1) for frames in (slice(0, -1), slice(1, None)))
-    acceleration, truth = transition.acceleration(x).detach().numpy(), celestial.system.acceleration(x.numpy())
+    x, x_next, transition = x.double(), x_next.double(), transition.double()
+    acceleration, truth = transition.acceleration(x).detach().numpy(), gravity(celestial, x.numpy())
     error, size = np.linalg.norm(acceleration - truth, axis=-1), np.linalg.norm(truth, axis=-1)
     assert np.median(error / size) < 0.05
     assert float(transition.sigma(x).median()) == pytest.approx(celestial.system.config.sigma, rel=0.15)
@@ -102,9 +113,6 @@ def test_a_potential_and_the_size_of_its_noise_are_found(celestial):
     law, value = step.observe(step.emission(step.prior.mean), x_next)
     oracle = celestial.system.transition_log_prob(x.numpy(), x_next.numpy())
     assert np.median(oracle - law.log_prob(value).detach().numpy()) < 3.0
-    free = potential(context)
-    assert float((free.at(x).observe(free.at(x).emission(step.prior.mean), x_next).law.log_prob(value)).median()) < np.median(oracle) - 30
-    assert transition.log_sigma.dtype == torch.float32
     assert all(p.requires_grad for p in transition.parameters())  # it is trained on
 
 
