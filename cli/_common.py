@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from rich.console import Console
@@ -17,6 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from epns_pyro.cli._log import write_log
 from epns_pyro.errors import EpnsError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from epns_pyro.data import Store
+    from epns_pyro.simulator import Simulator
 
 EXIT_USER_ERROR = 2
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
@@ -155,6 +161,25 @@ def trajectory_of(source: str) -> tuple[Path, int | None]:
     if not (path and index.isascii() and index.isdigit() and len(index) < 10):
         fail(f"--from {source[:80]}: expected PATH or PATH:INDEX with a whole number, found {index[:40]!r}, and there is no such path")
     return Path(path), int(index)
+
+
+def given(sim: Simulator, store: Store, group: str, index: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read what a model starts from, at the first frame that has all it may know before it.
+
+    Returns
+    -------
+    x0 : ndarray, (trajectory, *site, channel)
+        Where states are hidden: the frames given, (trajectory, time, *site, channel).
+    past : ndarray, (trajectory, time, *site, channel), optional
+        The states before x0 of a model with a history.
+    """
+    if sim.infers_states:
+        return store.read(group, index, stop=store.system.frames_given), None
+    earlier = sim.transition.earlier_frames
+    if earlier > store.steps(group):
+        fail(f"{store.path}: the model has a history of {earlier + 1} frames, found {store.steps(group) + 1} in set {group!r}")
+    frames = store.read(group, index, stop=earlier + 1)
+    return frames[:, -1], frames[:, :-1] if earlier else None
 
 
 def result_file(ctx: click.Context, param: click.Parameter, out: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, result_file, status_console, trajectory_of, with_imports
+from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, given, result_file, status_console, trajectory_of, with_imports
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "--from",
     "source",
     metavar="PATH[:INDEX]",
-    help="Store and number of the test trajectory with the initial state, instead of the file's.",
+    help="Store and number of the test trajectory with the initial state, and the states before it of a model with a history.",
 )
 @click.option(
     "--smooth", "smoothing", is_flag=True, help="Infer whole trajectories given all observations, not each state given those up to it."
@@ -65,16 +65,16 @@ def condition(
 
     chosen = trajectory_of(source) if source else None
     sim = epns_pyro.load(run, device=device)
-    given = read_observations(observations, sim.spec, frame_dt=sim.context.frame_dt, noise=dict(map(_noise, noises)))
-    x0 = _initial(*chosen, sim=sim, particles=particles, seed=seed) if chosen else given.initial
+    recorded = read_observations(observations, sim.spec, frame_dt=sim.context.frame_dt, noise=dict(map(_noise, noises)))
+    x0, past = _initial(*chosen, sim=sim, particles=particles, seed=seed) if chosen else (recorded.initial, None)
     if x0 is None:
         names = ", ".join(f.name if not f.dynamic else f"initial_{f.name}" for f in sim.spec.fields)
         return fail(f"{observations}: no initial state: add the variables {names}, or name a trajectory that starts there with --from")
     with status_console().status("conditioning"):
-        posterior = (sim.smooth if smoothing else sim.filter)(x0, given.observations, particles=particles, seed=seed)
+        posterior = (sim.smooth if smoothing else sim.filter)(x0, recorded.observations, particles=particles, seed=seed, past=past)
     posterior.attrs |= {"run": str(run), "observations": str(observations), "seed": seed, "particles": particles}
     _write(posterior, out)
-    _summarise(posterior, given.observations.frames, particles, out)
+    _summarise(posterior, recorded.observations.frames, particles, out)
 
 
 def _noise(text: str) -> tuple[str, float]:
@@ -85,13 +85,18 @@ def _noise(text: str) -> tuple[str, float]:
         raise click.BadParameter(f"expected FIELD=SIGMA with a number, found {text!r}", param_hint="--noise") from None
 
 
-def _initial(path: Path, index: int | None, *, sim: Simulator, particles: int, seed: int) -> np.ndarray:
-    """Return the first state of a trajectory; hidden states are inferred from the frames that a forecast is given, at the last of them."""
+def _initial(path: Path, index: int | None, *, sim: Simulator, particles: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the state of a trajectory at the last of the frames that a forecast is given, and those before it that are of use.
+
+    A hidden state is inferred from these frames: then it is an ensemble.
+    """
     from epns_pyro.data import open_store
 
     store = open_store(path).timed_as(sim.spec)
-    frames = store.read("test" if "test" in store.splits else store.splits[0], index or 0, stop=store.system.frames_given)
-    return sim.infer(frames, members=particles, seed=seed)[:, 0].numpy() if sim.infers_states else frames[0, 0]
+    x0, past = given(sim, store, "test" if "test" in store.splits else store.splits[0], index or 0)
+    if sim.infers_states:
+        return sim.infer(x0, members=particles, seed=seed)[:, 0].numpy(), None
+    return x0[0], None if past is None else past[0]
 
 
 def _write(posterior: xr.Dataset, out: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.filesize import decimal
 
-from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, progress_bars, result_file, trajectory_of, with_imports
+from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, given, progress_bars, result_file, trajectory_of, with_imports
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +77,10 @@ def simulate(
     device: str,
     compiling: str,
 ) -> None:
-    """Sample futures of recorded initial states with the simulator in RUN, which is a folder or pretrained:NAME."""
+    """Sample futures of recorded initial states with the simulator in RUN, which is a folder or pretrained:NAME.
+
+    A model with a history, or of hidden states, is given the first frames of a trajectory, and futures start at the last of them.
+    """
     import epns_pyro
     from epns_pyro.data import open_store, to_dataset
     from epns_pyro.data.writing import Identity
@@ -91,13 +94,12 @@ def simulate(
         fail(f"{path}: the data that {run} was trained on are not there: name a store with initial states with --from")
     store = open_store(path).timed_as(sim.spec)
     group = "test" if "test" in store.splits else store.splits[0]
-    schedule = _schedule(store, group, index, steps) if entries == "recorded" else None
+    schedule = _schedule(store, group, index, steps, sim.transition.earlier_frames) if entries == "recorded" else None
     if frame_dt and (schedule is not None or store.spec.duration is None):
         fail("--frame-dt is for models of uneven frames (training.strides), and goes without --entries recorded, which has its own times")
-    if sim.infers_states:
-        x0 = store.read(group, index, stop=store.system.frames_given)
-    else:
-        x0 = nominal(store.spec, store.read(group, index, stop=1)[:, 0], frame_dt)
+    x0, past = given(sim, store, group, index)
+    if not sim.infers_states:
+        x0 = nominal(store.spec, x0, frame_dt)
     _require_room(out, members * (steps + 1) * x0.size * 4, labels=x0.dtype.kind != "f")
 
     block_size = max(len(x0), sim.transition.block_size)  # whole members, so that blocks can be appended along "sample"
@@ -109,6 +111,7 @@ def simulate(
         members=members,
         seed=seed,
         schedule=schedule,
+        past=past,
         feedback=Feedback.PUSHFORWARD if mean_feedback else Feedback.ANCESTRAL,
         block_size=block_size,
     )
@@ -137,11 +140,12 @@ def _compiled(sim: Simulator, compiling: str, steps: int) -> Simulator:
     return sim.compile()
 
 
-def _schedule(store: Store, group: str, index: int | None, steps: int) -> np.ndarray:
-    """Return the recorded states after the initial ones: (trajectory, time, *site, channel)."""
-    if store.steps(group) < steps:
-        fail(f"--entries recorded: set {group!r} of {store.path} has {store.steps(group)} steps, found --steps {steps}")
-    return store.read(group, index, stop=steps + 1)[:, 1:]
+def _schedule(store: Store, group: str, index: int | None, steps: int, first: int) -> np.ndarray:
+    """Return the recorded states after the initial ones, which are frame number `first`: (trajectory, time, *site, channel)."""
+    left = store.steps(group) - first
+    if left < steps:
+        fail(f"--entries recorded: set {group!r} of {store.path} has {left} steps after the frames given, found --steps {steps}")
+    return store.read(group, index, stop=first + steps + 1)[:, first + 1 :]
 
 
 def _require_room(out: Path, size: int, *, labels: bool) -> None:

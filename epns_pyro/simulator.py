@@ -180,10 +180,7 @@ class Simulator:
         schedule: Tensor | np.ndarray | None = None,
         past: Tensor | np.ndarray | None = None,
     ) -> Iterator[Block]:
-        """Sample futures block by block, for ensembles larger than memory; see `rollout`.
-
-        `past`, (trajectory, time, *site, channel), are recorded states before x0, for a model that remembers more than a state.
-        """
+        """Sample futures block by block, for ensembles larger than memory; see `rollout`."""
         if steps < 1 or members < 1:
             raise ShapeError(f"a rollout needs at least one step and one member, found steps {steps}, members {members}")
         if seed < 0 or (block_size is not None and block_size < 1):
@@ -312,7 +309,7 @@ class Simulator:
         more: dict[str, Any] = {"particles": particles, "seed": seed, "past": self._past(past)}
         return filtering.smooth_paths(self.transition, self.context, x0, observations, end=end, steps=steps, sweeps=sweeps, **more)
 
-    def probability(self, event: events.Event, x0: Tensor | np.ndarray, *, steps: int, members: int, seed: int = 0) -> events.Probability:
+    def probability(self, event: events.Event, x0: States, *, steps: int, members: int, **settings: Any) -> events.Probability:
         """Estimate P(event | x0) from independent futures, with its Monte Carlo error.
 
         Parameters
@@ -321,7 +318,9 @@ class Simulator:
             Futures (sample, time, *site, channel), time 0 is x0 -> booleans (sample,); `Exceeds(sim.system, "total_energy", -10.0,
             step=50)` is one.
         x0 : (*site, channel)
-        steps, members, seed : int
+        steps, members : int
+        **settings
+            `seed` and `past`, as for `rollout`.
 
         Examples
         --------
@@ -331,7 +330,7 @@ class Simulator:
         x0 = torch.as_tensor(x0)[None] if x0.ndim == 1 + len(self.spec.sites) + self.infers_states else x0
         if len(x0) != 1:
             raise ShapeError(f"the initial state of a probability: expected one, found {len(x0)}")
-        return events.probability(event, self.system, self.rollout_blocks(x0, steps=steps, members=members, seed=seed))
+        return events.probability(event, self.system, self.rollout_blocks(x0, steps=steps, members=members, **settings))
 
     def pair_law(self, x: States | None = None, *, per: str = "", bins: int = 24) -> xr.Dataset:
         """Read off how the learned motion makes two bodies act on each other, by distance; see `epns_pyro.inference.pair_law.pair_law`."""

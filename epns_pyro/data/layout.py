@@ -197,7 +197,7 @@ def times(dataset: xr.Dataset) -> np.ndarray:
     values = np.asarray(files.load(dataset, TIME).values, np.float64)
     if not np.isfinite(values).all():
         raise DataError("the coordinate 'time' holds NaN or infinite values: correct it")
-    rises = (np.diff(values, axis=-1) > 0).reshape(-1, max(values.shape[-1] - 1, 0)).all(0) if values.ndim else np.ones(0, bool)
+    rises = (np.diff(np.atleast_1d(values), axis=-1) > 0).all(tuple(range(values.ndim - 1)))
     if not rises.all():
         raise DataError(f"the coordinate 'time' does not increase at frame {int(np.argmin(rises)) + 1}: sort the frames or correct it")
     return values

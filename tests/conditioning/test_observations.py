@@ -75,6 +75,10 @@ def test_files_keep_what_was_written(tmp_path):
     np.testing.assert_array_equal(again.observations.values, found.observations.values)
 
 
+def test_one_observed_frame_is_enough(tmp_path):
+    assert read(dataset().isel(time=[0]), tmp_path).observations.frames.tolist() == [2]
+
+
 GOOD = dataset()
 
 
