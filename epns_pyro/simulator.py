@@ -253,8 +253,7 @@ class Simulator:
             The initial state, an ensemble of possible ones, or a Normal distribution of it.
         observations : Observations
             They determine the number of steps; frames without observations are forecast.
-        particles : int
-        seed : int
+        particles, seed : int
         proposal : Proposal
             AUTO: adapted to the observations if the emission is Normal; FORECAST: the bootstrap filter.
         past : (time, *site, channel), optional
@@ -309,7 +308,9 @@ class Simulator:
         more: dict[str, Any] = {"particles": particles, "seed": seed, "past": self._past(past)}
         return filtering.smooth_paths(self.transition, self.context, x0, observations, end=end, steps=steps, sweeps=sweeps, **more)
 
-    def probability(self, event: events.Event, x0: States, *, steps: int, members: int, **settings: Any) -> events.Probability:
+    def probability(
+        self, event: events.Event, x0: States, *, steps: int, members: int, seed: int = 0, past: States | None = None
+    ) -> events.Probability:
         """Estimate P(event | x0) from independent futures, with its Monte Carlo error.
 
         Parameters
@@ -318,19 +319,19 @@ class Simulator:
             Futures (sample, time, *site, channel), time 0 is x0 -> booleans (sample,); `Exceeds(sim.system, "total_energy", -10.0,
             step=50)` is one.
         x0 : (*site, channel)
-        steps, members : int
-        **settings
-            `seed` and `past`, as for `rollout`.
+        steps, members, seed, past : as for `rollout`
 
         Examples
         --------
         >>> str(sim.probability(Exceeds(sim.system, "furthest_body", 8.0, step=100), x0, steps=100, members=1000))  # doctest: +SKIP
         '0.012 ± 0.0034 (95% interval 0.0062 to 0.021; 12 of 1000 futures)'
         """
-        x0 = torch.as_tensor(x0)[None] if x0.ndim == 1 + len(self.spec.sites) + self.infers_states else x0
+        if x0.ndim == 1 + len(self.spec.sites) + self.infers_states:
+            x0, past = torch.as_tensor(x0)[None], None if past is None else torch.as_tensor(past)[None]
         if len(x0) != 1:
             raise ShapeError(f"the initial state of a probability: expected one, found {len(x0)}")
-        return events.probability(event, self.system, self.rollout_blocks(x0, steps=steps, members=members, **settings))
+        blocks = self.rollout_blocks(x0, steps=steps, members=members, seed=seed, past=past)
+        return events.probability(event, self.system, blocks)
 
     def pair_law(self, x: States | None = None, *, per: str = "", bins: int = 24) -> xr.Dataset:
         """Read off how the learned motion makes two bodies act on each other, by distance; see `epns_pyro.inference.pair_law.pair_law`."""

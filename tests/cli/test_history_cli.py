@@ -69,3 +69,19 @@ def test_conditioning_starts_at_the_last_frame_given(folder: Path, tmp_path: Pat
     past = torch.as_tensor(x[: FRAMES - 1])
     posterior = sim.filter(x[FRAMES - 1], given.observations, particles=50, past=past)
     assert f"{float(posterior['log_evidence'][-1]):.2f} nats" in result.output
+
+
+def test_a_probability_can_know_the_past(folder: Path) -> None:
+    sim, x = epns_pyro.load(folder / "run"), open_store(folder / "data.zarr").read("test", 0)[0]
+    start, past = x[FRAMES - 1], x[: FRAMES - 1]
+    lengths = []
+
+    def far(futures: np.ndarray) -> np.ndarray:
+        lengths.append(np.linalg.norm(sim.spec.get(futures[:, -1], "velocity"), axis=-1).sum(-1))
+        return lengths[-1] > lengths[0].mean()
+
+    sim.probability(far, start, steps=3, members=20, past=past)
+    sim.probability(far, start[None], steps=3, members=20, past=past[None])
+    sim.probability(far, start, steps=3, members=20)
+    np.testing.assert_allclose(lengths[0], lengths[1])
+    assert np.abs(lengths[0] - lengths[2]).max() > 1e-4
