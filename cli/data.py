@@ -185,7 +185,7 @@ def _summarise(store: Store) -> None:
     console().print(f"system {store.config['name']}, one step is {store.frame_dt:g}{unit}, {_size(store.path)} on disk")
 
 
-_KINDS = {"pair": "of pairs", "duration": "duration of the step to come"}
+_KINDS = {"pair": "of pairs", "duration": "duration of the step to come", "box": "sides of the periodic box"}
 
 
 def _fields(store: Store) -> None:

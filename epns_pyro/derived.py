@@ -12,20 +12,30 @@ Only this module defines which fields are derived from which (`Field.differences
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from epns_pyro.durations import along, duration
 from epns_pyro.errors import ConfigError
+from epns_pyro.geometry import Space
 from epns_pyro.state import Array, Field, StateSpec
 
 PATIENCE = 3  # frames: over a longer gap no difference stands in for a hidden velocity, and a forecast takes a missed body for gone
 
 
-def difference(spec: StateSpec, field: Field, before: Array, after: Array) -> Array:
-    """Return the change of a field between two values (*batch, *site[, space]): in a periodic box, of a position to its nearest image."""
-    return spec.geometry.displacement(before, after) if field == spec.position else after - before
+def difference(spec: StateSpec, field: Field, before: Array, after: Array, space: Space | None = None) -> Array:
+    """Return the change of a field between two values (*batch, *site[, space]): in a periodic box, of a position to its nearest image.
+
+    `space` is that of the states, `StateSpec.space_of`; it may be left out where not every trajectory has a box of its own.
+    """
+    return (space or spec.geometry).displacement(before, after) if field == spec.position else after - before
+
+
+def recorded_space(spec: StateSpec, recorded: Mapping[str, np.ndarray]) -> Space:
+    """Return the space of recorded fields (trajectory, time, *site[, space]) by name."""
+    return spec.geometry if spec.box_field is None else spec.geometry.of(recorded[spec.box_field.name][:, :1, :1])
 
 
 def has_hidden_states(spec: StateSpec) -> bool:
@@ -128,14 +138,14 @@ def derive(spec: StateSpec, recorded: dict[str, np.ndarray], frame_dt: float, *,
         second of two consecutive frames in which it was recorded. In place of a hidden velocity stands the difference from the last
         recorded position, or 0 if there is none within PATIENCE frames.
     """
-    lead, values = lead_frames(spec), dict(recorded)
+    lead, values, space = lead_frames(spec), dict(recorded), recorded_space(spec, recorded)
     for field in spec.fields:
         if field.differences:
             position = recorded[field.rate_of]
             dt = recorded[spec.duration.name][:, :-1] if spec.duration else frame_dt
-            values[field.name] = spec.geometry.displacement(position[:, :-1], position[:, 1:]) / along(field, dt)
+            values[field.name] = space.displacement(position[:, :-1], position[:, 1:]) / along(field, dt)
         if field.hidden:
-            values[field.name] = _stand_in(spec, recorded[field.rate_of], frame_dt)
+            values[field.name] = _stand_in(space, recorded[field.rate_of], frame_dt)
     for field in recorded_fields(spec):
         if (field.dynamic or field.kind == "duration") and lead:
             values[field.name] = recorded[field.name][:, lead:]
@@ -181,11 +191,11 @@ def _velocity(spec: StateSpec, position: Field, time_unit: str) -> Field:
     return Field(name, "1o", rate_of=position.name, unit=unit)
 
 
-def _stand_in(spec: StateSpec, position: np.ndarray, frame_dt: float) -> np.ndarray:
+def _stand_in(space: Space, position: np.ndarray, frame_dt: float) -> np.ndarray:
     """What stands in for a hidden velocity: the difference to the last recorded position (trajectory, time, body, space), NaN with it."""
     velocity = np.where(np.isnan(position), np.nan, 0.0)
     for gap in reversed(range(1, min(PATIENCE, position.shape[1] - 1) + 1)):
-        change = spec.geometry.displacement(position[:, :-gap], position[:, gap:]) / (gap * frame_dt)
+        change = space.displacement(position[:, :-gap], position[:, gap:]) / (gap * frame_dt)
         velocity[:, gap:] = np.where(np.isnan(change), velocity[:, gap:], change)
     return velocity
 

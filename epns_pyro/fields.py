@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
-from epns_pyro.errors import ConfigError, shown
+from epns_pyro.errors import ConfigError, ShapeError, shown
 
 IRREPS = {"0e": "scalar", "0o": "pseudoscalar", "1o": "vector", "1e": "pseudovector"}
 LEARN = "learn"  # the noise of a field is a parameter of the model
-KINDS = ("real", "label", "category", "pair", "duration")
+KINDS = ("real", "label", "category", "pair", "duration", "box")
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,11 @@ class Field:
         Unit, for labels.
     scale : float
         Typical size (standard deviation, in `unit`), computed from training data; networks see value / scale.
-    kind : {"real", "label", "category", "pair", "duration"}
+    kind : {"real", "label", "category", "pair", "duration", "box"}
         A label is an arbitrary name of an entity (a cell id), which relabelling permutes; a category is a class (a type); a pair is a
         static attribute of pairs of bodies (a bond), of which body i holds its row e_i*: as many channels as there are bodies. A duration
-        is how long the step from this frame to the next lasts; it is given, the same for all sites, and its scale is the nominal one.
+        is how long the step from this frame to the next lasts; it is given, the same for all sites, and its scale is the nominal one. A box
+        is the sides of the periodic box that a trajectory is in, in the unit of positions; it is the same for all bodies.
     size : int
         Labels and categories take the values 0 .. size - 1; 0 for real fields. Of pairs the largest number of bodies; a store that is
         opened fills it in.
@@ -81,7 +84,11 @@ class Field:
             raise ConfigError(f"field {shown(self.name)}: an attribute of pairs is a static scalar: irreps '0e' and dynamic = false")
         if self.kind == "duration" and (self.dynamic or self.irreps != "0e"):
             raise ConfigError(f"field {shown(self.name)}: a duration is a scalar that is given: irreps '0e' and dynamic = false")
-        if not self.is_pair and (self.kind in ("real", "duration")) != (self.size == 0):
+        if self.kind == "box" and (self.dynamic or self.irreps != "1o"):
+            raise ConfigError(
+                f"field {shown(self.name)}: the box of a trajectory is constant, one side per axis: irreps '1o', dynamic = false"
+            )
+        if not self.is_pair and (self.kind in ("real", "duration", "box")) != (self.size == 0):
             raise ConfigError(
                 f"field {shown(self.name)}: size is for labels and categories, and they need one; "
                 f"found kind {self.kind!r}, size {self.size}"
@@ -120,3 +127,15 @@ class Field:
     def parity(self) -> int:
         """Sign under point reflection beyond that of the rotation matrix: -1 for pseudoscalars and pseudovectors."""
         return -1 if self.irreps in ("0o", "1e") else 1
+
+
+def padded(field: Field, value: Any) -> Any:
+    """Return an attribute of pairs (*batch, body, body) with as many columns as its field has channels; those of no body are zero."""
+    if value.ndim < 2 or value.shape[-1] not in (value.shape[-2], field.size) or value.shape[-1] > field.size:
+        raise ShapeError(
+            f"field {field.name!r} is of pairs: expected (*batch, body, body) of at most {field.size} bodies, found {tuple(value.shape)}"
+        )
+    missing = field.size - value.shape[-1]
+    if isinstance(value, torch.Tensor):
+        return torch.nn.functional.pad(value, (0, missing))
+    return np.pad(value, [(0, 0)] * (value.ndim - 1) + [(0, missing)])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,18 @@ class Space:
         Rotations and reflections, O(d); rotations only, SO(d); those that keep an axis fixed; none.
     axis : tuple of float
         Special direction if rotations are about an axis (gravity, flow); by default the last axis of space.
+    own_box : bool
+        Whether every state is in a periodic box of its own, whose sides it holds: then `of` gives the space of states.
+    sides : array, (*batch, 1, space), optional
+        These sides.
     """
 
     dim: int
     box: tuple[float, ...] = ()
     rotations: str = "full"
     axis: tuple[float, ...] = ()
+    own_box: bool = False
+    sides: Array | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("box", "axis"):
@@ -45,12 +52,26 @@ class Space:
                 raise ConfigError(f"{name}: expected {self.dim} numbers, one {what} per axis of space, found {len(values)}")
             if not all(np.isfinite(values)):
                 raise ConfigError(f"{name}: expected finite numbers, found {list(values)}")
+        if self.box and self.own_box:
+            raise ConfigError("box: one for all states, or a field of kind 'box' for each: found both")
         if any(side <= 0 for side in self.box):
             raise ConfigError(f"box: sides have to be positive, found {list(self.box)}")
         if self.axis and self.rotations != "axis":
             raise ConfigError("an axis goes with rotations about it: set rotations to 'axis', or leave the axis out")
         if self.axis and not any(self.axis):
             raise ConfigError("axis: expected a direction, found zero")
+
+    @property
+    def periodic(self) -> bool:
+        return bool(self.box) or self.own_box
+
+    def of(self, sides: Array) -> Space:
+        """Return the space of states whose boxes have these sides, (*batch, 1, space), or one like this that goes with any array."""
+        return replace(self, sides=sides)
+
+    def along(self, gather: Callable[[Array], Array]) -> Space:
+        """Return the space of what `gather` makes of arrays (*batch, body, space), such as the edges of a graph."""
+        return self if self.sides is None else self.of(gather(self.sides))
 
     @property
     def special_directions(self) -> tuple[tuple[float, ...], ...]:
@@ -63,21 +84,25 @@ class Space:
     def displacement(self, start: Array, end: Array) -> Array:
         """Return the displacement from one place (..., space) to another: in a box, to its nearest image."""
         way = end - start
-        if not self.box:
+        if not self.periodic:
             return way
         sides = self._sides(way)
         return way - sides * (torch.round(way / sides) if isinstance(way, torch.Tensor) else np.round(way / sides))
 
     def nearest(self, place: Array, to: Array) -> Array:
         """Return the image of a place (..., space) that is nearest to another place."""
-        return to + self.displacement(to, place) if self.box else place
+        return to + self.displacement(to, place) if self.periodic else place
 
     def wrap(self, place: Array) -> Array:
         """Return the image of a place (..., space) inside the box."""
-        if not self.box:
+        if not self.periodic:
             return place
         sides = self._sides(place)
         return place - sides * (torch.floor(place / sides) if isinstance(place, torch.Tensor) else np.floor(place / sides))
 
     def _sides(self, like: Array) -> Array:
+        if self.own_box:
+            if self.sides is None:
+                raise TypeError("every state has a box of its own: its sides are needed")
+            return self.sides
         return like.new_tensor(self.box) if isinstance(like, torch.Tensor) else np.asarray(self.box)

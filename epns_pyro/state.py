@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from epns_pyro.errors import ConfigError, ShapeError, nearest, shown
-from epns_pyro.fields import Field
+from epns_pyro.fields import Field, padded
 from epns_pyro.geometry import Space
 from epns_pyro.once import once
 from epns_pyro.plain import check_type, parse_json
@@ -83,8 +83,9 @@ class StateSpec:
             raise ConfigError(f"space must be 1, 2 or 3 dimensions, found {self.space}")
         for name in ("box", "axis"):
             object.__setattr__(self, name, getattr(self.geometry, name))
-        if len(durations := [f.name for f in self.fields if f.kind == "duration"]) > 1:
-            raise ConfigError(f"a step has one duration, found the fields {', '.join(durations)}")
+        for kind, one in (("duration", "a step has one duration"), ("box", "a trajectory has one box")):
+            if len(found := [f.name for f in self.fields if f.kind == kind]) > 1:
+                raise ConfigError(f"{one}, found the fields {', '.join(found)}")
         for f in self.fields:
             for role, other in (("rate_of", f.rate_of), ("of", f.of), ("lag_of", f.lag_of)):
                 if other and other not in names:
@@ -112,7 +113,13 @@ class StateSpec:
     @once
     def geometry(self) -> Space:
         """The space of the vectors."""
-        return Space(self.space, self.box, self.rotations, self.axis)
+        return Space(self.space, self.box, self.rotations, self.axis, own_box=self.box_field is not None)
+
+    def space_of(self, x: Array) -> Space:
+        """Return the space of states x (*batch, body, channel), with their boxes where each has its own."""
+        if self.box_field is None:
+            return self.geometry
+        return self.geometry.of(self.get(x, self.box_field.name)[..., :1, :])
 
     @once
     def names(self) -> tuple[str, ...]:
@@ -136,6 +143,11 @@ class StateSpec:
     def duration(self) -> Field | None:
         """The field that says how long the step to the next frame lasts; None where all frames are even."""
         return next((f for f in self.fields if f.kind == "duration"), None)
+
+    @once
+    def box_field(self) -> Field | None:
+        """The field that holds the sides of the box of a trajectory; None where all are in one box or in none."""
+        return next((f for f in self.fields if f.kind == "box"), None)
 
     def width(self, field: Field | str) -> int:
         """Number of channels of a field."""
@@ -214,10 +226,10 @@ class StateSpec:
         parts: list[Any] = []  # all of torch or all of NumPy
         for field in fields:
             value: Any = torch.as_tensor(values[field.name]) if is_torch else np.asarray(values[field.name])
-            if not _is_floating(value) and field.kind in ("real", "pair", "duration"):
+            if not _is_floating(value) and field.kind in ("real", "pair", "duration", "box"):
                 value = value.to(torch.get_default_dtype()) if is_torch else value.astype(np.float64)
             if field.is_pair:
-                value = _padded(field, value)
+                value = padded(field, value)
             elif field.is_vector:
                 if value.ndim < 1 + len(self.sites) or value.shape[-1] != self.space:
                     raise ShapeError(
@@ -270,13 +282,17 @@ class StateSpec:
         parts = [part(field) for field in self.fields]
         return torch.cat(parts, -1) if is_torch else np.concatenate(parts, -1)
 
-    def wrap(self, x: Array, *, among_dynamic: bool = False) -> Array:
-        """Return states, or their dynamic channels (*batch, *site, channel), with every position inside the periodic box."""
-        if not self.box or self.position is None:
-            return x
-        place = self.slice(self.position.name, among_dynamic=among_dynamic)
-        parts = [x[..., : place.start], self.geometry.wrap(x[..., place]), x[..., place.stop :]]
-        return torch.cat(parts, -1) if isinstance(x, torch.Tensor) else np.concatenate(parts, -1)
+    def wrap(self, x: Array) -> Array:
+        """Return states (*batch, body, channel) with every position inside the periodic box."""
+        return self.advance(x, self.wrap_dynamic(x, self.dynamic(x))) if self.geometry.periodic else x
+
+    def wrap_dynamic(self, x: Array, y: Array) -> Array:
+        """Return dynamic channels y (*batch, body, dynamic channel) with every position inside the periodic box of states x."""
+        if not self.geometry.periodic or self.position is None:
+            return y
+        place = self.slice(self.position.name, among_dynamic=True)
+        parts = [y[..., : place.start], self.space_of(x).wrap(y[..., place]), y[..., place.stop :]]
+        return torch.cat(parts, -1) if isinstance(y, torch.Tensor) else np.concatenate(parts, -1)
 
     def entity_property(self, x: Array, name: str) -> Array:
         """Return a property of the entities of a label field, read from their sites: (*batch, label); 0 for absent ones."""
@@ -366,18 +382,6 @@ class StateSpec:
         for key, value in rest.items():
             check_type(f"state specification: {key}", value, _SETTINGS[key])
         return cls(fields=tuple(fields), **rest)
-
-
-def _padded(field: Field, value: Array) -> Array:
-    """Return an attribute of pairs (*batch, body, body) with as many columns as its field has channels; those of no body are zero."""
-    if value.ndim < 2 or value.shape[-1] not in (value.shape[-2], field.size) or value.shape[-1] > field.size:
-        raise ShapeError(
-            f"field {field.name!r} is of pairs: expected (*batch, body, body) of at most {field.size} bodies, found {tuple(value.shape)}"
-        )
-    missing = field.size - value.shape[-1]
-    if isinstance(value, torch.Tensor):
-        return torch.nn.functional.pad(value, (0, missing))
-    return np.pad(value, [(0, 0)] * (value.ndim - 1) + [(0, missing)])
 
 
 _SETTINGS = {"sites": "names", "space": "int", "periodic": "bool", "box": "numbers", "rotations": "str", "axis": "numbers"}

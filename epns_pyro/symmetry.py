@@ -76,8 +76,8 @@ class EuclideanElement(GroupElement):
             start += width
             if field.is_pair:  # row i of a state holds e_i*: its columns are bodies too
                 part = self._permute_columns(part)
-            if field.is_vector:
-                part = part @ like(self.rotation.T)
+            if field.is_vector:  # sides of a box have no sign
+                part = part @ like(np.abs(self.rotation.T) if field.kind == "box" else self.rotation.T)
             if field.parity < 0:
                 part = sign * part
             if field.translates:
@@ -134,10 +134,10 @@ class Euclidean(Group):
         space = self.geometry or Space(self.space)
         if space.rotations == "none":
             return np.eye(self.space)
-        if space.box:  # signed permutations of axes of the same length
-            order = np.arange(self.space)
-            for side in set(space.box):
-                same = [i for i, other in enumerate(space.box) if other == side]
+        if space.periodic:  # signed permutations of axes of the same length, or of all axes where the box of a state turns with it
+            order, sides = np.arange(self.space), space.box or (1.0,) * self.space
+            for side in set(sides):
+                same = [i for i, other in enumerate(sides) if other == side]
                 order[same] = rng.permutation(same)
             turn = np.eye(self.space)[order] * rng.choice([-1.0, 1.0], self.space)
         elif space.rotations == "axis":
@@ -159,7 +159,7 @@ class Euclidean(Group):
         space = self.geometry or Space(self.space)
         moved = ["translations"] if self.translation_scale else []
         letter = "E" if self.translation_scale else "O"
-        if space.box:
+        if space.periodic:
             name, turns = f"T({self.space})", ["exchanges and reflections of the sides of the box"]
         elif space.rotations == "full":
             name, turns = f"{letter}({self.space})", ["rotations", "reflections"]

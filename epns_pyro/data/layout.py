@@ -3,7 +3,8 @@
 A field `position` is a variable `position` (trajectory, time, body, space). A static field has no time dimension. A property of the
 entities of a label field, such as the type of a cell, is a variable `cell_type` (trajectory, cell) whose entry l - 1 belongs to label l.
 A duration is a variable (trajectory, time): entry t is how long the step from frame t to the next lasts. Without it the coordinate `time`
-says so. An attribute of pairs, such as a bond, is a variable (trajectory, body, body_): entry (i, j) is what body i has to do with body j.
+says so. The box of a trajectory is a variable (trajectory, space): its sides. An attribute of pairs, such as a bond, is a variable
+(trajectory, body, body_): entry (i, j) is what body i has to do with body j.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ else:
     xr = later("xarray")
 
 TRAJECTORY, TIME, SPACE = "trajectory", "time", "space"
-REAL = ("real", "pair", "duration")  # kinds of fields that are real numbers
+REAL = ("real", "pair", "duration", "box")  # kinds of fields that are real numbers
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def _variable(spec: StateSpec, field: Field) -> Variable:
         dims = (TRAJECTORY, TIME, *spec.sites) if field.dynamic else (TRAJECTORY, *spec.sites)
     if field.kind == "duration":
         dims = (TRAJECTORY, TIME)
+    if field.kind == "box":
+        dims = (TRAJECTORY,)
     if field.is_vector:
         dims = (*dims, SPACE)
     if field.is_pair:
@@ -105,6 +108,8 @@ def _encode(spec: StateSpec, variable: Variable, x: np.ndarray) -> np.ndarray:
         return values[(..., *(0,) * len(spec.sites))]
     if field.is_pair:
         return values[:, 0, :, : values.shape[-2]]
+    if field.kind == "box":
+        return values[:, 0, 0]
     return values if field.dynamic else values[:, 0]
 
 
@@ -166,7 +171,8 @@ def load(dataset: xr.Dataset, variable: Variable) -> np.ndarray:
     data = files.load(dataset, variable.name)
     dims = variable.dims if variable.field.of or TIME in variable.dims else (TRAJECTORY, TIME, *variable.dims[1:])
     array = data.transpose(*(d for d in dims if d in data.dims)).values
-    return np.expand_dims(array, tuple(i for i, d in enumerate(dims) if d not in data.dims))
+    array = np.expand_dims(array, tuple(i for i, d in enumerate(dims) if d not in data.dims))
+    return array[:, :, None] if variable.field.kind == "box" else array  # the same for all bodies
 
 
 def with_durations(spec: StateSpec, dataset: xr.Dataset, frame_dt: float) -> xr.Dataset:
@@ -204,6 +210,8 @@ def times(dataset: xr.Dataset) -> np.ndarray:
 
 
 def _in_memory(field: Field, array: np.ndarray) -> np.ndarray:
+    if field.kind == "box" and not (array > 0).all():
+        raise DataError(f"field {field.name!r}: sides of a box have to be positive, found {float(np.min(array)):.4g}")
     if field.kind in REAL:
         return array
     if array.size and (array.min() < 0 or array.max() >= field.size):

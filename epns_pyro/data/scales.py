@@ -13,6 +13,7 @@ from epns_pyro.data.presence import presence
 from epns_pyro.derived import difference
 from epns_pyro.durations import along, drift, noise_power, relative
 from epns_pyro.errors import DataError
+from epns_pyro.geometry import Space
 from epns_pyro.later import later
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.systems.lattice import MOST_LABELS
@@ -49,7 +50,7 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     pairs = {f.name: _Moments() for f in spec.fields if f.is_pair}
     dynamic = [f for f in real if f.dynamic]
     changes, surprises = ({f.name: _Moments() for f in dynamic} for _ in range(2))
-    absences = False
+    sides, absences = _Moments(), False
     for x in _blocks(store, split) if real else ():
         there = presence(spec, x)
         absences |= not there.all()
@@ -59,8 +60,10 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
             moments.add(spec.get(x, name)[there], spec.space)
         for name, moments in pairs.items():
             moments.add(spec.get(x[:, 0], name)[..., : x.shape[-2]], 1)
+        if spec.box_field is not None:
+            sides.add(spec.get(x[:, 0, 0], spec.box_field.name), spec.space)
         for field in dynamic:
-            change = field_changes(spec, field, spec.get(x, field.name))
+            change = field_changes(spec, field, spec.get(x, field.name), spec.space_of(x[:, :1]))
             surprise, stays = change - drift(spec, field, x[:, :-1], store.frame_dt), there[:, 1:] & there[:, :-1]
             if any(f.hidden for f in spec.fields):  # in the first frame of a body there is no difference to stand in for its velocity
                 stays[:, 0], stays[:, 1:] = False, stays[:, 1:] & there[:, :-2]
@@ -71,8 +74,9 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     if real and not values[real[0].name].count:
         raise DataError(f"{store.path}: set {split!r} holds no body in any frame: all of its dynamic fields are NaN")
     scales = {name: moments.spread for name, moments in (values | pairs).items()}
-    if spec.box and (place := spec.position):  # positions spread evenly over it, and there is no centroid
-        scales[place.name], places = float(np.sqrt(np.mean(np.square(spec.box)) / 12)), {}
+    if spec.geometry.periodic and (place := spec.position):  # positions spread evenly over it, and there is no centroid
+        squared = np.mean(np.square(spec.box)) if spec.box else sides.rms**2
+        scales[place.name], places = float(np.sqrt(squared / 12)), {}
     steps = {f.name: _step_scale(changes[f.name].rms, surprises[f.name].rms) or scales[f.name] for f in dynamic}
     with store.naming(split):
         for field in real:
@@ -90,9 +94,9 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     )
 
 
-def field_changes(spec: StateSpec, field: Field, values: np.ndarray) -> np.ndarray:
+def field_changes(spec: StateSpec, field: Field, values: np.ndarray, space: Space | None = None) -> np.ndarray:
     """Return changes of a field from frame to frame, (trajectory, time - 1, *site[, space]); in a box, to the nearest image."""
-    return difference(spec, field, values[:, :-1], values[:, 1:])
+    return difference(spec, field, values[:, :-1], values[:, 1:], space)
 
 
 def _cell_reach(store: Store, split: str) -> float | None:

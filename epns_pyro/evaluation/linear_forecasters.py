@@ -55,7 +55,7 @@ class LinearForecaster(Forecaster):
         mean, scale = self.law(x)
         both = presence(spec, x) & presence(spec, x_next)
         for name in mean:
-            z = difference(spec, spec[name], mean[name], spec.get(x_next, name)) / scale[name]
+            z = difference(spec, spec[name], mean[name], spec.get(x_next, name), spec.space_of(x)) / scale[name]
             terms = -0.5 * z**2 - np.log(scale[name]) - 0.5 * np.log(2 * np.pi)
             total += terms.sum(-1) if spec[name].is_vector else terms
         return np.where(both, total, 0.0).sum(-1)
@@ -108,7 +108,7 @@ class Autoregression(LinearForecaster):
                 seen = _rows(spec, x, both)[:count]
                 gram += seen @ seen.T
                 for name in moments:
-                    left = difference(spec, spec[name], persisting(context, x, spec[name]), spec.get(after, name))
+                    left = difference(spec, spec[name], persisting(context, x, spec[name]), spec.get(after, name), spec.space_of(x))
                     moments[name] += seen @ left[both].ravel()
         ridge = 1e-9 * np.trace(gram) / max(count, 1) * np.eye(count)
         weights = {name: np.linalg.solve(gram + ridge, moment) for name, moment in moments.items() if count and gram.any()}
@@ -118,7 +118,8 @@ class Autoregression(LinearForecaster):
             mean, _ = draft.law(x)
             n += int(both.sum())
             for f in fields:
-                left = (difference(spec, f, mean[f.name], spec.get(after, f.name)) / lasting(spec, x, f, 1.0))[both]
+                left = difference(spec, f, mean[f.name], spec.get(after, f.name), spec.space_of(x))
+                left = (left / lasting(spec, x, f, 1.0))[both]
                 squares[f.name] += float((left**2).sum()) / spec.width(f)
         floor = {name: 1e-9 * context.step_scales[name] for name in squares}
         return replace(draft, scales={name: max(float(np.sqrt(total / max(n, 1))), floor[name]) for name, total in squares.items()})

@@ -92,7 +92,8 @@ def _by_pair(transition: Transition, context: DataContext, states: Tensor, seed:
     there = local[..., spec.slice(_position(spec))].isfinite().all(-1)
     local = torch.where(there[..., None], local, 0.0)
     place, bodies = spec.get(local, _position(spec)), local.shape[-2]
-    way = spec.geometry.displacement(place[:, None], place[:, :, None])  # from j to i
+    space = spec.space_of(local).along(lambda sides: sides[:, None])
+    way = space.displacement(place[:, None], place[:, :, None])  # from j to i
     distance = way.norm(dim=-1)
     direction = way / distance.clamp_min(torch.finfo(way.dtype).tiny)[..., None]
     found = torch.full_like(distance, torch.nan)

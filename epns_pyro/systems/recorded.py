@@ -136,11 +136,11 @@ class Recorded(System):
         return self._position is not None and velocity.rate_of == self._position.name
 
     def _of_position(self, x: np.ndarray, field: Field) -> dict[str, Observable]:
-        space, position, found = self.spec.geometry, _vectors(self.spec, field, x), {}
+        space, position, found = self.spec.space_of(x[..., :1, :, :]), _vectors(self.spec, field, x), {}
         if not field.translates:
             away = tracks.rms(space.displacement(np.zeros(space.dim), position))
             found[f"rms_{field.name}"] = Observable("distance from the centre", field.unit, away)
-        elif not space.box and position.shape[-2] > 1:
+        elif not space.periodic and position.shape[-2] > 1:
             about = position - tracks.mean_vector(position)[..., None, :]
             found["spread"] = Observable("spread about the centroid", field.unit, tracks.rms(about))
         if position.shape[-2] > 1:
@@ -206,7 +206,7 @@ def _vectors(spec: StateSpec, field: Field, x: np.ndarray) -> np.ndarray:
 
 def _is_in_box(spec: StateSpec, field: Field) -> bool:
     """Whether a field is the position in a periodic box, which it cannot leave, and in which no place is the middle."""
-    return bool(spec.box) and field == spec.position
+    return spec.geometry.periodic and field == spec.position
 
 
 def _size(spec: StateSpec, field: Field, x: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def ways_from_start(space: Space, position: np.ndarray) -> np.ndarray:
     In a box it is the sum of the steps, each to the nearest image, so that it can exceed the box. While a body is absent, the
     displacement is to the image nearest to where it was last seen.
     """
-    if not space.box:
+    if not space.periodic:
         return position - position[..., :1, :, :]
     there = ~np.isnan(position).any(-1, keepdims=True)
     frames = np.arange(position.shape[TIME])[:, None, None]
@@ -91,7 +91,7 @@ def mean_squared_displacement(space: Space, position: np.ndarray) -> np.ndarray:
 
     At frame t the lag is ceil(t / 2) frames. The average over starts tells more of one long path than its two ends do.
     """
-    place = ways_from_start(space, position) if space.box else position
+    place = ways_from_start(space, position) if space.periodic else position
     return _over_half(place, lambda before, after: ((after - before) ** 2).sum(-1), 0.0)
 
 
@@ -175,14 +175,17 @@ def _by_pairs(space: Space, position: np.ndarray) -> np.ndarray:
 
 def _by_trees(space: Space, position: np.ndarray) -> np.ndarray:
     nearest = np.full(position.shape[:-1], np.nan)
+    sides = np.asarray(space.box) if space.sides is None else np.broadcast_to(space.sides, (*position.shape[:BODY], 1, space.dim))
     for frame in np.ndindex(position.shape[:BODY]):
         there = np.isfinite(position[frame]).all(-1)
         if there.sum() > 1:
-            place = space.wrap(position[frame][there])
-            if space.box:  # rounding can put a position on the upper side, which a tree refuses
-                place = np.where(place >= space.box, 0.0, place)
+            place, box = position[frame][there], None
+            if space.periodic:
+                box = sides if space.sides is None else sides[frame][0]
+                place = place - box * np.floor(place / box)
+                place = np.where(place >= box, 0.0, place)  # rounding can put it on the upper side, which a tree refuses
             from scipy.spatial import KDTree  # takes a second to import
 
-            itself_and_next, _ = KDTree(place, boxsize=space.box or None).query(place, k=2)
+            itself_and_next, _ = KDTree(place, boxsize=box).query(place, k=2)
             nearest[frame][there] = itself_and_next[:, 1]
     return nearest

@@ -36,6 +36,8 @@ class Signature:
         Sides of the periodic box, in the unit of the positions that the network gets; empty: none.
     pairs : int
         Invariant channels per pair of bodies.
+    own_box : bool
+        Whether every state is in a periodic box of its own, whose sides the features hold.
     """
 
     in_scalars: int
@@ -46,10 +48,15 @@ class Signature:
     bodies: int = 1
     box: tuple[float, ...] = ()
     pairs: int = 0
+    own_box: bool = False
 
     @property
     def geometry(self) -> Space:
-        return Space(self.space, self.box)
+        return Space(self.space, self.box, own_box=self.own_box)
+
+    def space_of(self, features: Features) -> Space:
+        """Return the space of states, in the unit of the positions that the network gets."""
+        return self.geometry if features.sides is None else self.geometry.of(features.sides)
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,15 @@ class Features:
         output is meaningless.
     pairs : Tensor, (*batch, body, body, channel), optional
         Attributes of pairs; entry (i, j) is what body i has to do with body j.
+    sides : Tensor, (*batch, 1, space), optional
+        Sides of the periodic box, in the unit of the positions, where every state has its own.
     """
 
     scalars: Tensor
     vectors: Tensor
     mask: Tensor | None = None
     pairs: Tensor | None = None
+    sides: Tensor | None = None
 
 
 class Backbone(nn.Module, ABC):
@@ -86,7 +96,7 @@ class Backbone(nn.Module, ABC):
 
     def __init__(self, signature: Signature) -> None:
         super().__init__()
-        if signature.box and not self.periodic:
+        if signature.geometry.periodic and not self.periodic:
             raise ConfigError(
                 f"{type(self).__name__} reads coordinates, which have no meaning in a periodic box: use the backbone 'vector'"
             )
@@ -118,6 +128,8 @@ class Backbone(nn.Module, ABC):
         pairs = 0 if features.pairs is None else features.pairs.shape[-1]
         if pairs != self.signature.pairs:
             raise ShapeError(f"{type(self).__name__} declares {self.signature.pairs} attributes of pairs, found {pairs}")
+        if self.signature.own_box != (features.sides is not None):
+            raise ShapeError(f"{type(self).__name__}: sides of the box go with a signature that says that every state has its own")
         return self.evaluate(positions, features)
 
     def at(self, features: Features) -> Callable[[Tensor, Tensor], Features]:

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
+from epns_pyro.backbones.bodies.edges import displacements
 from epns_pyro.backbones.bodies.graphs import Graph, GraphConfig
+from epns_pyro.geometry import Space
 
 LENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # eps_k before training, in units of the scale of positions
 EXPONENTS = (0.0, -1.0, -2.0, -3.0)  # of the distance, by head before training: a spring ... the force of a charge
@@ -67,15 +69,16 @@ class CentralNetwork(Backbone):
         return super().scale_output(factor)
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        graph = self.graph.connect(positions, features.mask, self.signature.geometry)
-        return self._forces(positions, graph, self._strengths(features, graph))
+        space = self.signature.space_of(features)
+        graph = self.graph.connect(positions, features.mask, space)
+        return self._forces(positions, graph, space, self._strengths(features, graph))
 
     def at(self, features: Features) -> Callable[[Tensor, Tensor], Features]:
         if self.graph.moves:
             return super().at(features)
         graph = self.graph.complete(features.scalars, features.mask)
-        strengths = self._strengths(features, graph)
-        return lambda positions, vectors: self._forces(positions, graph, strengths)
+        space, strengths = self.signature.space_of(features), self._strengths(features, graph)
+        return lambda positions, vectors: self._forces(positions, graph, space, strengths)
 
     def _strengths(self, features: Features, graph: Graph) -> Tensor:
         """Return s_h of every edge, (*edge, head): what does not change as bodies move."""
@@ -88,9 +91,9 @@ class CentralNetwork(Backbone):
             strengths = strengths + (mixed * theirs[..., None, :]).sum(-1)
         return strengths if self.bend is None else strengths + self.bend(attributes)
 
-    def _forces(self, positions: Tensor, graph: Graph, strengths: Tensor) -> Features:
+    def _forces(self, positions: Tensor, graph: Graph, space: Space, strengths: Tensor) -> Features:
         s = self.signature
-        way = s.geometry.displacement(graph.receivers(positions), graph.senders(positions))
+        way = displacements(positions, graph, space)
         squared = way.square().sum(-1, keepdim=True)
         powers = (squared + ((2 * self.log_lengths).exp() + NEAREST)).log() @ (self.exponents.mT / 2)
         along = (strengths * powers.exp()).unflatten(-1, (self.outputs, -1)).sum(-1)

@@ -39,12 +39,19 @@ class Edges(NamedTuple):
     @classmethod
     def between(cls, positions: Tensor, graph: Graph, space: Space | None = None, pairs: Tensor | None = None) -> Edges:
         """Measure the edges between bodies at positions (*batch, body, space), in units of their scale; `pairs` as in `Features`."""
-        ours, theirs = graph.receivers(positions), graph.senders(positions)
-        relative = theirs - ours if space is None else space.displacement(ours, theirs)
+        relative = displacements(positions, graph, space)
         length = (relative.square().sum(-1, keepdim=True) + NOWHERE).sqrt()
         seen = distance_features(length)
         seen = seen if pairs is None else torch.cat([seen, graph.pairs(pairs)], -1)
         return cls(relative / (length + POINT), length, seen, 1 / (1 + length))
+
+
+def displacements(positions: Tensor, graph: Graph, space: Space | None = None) -> Tensor:
+    """Return the displacement from the receiver to the sender of every edge between bodies at positions: (*edge, space)."""
+    ours, theirs = graph.receivers(positions), graph.senders(positions)
+    if space is None:
+        return theirs - ours
+    return space.along(lambda sides: graph.receivers(sides.expand_as(positions))).displacement(ours, theirs)
 
 
 def distance_features(length: Tensor) -> Tensor:

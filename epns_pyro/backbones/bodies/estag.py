@@ -88,7 +88,7 @@ class Estag(HistoryNetwork):
         return self.frames * self.graph.edges(bodies) * self.per_edge
 
     def forward(self, window: Window) -> Features:
-        known, features, space = window.known, window.features, self.signature.geometry
+        known, features, space = window.known, window.features, self.signature.space_of(window.features)
         there = known.to(window.positions)[..., None]
         _, velocity = detrended(window.paths, known)
         found = spectrum(detrended(about_centroid(window.paths, known), known)[0])

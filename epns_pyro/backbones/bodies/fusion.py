@@ -161,8 +161,9 @@ class FusionNetwork(Backbone):
         return (self.out_scalars[-1], *sums, *((self.out_vectors,) if self.signature.out_vectors else ()))
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        graph = self.graph.connect(positions, features.mask, self.signature.geometry)
-        edges = Edges.between(positions, graph, self.signature.geometry, features.pairs)
+        space = self.signature.space_of(features)
+        graph = self.graph.connect(positions, features.mask, space)
+        edges = Edges.between(positions, graph, space, features.pairs)
         seen = bounded(features.vectors)
         scalars = self.embed_scalars(torch.cat([features.scalars, gram(seen)], -1))
         # (*batch, body, channel, space); without input vectors the first layer makes them

@@ -168,4 +168,6 @@ class GraphConfig(Config):
             return self.complete(positions, mask)
         shape, bodies = positions.shape[:-1], positions.shape[-2]
         flat, there = positions.reshape(-1, bodies, positions.shape[-1]), None if mask is None else mask.reshape(-1, bodies)
+        if space is not None:
+            space = space.along(lambda sides: sides.expand(*shape[:-1], 1, -1).reshape(-1, 1, sides.shape[-1]))
         return SparseGraph(find_edges(flat, there, space, neighbours=self.neighbours, radius=self.radius), shape)

@@ -28,7 +28,7 @@ def find_edges(
     mask : Tensor, (state, body), optional
         False for bodies that have no edges.
     space : Space, optional
-        With the periodic box, in the unit of the positions.
+        With the periodic box, in the unit of the positions; boxes (state, 1, space) where each state has its own.
 
     Returns
     -------
@@ -48,8 +48,8 @@ def find_edges(
 
 def _distances(positions: Tensor, mask: Tensor | None, space: Space | None) -> Tensor:
     """Return distances (state, receiver, sender); infinite from a body to itself and where one is absent."""
-    if space is not None and space.box:
-        distance = space.displacement(positions[:, :, None], positions[:, None]).norm(dim=-1)
+    if space is not None and space.periodic:
+        distance = space.along(lambda sides: sides[:, None]).displacement(positions[:, :, None], positions[:, None]).norm(dim=-1)
     else:
         distance = torch.cdist(positions, positions, compute_mode="donot_use_mm_for_euclid_dist")
     distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
@@ -97,8 +97,10 @@ def _within_by_trees(positions: Tensor, mask: Tensor | None, space: Space | None
         both = np.concatenate([pairs, pairs[::-1]], 1)  # sender, receiver
         found.append(first + names[both[:, np.lexsort(both)]])
     edges = torch.from_numpy(np.concatenate(found, 1))
-    sender, receiver = positions.reshape(-1, positions.shape[-1])[edges]
-    way = sender - receiver if space is None else space.displacement(receiver, sender)
+    flat = positions.reshape(-1, positions.shape[-1])
+    sender, receiver = flat[edges]
+    here = None if space is None else space.along(lambda sides: sides.expand_as(positions).reshape_as(flat)[edges[1]])
+    way = sender - receiver if here is None else here.displacement(receiver, sender)
     return edges[:, way.norm(dim=-1) < radius]
 
 
@@ -110,9 +112,11 @@ def _trees(positions: Tensor, mask: Tensor | None, space: Space | None) -> list[
     there = np.isfinite(points).all(-1)
     if mask is not None:
         there &= mask.numpy()
-    box = np.array(space.box) if space is not None and space.box else None
-    if box is not None:
-        points = np.mod(points, box)
-        points = np.where(points < box, points, 0.0)  # a remainder may round up to the side
+    boxes: list[np.ndarray | None] = [None] * len(points)
+    if space is not None and space.periodic:
+        sides = np.array(space.box)[None, None] if space.sides is None else space.sides.detach().double().numpy()
+        points = np.mod(points, sides)
+        points = np.where(points < sides, points, 0.0)  # a remainder may round up to the side
+        boxes = list(np.broadcast_to(sides[:, 0], (len(points), sides.shape[-1])))
     states = np.flatnonzero(there.any(1)).tolist()
-    return [(i * bodies, np.flatnonzero(there[i]), cKDTree(points[i, there[i]], boxsize=box)) for i in states]
+    return [(i * bodies, np.flatnonzero(there[i]), cKDTree(points[i, there[i]], boxsize=boxes[i])) for i in states]

@@ -55,7 +55,7 @@ class PairwiseNetwork(Backbone):
 
     def at(self, features: Features) -> Callable[[Tensor, Tensor], Features]:
         """Return the network as a function of positions and vectors: of first layers, only the part that reads these is left."""
-        s, scalars = self.signature, features.scalars
+        s, scalars, space = self.signature, features.scalars, self.signature.space_of(features)
         sizes = DISTANCE_CHANNELS, s.pairs, s.in_scalars, s.in_scalars
         (by_distance, by_pair, by_receiver, by_sender), bias = split_first(self.pair, *sizes)
         ours, theirs = linear(scalars, by_receiver, bias), linear(scalars, by_sender)
@@ -69,8 +69,8 @@ class PairwiseNetwork(Backbone):
         alone = None if self.alone is None else self._own(self.alone, scalars)
 
         def evaluate(positions: Tensor, vectors: Tensor) -> Features:
-            graph = standing or self.graph.connect(positions, features.mask, s.geometry)
-            edges, arrows = Edges.between(positions, graph, s.geometry), bounded(vectors)
+            graph = standing or self.graph.connect(positions, features.mask, space)
+            edges, arrows = Edges.between(positions, graph, space), bounded(vectors)
             hidden = linear(edges.distance, by_distance) + (ends(graph) if known is None else known)
             out = self._sums(after_first(self.pair, hidden), edges, arrows, graph)
             return out if alone is None else alone(out, arrows)

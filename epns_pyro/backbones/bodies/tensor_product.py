@@ -238,8 +238,9 @@ class TensorProductNetwork(Backbone):
         return (self.out_scalars[-1], *((self.out_vectors,) if self.signature.out_vectors else ()))
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
-        graph = self.graph.connect(positions, features.mask, self.signature.geometry)
-        edges = Edges.between(positions, graph, self.signature.geometry, features.pairs)
+        space = self.signature.space_of(features)
+        graph = self.graph.connect(positions, features.mask, space)
+        edges = Edges.between(positions, graph, space, features.pairs)
         harmonics = self._harmonics(self.degrees, edges.direction, normalize=False, normalization="component")
         seen = bounded(features.vectors)
         tensors = {

@@ -96,7 +96,7 @@ def _values(store: Store, split: str, progress: Progress | None) -> list[Finding
 
 def _symmetry(spec: StateSpec, sound: list[layout.Variable]) -> list[Inspector]:
     """Return inspectors of the changes of vectors, except those that follow from a rate or that a static vector may explain."""
-    fields = [v.field for v in sound if v.field.irreps == "1o"]
+    fields = [v.field for v in sound if v.field.irreps == "1o" and v.field.kind == "real"]
     if len(spec.sites) != 1 or spec.geometry.special_directions or any(not field.dynamic for field in fields):
         return []
     predicted = {v.field.rate_of for v in sound}
@@ -109,13 +109,13 @@ def _inspectors(spec: StateSpec, sound: list[layout.Variable], frame_dt: float) 
     for field in (v.field for v in sound):
         if field.kind == "real":
             inspectors += [NonFinite(spec, field), Outliers(spec, field), Constant(spec, field)]
-            if field.translates and field.dynamic and not spec.box:
+            if field.translates and field.dynamic and not spec.geometry.periodic:
                 inspectors.append(Wrapped(spec, field))
         elif field.is_pair:
             inspectors.append(NonFinite(spec, field))
         elif field.kind == "label":
             inspectors.append(Labels(field, periodic=spec.periodic))
-        elif field.kind != "duration":
+        elif field.kind not in ("duration", "box"):
             inspectors.append(OutOfRange(field))
         if field.rate_of in names:
             inspectors += [Rate(spec, field, frame_dt), ExactRate(spec, field, frame_dt)]

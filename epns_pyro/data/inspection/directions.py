@@ -10,6 +10,7 @@ import numpy as np
 
 from epns_pyro.data.inspection.findings import WARNING, Inspector
 from epns_pyro.data.scales import field_changes
+from epns_pyro.derived import recorded_space
 from epns_pyro.later import later
 from epns_pyro.state import Field, StateSpec
 
@@ -44,7 +45,8 @@ class Directions(Inspector):
         self._whole = True  # every body is present in every frame
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
-        changes = field_changes(self._spec, self._field, arrays[self._field.name].astype(np.float64))
+        space = recorded_space(self._spec, arrays)
+        changes = field_changes(self._spec, self._field, arrays[self._field.name].astype(np.float64), space)
         changes = changes.reshape(len(changes), -1, changes.shape[-1])
         known = np.isfinite(changes).all(-1, keepdims=True)
         self._whole &= bool(known.all())

@@ -28,8 +28,9 @@ def motion_lines(store: Store, split: str = "train") -> Iterator[str]:
     blocks = store.blocks(split)
     lengths, low, high = [], np.full(store.spec.space, np.inf), np.full(store.spec.space, -np.inf)
     for number in np.unique(np.linspace(0, len(blocks) - 1, BLOCKS).astype(int)):
-        x = store.spec.get(store.read(split, blocks[number]), position.name).astype(np.float64)
-        steps = np.linalg.norm(field_changes(store.spec, position, x), axis=-1)
+        states = store.read(split, blocks[number]).astype(np.float64)
+        x = store.spec.get(states, position.name)
+        steps = np.linalg.norm(field_changes(store.spec, position, x, store.spec.space_of(states[:, :1])), axis=-1)
         steps = steps[np.isfinite(steps)]
         lengths.append(steps[:: 1 + len(steps) // SAMPLE])
         table = x.reshape(-1, x.shape[-1])

@@ -10,6 +10,7 @@ from epns_pyro.data.inspection.findings import ERROR, WARNING, Inspector, Tally
 from epns_pyro.data.layout import undeclared
 from epns_pyro.data.presence import ABSENT_MEANS, allows_absence, presence_by_field
 from epns_pyro.data.scales import field_changes
+from epns_pyro.derived import recorded_space
 from epns_pyro.state import Field, StateSpec
 
 
@@ -94,7 +95,9 @@ class Rate(Inspector):
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
         position, velocity = (arrays[name].astype(np.float64) for name in (self._field.rate_of, self._field.name))
-        moved = field_changes(self._spec, self._spec[self._field.rate_of], position).reshape(len(position), -1)
+        moved = field_changes(self._spec, self._spec[self._field.rate_of], position, recorded_space(self._spec, arrays)).reshape(
+            len(position), -1
+        )
         dt = _durations(self._spec, arrays, self._frame_dt)
         expected = (dt * (velocity[:, 1:] + velocity[:, :-1]) / 2).reshape(len(position), -1)
         known = np.isfinite(moved) & np.isfinite(expected)
@@ -138,7 +141,7 @@ class ExactRate(Inspector):
         position, velocity = (array.astype(np.float64) for array in stored)
         position, velocity = (np.where(np.isfinite(array), array, np.nan) for array in (position, velocity))
         dt = _durations(self._spec, arrays, self._frame_dt)
-        moved = field_changes(self._spec, self._spec[self._field.rate_of], position)
+        moved = field_changes(self._spec, self._spec[self._field.rate_of], position, recorded_space(self._spec, arrays))
         both = (dt[:, 1:] + dt[:, :-1]) / 2 if dt.size > 1 else dt
         for kind, error in (
             ("forward", moved - dt * velocity[:, :-1]),

@@ -89,7 +89,7 @@ def displacement(spec: StateSpec, forecast: np.ndarray, truth: np.ndarray) -> np
     Bodies that are absent, NaN, from either do not count; NaN where none is left.
     """
     place = spec.slice(spec.position.name if spec.position else "position")
-    way = spec.geometry.displacement(truth[..., place], forecast[..., place])
+    way = spec.space_of(truth[..., :1, :, :]).displacement(truth[..., place], forecast[..., place])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of frames without a body
         return np.nanmean(np.linalg.norm(way.astype(np.float64), axis=-1), axis=-1)

@@ -20,7 +20,7 @@ import torch
 from pyro.distributions import Independent
 from torch import Tensor, nn
 
-from epns_pyro.backbones import BACKBONES, BackboneConfig, Features
+from epns_pyro.backbones import BACKBONES, BackboneConfig
 from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
 from epns_pyro.durations import require_even
@@ -122,7 +122,7 @@ class NeuralSDEStep(BodyStep):
         e, seen = bodies.split(surprise), bodies.features(self.x, self.mask)
         _, diffusion = self.h.chunk(2, -1)
         spread = torch.stack([transition.first_channel(diffusion, f.name) for f in self.spec.dynamic_fields], -1).log()
-        seen = Features(torch.cat([seen.scalars, spread, e.scalars], -1), torch.cat([seen.vectors, e.vectors], -2), seen.mask, seen.pairs)
+        seen = replace(seen, scalars=torch.cat([seen.scalars, spread, e.scalars], -1), vectors=torch.cat([seen.vectors, e.vectors], -2))
         out = transition.posterior_net(bodies.positions(self.x), seen)
         weights, shifts, log_scale = (part.unflatten(-1, (steps, -1)) for part in out.scalars.split(transition.read, -1))
         count = len(bodies.dynamic_vectors)

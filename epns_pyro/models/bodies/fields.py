@@ -52,7 +52,7 @@ class BodyFields(nn.Module):
         self.position = position_field(spec)
         self.space = spec.geometry
         fixed_centre = not spec[self.position].translates  # then where a body is matters, not only where it is relative to others
-        self.vectors = tuple(f.name for f in spec.fields if f.is_vector and (fixed_centre or f.name != self.position))
+        self.vectors = tuple(f.name for f in spec.fields if f.is_vector and f.kind == "real" and (fixed_centre or f.name != self.position))
         self.scalars = tuple(f.name for f in spec.fields if not f.is_vector and f.kind == "real")
         self.categories = tuple(f.name for f in spec.fields if f.kind == "category")
         self.embeddings = nn.ParameterList(torch.zeros(shape) for shape in embedding_shapes(spec))
@@ -65,6 +65,7 @@ class BodyFields(nn.Module):
         self._lags = {f.name: f.lag_of for f in spec.fields if f.lag_of}
         self._changes = {name: context.step_scales[name] for name in self._lags}
         self._noise_powers = torch.tensor([noise_power(spec, spec[f.name]) for f in self.free.fields])
+        self._static = torch.tensor([not f.dynamic for f in spec.fields for _ in range(spec.width(f))])
         self._widths = torch.tensor([spec.width(f) for f in self.free.fields])
 
     # -- reading ---------------------------------------------------------------------------------------------------------
@@ -86,7 +87,9 @@ class BodyFields(nn.Module):
         handed = self.space.rotations == "proper" and out_vectors > 0
         made = Handed.vectors(self.space.dim) * out_vectors if handed else out_vectors
         read = len(self.pairs) if pairs else 0
-        network = config.build(Signature(in_scalars, in_vectors, out_scalars, made, self.space.dim, self._bodies, box, read))
+        network = config.build(
+            Signature(in_scalars, in_vectors, out_scalars, made, self.space.dim, self._bodies, box, read, self.space.own_box)
+        )
         return Handed(network) if handed else network
 
     def positions(self, x: Tensor) -> Tensor:
@@ -96,12 +99,12 @@ class BodyFields(nn.Module):
     def present(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return which bodies are present, (*batch, body), in states with NaN for absent ones.
 
-        Returns the states with the NaN replaced by zeros, and None for the bodies where the data know no absences.
+        Returns the states with zeros in place of NaN, and None for the bodies where the data know no absences.
         """
         if not self.absences:
             return x, None
         mask = presence(self.spec, x)
-        return torch.where(mask[..., None], x, 0.0), mask
+        return torch.where(mask[..., None] | self._static.to(x.device), x, 0.0), mask
 
     def features(self, x: Tensor, mask: Tensor | None = None) -> Features:
         """Return all other fields in units of their scales; scalars twice, the second time on a scale that resolves small values.
@@ -114,7 +117,7 @@ class BodyFields(nn.Module):
         classes = [self._one_hot(spec.get(x, name), spec[name].size) @ embedding.to(x.dtype) for name, embedding in embedded]
         durations = [] if (ratio := relative(spec, x)) is None else [ratio.log()[..., None]]
         scalars = torch.cat([scalars, torch.asinh(10 * scalars), *durations, *classes], -1)
-        return Features(scalars, self.arrows(x, {}), mask, self.attributes(x))
+        return Features(scalars, self.arrows(x, {}), mask, self.attributes(x), self.sides(x))
 
     def arrows(self, x: Tensor, now: Mapping[str, Tensor]) -> Tensor:
         """Return the vectors of `features`, (*batch, body, vector, space), of states x in which some fields are as they are `now`."""
@@ -125,6 +128,11 @@ class BodyFields(nn.Module):
         vectors = [self._vector(read, name) for name in self.vectors]
         vectors += [x.new_tensor(direction).expand(*x.shape[:-1], -1) for direction in self.space.special_directions]
         return torch.stack(vectors, -2) if vectors else x.new_zeros(*x.shape[:-1], 0, self.spec.space)
+
+    def sides(self, x: Tensor) -> Tensor | None:
+        """Return the sides of the boxes of states in units of positions, (*batch, 1, space); None where not every state has its own."""
+        sides = self.spec.space_of(x).sides
+        return None if sides is None else sides / self.spec[self.position].scale
 
     def attributes(self, x: Tensor) -> Tensor | None:
         """Return the attributes of pairs in units of their scales, (*batch, body, body, field); None where there are none."""
@@ -194,12 +202,12 @@ class BodyFields(nn.Module):
 
     def next_to(self, x: Tensor, x_next: Tensor) -> Tensor:
         """Return a next state (*batch, body, channel) with every position moved to the periodic image nearest to its first guess."""
-        if not self.space.box:
+        if not self.space.periodic:
             return x_next
         channels = self.spec.slice(self.position, among_dynamic=True)
         goal = self.persistence(x)[..., channels]
         y = self.spec.dynamic(x_next)
-        image = self.space.nearest(y[..., channels], goal)
+        image = self.spec.space_of(x).nearest(y[..., channels], goal)
         return self.spec.advance(x_next, torch.cat([y[..., : channels.start], image, y[..., channels.stop :]], -1))
 
     # -- putting together ------------------------------------------------------------------------------------------------

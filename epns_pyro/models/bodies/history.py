@@ -72,7 +72,15 @@ class History(nn.Module):
         position = spec[bodies.position].scale
         box = tuple(side / position for side in bodies.space.box)
         signature = Signature(
-            scalars + changed, vectors + moved, config.scalars, config.vectors, spec.space, context.sites[0], box, len(bodies.pairs)
+            scalars + changed,
+            vectors + moved,
+            config.scalars,
+            config.vectors,
+            spec.space,
+            context.sites[0],
+            box,
+            len(bodies.pairs),
+            bodies.space.own_box,
         )
         self.network = config.network.build(signature, config.frames)
         # (frames known, field, change of which field how long ago)
@@ -113,11 +121,13 @@ class History(nn.Module):
         bodies = self.bodies
         features = bodies.features(frames, known)
         into = bodies.split(torch.cat([torch.zeros_like(changes[..., :1, :, :]), changes], -3))  # the change that led into a frame
-        features = Features(
-            torch.cat([features.scalars, into.scalars], -1), torch.cat([features.vectors, into.vectors], -2), known, features.pairs
+        features = replace(
+            features, scalars=torch.cat([features.scalars, into.scalars], -1), vectors=torch.cat([features.vectors, into.vectors], -2)
         )
         place = bodies.spec.get(frames, bodies.position)
-        steps = bodies.space.displacement(place[..., :-1, :, :], place[..., 1:, :, :]) * known[..., :-1, :, None]
+        steps = (
+            bodies.spec.space_of(frames[..., :1, :, :]).displacement(place[..., :-1, :, :], place[..., 1:, :, :]) * known[..., :-1, :, None]
+        )
         back = -steps.flip(-3).cumsum(-3).flip(-3) / self._way
         paths = torch.cat([back, torch.zeros_like(back[..., :1, :, :])], -3)
         return Window(bodies.positions(frames), paths * known[..., None], features)

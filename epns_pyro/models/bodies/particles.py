@@ -159,7 +159,7 @@ class ParticleStep(BodyStep):
         self.x, self.mask = self.bodies.present(carry.x)
         self.positions = self.bodies.positions(self.x)
         features = self.bodies.features(self.x, self.mask)
-        self._pairs = features.pairs
+        self._pairs, self._sides = features.pairs, features.sides
         earlier, remembered = transition.split(carry)
         self.past = transition.history(*earlier, carry.x) if transition.history else None
         self.hidden = transition.encoder(self.positions, self.past.beside(features) if self.past else features)
@@ -184,7 +184,7 @@ class ParticleStep(BodyStep):
         scalars = torch.cat([hidden.scalars.expand(*shape, -1), z.expand(*shape, -1)], -1)
         mask = None if self.mask is None else self.mask.expand(shape)
         pairs = None if self._pairs is None else self._pairs.expand(*shape, *self._pairs.shape[-2:])
-        features = Features(scalars, hidden.vectors.expand(*shape, *hidden.vectors.shape[-2:]), mask, pairs)
+        features = Features(scalars, hidden.vectors.expand(*shape, *hidden.vectors.shape[-2:]), mask, pairs, self._sides)
         out = transition.decoder(self.positions.expand(*shape, -1), features)
         vectors = out.vectors
         if transition.config.linear_path:
@@ -212,6 +212,7 @@ class ParticleStep(BodyStep):
             torch.cat([hidden.vectors, surprise.vectors], -2),
             self._both(stays),
             self._pairs,
+            self._sides,
         )
         shift, log_scale = transition.pool(transition.posterior_net(self.positions, seen).scalars, seen.mask).chunk(2, -1)
         if transition.config.linear_path:

@@ -31,4 +31,4 @@ class BodyStep(Step):
 
     def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
         """Advance to y; without an observed next state, the bodies of the current state stay."""
-        return super().advance(self.bodies.entering_and_leaving(self.spec.wrap(y, among_dynamic=True), self.mask, following), following)
+        return super().advance(self.bodies.entering_and_leaving(self.spec.wrap_dynamic(self.x, y), self.mask, following), following)

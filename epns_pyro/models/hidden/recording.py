@@ -140,12 +140,12 @@ class Recording(nn.Module):
             goes_on = goes_on | tail
         there = began & goes_on
         first = there & ~torch.cat([torch.zeros_like(began[:, :1]), began[:, :-1]], 1)
-        return Frames(x, Evidence(torch.where(seen[..., None, None], self._unwrapped(values), 0.0), seen, first, there))
+        return Frames(x, Evidence(torch.where(seen[..., None, None], self._unwrapped(x, values), 0.0), seen, first, there))
 
-    def _unwrapped(self, values: Tensor) -> Tensor:
+    def _unwrapped(self, x: Tensor, values: Tensor) -> Tensor:
         """Follow positions through the walls of a periodic box: each to the image nearest to the last one that was detected."""
-        space, position = self.spec.geometry, self.spec.position
-        if not space.box or position is None:
+        space, position = self.spec.space_of(x[:, 0].double()), self.spec.position
+        if not space.periodic or position is None:
             return values
         k = [f.name for f in self.spec.dynamic_fields].index(position.name)
         parts = [values[:, 0, :, k]]

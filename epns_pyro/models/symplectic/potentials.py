@@ -180,6 +180,7 @@ class PairLandscape(Landscape):
         self.potential, seen, bodies = potential, potential.seen, x.shape[-2]
         self.first, self.second = torch.triu_indices(bodies, bodies, 1, device=x.device)
         features, self.mass = seen.features(potential.visible(x), mask), potential.masses(x, mask)
+        self.space = potential.full.space_of(x)
         ours, theirs = (features.scalars.index_select(-2, end) for end in (self.first, self.second))
         pairs = None
         if features.pairs is not None:
@@ -230,7 +231,7 @@ class PairLandscape(Landscape):
 
     def _way(self, q: Tensor) -> Tensor:
         """Return the way from the second to the first body of every pair: (*batch, pair, space)."""
-        return self.potential.seen.space.displacement(q.index_select(-2, self.second), q.index_select(-2, self.first))
+        return self.space.displacement(q.index_select(-2, self.second), q.index_select(-2, self.first))
 
     def _squared(self, way: Tensor) -> Tensor:
         return (way / self.potential.length).square().sum(-1)
