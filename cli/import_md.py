@@ -55,7 +55,7 @@ def import_md(
     tests: tuple[Path, ...],
     history: int,
 ) -> None:
-    """Import trajectories of atoms: extxyz, and what MDAnalysis reads. A box must be rectangular and constant.
+    """Import trajectories of atoms: extxyz, and what MDAnalysis reads. A box must be rectangular and constant in a file.
 
     Needs the extra md: pip install 'epns-pyro[md]'.
     """

@@ -43,6 +43,18 @@ class Shares(click.ParamType):
             self.fail(f"expected three parts like 70,10,20, found {str(value)[:60]!r}", param, ctx)
 
 
+class Box(click.ParamType):
+    """Sides, of all recordings or of one: "10,10" or "second=12,12"."""
+
+    name = "[NAME=]X,Y[,Z]"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, tuple[float, ...]]:
+        if isinstance(value, tuple):  # click converts what it has converted
+            return value
+        name, _, sides = str(value).rpartition("=")
+        return name, PerAxis().convert(sides, param, ctx)
+
+
 class Noise(click.ParamType):
     """A standard deviation, or the word learn."""
 
@@ -104,7 +116,7 @@ class Noise(click.ParamType):
 @click.option(
     "--centre", type=PerAxis(), default="", help="With --symmetry point: the fixed centre, in the unit of positions.  [default: zero]"
 )
-@click.option("--box", type=PerAxis(), default="", help="Sides of a periodic box, in the unit of positions.")
+@click.option("--box", "boxes", type=Box(), multiple=True, help="Sides of a periodic box, in the unit of positions; of one file: NAME=X,Y.")
 @click.option(
     "--history",
     type=click.IntRange(0, 64),
@@ -138,7 +150,7 @@ def import_tracks(
     tests: tuple[Path, ...],
     symmetry: str,
     centre: tuple[float, ...],
-    box: tuple[float, ...],
+    boxes: tuple[tuple[str, tuple[float, ...]], ...],
     history: int | None,
     noise: float | str | None,
 ) -> None:
@@ -175,7 +187,8 @@ def import_tracks(
         shares=shares,
         symmetry=symmetry,
         centre=centre,
-        box=box,
+        box=dict(boxes).get("", ()),
+        boxes={name: box for name, box in boxes if name},
         history=history,
         noise=noise,
     )

@@ -12,6 +12,7 @@ import torch
 from epns_pyro.errors import ConfigError
 
 Array = Any  # numpy.ndarray or torch.Tensor
+SAME = 1e-5  # relative: sides that differ by less are the same, up to the rounding of a file
 ROTATIONS = ("full", "proper", "axis", "none")
 
 

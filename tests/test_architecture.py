@@ -50,7 +50,7 @@ LAYERS = {
     "machine": {"errors"},
     "presence": {"errors", "state"},
     "durations": {"errors", "state", "fields"},
-    "derived": {"errors", "state", "presence", "durations"},
+    "derived": {"errors", "state", "presence", "durations", "geometry"},
     "symmetry": {"errors", "state", "fields", "geometry"},
     "context": {"errors", "state"},
     "systems": _GROUND,

@@ -1,7 +1,7 @@
 """Trajectories of molecular dynamics: extxyz files by ASE, and whatever MDAnalysis reads (DCD, XTC, TRR, LAMMPS, PDB, ...).
 
 Both are extras, `pip install 'epns-pyro[md]'`. Atoms become tracks, so that all that can be done with a table of tracks can be done with
-them. A periodic box has to be rectangular, and the same in all frames of all files.
+them. A periodic box has to be rectangular, and the same in all frames of a file.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from epns_pyro.data.importers.tracks import Options, import_recordings
 from epns_pyro.data.stores import Store
 from epns_pyro.data.writing import Progress
 from epns_pyro.errors import DataError
+from epns_pyro.geometry import SAME
 
 INSTALL = "pip install 'epns-pyro[md]'"
 EXTXYZ = (".extxyz", ".xyz")
-SAME = 1e-5  # relative difference of sides that is rounding of a file format
-RECTANGULAR = 1e-4  # of a side: how far a cell vector may lean, likewise
+RECTANGULAR = 1e-4  # of a side: how far a cell vector may lean in the rounding of a file
 VELOCITIES = ("vx", "vy", "vz")
 SPECIES, MASS = "species", "mass"
 
@@ -225,7 +225,7 @@ def import_md(
     Raises
     ------
     DataError
-        If a file cannot be read, or its box leans, changes, or differs from that of another file.
+        If a file cannot be read, or its box leans or changes.
     """
     options, files = options or Options(), [Path(path) for path in dict.fromkeys([*paths, *tests])]
     about = Path(topology) if topology else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from epns_pyro.data.importers.track_recording import LIKELIHOOD, TRACK
 from epns_pyro.data.importers.track_rows import find_column
 from epns_pyro.data.importers.track_tables import numbers
 from epns_pyro.errors import ConfigError, DataError
+from epns_pyro.geometry import SAME
 from epns_pyro.state import Field, StateSpec
 
 POSITION, VELOCITY = "position", "velocity"
@@ -93,6 +94,14 @@ class Quantities:
             ),
             space=axes,
         )
+
+
+def with_boxes(spec: StateSpec, boxes: Sequence[tuple[float, ...]]) -> StateSpec:
+    """Return the spec of states of recordings in these periodic boxes: in one if they are all the same, else in one of their own."""
+    if all(np.allclose(box, boxes[0], rtol=SAME, atol=0) for box in boxes):
+        return replace(spec, box=boxes[0])
+    field = Field("box" if "box" not in spec else "box_sides", "1o", dynamic=False, kind="box", unit=spec[POSITION].unit)
+    return replace(spec, fields=(*spec.fields, field))
 
 
 class Reader:

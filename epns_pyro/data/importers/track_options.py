@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from epns_pyro.data.description import Split
 from epns_pyro.data.importers import track_segments, track_splits
 from epns_pyro.data.importers.track_fields import Quantities
-from epns_pyro.data.importers.track_recording import ROLES, TRACK
+from epns_pyro.data.importers.track_recording import ROLES, TRACK, Tracks
 from epns_pyro.derived import with_hidden_velocity, with_history
-from epns_pyro.errors import ConfigError
+from epns_pyro.errors import ConfigError, nearest
 from epns_pyro.state import StateSpec
 
 HISTORY = 4  # steps: enough to distinguish walking from standing, and a noisy position from a turn
@@ -60,6 +61,8 @@ class Options:
         With symmetry "axis": its direction, by default the last axis of space.
     box : tuple of float
         Sides of a periodic box, in `unit`; by default that of the file, if it has one.
+    boxes : dict of str to tuple of float
+        The same for single recordings, by their names: those of their files without the ending.
     """
 
     columns: str = ""
@@ -81,6 +84,7 @@ class Options:
     symmetry: str = "E"
     axis: tuple[float, ...] = ()
     box: tuple[float, ...] = ()
+    boxes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     centre: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -96,6 +100,20 @@ class Options:
             return with_hidden_velocity(spec, self.noise, self.time_unit)
         history = HISTORY if self.history is None else self.history
         return with_history(spec, history, self.time_unit) if history else spec
+
+    def boxes_of(self, tracks: Sequence[Tracks]) -> list[tuple[float, ...]]:
+        """Return the sides of the box of every recording, in `unit`; empty without one."""
+        names = [t.name for t in tracks]
+        for name in self.boxes:
+            if name not in names:
+                raise ConfigError(f"--box {name}=...: {nearest(name, names)}")
+        boxes = [tuple(self.boxes.get(t.name, self.box)) or tuple(self.scale * side for side in t.box) for t in tracks]
+        if len({len(box) for box in boxes}) > 1:
+            with_box, without = (next(name for name, box in zip(names, boxes, strict=True) if bool(box) == has) for has in (True, False))
+            raise ConfigError(
+                f"{with_box} is in a periodic box, {without} is in none: import them apart, or give its box, --box {without}=..."
+            )
+        return boxes
 
     @property
     def names_bodies(self) -> bool:

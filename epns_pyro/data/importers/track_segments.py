@@ -186,6 +186,8 @@ class Segment:
                 values[quantity.name] = dense if spec[quantity.name].is_vector else dense[..., 0]
             else:
                 values[quantity.name] = self._static(columns[:, 0], bodies, f"{where}: {quantity.name}")
+        if spec.box_field:  # filled in by who knows it
+            values[spec.box_field.name] = np.zeros((1, 1, spec.space))
         return spec.pack(**values)
 
     def _dynamic(self, columns: np.ndarray, bodies: int) -> np.ndarray:

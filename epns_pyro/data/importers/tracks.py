@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from epns_pyro.data import layout
 from epns_pyro.data.description import with_symmetry
 from epns_pyro.data.importers import track_segments, track_splits
-from epns_pyro.data.importers.track_fields import Reader, natural_order
+from epns_pyro.data.importers.track_fields import Reader, natural_order, with_boxes
 from epns_pyro.data.importers.track_layouts import find_files, open_tracks
 from epns_pyro.data.importers.track_options import Options
 from epns_pyro.data.importers.track_recording import LIKELIHOOD, Tracks
@@ -112,9 +112,7 @@ class _Work:
                 f"{tracks[0].path} has the axes {','.join(tracks[0].axes)}, another recording has others: import them separately"
             )
         self._axes = tracks[0].axes
-        if len({t.box for t in tracks}) > 1:
-            found = " and ".join(sorted({" x ".join(f"{side:.6g}" for side in t.box) or "no box" for t in tracks})[:2])
-            raise DataError(f"{tracks[0].path}: the recordings have different boxes ({found}): a store has one, so import them apart")
+        self._boxes = options.boxes_of(tracks)
         self._quantities = options.quantities
         if flat := [v.name for v in self._quantities.vectors if len(v.columns) != len(self._axes)]:
             raise ConfigError(f"--vector {flat[0]}: positions have {len(self._axes)} axes, so it needs as many columns")
@@ -246,8 +244,7 @@ class _Work:
         unit = self._options.unit or next((t.unit for t in self._tracks if t.unit and self._options.scale == 1.0), "")
         sizes = {name: len(known) for name, known in self._reader.categories.items()}
         spec = self._quantities.spec(axes, unit, self._options.time_unit, sizes)
-        box = self._options.box or tuple(side * self._options.scale for side in self._tracks[0].box)
-        spec = with_symmetry(replace(spec, box=box), self._options.symmetry, self._options.axis)
+        spec = with_symmetry(with_boxes(spec, self._boxes), self._options.symmetry, self._options.axis)
         return with_duration(spec, self._frame_dt) if any(are_uneven(times) for times in self._clocks) else spec
 
     @property
@@ -276,6 +273,8 @@ class _Work:
         outputs = {name: _Output(writer, name, counts[name], self._segment, self._bodies) for name in sorted(counts)}
         for done, (key, segment) in enumerate(self._chosen(homes)):
             x = segment.states(spec, self._quantities, len(self._axes), self._bodies, f"{self._recordings[key[0]].path}")
+            if spec.box_field:
+                x[..., spec.slice(spec.box_field.name)] = self._boxes[key[0]]
             if spec.duration:
                 dt = self._cuts[key[0]].durations(self._stretch(key).start, frame_dt)
                 x[..., spec.slice(spec.duration.name)] = dt[:, None, None]

@@ -104,7 +104,11 @@ class BodyFields(nn.Module):
         if not self.absences:
             return x, None
         mask = presence(self.spec, x)
-        return torch.where(mask[..., None] | self._static.to(x.device), x, 0.0), mask
+        return self.blanked(x, mask), mask
+
+    def blanked(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return states (*batch, body, channel) with zeros in dynamic channels of bodies where a mask (*batch, body) is False."""
+        return torch.where(mask[..., None] | self._static.to(x.device), x, 0.0)
 
     def features(self, x: Tensor, mask: Tensor | None = None) -> Features:
         """Return all other fields in units of their scales; scalars twice, the second time on a scale that resolves small values.

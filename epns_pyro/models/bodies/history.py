@@ -104,7 +104,7 @@ class History(nn.Module):
         """Read windows: earlier frames (*batch, frame, body, channel), and the present states (*batch, body, channel)."""
         bodies, frames = self.bodies, _joined(earlier, x)
         known = known_since(presence(bodies.spec, frames))
-        frames = torch.where(known[..., None], frames, 0.0)
+        frames = bodies.blanked(frames, known)
         changes = self._changes(frames) * known[..., :-1, :, None]  # known in a frame, a body is known in the next
         window = self._window(frames, changes, known)
         return Past(self.network(window), self._trend(changes, known))

@@ -13,7 +13,7 @@ from epns_pyro.data import check
 from epns_pyro.data.importers.md import import_md, open_atoms
 from epns_pyro.data.importers.track_report import ImportReport
 from epns_pyro.data.importers.tracks import Options
-from epns_pyro.errors import DataError
+from epns_pyro.errors import ConfigError, DataError
 
 SIDES = (8.0, 9.0, 10.0)
 SYMBOLS = ("O", "H", "H", "O", "H")
@@ -82,9 +82,26 @@ class TestExtXYZ:
             import_md([file], tmp_path / "a.zarr", Options(segment=10))
         assert not (tmp_path / "a.zarr").exists()
 
-    def test_files_with_different_boxes_are_imported_apart(self, tmp_path):
-        files = [extxyz(tmp_path / "a.extxyz", liquid()), extxyz(tmp_path / "b.extxyz", liquid(), cell="7 0 0 0 9 0 0 0 10")]
-        with pytest.raises(DataError, match=r"different boxes \(7 x 9 x 10 and 8 x 9 x 10\): a store has one, so import them apart"):
+    def test_every_file_may_have_a_box_of_its_own(self, tmp_path):
+        place = liquid()
+        files = [extxyz(tmp_path / "a.extxyz", place), extxyz(tmp_path / "b.extxyz", place, cell="7 0 0 0 9 0 0 0 10")]
+        store = import_md(files, tmp_path / "a.zarr", Options(segment=10, history=1, frame_dt=0.5, scale=0.1, unit="nm"))
+        spec, x, found = store.spec, store.read("train"), store.dataset("train")
+        recording, first = found["recording"].values, found["first_frame"].values
+        sides = np.array([(0.8, 0.9, 1.0), (0.7, 0.9, 1.0)])[recording]
+        assert (spec.box, spec["box"].unit, set(recording)) == ((), "nm", {0, 1})
+        np.testing.assert_allclose(found["box"], sides)
+        np.testing.assert_allclose(spec.get(x, "box"), np.broadcast_to(sides[:, None, None], (*x.shape[:3], 3)))
+        expected = np.stack([0.1 * place[start + 1 : start + 10] for start in first])
+        np.testing.assert_allclose(spec.get(x, "position"), expected % sides[:, None, None], atol=1e-6)
+        moved = np.stack([0.1 * np.diff(place, axis=0)[start : start + 9] / 0.5 for start in first])
+        np.testing.assert_allclose(spec.get(x, "velocity"), moved, atol=1e-5)
+        assert not [finding for finding in check(store) if finding.level == "error"]
+        assert store.context().spec["position"].scale == pytest.approx(np.sqrt(np.mean(sides**2) / 12))
+
+    def test_files_with_and_without_a_box_are_imported_apart(self, tmp_path):
+        files = [extxyz(tmp_path / "a.extxyz", liquid()), extxyz(tmp_path / "b.extxyz", liquid(), pbc="F F F")]
+        with pytest.raises(ConfigError, match="a is in a periodic box, b is in none: import them apart"):
             import_md(files, tmp_path / "a.zarr", Options(segment=10))
 
     def test_atoms_that_come_and_go_and_damaged_files_are_refused(self, tmp_path):
