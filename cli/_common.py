@@ -19,10 +19,7 @@ from epns_pyro.cli._log import write_log
 from epns_pyro.errors import EpnsError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from epns_pyro.data import Store
-    from epns_pyro.simulator import Simulator
+    from epns_pyro.cluster import Cluster
 
 EXIT_USER_ERROR = 2
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
@@ -163,25 +160,6 @@ def trajectory_of(source: str) -> tuple[Path, int | None]:
     return Path(path), int(index)
 
 
-def given(sim: Simulator, store: Store, group: str, index: int | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read what a model starts from, at the first frame that has all it may know before it.
-
-    Returns
-    -------
-    x0 : ndarray, (trajectory, *site, channel)
-        Where states are hidden: the frames given, (trajectory, time, *site, channel).
-    past : ndarray, (trajectory, time, *site, channel), optional
-        The states before x0 of a model with a history.
-    """
-    if sim.infers_states:
-        return store.read(group, index, stop=store.system.frames_given), None
-    earlier = sim.transition.earlier_frames
-    if earlier > store.steps(group):
-        fail(f"{store.path}: the model has a history of {earlier + 1} frames, found {store.steps(group) + 1} in set {group!r}")
-    frames = store.read(group, index, stop=earlier + 1)
-    return frames[:, -1], frames[:, :-1] if earlier else None
-
-
 def result_file(ctx: click.Context, param: click.Parameter, out: Path) -> Path:
     """Check the name of a result: FILE.zarr or FILE.nc that does not exist yet."""
     if out.suffix not in (".zarr", ".nc"):
@@ -203,6 +181,27 @@ def with_imports(command: Callable[..., Any]) -> Callable[..., Any]:
         callback=_load_imports,
         help="Load Python code that registers your own systems, backbones or models; the code is executed. Repeatable.",
     )(command)
+
+
+def with_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option --cluster, which `workers_of` reads."""
+    return click.option(
+        "--cluster",
+        metavar="local[:N]|slurm:N|tcp://HOST:PORT",
+        help="Share the work among N processes, N jobs of SLURM, or the workers of a Dask scheduler.  [extra: cluster]",
+    )(command)
+
+
+@contextmanager
+def workers_of(cluster: str | None) -> Iterator[Cluster | None]:
+    """Have the workers that --cluster names while the block lasts; None where it is not given."""
+    if cluster is None:
+        yield None
+        return
+    from epns_pyro.cluster import connect
+
+    with connect(cluster) as found:
+        yield found
 
 
 def imported(ctx: click.Context) -> tuple[str, ...]:

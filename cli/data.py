@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from epns_pyro.cli._common import SEED, Group, console, fail, overrides, progress_bars, with_imports
+from epns_pyro.cli._common import SEED, Group, console, fail, imported, overrides, progress_bars, with_cluster, with_imports, workers_of
 
 if TYPE_CHECKING:
     from epns_pyro.data.stores import Store
@@ -49,10 +49,20 @@ def data() -> None:
 @click.option("--sets", help="Sets to make, separated by commas: train, val, test, ...  [default: all; more can be added later]")
 @click.option("--trajectories", type=click.IntRange(min=1), help="Largest number of trajectories per set (or per shared initial state).")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting of the system, e.g. --set sigma=0.2.")
-@click.option("--workers", type=click.IntRange(min=1), help="Threads of the simulator.  [default: all cores]")
+@click.option("--workers", type=click.IntRange(min=1), help="Threads of the simulator.  [default: all cores; 1 with --cluster]")
+@with_cluster
 @with_imports
+@click.pass_context
 def generate(
-    system: str, out: Path | None, seed: int, sets: str | None, trajectories: int | None, changes: tuple[str, ...], workers: int | None
+    context: click.Context,
+    system: str,
+    out: Path | None,
+    seed: int,
+    sets: str | None,
+    trajectories: int | None,
+    changes: tuple[str, ...],
+    workers: int | None,
+    cluster: str | None,
 ) -> None:
     """Simulate the trajectory sets of SYSTEM (nbody, cells, ...).
 
@@ -65,8 +75,9 @@ def generate(
     config = _limited(config, trajectories) if trajectories else config
     names = [name.strip() for name in sets.split(",")] if sets else None
     out = out or Path("data") / f"{system}.zarr"
-    with progress_bars() as progress:
-        store = simulate(config, out, seed, sets=names, workers=workers, progress=progress)
+    with workers_of(cluster) as found, progress_bars() as progress:
+        more = {"workers": workers, "progress": progress, "cluster": found, "imports": imported(context)}
+        store = simulate(config, out, seed, sets=names, **more)
     _summarise(store)
 
 

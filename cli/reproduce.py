@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epns_pyro.cli._common import LARGEST, console, fail, overrides, progress_bars, status_console
+from epns_pyro.cli._common import LARGEST, console, fail, overrides, progress_bars, status_console, with_cluster, workers_of
 
 if TYPE_CHECKING:
     from epns_pyro.studies import Plan
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 @click.option("--sizes", metavar="N,...", help="Training trajectories of the data-efficiency curve.  [default: of the preset; '': none]")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting in every run; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the study.  [default: studies/STUDY-PRESET]")
-@click.option("--jobs", type=click.IntRange(min=1, max=1000), help="Runs at a time.  [default: one per core]")
+@click.option("--jobs", type=click.IntRange(min=1, max=1000), help="Runs at a time, without --cluster.  [default: one per core]")
+@with_cluster
 @click.option("--dry-run", is_flag=True, help="List the runs and how long they take, and do nothing.")
 def reproduce(
     study: str,
@@ -37,6 +38,7 @@ def reproduce(
     changes: tuple[str, ...],
     out: Path | None,
     jobs: int | None,
+    cluster: str | None,
     dry_run: bool,
 ) -> None:
     """Test the claims of the EPNS paper: make the data, train what is missing, judge all models alike, and write one page and one table.
@@ -44,40 +46,42 @@ def reproduce(
     Every run has its own folder. After an interrupt the same command goes on where it stopped. The page shows the models that the command
     names; more seeds or models can be added later. A study of your own is a file like those in epns_pyro/studies/.
     """
+    from epns_pyro.machine import cores
     from epns_pyro.studies import Study, make_plan
     from epns_pyro.studies.estimate import Clock, estimate
     from epns_pyro.studies.page import command
-    from epns_pyro.studies.work import cores, make_data, run
+    from epns_pyro.studies.work import make_data, run
 
+    folder = out or Path("studies") / f"{Path(study).stem}-{preset}"
     plan = make_plan(
         Study.named(study),
         preset,
-        out=out or Path("studies") / f"{Path(study).stem}-{preset}",
+        out=folder.resolve() if cluster else folder,
         seeds=seeds,
         models=tuple(_split(models or "")),
         sizes=None if sizes is None else tuple(_count(size) for size in _split(sizes)),
         changes=overrides(changes),
     )
     plan.check()
-    jobs = min(jobs or cores(), len(plan.jobs))
-    if not dry_run:
-        _require_folder(plan.out)
+    with workers_of(None if dry_run else cluster) as found:
+        jobs = min(found.size if found else jobs or cores(), len(plan.jobs))
+        if not dry_run:
+            _require_folder(plan.out)
+            with progress_bars() as show:
+                make_data(plan, show, found)
         with progress_bars() as show:
-            make_data(plan, show)
-    with progress_bars() as show:
-        costs = estimate(plan, show)
-    clock = Clock(plan, costs, jobs)
-    if dry_run:
-        _list(plan, costs, clock, jobs)
-        return
-
-    try:
-        with _progress(plan, clock) as report:
-            unfinished = run(plan, jobs=jobs, report=report)
-    except KeyboardInterrupt:
-        _tell(plan, {})
-        console().print(f"interrupted: everything is kept. Continue with:\n  {command(plan)}", soft_wrap=True)
-        raise
+            costs = estimate(plan, show)
+        clock = Clock(plan, costs, jobs)
+        if dry_run:
+            _list(plan, costs, clock, jobs)
+            return
+        try:
+            with _progress(plan, clock) as report:
+                unfinished = run(plan, jobs=jobs, report=report, cluster=found)
+        except KeyboardInterrupt:
+            _tell(plan, {})
+            console().print(f"interrupted: everything is kept. Continue with:\n  {command(plan)}", soft_wrap=True)
+            raise
     _tell(plan, unfinished)
 
 

@@ -32,6 +32,10 @@ class TrainingError(EpnsError):
     """Training cannot continue: too many non-finite losses, no data left, no place to write."""
 
 
+class ClusterError(EpnsError):
+    """The workers of a cluster cannot be reached, or die of the work."""
+
+
 MOST_NAMES = 40  # in a message
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlong, _SHOWN.maxlevel = 80, 80, 30, 3

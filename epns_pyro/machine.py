@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -72,3 +73,8 @@ def limit_weights(most: int, error: EpnsError) -> Iterator[None]:
 def weights_that_fit() -> int:
     """Return how many weights can be trained in the memory of this computer."""
     return int(psutil.virtual_memory().total // TRAINED)
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

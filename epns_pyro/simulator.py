@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -179,23 +179,24 @@ class Simulator:
         block_size: int | None = None,
         schedule: Tensor | np.ndarray | None = None,
         past: Tensor | np.ndarray | None = None,
+        only: Container[int] | None = None,
     ) -> Iterator[Block]:
-        """Sample futures block by block, for ensembles larger than memory; see `rollout`."""
+        """Sample futures block by block, for ensembles larger than memory; see `rollout`. `only`: numbers of the blocks, all by default."""
         if steps < 1 or members < 1:
             raise ShapeError(f"a rollout needs at least one step and one member, found steps {steps}, members {members}")
         if seed < 0 or (block_size is not None and block_size < 1):
             raise ConfigError(f"a rollout needs seed >= 0 and block_size >= 1, found seed {seed}, block_size {block_size}")
         start, states = self._start(x0, members, seed)
-        if schedule is not None and self.infers_states:
-            raise ConfigError("recorded entries: the states of bodies that enter are hidden: let the bodies of the frames given stay")
         if schedule is not None:
-            _, schedule = self._pair(x0, schedule)
+            if self.infers_states:
+                raise ConfigError("recorded entries: the states of bodies that enter are hidden: let the bodies of the frames given stay")
+            schedule = self._pair(x0, schedule)[1]
             if schedule.shape[1] != steps:
                 raise ShapeError(f"the schedule: expected {steps} steps after the initial states, found {schedule.shape[1]}")
         held = min(block_size or self.transition.block_size, members * len(start)) * start[0].numel() * start.element_size()
         require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller block_size")
         more: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule, "inferred": states}
-        more |= {"past": self._past(past, x0), "sampler": self.sampler}
+        more |= {"past": self._past(past, x0), "sampler": self.sampler, "only": only}
         blocks = rollout_blocks(self.transition, start, steps=steps, members=members, **more)
         if states is not None:
             blocks = recorded_blocks(self.transition, start, blocks, seed=seed)

@@ -24,6 +24,8 @@ _GROUND = {
     "later",
     "plain",
     "machine",
+    "extensions",
+    "cluster",
     "config",
     "state",
     "presence",
@@ -48,6 +50,7 @@ LAYERS = {
     "state": {"errors", "once", "plain", "fields", "geometry"},
     "extensions": {"errors"},
     "machine": {"errors"},
+    "cluster": {"errors", "machine"},
     "presence": {"errors", "state"},
     "durations": {"errors", "state", "fields"},
     "derived": {"errors", "state", "presence", "durations", "geometry"},
@@ -62,7 +65,8 @@ LAYERS = {
     "conditioning": _MODELS | {"models", "inference"},
     "simulator": _MODELS | {"models", "inference", "training", "conditioning"},
     "pretrained": {"errors"},
-    "runs": _MODELS | {"extensions", "models", "training", "simulator", "pretrained"},
+    "runs": _MODELS | {"models", "training", "simulator", "pretrained"},
+    "ensembles": _MODELS | {"models", "simulator", "runs"},
     "testing": _MODELS | {"models", "inference"},
     "calibration": {"errors", "state"},
     "evaluation": _MODELS | {"models", "inference", "training", "simulator", "calibration"},
@@ -70,8 +74,8 @@ LAYERS = {
     "plots": _MODELS | {"simulator", "calibration", "evaluation"},
     "report": {"errors", "plain", "state", "calibration", "evaluation", "plots"},
     "cli": _MODELS
-    | {"models", "inference", "training", "conditioning", "simulator", "calibration", "evaluation", "report", "epns_pyro", "extensions"}
-    | {"pretrained", "plots", "studies"},
+    | {"models", "inference", "training", "conditioning", "simulator", "calibration", "evaluation", "report", "epns_pyro"}
+    | {"pretrained", "plots", "studies", "ensembles"},
     "epns_pyro": {"_moved", "_version", "conditioning", "simulator", "runs", "training"},
 }
 # Libraries that only the named parts or modules may import.
@@ -82,6 +86,9 @@ ONLY_IN = {
     "lightning_fabric": ("epns_pyro.training.trainer",),
     "arviz": ("epns_pyro.calibration",),
     "click": ("epns_pyro.cli",),
+    "dask": ("epns_pyro.cluster",),
+    "distributed": ("epns_pyro.cluster",),
+    "dask_jobqueue": ("epns_pyro.cluster",),
 }
 NEVER_IN = {"epns_pyro.calibration": ("torch",)}
 HEAVY = ("torch_geometric", "e3nn", "scoringrules")

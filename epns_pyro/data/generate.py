@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from epns_pyro.cluster import Cluster
 from epns_pyro.data.stores import Store, open_store
-from epns_pyro.data.writing import Identity, Progress, StoreWriter
+from epns_pyro.data.writing import Identity, Progress, SetWriter, StoreWriter
 from epns_pyro.errors import ConfigError, nearest
-from epns_pyro.systems.base import SetConfig, System, SystemConfig, trajectory_seeds
+from epns_pyro.extensions import load_extensions
+from epns_pyro.systems.base import SYSTEMS, SetConfig, System, SystemConfig, trajectory_seeds
 
 
 def generate(
@@ -22,6 +26,8 @@ def generate(
     sets: Sequence[str] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    cluster: Cluster | None = None,
+    imports: Sequence[str] = (),
 ) -> Store:
     """Simulate the sets of a config into a store, or complete the store of an interrupted run.
 
@@ -39,6 +45,10 @@ def generate(
         Threads of the simulator, all cores by default; the result does not depend on it.
     progress : callable, optional
         Called as ``progress(set, done, total)`` with numbers of trajectories.
+    cluster : Cluster, optional
+        Workers that share the trajectories, see `epns_pyro.cluster.connect`; the result does not depend on it.
+    imports : sequence of str, optional
+        Modules or Python files that workers need for the system.
 
     Raises
     ------
@@ -57,7 +67,8 @@ def generate(
         raise ConfigError(f"system {config.name!r} has no simulator: its trajectories can only be imported")
     writer = StoreWriter(path, Identity.of(system, seed))
     for name in names:
-        _generate_set(system, writer, name, config.sets[name], seed, workers, progress or _silent)
+        part = _Set(config, name, seed, writer.path.resolve(), (workers or 1) if cluster else workers, tuple(imports))
+        _generate_set(part, system, writer, progress or _silent, cluster)
     writer.finish()
     return open_store(path)
 
@@ -74,20 +85,51 @@ def initial_states(system: System, seed: int, name: str, settings: SetConfig, st
     return np.concatenate([system.initial(1, np.random.default_rng(int(s))) for s in seeds])[numbers - first]
 
 
-def _generate_set(
-    system: System, writer: StoreWriter, name: str, settings: SetConfig, seed: int, workers: int | None, progress: Progress
-) -> None:
+@dataclass(frozen=True)
+class _Set:
+    """A set of a store that is there already; called with a range of its trajectories, it simulates and writes them.
+
+    It goes to workers with its config as plain data, since the code of a user's system has to be imported there first.
+    """
+
+    config: SystemConfig
+    name: str
+    seed: int
+    path: Path
+    workers: int | None
+    imports: tuple[str, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, (self.config.model_dump(mode="json"), self.name, self.seed, self.path, self.workers, self.imports)
+
+    def __call__(self, part: tuple[int, int]) -> int:
+        (start, stop), settings = part, self.config.sets[self.name]
+        system = self.config.build()
+        x0 = initial_states(system, self.seed, self.name, settings, start, stop)
+        seeds = trajectory_seeds(self.seed, self.name, stop - start, start=start)
+        x = system.simulate(x0, settings.steps, seeds, workers=self.workers)
+        SetWriter.open(self.path, self.name, system.spec).write(start, x)
+        return stop
+
+
+def _arrived(config: dict[str, Any], name: str, seed: int, path: Path, workers: int | None, imports: tuple[str, ...]) -> _Set:
+    load_extensions(imports)
+    return _Set(SYSTEMS.parse(config), name, seed, path, workers, imports)
+
+
+def _generate_set(part: _Set, system: System, writer: StoreWriter, progress: Progress, cluster: Cluster | None) -> None:
+    settings = part.config.sets[part.name]
     total = settings.trajectories
-    sites = initial_states(system, seed, name, settings, 0, 1).shape[1:-1]
-    output = writer.split(name, total, settings.steps + 1, sites)
-    block = output.chunk * -(-2 * (os.cpu_count() or 1) // output.chunk)  # whole chunks, and work for every core
-    progress(name, output.complete, total)
-    for start in range(output.complete, total, block):
-        stop = min(start + block, total)
-        x0 = initial_states(system, seed, name, settings, start, stop)
-        seeds = trajectory_seeds(seed, name, stop - start, start=start)
-        output.append(system.simulate(x0, settings.steps, seeds, workers=workers))
-        progress(name, stop, total)
+    sites = initial_states(system, part.seed, part.name, settings, 0, 1).shape[1:-1]
+    output = writer.split(part.name, total, settings.steps + 1, sites)
+    block = output.chunk  # a part is whole chunks, which nobody else writes; here, it is work for every core
+    if not cluster:
+        block *= -(-2 * (os.cpu_count() or 1) // block)
+    progress(part.name, output.complete, total)
+    parts = [(start, min(start + block, total)) for start in range(output.complete, total, block)]
+    for stop in cluster.map(part, parts) if cluster else map(part, parts):
+        output.complete = stop
+        progress(part.name, stop, total)
 
 
 def _check_shared(name: str, settings: SetConfig) -> None:

@@ -136,17 +136,28 @@ class StoreWriter:
 
 
 class SetWriter:
-    """Appends states to one set."""
+    """Writes the states of one set."""
 
     def __init__(self, name: str, trajectories: int, group: zarr.Group, spec: StateSpec) -> None:
         self.name, self.trajectories = name, trajectories
         self._group, self._spec = group, spec
         self._arrays = dict(group.arrays())
 
+    @classmethod
+    def open(cls, path: Path, name: str, spec: StateSpec) -> SetWriter:
+        """Open a set that is there already, to write trajectories while others write others."""
+        group = zarr.open_group(path, path=name, mode="r+", use_consolidated=False)
+        arrays = dict(group.arrays())
+        return cls(name, arrays[layout.variables(spec)[0].name].shape[0], group, spec)
+
     @property
     def complete(self) -> int:
-        """How many trajectories are on disk."""
+        """How many trajectories are on disk, counted from the first."""
         return int(self._group.metadata.attributes["complete"])
+
+    @complete.setter
+    def complete(self, trajectories: int) -> None:
+        self._group.update_attributes({"complete": trajectories})
 
     @property
     def chunk(self) -> int:
@@ -156,9 +167,13 @@ class SetWriter:
     def append(self, x: np.ndarray) -> None:
         """Write the next trajectories x (trajectory, time, *site, channel)."""
         start = self.complete
+        self.write(start, x)
+        self.complete = start + len(x)
+
+    def write(self, start: int, x: np.ndarray) -> None:
+        """Write trajectories x (trajectory, time, *site, channel) from number `start` on, which have chunks of their own."""
         for name, values in layout.encode(self._spec, x).items():
             self._arrays[name][start : start + len(x)] = values
-        self._group.update_attributes({"complete": start + len(x)})
 
     def describe(self, name: str, values: np.ndarray, dims: tuple[str, ...], attributes: dict[str, Any]) -> None:
         """Write a variable that is not a field, such as the recordings that trajectories come from."""

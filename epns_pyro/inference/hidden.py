@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from epns_pyro.inference.elbo import Bounds, Loss, Noise, Objective, elbo_step, weighted
-from epns_pyro.inference.rollout import Block
+from epns_pyro.inference.rollout import Block, stream_seed
 from epns_pyro.models import Feedback, Transition
 from epns_pyro.models.hidden.laws import noise_log_prob
 from epns_pyro.models.hidden.recording import MORE_SWEEPS, Frames, recording_of
@@ -178,8 +178,8 @@ def recorded_blocks(transition: Transition, last: Tensor, blocks: Iterator[Block
     Time 0 is the last frame given, `last` (trajectory, body, channel), where a body was detected in it.
     """
     recording, spec = recording_of(transition), transition.spec
-    generator = torch.Generator().manual_seed(seed)
     for block in blocks:
+        generator = torch.Generator().manual_seed(stream_seed(seed, block.samples.start, block.trajectories.start, 1))
         states = torch.from_numpy(block.states)
         fields = recording.by_field(spec.dynamic(states))
         error = recording.noise.detach().cpu().to(fields.dtype)[:, None] * torch.randn(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ def rollout_blocks(
     past: Tensor | None = None,
     inferred: Tensor | None = None,
     sampler: Sampler | None = None,
+    only: Container[int] | None = None,
 ) -> Iterator[Block]:
     """Sample futures of x0 block by block; the initial state is time 0.
 
@@ -62,6 +63,8 @@ def rollout_blocks(
         The state that every member starts from; by default x0 for all.
     sampler : callable, optional
         In place of `sample_step`, where a sample is fed back and there is no schedule.
+    only : container of int, optional
+        Numbers of the blocks to sample, counted from 0 along trajectories, then samples; all by default.
     """
     if feedback is Feedback.TEACHER:
         raise ValueError("a forecast has no observed states to feed back")
@@ -70,11 +73,13 @@ def rollout_blocks(
     height = max(1, block_size // width)
     blocks = [(s, t) for s in range(0, members, height) for t in range(0, len(x0), width)]
     for number, (s, t) in enumerate(blocks):
+        if only is not None and number not in only:
+            continue
         samples, trajectories = slice(s, min(s + height, members)), slice(t, min(t + width, len(x0)))
         start = x0[trajectories]
         # A member that diverges must not stop the rollout of the others: from there on it is recorded as NaN, and no longer moved.
         with pyro.validation_enabled(False), torch.random.fork_rng(devices=[x0.device] if x0.is_cuda else []):
-            torch.manual_seed(_block_seed(seed, number))
+            torch.manual_seed(stream_seed(seed, number))
             same = start.expand(samples.stop - samples.start, *start.shape) if inferred is None else inferred[samples, trajectories]
             x = same.flatten(0, 1)
             if past is None:
@@ -115,5 +120,6 @@ def _for_members(carry: Carry, members: int) -> Carry:
     return carry.map(lambda part: part.expand(members, *part.shape).flatten(0, 1))
 
 
-def _block_seed(seed: int, number: int) -> int:
-    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> 1)
+def stream_seed(seed: int, *place: int) -> int:
+    """Return the seed of the random stream of a place, such as the number of a block."""
+    return int(np.random.SeedSequence((seed, *place)).generate_state(1, np.uint64)[0] >> 1)

@@ -15,14 +15,16 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from epns_pyro.cluster import Cluster
 from epns_pyro.data import generate, open_store
 from epns_pyro.errors import EpnsError, TrainingError
+from epns_pyro.machine import cores
 from epns_pyro.studies.contenders import contender
 from epns_pyro.studies.judging import Results, judge, parts_of
 from epns_pyro.studies.plan import Job, Plan
@@ -55,8 +57,8 @@ def is_finished(job: Job) -> bool:
     return not Results(job.folder.path).missing(parts_of(job))
 
 
-def make_data(plan: Plan, progress: Callable[[str, int, int], None]) -> None:
-    """Simulate the stores of a plan, as far as they are missing.
+def make_data(plan: Plan, progress: Callable[[str, int, int], None], cluster: Cluster | None = None) -> None:
+    """Simulate the stores of a plan, as far as they are missing; with a cluster, by its workers.
 
     Raises
     ------
@@ -64,15 +66,17 @@ def make_data(plan: Plan, progress: Callable[[str, int, int], None]) -> None:
         If there is another store in their place.
     """
     for path, system in plan.stores.items():
-        generate(system, path, progress=partial(_show, progress, path.stem))
+        generate(system, path, progress=partial(_show, progress, path.stem), cluster=cluster)
 
 
 def _show(progress: Callable[[str, int, int], None], store: str, name: str, done: int, total: int) -> None:
     progress(f"simulating {store}, {name}", done, total)
 
 
-def run(plan: Plan, *, jobs: int = 1, report: Report = lambda event: None) -> dict[int, str]:
-    """Do the runs of a plan that are not finished, `jobs` at a time; return why runs failed that another try may finish, by number.
+def run(plan: Plan, *, jobs: int = 1, report: Report = lambda event: None, cluster: Cluster | None = None) -> dict[int, str]:
+    """Do the runs of a plan that are not finished; return why runs failed that another try may finish, by number.
+
+    `jobs` are done at a time, in processes of their own; with a cluster, as many as it has workers.
 
     Raises
     ------
@@ -84,6 +88,8 @@ def run(plan: Plan, *, jobs: int = 1, report: Report = lambda event: None) -> di
     waiting = [number for number, job in enumerate(plan.jobs) if not is_finished(job)]
     for number in set(range(len(plan.jobs))) - set(waiting):
         report(Event(number, "finished", 1, 1))
+    if cluster:
+        return _on_cluster(plan.jobs, waiting, cluster, report)
     if jobs > 1 and len(waiting) > 1:
         return _in_processes(plan.jobs, waiting, jobs, report)
     failed = {}
@@ -144,6 +150,33 @@ def _alone(folder: Path) -> Iterator[None]:
                 what = "another process is working on this run: wait for it, or stop it"
                 raise OSError(errno.EWOULDBLOCK, what, str(folder)) from None
         yield
+
+
+# -- on a cluster ------------------------------------------------------------------------------------------------------------
+
+
+def _on_cluster(jobs: tuple[Job, ...], waiting: list[int], cluster: Cluster, report: Report) -> dict[int, str]:
+    """Give every run to a worker. One that died with its worker goes on from its last checkpoint, at another."""
+    failed = {}
+    parts = [(number, jobs[number]) for number in waiting]
+    for (number, _), problem in cluster.as_finished(_at_worker, parts, lambda event: report(Event(**event))):
+        if problem:
+            failed[number] = str(problem)
+        report(Event(number, "finished", 1, 1))
+    return failed
+
+
+def _at_worker(part: tuple[int, Job], tell: Callable[[dict[str, Any]], None]) -> str:
+    """Do one run, and tell how far it is about once a second."""
+    (number, job), told = part, 0.0
+
+    def report(event: Event) -> None:
+        nonlocal told
+        if time.monotonic() - told > WAIT:
+            told = time.monotonic()
+            tell(asdict(event))
+
+    return do(number, job, report)
 
 
 # -- several at a time -------------------------------------------------------------------------------------------------------
@@ -223,8 +256,3 @@ def _threads_shared(at_once: int) -> Iterator[None]:
     finally:
         for name in new:
             del os.environ[name]
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,7 +16,7 @@ from worlds import DT, POSITION, STEP_SCALES, VELOCITY, context, particles, traj
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.inference.elbo import Objective, log_density, path_bounds
-from epns_pyro.inference.rollout import _block_seed, rollout_blocks
+from epns_pyro.inference.rollout import rollout_blocks, stream_seed
 from epns_pyro.models import EPNSGuide, EPNSModel, Feedback
 from epns_pyro.models.bodies.fields import shortened
 from epns_pyro.models.bodies.history import LARGEST, known_since
@@ -148,7 +148,7 @@ def test_forecasts_start_from_the_past() -> None:
     (block,) = rollout_blocks(transition, x0, steps=3, members=2, seed=0, past=past)
     states = torch.from_numpy(block.states)
     window, x = torch.cat([past, x0[:, None]], 1).expand(2, -1, -1, -1, -1).flatten(0, 1), x0.expand(2, *x0.shape).flatten(0, 1)
-    torch.manual_seed(_block_seed(0, 0))
+    torch.manual_seed(stream_seed(0, 0))
     for t in range(1, 4):
         step = transition.step(transition.started(x, window[:, :-1]))
         x = step.advance(step.emission(step.prior.sample()).sample()).x
