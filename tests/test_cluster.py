@@ -188,6 +188,7 @@ def test_simulate_with_workers_of_its_own(run: Path, store: Store, tmp_path: Pat
     xr.testing.assert_allclose(xr.load_dataset(out), expected)
 
 
+@pytest.mark.slow
 def test_a_study_by_two_workers_that_are_killed(two: Cluster, tmp_path: Path) -> None:
     """Both workers are killed once one trains; its run goes on from a checkpoint, or from the start."""
     shared, one = (

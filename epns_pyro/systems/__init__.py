@@ -1,5 +1,6 @@
 """Systems: the content of a state, its symmetry, and the true process. No networks here."""
 
+from epns_pyro.systems.active import Active, ActiveConfig
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig, trajectory_seeds
 from epns_pyro.systems.nbody import NBody, NBodyConfig
 from epns_pyro.systems.pair_systems import Charged, ChargedConfig, Gravity, GravityConfig, Springs, SpringsConfig
@@ -10,6 +11,8 @@ from epns_pyro.systems.silicon import Silicon, SiliconConfig
 
 __all__ = [
     "SYSTEMS",
+    "Active",
+    "ActiveConfig",
     "Cells",
     "CellsConfig",
     "Charged",

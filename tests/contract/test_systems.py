@@ -10,6 +10,7 @@ import pytest
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.systems import (
     SYSTEMS,
+    ActiveConfig,
     CellsConfig,
     ChargedConfig,
     GravityConfig,
@@ -32,6 +33,8 @@ CASES: dict[str, tuple[SystemConfig, np.ndarray | None]] = {
     "springs, velocities recorded": (SpringsConfig(velocity="recorded", bodies=3), None),
     "gravity": (GravityConfig(dt=0.01), None),
     "gravity, kicked": (GravityConfig(dt=0.01, noise=0.1, bodies=4), None),
+    "active": (ActiveConfig(), None),
+    "active, in space": (ActiveConfig(space=3, bodies=40), None),
     "silicon": (SiliconConfig(), None),
     "silicon, no noise": (SiliconConfig(sigma=0, bodies=4), None),
     "cells": (CellsConfig.small(), None),
