@@ -27,7 +27,7 @@ from epns_pyro.cli._common import (
 )
 
 if TYPE_CHECKING:
-    from epns_pyro.ensembles import Ensemble
+    from epns_pyro.sampling import Ensemble
 
 
 @click.command()
@@ -97,7 +97,7 @@ def simulate(
     A model with a history, or of hidden states, is given the first frames of a trajectory, and futures start at the last of them.
     If it was interrupted, the same command completes it.
     """
-    from epns_pyro.ensembles import Ensemble, Request
+    from epns_pyro.sampling import Ensemble, Request
 
     store, trajectory = trajectory_of(source) if source else (None, None)
     request = Request(

@@ -66,7 +66,7 @@ LAYERS = {
     "simulator": _MODELS | {"models", "inference", "training", "conditioning"},
     "pretrained": {"errors"},
     "runs": _MODELS | {"models", "training", "simulator", "pretrained"},
-    "ensembles": _MODELS | {"models", "simulator", "runs"},
+    "sampling": _MODELS | {"models", "simulator", "runs"},
     "testing": _MODELS | {"models", "inference"},
     "calibration": {"errors", "state"},
     "evaluation": _MODELS | {"models", "inference", "training", "simulator", "calibration"},
@@ -75,7 +75,7 @@ LAYERS = {
     "report": {"errors", "plain", "state", "calibration", "evaluation", "plots"},
     "cli": _MODELS
     | {"models", "inference", "training", "conditioning", "simulator", "calibration", "evaluation", "report", "epns_pyro"}
-    | {"pretrained", "plots", "studies", "ensembles"},
+    | {"pretrained", "plots", "studies", "sampling"},
     "epns_pyro": {"_moved", "_version", "conditioning", "simulator", "runs", "training"},
 }
 # Libraries that only the named parts or modules may import.

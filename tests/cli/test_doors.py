@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from pyro.infer import Predictive
 
 import epns_pyro
-from epns_pyro import ensembles
+from epns_pyro import sampling
 from epns_pyro.cli import _log, main
 from epns_pyro.cli._common import trajectory_of
 from epns_pyro.config import list_settings
@@ -41,7 +41,7 @@ def test_an_unexpected_error_is_one_line_and_a_log(monkeypatch: pytest.MonkeyPat
         raise error
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ensembles, "load", broken)
+    monkeypatch.setattr(sampling, "load", broken)
     line = one_line(invoke("simulate", tmp_path, "--out", "x.zarr"), 70)
     (log,) = tmp_path.glob("*.log")
     assert log.name in line
@@ -68,7 +68,7 @@ def test_an_interrupt_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     def interrupted(*arguments: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ensembles, "load", interrupted)
+    monkeypatch.setattr(sampling, "load", interrupted)
     assert one_line(invoke("simulate", tmp_path, "--out", tmp_path / "x.zarr"), 130) == "interrupted"
 
 
@@ -78,7 +78,7 @@ def test_warnings_of_libraries_stay_off_the_screen(monkeypatch: pytest.MonkeyPat
             warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=1)
         raise ConfigError(f"{len(shown)} shown")
 
-    monkeypatch.setattr(ensembles, "load", warns)
+    monkeypatch.setattr(sampling, "load", warns)
     assert one_line(invoke("simulate", tmp_path, "--out", tmp_path / "x.zarr")) == "error: 0 shown"
 
 

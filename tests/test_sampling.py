@@ -10,9 +10,9 @@ import pytest
 import torch
 import xarray as xr
 
-from epns_pyro import ensembles
+from epns_pyro import sampling
 from epns_pyro.data import Store
-from epns_pyro.ensembles import PROGRESS, Ensemble, Request
+from epns_pyro.sampling import PROGRESS, Ensemble, Request
 from epns_pyro.simulator import Simulator
 
 MEMBERS, STEPS = 700, 3
@@ -88,7 +88,7 @@ def changed(sim: Simulator) -> Simulator:
 
 
 def test_blocks_have_chunks_of_their_own(ensemble: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ensembles, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(sampling, "CHUNK_BYTES", 1)
     ensemble.write(tmp_path / "futures.zarr")
     chunks = xr.open_zarr(tmp_path / "futures.zarr", consolidated=False, chunks=None)["position"].encoding["chunks"]
     assert chunks[:3] == (ensemble.members_per_block, ensemble.trajectories, 1)
