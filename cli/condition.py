@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, given, result_file, status_console, trajectory_of, with_imports
+from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, result_file, status_console, trajectory_of, with_imports
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,6 +91,7 @@ def _initial(path: Path, index: int | None, *, sim: Simulator, particles: int, s
     A hidden state is inferred from these frames: then it is an ensemble.
     """
     from epns_pyro.data import open_store
+    from epns_pyro.sampling import given
 
     store = open_store(path).timed_as(sim.spec)
     x0, past = given(sim, store, "test" if "test" in store.splits else store.splits[0], index or 0)

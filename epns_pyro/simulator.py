@@ -190,8 +190,7 @@ class Simulator:
         if schedule is not None:
             if self.infers_states:
                 raise ConfigError("recorded entries: the states of bodies that enter are hidden: let the bodies of the frames given stay")
-            schedule = self._pair(x0, schedule)[1]
-            if schedule.shape[1] != steps:
+            if (schedule := self._pair(x0, schedule)[1]).shape[1] != steps:
                 raise ShapeError(f"the schedule: expected {steps} steps after the initial states, found {schedule.shape[1]}")
         held = min(block_size or self.transition.block_size, members * len(start)) * start[0].numel() * start.element_size()
         require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller block_size")

@@ -19,8 +19,8 @@ from epns_pyro import cluster as clusters
 from epns_pyro.cli import main
 from epns_pyro.cluster import Cluster, connect
 from epns_pyro.data import Store, generate, open_store
-from epns_pyro.sampling import Ensemble, Request
 from epns_pyro.errors import ClusterError, ConfigError
+from epns_pyro.sampling import Ensemble, Request
 from epns_pyro.studies import work
 from epns_pyro.studies.judging import Results
 
