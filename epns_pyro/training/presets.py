@@ -10,6 +10,7 @@ from typing import Any
 from epns_pyro.config import Registry
 from epns_pyro.derived import has_hidden_states
 from epns_pyro.errors import ConfigError, nearest
+from epns_pyro.models.bodies.mixture import turns_suit
 from epns_pyro.models.bodies.particles import ParticlesConfig
 from epns_pyro.models.tissues.cells import CellsModelConfig
 from epns_pyro.state import StateSpec
@@ -17,6 +18,7 @@ from epns_pyro.systems import CellsConfig, ChargedConfig, GravityConfig, NBodyCo
 from epns_pyro.training.run import EvaluationConfig, RunConfig, TrainingConfig
 from epns_pyro.training.schedules import HorizonSchedule, KLSchedule, RateSchedule
 
+TURNS = 4  # laws of steps in a random direction, for recorded positions
 WINDOW = 10  # steps of the windows in which hidden states are inferred
 NEIGHBOURS = 8  # of a body in recordings with more than twice as many bodies
 SWEEPS = {"sweeps": 8, "training_sweeps": 2}  # of images of simulated cells
@@ -41,6 +43,8 @@ def nbody_quick(system: SystemConfig) -> RunConfig:
     makes the emission explain noise that an earlier step left out, and costs nats.
     """
     model: dict[str, Any] = {"emission": _emission(system)}
+    if model["emission"] == "mixture" and turns_suit(system.build().spec):
+        model["emission"] = {"name": "mixture", "turns": TURNS}
     batch = 64
     if isinstance(system, RecordedConfig):
         batch = max(4, min(64, BODIES_PER_BATCH // max(system.bodies, 1)))

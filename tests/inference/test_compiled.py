@@ -26,17 +26,22 @@ MODELS = {
     "fusion": {"backbone": {"name": "fusion", "width": 8, "channels": 4, "layers": 1}},
     "fusion, quadrupoles": {"backbone": {"name": "fusion", "width": 8, "channels": 4, "layers": 1, "lmax": 2}},
     "mixture": {"emission": "mixture"},
+    "turns": {"emission": {"name": "mixture", "turns": 3}},
     "shared latents": {"latents": "shared", "linear_path": False},
 }
 
 
 def model(name: str) -> ParticleTransition:
     small = {"backbone": {"name": "vector", "width": 8, "vectors": 4, "layers": 1}, "integrator": {"steps": 2}}
-    return particles(context("celestial"), **small | MODELS[name]).eval()
+    return particles(context(world(name)), **small | MODELS[name]).eval()
 
 
-def futures(transition: ParticleTransition, members: int, **settings: object) -> np.ndarray:
-    x0, _ = trajectories(context("celestial"))
+def world(name: str) -> str:
+    return "still plane" if name == "turns" else "celestial"
+
+
+def futures(transition: ParticleTransition, members: int, name: str = "", **settings: object) -> np.ndarray:
+    x0, _ = trajectories(context(world(name)))
     blocks = rollout_blocks(transition, x0, steps=3, members=members, seed=0, block_size=4, **settings)
     return np.concatenate([block.states.reshape(-1, *block.states.shape[2:]) for block in blocks])
 
@@ -61,7 +66,7 @@ def test_a_step_is_one_graph_and_its_futures_are_those_of_plain_steps(name: str)
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", message="Dynamo|.*lru_cache")
         sampler = CompiledSampler(transition, backend=count)
-        np.testing.assert_allclose(futures(transition, 5, sampler=sampler), futures(transition, 5), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(futures(transition, 5, name, sampler=sampler), futures(transition, 5, name), rtol=1e-9, atol=1e-12)
     assert sampler.compiled
     assert len(graphs) == 1  # blocks of 3 states, and of any other number but 1
 

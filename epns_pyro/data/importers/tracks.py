@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from epns_pyro.data import layout
-from epns_pyro.data.description import with_symmetry
+from epns_pyro.data.description import Split, with_symmetry
 from epns_pyro.data.importers import track_segments, track_splits
 from epns_pyro.data.importers.track_fields import Reader, natural_order, with_boxes
 from epns_pyro.data.importers.track_layouts import find_files, open_tracks
@@ -218,7 +218,7 @@ class _Work:
         margin = self._segment if self._options.margin is None else self._options.margin
         names = [recording.name for recording in self._recordings]
         stretches = [self._stretch(key) for key in self._usable]
-        shares = self._options.shares or track_splits.default_shares(len(stretches))
+        shares = self._options.shares or (Split() if tests else track_splits.default_shares(len(stretches)))
         found = track_splits.assign(stretches, names, how=self._options.split, margin=margin, tests=tests, shares=shares)
         homes = dict(zip(self._usable, found, strict=True))
         if "train" not in homes.values():

@@ -146,7 +146,7 @@ class EmissionConfig(Config, ABC):
         """
 
     @abstractmethod
-    def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor) -> TorchDistribution:
+    def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor, origin: Tensor | None = None) -> TorchDistribution:
         """Return the law over (*batch, body, dynamic channel).
 
         Parameters
@@ -156,7 +156,13 @@ class EmissionConfig(Config, ABC):
             Unconstrained; zeros mean a standard deviation of `unit`, to within a tenth, and no coupling.
         unit : Tensor, (dynamic field,) or (*batch, body, dynamic field)
             Unit of the standard deviations, which are kept within [minimum, maximum] units.
+        origin : Tensor, (*batch, body, dynamic channel), optional
+            The values if bodies stay where they are: present positions, and velocities of zero.
         """
+
+    def scale(self, law: TorchDistribution) -> Tensor:
+        """Return the standard deviation of a law that was built here, the same along all axes: (*batch, body, dynamic channel)."""
+        return law.variance.sqrt()
 
     def usual_scale(self, law: TorchDistribution) -> Tensor:
         """Return how large the noise of a law that was built here usually is, a standard deviation: (*batch, body, dynamic channel)."""
@@ -183,7 +189,7 @@ class DiagonalConfig(EmissionConfig):
     def parameters(self, spec: StateSpec) -> int:
         return len(spec.dynamic_fields)
 
-    def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor) -> TorchDistribution:
+    def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor, origin: Tensor | None = None) -> TorchDistribution:
         widths = torch.tensor([spec.width(f) for f in spec.dynamic_fields], device=loc.device)
         scale = self.scales(noise, unit).repeat_interleave(widths, -1, output_size=spec.dynamic_channels)
         return Normal(loc, scale).to_event(2)
@@ -203,7 +209,7 @@ class CoupledConfig(EmissionConfig):
         count = len(spec.dynamic_fields)
         return count * (count + 1) // 2
 
-    def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor) -> TorchDistribution:
+    def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor, origin: Tensor | None = None) -> TorchDistribution:
         count = len(spec.dynamic_fields)
         scale = self.scales(noise[..., :count], unit)
         rows, columns = torch.tril_indices(count, count, -1, device=loc.device)

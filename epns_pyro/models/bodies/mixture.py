@@ -18,12 +18,20 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from epns_pyro.backbones.bodies.base import safe_norm
+from epns_pyro.derived import free_fields
+from epns_pyro.errors import ConfigError
 from epns_pyro.models.bodies.emissions import EMISSIONS, CoupledConfig, CoupledNormal, DiagonalConfig, EmissionConfig
+from epns_pyro.models.bodies.turning import LEAST, MOST, Turning
 from epns_pyro.models.normal import Normal
+from epns_pyro.models.transition import bounded_exp
 from epns_pyro.state import StateSpec
 
 # Settings of one width: they are checked once, and not at every step. No functools.cache, which compilers look through.
 _CHECKED: dict[tuple[type[EmissionConfig], float, float], EmissionConfig] = {}
+RARE = 4.0  # log weight of the usual law over each law of turns before training
+FOCUS = 0.1, 1000.0  # kappa of the laws of turns before training, spread evenly between these
+STILL = 0.01  # typical changes; shorter mean steps have no direction
 START = 3.0  # log weight of width 1 over the others before training: nearly the Normal law
 
 
@@ -89,6 +97,12 @@ class ScaleMixture(TorchDistribution):
         return widest + terms.logsumexp(-1)
 
 
+def turns_suit(spec: StateSpec) -> bool:
+    """Return whether only one vector field of a body is predicted, a position or the velocity of a step: then it makes steps."""
+    predicted = free_fields(spec)
+    return len(predicted) == 1 and predicted[0].is_vector
+
+
 @EMISSIONS.register("mixture")
 class MixtureConfig(EmissionConfig):
     """p(x' | h, z) = sum_k w_k Normal(loc, s_k^2 Sigma): small steps mostly, large ones sometimes."""
@@ -98,20 +112,48 @@ class MixtureConfig(EmissionConfig):
     narrowest: float = pydantic.Field(default=0.02, gt=0, lt=1, description="smallest width, in units of the one that training starts with")
     widest: float = pydantic.Field(default=5.0, gt=1, description="largest width, likewise")
     minimum: float = pydantic.Field(default=0.05, gt=0, description="smallest standard deviation of width 1, in typical changes")
+    turns: int = pydantic.Field(
+        default=0, ge=0, le=16, description="laws of steps of a length in a random direction, beside the widths; for positions alone"
+    )
 
     def parameters(self, spec: StateSpec) -> int:
-        return self._inner(spec).parameters(spec) + self.widths
+        if self.turns and not turns_suit(spec):
+            found = ", ".join(field.name for field in spec.dynamic_fields)
+            raise ConfigError(f"emission 'mixture': turns are for states of which only steps are predicted, found {found}: set turns to 0")
+        return self._inner(spec).parameters(spec) + self.widths + 4 * self.turns
 
-    def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor) -> Independent:
+    def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor, origin: Tensor | None = None) -> Independent:
         inner = self._inner(spec)
-        noise, raw = noise.split([inner.parameters(spec), self.widths], -1)
+        noise, raw, turns = noise.split([inner.parameters(spec), self.widths, 4 * self.turns], -1)
         law = inner.build(spec, loc, noise, unit)
         base = law.base_dist if isinstance(law.base_dist, CoupledNormal) else Normal(loc, law.base_dist.scale).to_event(1)
         low, high = math.log(self.narrowest), math.log(self.widest)
         rungs = [low + (high - low) * k / (self.widths - 1) for k in range(self.widths)]
         ladder = loc.new_tensor([rung - min(rungs, key=abs) for rung in rungs])  # one of the widths is 1
         weights = torch.log_softmax(raw + START * (ladder == 0), -1)
-        return ScaleMixture(base, weights, ladder).to_event(1)
+        usual = ScaleMixture(base, weights, ladder)
+        return (usual if origin is None or not self.turns else self._with_turns(usual, loc, turns, unit, origin)).to_event(1)
+
+    def _with_turns(self, usual: ScaleMixture, loc: Tensor, raw: Tensor, unit: Tensor, origin: Tensor) -> Turning:
+        shares, lengths, focus, widths = raw.chunk(4, -1)
+        step = loc - origin
+        length = safe_norm(step)[..., None]
+        low, high = math.log(FOCUS[0]), math.log(FOCUS[1])
+        start = loc.new_tensor([low + (high - low) * (k + 0.5) / self.turns for k in range(self.turns)])
+        kappa = (bounded_exp(focus) * start.exp()) * (length / (length + STILL * unit))  # without a direction where it is still
+        return Turning(
+            usual,
+            origin,
+            torch.log_softmax(torch.nn.functional.pad(shares - RARE, (1, 0)), -1),
+            step / length,
+            (length.square() + unit.square()).sqrt() * bounded_exp(lengths),
+            kappa.clamp(LEAST, MOST),
+            self.scales(widths, unit),
+        )
+
+    def scale(self, law: TorchDistribution) -> Tensor:
+        variance = law.variance
+        return (variance.mean(-1, keepdim=True).expand(variance.shape) if isinstance(law.base_dist, Turning) else variance).sqrt()
 
     def usual_scale(self, law: TorchDistribution) -> Tensor:
         return law.base_dist.usual_scale

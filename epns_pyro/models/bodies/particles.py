@@ -271,12 +271,19 @@ class ParticleStep(BodyStep):
         return self.mask if self.transition.config.latents == "per-body" else None
 
     def _law(self, loc: Tensor, noise: Tensor) -> Independent:
-        return self.transition.config.emission.build(self.bodies.free, loc, noise, self._units)
+        return self.transition.config.emission.build(self.bodies.free, loc, noise, self._units, self._standstill)
+
+    @once
+    def _standstill(self) -> Tensor:
+        """What is predicted if bodies stay where they are, (*batch, body, free channel): zero for velocities."""
+        still = self.bodies.split(self.bodies.to_free(self.spec.dynamic(self.x)))
+        moves = still.vectors.new_tensor([not field.differences for field in self.bodies.dynamic_vectors])[:, None]
+        return self.bodies.join(still.vectors * moves, still.scalars)
 
     def _unit_of(self, law: Independent) -> Tensor:
         """The unit of corrections: the standard deviation of a law, or that of its usual noise where guesses are measured in noise."""
         config = self.transition.config
-        return config.emission.usual_scale(law) if config.guess_unit == "noise" else law.variance.sqrt()
+        return config.emission.usual_scale(law) if config.guess_unit == "noise" else config.emission.scale(law)
 
     def _both(self, stays: Tensor | None) -> Tensor | None:
         return self.mask if stays is None or self.mask is None else self.mask & stays
