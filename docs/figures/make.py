@@ -155,7 +155,7 @@ def energy() -> None:
     results = HERE.parents[1] / "benchmarks" / "results"
     curves = pd.read_csv(results / "energy_curves.csv")
     exact = pd.read_csv(results / "energy.csv").exact_rate.max()
-    colours = {"true process": GREY, "symplectic": MODEL, "PNS-GNN": "#c2571a", "NSDE": "#3d8b57"}
+    colours = {"true process": GREY, "symplectic": MODEL, "EPNS (default)": "#7a4fb5", "PNS-GNN": "#c2571a", "NSDE": "#3d8b57"}
     figure, (noisy, quiet) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for (model, noise), curve in curves.groupby(["model", "noise"], sort=False):
         if model not in colours:

@@ -13,6 +13,8 @@ from epns_pyro.systems import ChargedConfig, GravityConfig, NBodyConfig, SetConf
 from epns_pyro.training.equations import DEFAULT_WINDOWS, IntegratorEquation, PotentialEquation, require_integrator, windows_to_fit
 from epns_pyro.training.motion import fit_law
 from epns_pyro.training.presets import preset
+from epns_pyro.training.run import RunFolder
+from epns_pyro.training.trainer import Hardware, Trainer
 
 SETS = {"train": SetConfig(trajectories=60, steps=5), "val": SetConfig(trajectories=2, steps=5)}
 SYSTEMS = {
@@ -136,3 +138,15 @@ def test_a_pair_potential_is_fitted_unless_settings_say_otherwise(celestial):
     assert windows_to_fit(preset("nbody").model.build(context), None) == 0
     with pytest.raises(ConfigError, match="only a pair potential can be fitted"):
         windows_to_fit(potential(context, potential="network"), 10)
+
+
+def test_training_starts_from_the_fit(celestial, tmp_path):
+    changes = {"model": "symplectic", "training.steps": 1, "training.batch": 4, "training.learning_rate": 1e-6}
+    changes["training.validation_transitions"] = 100
+    found = {}
+    for windows in (0, 40):
+        config = preset("nbody", data=celestial.system.config).override(changes | {"training.motion_windows": windows})
+        folder = RunFolder(tmp_path / str(windows))
+        folder.create(config)
+        found[windows] = Trainer(config, celestial, folder, Hardware("cpu")).fit().log_likelihood
+    assert found[40] > found[0] + 30
