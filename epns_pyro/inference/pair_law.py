@@ -33,6 +33,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 MOST_KINDS = 6  # kinds of pairs, by their attributes, that are told apart
 MOST_SENDERS = 16  # bodies of a state that are taken away, one after the other
 FEWEST = 8  # pairs in a bin
+NEAREST = (1 / 32, 1 / 8, 1 / 3)  # shares of the first bin at which it is cut: forces change most where bodies are close
 
 
 def pair_law(
@@ -47,7 +48,7 @@ def pair_law(
     per : str
         Static scalar of the body that acts by which accelerations are divided: with "mass" gravity is one curve.
     bins : int
-        Distances, each with as many pairs; fewer where there are few pairs.
+        Distances, each with as many pairs; fewer where there are few pairs. Where there are many the first is cut into four.
 
     Returns
     -------
@@ -135,11 +136,13 @@ def _kinds(spec: StateSpec, x: np.ndarray, per: str, known: np.ndarray) -> tuple
 def _binned(
     columns: dict[str, np.ndarray], distance: np.ndarray, kind: np.ndarray, kinds: list[str], bins: int, units: tuple[str, str]
 ) -> xr.Dataset:
-    """Return quantiles of values (pair,) in bins of distance with equally many pairs."""
+    """Return quantiles of values (pair,) in bins of distance with equally many pairs, but for the closest ones."""
     if not len(distance):
         raise ShapeError("pair_law: no two bodies are there in any of the states")
     bins = max(1, min(bins, len(distance) // (2 * FEWEST)))
-    edges = np.unique(np.quantile(distance, np.linspace(0, 1, bins + 1)))
+    shares = np.linspace(0, 1, bins + 1)
+    closest = [share / bins for share in NEAREST if bins > 1 and share * len(distance) > 2 * FEWEST * bins]
+    edges = np.unique(np.quantile(distance, [*shares, *closest]))
     place = np.clip(np.searchsorted(edges, distance, side="right") - 1, 0, max(len(edges) - 2, 0))
     size = max(len(edges) - 1, 1)
     table = {name: np.full((len(kinds), size, len(QUANTILES)), np.nan) for name in columns}

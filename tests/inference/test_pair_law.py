@@ -55,6 +55,17 @@ def test_per_mass_gravity_is_one_curve():
     assert narrow.attrs["units"] == "L/T²/M"
 
 
+def test_close_pairs_are_in_narrow_bins():
+    """Where a force is steep, its change within a bin would look like a law that depends on more than the distance."""
+    transition, context, x = celestial(400)
+    found = pair_law(transition, CELESTIAL, context, x, per="mass", bins=6)
+    pairs = found.pairs.values[0]
+    assert len(pairs) == 9
+    assert pairs[0] < pairs[1] < pairs[3] < pairs[4] / 1.4
+    assert int(pairs.sum()) == len(x) * 20
+    assert len(pair_law(transition, CELESTIAL, context, x[:10], bins=6).distance) == 6
+
+
 def test_a_law_that_is_wrong_is_seen_as_wrong():
     transition, context, x = celestial()
     with torch.no_grad():

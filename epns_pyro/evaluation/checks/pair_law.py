@@ -55,7 +55,8 @@ class PairLawCheck(Check[PairLaw]):
             "pair-law",
             "The law of pairs",
             "Acceleration that one body gives another along the line between them, by the learned equation of motion; negative where they "
-            "attract each other. A wide band: it depends on more than the distance, or on other bodies.",
+            "attract each other. A wide band: it depends on more than the distance, or on other bodies; or it is steep, and then that of "
+            "the true law is as wide.",
         )
         words = f"90% bands over {record.pairs} pairs of held-out states"
         words += f", per unit of the {record.per} of the body that acts" if record.per else ""

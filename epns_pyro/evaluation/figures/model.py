@@ -12,7 +12,20 @@ import xarray as xr
 from epns_pyro.calibration.sbc import ACTIVE_NATS
 from epns_pyro.calibration.wording import brief
 from epns_pyro.evaluation.figures.distribution import with_unit
-from epns_pyro.evaluation.figures.style import GREY, INK, LABELLED, LINE, MODEL, MUTED, WIDE, label_ends, largest, thinned, tick
+from epns_pyro.evaluation.figures.style import (
+    GREY,
+    INK,
+    LABELLED,
+    LINE,
+    MODEL,
+    MUTED,
+    WIDE,
+    label_ends,
+    largest,
+    thinned,
+    tick,
+    two_sided_decades,
+)
 from epns_pyro.evaluation.parts import Panel, PanelSize
 from epns_pyro.evaluation.record import Symmetry
 
@@ -20,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ROUNDING = 2.2e-16  # what float64 can resolve
+STEEP = 10.0  # largest acceleration over the median one, from which a law is drawn logarithmically
 
 
 def latent_bars(kl: Sequence[float]) -> list[Panel]:
@@ -75,8 +89,12 @@ def pair_law(data: xr.Dataset) -> list[Panel]:
         axes.axhline(0, color=LINE, linewidth=0.6)
         if known.any():
             axes.set_xscale("log")
+            axes.set_xticks([t for t in np.outer(10.0 ** np.arange(-6, 7), (1, 2, 5)).ravel() if distance[0] <= t <= distance[-1]])
             axes.xaxis.set_major_formatter(lambda value, _: tick(value))
             axes.minorticks_off()
+            sizes = np.abs(one["learned"].sel(quantile=0.5).values[known])
+            if sizes.max() > STEEP * np.median(sizes) > 0:
+                two_sided_decades(axes, 10.0 ** np.floor(np.log10(np.median(sizes))))
         label_ends(axes, ends)
 
     kinds = [str(kind) for kind in data["kind"].values]

@@ -75,6 +75,19 @@ def decades(axes: Axes) -> None:
     axes.set_ylim(low, high)
 
 
+def two_sided_decades(axes: Axes, threshold: float) -> None:
+    """Make y logarithmic above a threshold on both sides of zero, and linear below, with ticks at whole powers of ten."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    axes.set_yscale("symlog", linthresh=threshold)
+    low, high = (1.5 * float(end) for end in axes.dataLim.intervaly)
+    powers = 10.0 ** np.arange(np.ceil(np.log10(threshold)), np.ceil(np.log10(max(-low, high, threshold))) + 1)
+    axes.set_yticks([0.0, *(y for power in powers for y in (-power, power) if low <= y <= high)])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(tick))
+    axes.set_ylim(low, high)
+
+
 def label_ends(axes: Axes, entries: Sequence[tuple[float, str, str]], *, gap: float = 0.085) -> None:
     """Write labels at the right ends of lines, moved apart where they would overlap: entries of (y, text, colour)."""
     to_axes = axes.transData + axes.transAxes.inverted()
