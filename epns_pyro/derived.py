@@ -145,7 +145,8 @@ def derive(spec: StateSpec, recorded: dict[str, np.ndarray], frame_dt: float, *,
             dt = recorded[spec.duration.name][:, :-1] if spec.duration else frame_dt
             values[field.name] = space.displacement(position[:, :-1], position[:, 1:]) / along(field, dt)
         if field.hidden:
-            values[field.name] = _stand_in(space, recorded[field.rate_of], frame_dt)
+            lasting = np.full((1, recorded[field.rate_of].shape[1], 1), frame_dt) if spec.duration is None else recorded[spec.duration.name]
+            values[field.name] = _stand_in(space, recorded[field.rate_of], lasting)
     for field in recorded_fields(spec):
         if (field.dynamic or field.kind == "duration") and lead:
             values[field.name] = recorded[field.name][:, lead:]
@@ -191,11 +192,12 @@ def _velocity(spec: StateSpec, position: Field, time_unit: str) -> Field:
     return Field(name, "1o", rate_of=position.name, unit=unit)
 
 
-def _stand_in(space: Space, position: np.ndarray, frame_dt: float) -> np.ndarray:
+def _stand_in(space: Space, position: np.ndarray, lasting: np.ndarray) -> np.ndarray:
     """What stands in for a hidden velocity: the difference to the last recorded position (trajectory, time, body, space), NaN with it."""
-    velocity = np.where(np.isnan(position), np.nan, 0.0)
+    velocity, clock = np.where(np.isnan(position), np.nan, 0.0), np.cumsum(lasting, axis=1) - lasting
     for gap in reversed(range(1, min(PATIENCE, position.shape[1] - 1) + 1)):
-        change = space.displacement(position[:, :-gap], position[:, gap:]) / (gap * frame_dt)
+        elapsed = clock[:, gap:] - clock[:, :-gap]
+        change = space.displacement(position[:, :-gap], position[:, gap:]) / elapsed[..., None]
         velocity[:, gap:] = np.where(np.isnan(change), velocity[:, gap:], change)
     return velocity
 

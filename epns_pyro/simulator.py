@@ -21,7 +21,7 @@ from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.inference import elbo, events
 from epns_pyro.inference.compiled import compiled_sampler
 from epns_pyro.inference.elbo import Bounds
-from epns_pyro.inference.hidden import bound_parts, infer_last, recorded_blocks, recording_bounds
+from epns_pyro.inference.hidden import bound_parts, durations_alone, infer_last, recorded_blocks, recording_bounds
 from epns_pyro.inference.pair_law import HELD_OUT, STRIDE, pair_law
 from epns_pyro.inference.rollout import Block, Sampler, rollout_blocks
 from epns_pyro.machine import require_memory
@@ -188,10 +188,10 @@ class Simulator:
             raise ConfigError(f"a rollout needs seed >= 0 and block_size >= 1, found seed {seed}, block_size {block_size}")
         start, states = self._start(x0, members, seed)
         if schedule is not None:
-            if self.infers_states:
-                raise ConfigError("recorded entries: the states of bodies that enter are hidden: let the bodies of the frames given stay")
-            if (schedule := self._pair(x0, schedule)[1]).shape[1] != steps:
+            _, schedule = self._pair(x0[:, -1] if x0.ndim > start.dim() else x0, schedule)
+            if schedule.shape[1] != steps:
                 raise ShapeError(f"the schedule: expected {steps} steps after the initial states, found {schedule.shape[1]}")
+            schedule = schedule if states is None else durations_alone(self.spec, states, schedule)
         held = min(block_size or self.transition.block_size, members * len(start)) * start[0].numel() * start.element_size()
         require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller block_size")
         more: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule, "inferred": states}

@@ -13,12 +13,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from epns_pyro.durations import with_durations
+from epns_pyro.errors import ConfigError
 from epns_pyro.inference.elbo import Bounds, Loss, Noise, Objective, elbo_step, weighted
 from epns_pyro.inference.rollout import Block, stream_seed
 from epns_pyro.models import Feedback, Transition
 from epns_pyro.models.hidden.laws import noise_log_prob
 from epns_pyro.models.hidden.recording import MORE_SWEEPS, Frames, recording_of
 from epns_pyro.models.hidden.smoother import PathLaw
+from epns_pyro.presence import presence
+from epns_pyro.state import StateSpec
 
 
 class HiddenObjective(nn.Module):
@@ -170,6 +174,20 @@ def infer_last(transition: Transition, x: Tensor, members: int, *, candidates: i
     shuffled = torch.rand(chosen.shape, device=x.device).argsort(0)  # members do not say which candidate they were
     chosen = chosen.gather(0, shuffled)
     return draws.last.gather(0, chosen[(...,) + (None,) * (draws.last.dim() - 2)].expand(members, *draws.last.shape[1:]))
+
+
+def durations_alone(spec: StateSpec, inferred: Tensor, schedule: Tensor) -> Tensor:
+    """Return a schedule (trajectory, time, body, channel) that says how long steps last, and that inferred bodies stay.
+
+    Raises
+    ------
+    ConfigError
+        If it says that bodies enter or leave: nobody has recorded the states of those that enter.
+    """
+    there = presence(spec, schedule)
+    if spec.duration is None or (there != there[:, :1]).any():
+        raise ConfigError("recorded entries: the states of bodies that enter are hidden: let the bodies of the frames given stay")
+    return with_durations(spec, inferred[0][:, None].expand_as(schedule), schedule)
 
 
 def recorded_blocks(transition: Transition, last: Tensor, blocks: Iterator[Block], *, seed: int) -> Iterator[Block]:

@@ -72,6 +72,17 @@ def test_the_bound_is_the_evidence_where_the_law_is_linear(noise: float, missing
     np.testing.assert_allclose(bounds.iwae, exact, rtol=1e-9)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_frames_may_be_uneven(noise: float) -> None:
+    rng = np.random.default_rng(0)
+    y = kicked.simulate(noise, 6, 8, rng, missing=0.3, durations=kicked.DT * rng.choice([0.5, 1.0, 3.0], 8))
+    exact, _ = kicked.evidence(y, noise)
+    transition, x = Kicked(noise, uneven=True), torch.tensor(y)
+    bounds = recording_bounds(transition, x[:, 0], x[:, 1:], num_samples=3)
+    np.testing.assert_allclose(bounds.elbo, exact, rtol=1e-9)
+    np.testing.assert_allclose(bounds.iwae, exact, rtol=1e-9)
+
+
 def test_a_wrong_linear_law_costs_nats_that_importance_weights_give_back() -> None:
     y = kicked.simulate(0.3, 20, 8, np.random.default_rng(0))
     exact, _ = kicked.evidence(y, 0.3)

@@ -1,6 +1,6 @@
 """Infer the states of bodies from recordings of them in closed form, where their law is linear and Normal.
 
-    x_t = A x_{t-1} + b_t + q_t,  q_t ~ Normal(0, Q_t)          y_t = x_t + r,  r ~ Normal(0, R), of the fields that are recorded
+    x_t = A_t x_{t-1} + b_t + q_t,  q_t ~ Normal(0, Q_t)          y_t = x_t + r,  r ~ Normal(0, R), of the fields that are recorded
 
 per body and axis, with the fields of a body (position, velocity) as the components of x: what is done to the field axis is the same for all
 axes of space, so the result turns with its input. A Kalman filter goes forward, and the law of each state given the one after it goes
@@ -43,8 +43,8 @@ class LinearLaw(NamedTuple):
 
     Parameters
     ----------
-    matrix : Tensor, (field, field)
-        A.
+    matrix : Tensor, (batch, time - 1, body, field, field)
+        A_t.
     offset : Tensor, (batch, time - 1, body, field, space)
         b_t.
     noise : Tensor, (batch, time - 1, body, field, field)
@@ -115,14 +115,15 @@ def smooth(evidence: Evidence, law: LinearLaw) -> PathLaw:
     for t in range(values.shape[1]):
         first = evidence.first[:, t, :, None, None]
         if t:
-            ahead = matrix @ means[-1] + law.offset[:, t - 1]
-            ahead_spread = matrix @ spreads[-1] @ matrix.mT + law.noise[:, t - 1]
+            step = matrix[:, t - 1]
+            ahead = step @ means[-1] + law.offset[:, t - 1]
+            ahead_spread = step @ spreads[-1] @ step.mT + law.noise[:, t - 1]
             predicted.append((ahead, ahead_spread))
             mean, spread = torch.where(first, entry_mean[:, t], ahead), torch.where(first, entry_spread, ahead_spread)
         else:
             mean, spread = entry_mean[:, 0], entry_spread.expand(*values.shape[:1], values.shape[2], -1, -1)
         update = (evidence.seen[:, t] & ~evidence.first[:, t])[..., None, None]
-        for k in range(len(matrix)):
+        for k in range(len(law.recorded)):
             if law.recorded[k]:
                 mean, spread = _updated(mean, spread, values[:, t, :, k], law.error[k], k, update)
         means.append(mean)
@@ -144,7 +145,7 @@ def _updated(mean: Tensor, spread: Tensor, value: Tensor, error: Tensor, k: int,
 
 def _backwards(evidence: Evidence, law: LinearLaw, mean: Tensor, spread: Tensor, predicted: list[tuple[Tensor, Tensor]]) -> PathLaw:
     """Turn the results of the filter into laws of each state given the one after it, for all times at once."""
-    eye = torch.eye(len(law.matrix), dtype=mean.dtype, device=mean.device)
+    eye = torch.eye(len(law.recorded), dtype=mean.dtype, device=mean.device)
     gain, centre, left = torch.zeros_like(spread), mean, spread
     if predicted:
         ahead, ahead_spread = (torch.stack(parts, 1) for parts in zip(*predicted, strict=True))
