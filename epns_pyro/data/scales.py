@@ -50,7 +50,7 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
     pairs = {f.name: _Moments() for f in spec.fields if f.is_pair}
     dynamic = [f for f in real if f.dynamic]
     changes, surprises = ({f.name: _Moments() for f in dynamic} for _ in range(2))
-    sides, absences = _Moments(), False
+    sides, bends, absences = _Moments(), _Bends(), False
     for x in _blocks(store, split) if real else ():
         there = presence(spec, x)
         absences |= not there.all()
@@ -62,6 +62,8 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
             moments.add(spec.get(x[:, 0], name)[..., : x.shape[-2]], 1)
         if spec.box_field is not None:
             sides.add(spec.get(x[:, 0, 0], spec.box_field.name), spec.space)
+        for field in (spec[f.rate_of] for f in spec.fields if f.hidden):
+            bends.add(np.diff(field_changes(spec, field, spec.get(x, field.name), spec.space_of(x[:, :1])), axis=1))
         for field in dynamic:
             change = field_changes(spec, field, spec.get(x, field.name), spec.space_of(x[:, :1]))
             surprise, stays = change - drift(spec, field, x[:, :-1], store.frame_dt), there[:, 1:] & there[:, :-1]
@@ -91,6 +93,7 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
         origin=next((_origin(moments.mean, scales[name]) for name, moments in places.items()), ()),
         absences=absences,
         cell_reach=_cell_reach(store, split),
+        second_difference_correlation=bends.correlation,
     )
 
 
@@ -136,6 +139,22 @@ def _about_centroid(spec: StateSpec, field: Field, values: np.ndarray, there: np
 
 def _step_scale(change: float, surprise: float) -> float:
     return surprise if surprise > ROUNDING * change else change
+
+
+class _Bends:
+    """Running correlation of second differences (trajectory, time, body, space) with the next ones; NaN where a body was not seen."""
+
+    def __init__(self) -> None:
+        self._squares, self._products = 0.0, 0.0
+
+    def add(self, bends: np.ndarray) -> None:
+        before, after = bends[:, :-1], bends[:, 1:]
+        self._products += float(np.nansum(before * after))
+        self._squares += float(np.nansum(np.where(np.isnan(before * after), np.nan, before**2 + after**2))) / 2
+
+    @property
+    def correlation(self) -> float | None:
+        return self._products / self._squares if self._squares else None
 
 
 class _Moments:

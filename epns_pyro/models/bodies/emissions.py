@@ -164,6 +164,13 @@ class EmissionConfig(Config, ABC):
         """Return the standard deviation of a law that was built here, the same along all axes: (*batch, body, dynamic channel)."""
         return law.variance.sqrt()
 
+    def start(self, spec: StateSpec, covariance: Tensor) -> Tensor:
+        """Return the unconstrained numbers, (parameters,), of noise with a covariance (dynamic field, dynamic field) in units.
+
+        By default they do not depend on it.
+        """
+        return torch.zeros(self.parameters(spec))
+
     def usual_scale(self, law: TorchDistribution) -> Tensor:
         """Return how large the noise of a law that was built here usually is, a standard deviation: (*batch, body, dynamic channel)."""
         return law.variance.sqrt()
@@ -189,6 +196,9 @@ class DiagonalConfig(EmissionConfig):
     def parameters(self, spec: StateSpec) -> int:
         return len(spec.dynamic_fields)
 
+    def start(self, spec: StateSpec, covariance: Tensor) -> Tensor:
+        return 0.5 * covariance.diagonal().log()
+
     def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor, origin: Tensor | None = None) -> TorchDistribution:
         widths = torch.tensor([spec.width(f) for f in spec.dynamic_fields], device=loc.device)
         scale = self.scales(noise, unit).repeat_interleave(widths, -1, output_size=spec.dynamic_channels)
@@ -208,6 +218,12 @@ class CoupledConfig(EmissionConfig):
             )
         count = len(spec.dynamic_fields)
         return count * (count + 1) // 2
+
+    def start(self, spec: StateSpec, covariance: Tensor) -> Tensor:
+        root = torch.linalg.cholesky(covariance)
+        scale = root.diagonal()
+        rows, columns = torch.tril_indices(len(root), len(root), -1)
+        return torch.cat([scale.log(), (root / scale[:, None])[rows, columns]])
 
     def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor, origin: Tensor | None = None) -> TorchDistribution:
         count = len(spec.dynamic_fields)

@@ -122,6 +122,10 @@ class MixtureConfig(EmissionConfig):
             raise ConfigError(f"emission 'mixture': turns are for states of which only steps are predicted, found {found}: set turns to 0")
         return self._inner(spec).parameters(spec) + self.widths + 4 * self.turns
 
+    def start(self, spec: StateSpec, covariance: Tensor) -> Tensor:
+        inner = self._inner(spec).start(spec, covariance)
+        return torch.cat([inner, inner.new_zeros(self.widths + 4 * self.turns)])
+
     def build(self, spec: StateSpec, loc: Tensor, noise: Tensor, unit: Tensor, origin: Tensor | None = None) -> Independent:
         inner = self._inner(spec)
         noise, raw, turns = noise.split([inner.parameters(spec), self.widths, 4 * self.turns], -1)

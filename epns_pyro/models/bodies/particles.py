@@ -25,6 +25,7 @@ from epns_pyro.models.bodies.emissions import EMISSIONS, EmissionConfig, complet
 from epns_pyro.models.bodies.fields import BodyFields, shortened
 from epns_pyro.models.bodies.history import HistoryConfig
 from epns_pyro.models.bodies.integrator import IntegratorConfig, Motion
+from epns_pyro.models.bodies.kicks import kicked_noise
 from epns_pyro.models.bodies.step import BodyStep
 from epns_pyro.models.normal import Normal, masked, unmasked
 from epns_pyro.models.transition import TRANSITIONS, Carry, Transition, TransitionConfig, bounded_exp
@@ -70,6 +71,8 @@ class ParticleTransition(Transition):
         with torch.no_grad():  # before training the model is persistence with the noise of the data, as nearly as latents allow
             for layer in (self.guess_vectors, self.guess_scalars[-1], self.prior_net[-1]):
                 layer.weight.mul_(START)
+            if (kicked := kicked_noise(context)) is not None:
+                self.guess_scalars[-1].bias[changed:] = config.emission.start(bodies.free, kicked)
         largest = max(network.largest(context.sites[0]) for network in self.modules() if isinstance(network, (Backbone, HistoryNetwork)))
         self.block_size = max(1, min(1024, AT_ONCE // largest))
         if config.linear_path:
@@ -88,7 +91,7 @@ class ParticleTransition(Transition):
         path[driven] = SHARE * torch.eye(axes, latent)
         self.innovation_to_latents, self.latents_to_mean = nn.Parameter(path.clone()), nn.Parameter(path.clone())
         field = bodies.free.names.index(bodies.dynamic_vectors[driven].name)
-        self.guess_scalars[-1].bias[len(bodies.dynamic_scalars) + field] = 0.5 * math.log(1 - SHARE**2)
+        self.guess_scalars[-1].bias[len(bodies.dynamic_scalars) + field] += 0.5 * math.log(1 - SHARE**2)
 
     def step(self, carry: Carry) -> ParticleStep:
         return ParticleStep(self, carry)

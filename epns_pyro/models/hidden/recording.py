@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from epns_pyro.context import DataContext
 from epns_pyro.derived import PATIENCE
+from epns_pyro.durations import noise_power, relative
 from epns_pyro.errors import ConfigError
 from epns_pyro.fields import LEARN
 from epns_pyro.models.bodies.emissions import CoupledNormal
+from epns_pyro.models.bodies.kicks import error_share
 from epns_pyro.models.bodies.mixture import ScaleMixture
 from epns_pyro.models.hidden.laws import PartlyKnown
 from epns_pyro.models.hidden.smoother import Evidence, LinearLaw, PathLaw, smooth
@@ -82,11 +84,6 @@ class Recording(nn.Module):
         super().__init__()
         self.spec, self.frame_dt = context.spec, context.frame_dt
         fields = self.spec.dynamic_fields
-        if self.spec.duration:
-            raise ConfigError(
-                f"field {self.spec.duration.name!r}: hidden states are inferred from even frames: put recordings on a grid of even frames, "
-                "with NaN where there is none"
-            )
         if odd := [f.name for f in fields if not f.is_vector]:
             raise ConfigError(
                 f"field {odd[0]!r} is a dynamic scalar: where states are hidden or have noise, dynamic fields are vectors: leave it out, "
@@ -99,10 +96,8 @@ class Recording(nn.Module):
         for i, f in enumerate(fields):
             if f.name in rates:
                 matrix[i, rates[f.name]] = self.frame_dt
-        # A change that is all noise is that of two or, of an integral of rates, four errors: one, one, and twice one that counts double.
-        start = [
-            context.step_scales[f.name] / math.sqrt(6 if f.name in rates else 2) if f.noise == LEARN else float(f.noise) for f in fields
-        ]
+        start = [_error(context, f.name, rates) if f.noise == LEARN else float(f.noise) for f in fields]
+        self._noise_powers = torch.tensor([noise_power(self.spec, f) for f in fields], dtype=torch.float64)
         self.register_buffer("step_scales", scales, persistent=False)
         self.register_buffer("drift", matrix, persistent=False)
         self.register_buffer("start", torch.tensor(start, dtype=torch.float64), persistent=False)
@@ -195,10 +190,14 @@ class Recording(nn.Module):
 
         The linearisation has no gradient: the bound is nearly flat in it, as in a step of expectation maximisation.
         """
-        shape, matrix = frames.evidence.values.shape, self.matrix
-        noise = torch.diag_embed(self.step_scales.double().square()).expand(shape[0], shape[1] - 1, shape[2], -1, -1)
-        rest = frames.evidence.values[:, 1:] * 0.0
-        law = LinearLaw(self.drift.double(), rest, noise, self.noise.square(), self.recorded, self.spread.square())
+        shape, rest = frames.evidence.values.shape, frames.evidence.values[:, 1:] * 0.0
+        each = (shape[0], shape[1] - 1, shape[2])  # a step of a body
+        ratio = self._relative(frames)
+        matrix, free = (self._longer(step, ratio).expand(*each, -1, -1) for step in (self.matrix, self.drift.double()))
+        noise = torch.diag_embed((self.step_scales.double() * ratio[..., None] ** self._noise_powers.to(ratio.device)).square()).expand(
+            *each, -1, -1
+        )
+        law = LinearLaw(free, rest, noise, self.noise.square(), self.recorded, self.spread.square())
         if shape[1] == 1:
             return smooth(frames.evidence, law)
         for _ in range(sweeps):
@@ -209,9 +208,20 @@ class Recording(nn.Module):
             law = law._replace(matrix=matrix, offset=mean - matrix @ path[:, :-1], noise=wide @ wide.mT)
         return smooth(frames.evidence, law)
 
+    def _relative(self, frames: Frames) -> Tensor:
+        """Durations of steps in nominal ones, (batch, time - 1, body), or ones (1, 1, 1) where frames are even."""
+        ratio = relative(self.spec, frames.x[:, :-1])
+        return self.step_scales.new_ones(1, 1, 1) if ratio is None else ratio.double()
+
+    @staticmethod
+    def _longer(matrix: Tensor, ratio: Tensor) -> Tensor:
+        """Return the matrix (field, field) of a nominal step for steps that last longer: what changes grows with the duration."""
+        eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        return eye + ratio[..., None, None] * (matrix - eye)
+
     @property
     def matrix(self) -> Tensor:
-        """A: free motion, and the learned pull back to rest."""
+        """A of a nominal step: free motion, and the learned pull back to rest."""
         units = self.step_scales.double()
         return self.drift.double() - units[:, None] * self.return_rate.double() / units
 
@@ -231,6 +241,15 @@ class Recording(nn.Module):
             roots.append(noise_factor(unmasked(law), len(self.recorded)).expand(*means[-1].shape[:-1], len(self.recorded)))
         split = x.shape[0], x.shape[1] - 1
         return torch.cat(means).double().unflatten(0, split), torch.cat(roots).double().unflatten(0, split)
+
+
+def _error(context: DataContext, name: str, rates: dict[str, int]) -> float:
+    """Return the error of a field that learning starts from.
+
+    A change that is all error is that of two or, of an integral of rates, four of them: one, one, and twice one that counts double.
+    """
+    size = context.step_scales[name]
+    return size * math.sqrt(error_share(context, name) / 6) if name in rates else size / math.sqrt(2)
 
 
 def recording_of(transition: Transition) -> Recording:
