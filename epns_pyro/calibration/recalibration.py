@@ -161,7 +161,10 @@ def compare(recalibration: xr.Dataset, forecast: xr.Dataset, truth: xr.Dataset) 
         hits = np.moveaxis(np.where(known, (low <= y) & (y <= high), np.nan), 1, -1)
         tau = decorrelation(truth, hits)
         lower, upper = proportion_interval(inside / tau, n / tau)
-        score = scoringrules.interval_score(np.nan_to_num(y[..., 0]), np.nan_to_num(low), np.nan_to_num(high), alpha, backend="numpy")
+        seen, ends = np.nan_to_num(y[..., 0]), np.nan_to_num(np.stack([low, high]))
+        score = np.stack(
+            [scoringrules.interval_score(seen, *ends[..., k], float(a), backend="numpy") for k, a in enumerate(alpha)], -1
+        )  # level by level: it takes an array of one level for none
         with np.errstate(invalid="ignore", divide="ignore"):
             numbers = (inside / n, lower, upper, np.where(known, high - low, 0).sum(1) / n, np.where(known, score, 0).sum(1) / n)
         stages.append(np.stack(numbers))

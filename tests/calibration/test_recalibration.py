@@ -39,6 +39,19 @@ def test_mended_intervals_cover_new_trajectories(kind):
         assert score.sel(stage="after") < 0.95 * score.sel(stage="before")
 
 
+def test_one_level_is_as_among_others():
+    calibration, test = drawn(KNOWN["biased"], 100, 0), drawn(KNOWN["biased"], 50, 1)
+    one = r.compare(r.fit(*calibration, levels=[0.9]), *test)
+    among = r.compare(r.fit(*calibration, levels=[0.5, 0.9]), *test).sel(level=[0.9])
+    for name in ("coverage", "width", "interval_score"):
+        xr.testing.assert_allclose(one[name].sel(stage="before"), among[name].sel(stage="before"))
+    alpha, intervals = 0.1, r.apply(r.fit(*calibration, levels=[0.9]), test[0]).sel(observable="level").isel(level=0)
+    low, high, y = intervals["lower"], intervals["upper"], test[1]["level"].values[:, 1:]
+    expected = (high - low + 2 / alpha * (np.maximum(low - y, 0) + np.maximum(y - high, 0))).mean("trajectory")
+    found = one["interval_score"].sel(observable="level", stage="after").isel(level=0)
+    np.testing.assert_allclose(found, expected)
+
+
 def test_the_promise_holds_on_average_over_calibration_sets_of_any_size():
     narrow, hits, trials = KnownForecaster(Word.OVER_CONFIDENT, Word.OVER_CONFIDENT, spread=0.5), 0, 0
     for seed in range(150):

@@ -11,7 +11,7 @@ from epns_pyro.data import files, layout
 from epns_pyro.data.inspection.directions import Directions
 from epns_pyro.data.inspection.findings import ERROR, WARNING, Finding, Inspector
 from epns_pyro.data.inspection.labels import Entities, Labels
-from epns_pyro.data.inspection.numbers import Constant, ExactRate, NonFinite, OutOfRange, Rate
+from epns_pyro.data.inspection.numbers import Constant, ExactRate, NonFinite, OutOfRange, Rate, Still
 from epns_pyro.data.inspection.outliers import Outliers, Wrapped
 from epns_pyro.data.stores import Store
 from epns_pyro.data.writing import Progress
@@ -108,7 +108,7 @@ def _inspectors(spec: StateSpec, sound: list[layout.Variable], frame_dt: float) 
     inspectors: list[Any] = []
     for field in (v.field for v in sound):
         if field.kind == "real":
-            inspectors += [NonFinite(spec, field), Outliers(spec, field), Constant(spec, field)]
+            inspectors += [NonFinite(spec, field), Outliers(spec, field), Constant(spec, field), *([Still(field)] if field.dynamic else [])]
             if field.translates and field.dynamic and not spec.geometry.periodic:
                 inspectors.append(Wrapped(spec, field))
         elif field.is_pair:

@@ -61,6 +61,28 @@ class Constant(Inspector):
             yield WARNING, f"field {name!r} is constant along axis {axes}: is space {int((~same).sum())}-dimensional?"
 
 
+class Still(Inspector):
+    """Fields that are declared dynamic and never change in time."""
+
+    def __init__(self, field: Field) -> None:
+        self._field, self._moved, self._steps = field, False, 0
+
+    def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        values = arrays[self._field.name]
+        change = values[:, 1:] != values[:, :-1]
+        known = np.isfinite(values[:, 1:]) & np.isfinite(values[:, :-1])
+        self._moved |= bool((change & known).any())
+        self._steps += int(known.sum())
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        if self._steps and not self._moved:
+            yield (
+                WARNING,
+                f"field {self._field.name!r} never changes from frame to frame: are all frames the same one? If it is a constant of the "
+                "bodies, declare it with dynamic: false",
+            )
+
+
 class OutOfRange(Inspector):
     """Categories that were not declared."""
 

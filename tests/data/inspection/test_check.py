@@ -126,6 +126,10 @@ CASES = {
         lambda d: d.assign(mass=0 * d.mass + 2),
         "warning: set 'train': field 'mass' is constant (2): a model learns nothing from it",
     ),
+    "at rest": (
+        lambda d: d.assign(position=(d.position.dims, np.broadcast_to(d.position.values[:, :1], d.position.shape))),
+        "warning: set 'train': field 'position' never changes from frame to frame: are all frames the same one? If it is a constant of the",
+    ),
     "flat": (
         lambda d: edit(edit(d, "position", (..., 1), 0.0), "velocity", (..., 1), 0.0),
         "warning: set 'train': field 'position' is constant along axis 1: is space 1-dimensional?",
