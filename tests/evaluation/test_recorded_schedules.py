@@ -107,7 +107,7 @@ def test_simulate_follows_the_recorded_entries(street, tmp_path):
     np.testing.assert_array_equal(there[1], presence(store.spec, store.read("test")))
     run = CliRunner().invoke(main, [*command, "500", "--out", str(tmp_path / "b.nc")])
     assert run.exit_code != 0
-    assert "has 10 steps, found --steps 500" in run.output.replace("\n", " ")
+    assert "has 10 steps after the frames given, found --steps 500" in run.output.replace("\n", " ")
 
 
 def test_a_recording_of_uneven_frames_is_trained_on_and_judged(tmp_path):

@@ -56,12 +56,14 @@ class Turning(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return self.origin + self._moments[0]
+        return self.origin + (self.log_shares.exp()[..., None] * self._moments[0]).sum(-2)
 
     @property
     def variance(self) -> Tensor:
-        first, second = self._moments
-        return second - first.square()
+        means, variances = self._moments
+        weights = self.log_shares.exp()[..., None]
+        apart = means - (weights * means).sum(-2, keepdim=True)
+        return (weights * (variances + apart.square())).sum(-2)
 
     @property
     def usual_scale(self) -> Tensor:
@@ -94,15 +96,10 @@ class Turning(TorchDistribution):
 
     @property
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """First and second moment of the displacement, (*batch, body, channel)."""
-        first, second = moments(self.axis[..., None, :], self.radius, self.kappa, self.width)
+        """Means and variances of the displacement under each law, (*batch, body, 1 + turn, channel)."""
+        mean, variance = moments(self.axis[..., None, :], self.radius, self.kappa, self.width)
         straight = self.usual.mean - self.origin
-        every = (
-            torch.cat([straight[..., None, :], first], -2),
-            torch.cat([(straight.square() + self.usual.variance)[..., None, :], second], -2),
-        )
-        weights = self.log_shares.exp()[..., None]
-        return (weights * every[0]).sum(-2), (weights * every[1]).sum(-2)
+        return torch.cat([straight[..., None, :], mean], -2), torch.cat([self.usual.variance[..., None, :], variance], -2)
 
 
 def log_density(d: Tensor, axis: Tensor, radius: Tensor, kappa: Tensor, width: Tensor) -> Tensor:
@@ -128,12 +125,13 @@ def log_density(d: Tensor, axis: Tensor, radius: Tensor, kappa: Tensor, width: T
 
 
 def moments(axis: Tensor, radius: Tensor, kappa: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and second moment per channel of displacements: two of (*batch, space)."""
+    """Return mean and variance per channel of displacements: two of (*batch, space)."""
     space = axis.shape[-1]
     straight = _mean_cosine(kappa, space)
     across = (straight / kappa)[..., None]  # variance of u across the axis
-    second = across + (1 - space * across) * axis.square()
-    return (radius * straight)[..., None] * axis, radius.square()[..., None] * second + width.square()[..., None]
+    along = (1 - (space - 1) * across - straight.square()[..., None]).clamp_min(0)
+    of_direction = across + (along - across) * axis.square()
+    return (radius * straight)[..., None] * axis, radius.square()[..., None] * of_direction + width.square()[..., None]
 
 
 def draw(axis: Tensor, radius: Tensor, kappa: Tensor, width: Tensor) -> Tensor:

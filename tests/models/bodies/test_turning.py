@@ -46,10 +46,10 @@ def test_the_density_integrates_to_one_and_has_the_stated_moments(space: int, ka
     points, cell = grid(space)
     axis, about = first_axis(len(points), space), numbers(len(points), 1.3, kappa, 0.3)
     density = cell * turning.log_density(points, axis, *about).exp()
-    first, second = turning.moments(axis[:1], *(value[:1] for value in about))
+    mean, variance = turning.moments(axis[:1], *(value[:1] for value in about))
     assert float(density.sum()) == pytest.approx(1, abs=1e-6)
-    torch.testing.assert_close((density[:, None] * points).sum(0), first[0], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close((density[:, None] * points.square()).sum(0), second[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close((density[:, None] * points).sum(0), mean[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close((density[:, None] * (points - mean).square()).sum(0), variance[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("space", [1, 2, 3])
