@@ -89,6 +89,7 @@ HEAD = (
     "rate_error",
     "exact_rate",
     "errors_off",
+    "most_off",
     "plausible",
     "quiet_change",
     "quiet_trend",
@@ -171,6 +172,9 @@ def heat(system: System, x: np.ndarray, curves: list[dict[str, Any]], name: str)
     exact = 1.5 * x.shape[2] * SIGMA**2
     mean, error = spread(gain)
     rate, rate_error = mean[-1] / duration, error[-1] / duration
+    times = np.linspace(0, duration, x.shape[1])[1:]
+    with np.errstate(all="ignore"):
+        off = np.abs(mean[1:] - exact * times) / error[1:]
     plausible = system.alive(x).mean(0)
     note(curves, name, "on", system, mean, error, plausible)
     numbers = {
@@ -179,7 +183,7 @@ def heat(system: System, x: np.ndarray, curves: list[dict[str, Any]], name: str)
         "rate_error": f"{rate_error:.2g}",
         "exact_rate": f"{exact:.3g}",
     }
-    return numbers | {"errors_off": f"{abs(rate - exact) / rate_error:.1f}", "plausible": f"{plausible[-1]:.2f}"}
+    return numbers | {"errors_off": f"{off[-1]:.1f}", "most_off": f"{off.max():.1f}", "plausible": f"{plausible[-1]:.2f}"}
 
 
 def still(system: System, x: np.ndarray, curves: list[dict[str, Any]], name: str) -> dict[str, str]:
