@@ -33,9 +33,9 @@ class DataContext:
     cell_reach : float, optional
         For label images: the distance along y and x, in pixels, from the centre of a cell within which its pixels lie before and after one
         step, except in a few extreme steps. None if it was not measured.
-    second_difference_correlation : float, optional
-        Where the velocity is hidden, the correlation of a second difference of the position with the next one: -2/3 if it is all error,
-        1/4 if it is all random kicks. None if it was not measured.
+    second_difference_correlations : tuple of float
+        Where the velocity is hidden, the correlations of a second difference of the position with the next one and with the one after;
+        empty if they were not measured.
     """
 
     spec: StateSpec
@@ -45,7 +45,7 @@ class DataContext:
     origin: tuple[float, ...] = ()
     absences: bool = False
     cell_reach: float | None = None
-    second_difference_correlation: float | None = None
+    second_difference_correlations: tuple[float, ...] = ()
 
     def to_local(self, x: Array, *, among_dynamic: bool = False) -> Array:
         """Measure translating fields from the origin: x (*batch, *site, channel), in double precision if there is an origin.

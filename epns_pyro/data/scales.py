@@ -93,7 +93,7 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
         origin=next((_origin(moments.mean, scales[name]) for name, moments in places.items()), ()),
         absences=absences,
         cell_reach=_cell_reach(store, split),
-        second_difference_correlation=bends.correlation,
+        second_difference_correlations=bends.correlations,
     )
 
 
@@ -142,19 +142,20 @@ def _step_scale(change: float, surprise: float) -> float:
 
 
 class _Bends:
-    """Running correlation of second differences (trajectory, time, body, space) with the next ones; NaN where a body was not seen."""
+    """Running correlations of second differences (trajectory, time, body, space) with those one and two frames later; NaN: not seen."""
 
     def __init__(self) -> None:
-        self._squares, self._products = 0.0, 0.0
+        self._squares, self._products = np.zeros(2), np.zeros(2)
 
     def add(self, bends: np.ndarray) -> None:
-        before, after = bends[:, :-1], bends[:, 1:]
-        self._products += float(np.nansum(before * after))
-        self._squares += float(np.nansum(np.where(np.isnan(before * after), np.nan, before**2 + after**2))) / 2
+        for k in range(2):
+            before, after = bends[:, : -k - 1], bends[:, k + 1 :]
+            self._products[k] += np.nansum(before * after)
+            self._squares[k] += np.nansum(np.where(np.isnan(before * after), np.nan, before**2 + after**2)) / 2
 
     @property
-    def correlation(self) -> float | None:
-        return self._products / self._squares if self._squares else None
+    def correlations(self) -> tuple[float, ...]:
+        return tuple(map(float, self._products / self._squares)) if self._squares.all() else ()
 
 
 class _Moments:

@@ -19,13 +19,14 @@ DT, KICK, ERROR = 0.5, 0.3, 0.05
 UNIT = KICK**2 * np.array([[DT**2 / 3, DT / 2], [DT / 2, 1.0]])  # the covariance of a step
 
 
-def context(tmp_path, noise: float | str) -> DataContext:
-    """Bodies with a Brownian velocity, recorded with an error, of which one detection in twenty is missing."""
+def context(tmp_path, noise: float | str, force: float = 0.0) -> DataContext:
+    """Bodies with a Brownian velocity under constant forces, recorded with an error, of which one detection in twenty is missing."""
     rng = np.random.default_rng(0)
     root, drift, x = np.linalg.cholesky(UNIT), np.array([[1.0, DT], [0.0, 1.0]]), [rng.standard_normal((300, 1, 2, 2))]
     for _ in range(19):
         x.append(drift @ x[-1] + root @ rng.standard_normal(x[-1].shape))
     y = np.stack(x, 1)[..., 0, :]
+    y = y + 0.5 * force * rng.standard_normal((300, 1, 1, 2)) * (DT * np.arange(20)[:, None, None]) ** 2
     y = y + (ERROR if noise else 0.0) * rng.standard_normal(y.shape)
     y[rng.random(y.shape[:-1]) < 0.05] = np.nan
     xr.Dataset({"position": (("trajectory", "time", "body", "space"), y)}).to_zarr(tmp_path / "a.zarr")
@@ -37,9 +38,10 @@ def context(tmp_path, noise: float | str) -> DataContext:
     return open_store(tmp_path / "a.zarr").context()
 
 
+@pytest.mark.parametrize("force", [0.0, 1.5], ids=["free", "with forces"])
 @pytest.mark.parametrize("noise", ["learn", ERROR, 0.0])
-def test_errors_and_kicks_are_told_apart(tmp_path, noise):
-    found = context(tmp_path, noise)
+def test_errors_and_kicks_are_told_apart(tmp_path, noise, force):
+    found = context(tmp_path, noise, force)
     error = float(Recording(found).noise[0].detach())
     assert error == pytest.approx(ERROR if noise else 0.0, rel=0.1)
     units = np.array([found.step_scales["position"], found.step_scales["velocity"]])
