@@ -62,7 +62,7 @@ def pack_data(store: Store, out: Path) -> None:
         small = {key: value.astype(np.float32) for key, value in part.data_vars.items() if value.dtype == np.float64}
         part = part.assign(small).drop_encoding()
         part.attrs = attributes | {"set": name}
-        packing = {key: {"zlib": True, "complevel": 9, "shuffle": True} for key in part.data_vars}
+        packing = {key: {"zlib": True, "complevel": 9, "shuffle": True} for key in part.variables}  # label images are coordinates
         part.to_netcdf(out, group=name, mode="a", engine="h5netcdf", encoding=packing)
 
 
