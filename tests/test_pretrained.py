@@ -23,19 +23,21 @@ LARGEST = 10e6  # bytes
 
 
 @pytest.mark.parametrize("name", pretrained_names())
-def test_a_pretrained_simulator_is_complete_small_and_calibrated(name: str) -> None:
+def test_a_pretrained_simulator_is_complete_and_small_and_says_whether_it_is_calibrated(name: str) -> None:
     folder = RunFolder(HOME / name)
     assert sum(file.stat().st_size for file in folder.path.rglob("*") if file.is_file()) < LARGEST
     record = EvaluationRecord.read(folder.evaluation)
-    assert verdict(record).startswith("No test of"), "what people start from should be good, or its README should say what is not"
-    assert "epns-pyro train" in (folder.path / "README.md").read_text()
+    said = (folder.path / "README.md").read_text()
+    assert verdict(record) in said
+    assert name != "nbody" or verdict(record).startswith("No test of")
+    assert "epns-pyro train" in said
     assert folder.config.is_file()
 
 
 @pytest.mark.parametrize("name", pretrained_names())
 def test_its_weights_are_those_that_were_evaluated(name: str) -> None:
     sim = epns_pyro.load(f"pretrained:{name}")
-    x = torch.as_tensor(open_store(sim.store).read("test"))
+    x = torch.as_tensor(open_store(sim.store).read("test", stop=21))
     with torch.no_grad():
         nats = sim.elbo(x[:, 0], x[:, 1:], num_samples=1) / (x.shape[1] - 1)
     said = comparison_row(name, EvaluationRecord.read(HOME / name / "evaluation")).elbo
