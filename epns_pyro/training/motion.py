@@ -132,7 +132,7 @@ def _solve(columns: Tensor, weights: Tensor, errors: Tensor, damping: float) -> 
     """Solve (J' W J + damping diag(J' W J)) step = J' W e."""
     per_row = weights.repeat_interleave(errors.shape[-1])[:, None]
     gram, right = columns.mT @ (per_row * columns), (columns * per_row).mT @ errors.flatten()
-    size = (gram.diagonal() + UNSEEN * gram.diagonal().max()).sqrt()
+    size = (gram.diagonal() + UNSEEN * gram.diagonal().max()).sqrt().clamp_min(torch.finfo(gram.dtype).tiny)  # nothing may be known
     gram = gram / size / size[:, None]
     gram.diagonal().add_(damping + 1e-12)
     return torch.linalg.solve(gram, right / size) / size

@@ -11,7 +11,7 @@ from epns_pyro.errors import ConfigError
 from epns_pyro.models.symplectic.transition import SymplecticConfig
 from epns_pyro.systems import ChargedConfig, GravityConfig, NBodyConfig, SetConfig, SpringsConfig
 from epns_pyro.training.equations import DEFAULT_WINDOWS, IntegratorEquation, PotentialEquation, require_integrator, windows_to_fit
-from epns_pyro.training.motion import fit_law
+from epns_pyro.training.motion import _solve, fit_law
 from epns_pyro.training.presets import preset
 from epns_pyro.training.run import RunFolder
 from epns_pyro.training.trainer import Hardware, Trainer
@@ -73,6 +73,13 @@ def test_what_cannot_be_fitted_is_said(tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             require_integrator(preset("springs").override(changes).model.build(context))
+
+
+def test_parameters_of_which_nothing_is_known_stay():
+    """A body that is alone has no force of pairs."""
+    errors = torch.randn(20, 3, dtype=torch.float64)
+    step = _solve(torch.zeros(60, 4, dtype=torch.float64), torch.ones(20, dtype=torch.float64), errors, 1e-9)
+    assert torch.equal(step, torch.zeros(4, dtype=torch.float64))
 
 
 # -- potentials ----------------------------------------------------------------------------------------------------------------
