@@ -65,7 +65,7 @@ def main() -> None:
             folders.append(options.folder / f"{system}_{seed}")
             train(system, store, folders[-1], seed, options.steps)
         for folder in folders:
-            simulator = epns_pyro.load(folder, which="last")
+            simulator = epns_pyro.load(folder, which="last").to(torch.float64)  # springs are foreseen to the rounding of single precision
             trained = {"seed": simulator.config.seed, "training steps": simulator.config.training.steps}
             row = {"method": "epns-pyro", "system": system} | trained | judge(simulator, store, options.test)
             rows.append(row)

@@ -13,7 +13,7 @@ from epns_pyro.errors import ConfigError
 
 Array = Any  # numpy.ndarray or torch.Tensor
 SAME = 1e-5  # relative: sides that differ by less are the same, up to the rounding of a file
-ROTATIONS = ("full", "proper", "axis", "none")
+ROTATIONS = ("full", "proper", "axis", "axes", "none")
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class Space:
     dim : int
     box : tuple of float
         Sides of a periodic box, one per axis, in the unit of the positions; empty: not periodic.
-    rotations : {"full", "proper", "axis", "none"}
-        Rotations and reflections, O(d); rotations only, SO(d); those that keep an axis fixed; none.
+    rotations : {"full", "proper", "axis", "axes", "none"}
+        Rotations and reflections, O(d); rotations only, SO(d); those that keep an axis fixed; those that map the axes of space to each
+        other, as where a simulator bounds every component of a force; none.
     axis : tuple of float
         Special direction if rotations are about an axis (gravity, flow); by default the last axis of space.
     own_box : bool

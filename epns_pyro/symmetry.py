@@ -134,7 +134,9 @@ class Euclidean(Group):
         space = self.geometry or Space(self.space)
         if space.rotations == "none":
             return np.eye(self.space)
-        if space.periodic:  # signed permutations of axes of the same length, or of all axes where the box of a state turns with it
+        if (
+            space.periodic or space.rotations == "axes"
+        ):  # signed permutations of axes of the same length, or of all axes where the box of a state turns with it
             order, sides = np.arange(self.space), space.box or (1.0,) * self.space
             for side in set(sides):
                 same = [i for i, other in enumerate(sides) if other == side]
@@ -163,6 +165,8 @@ class Euclidean(Group):
             name, turns = f"T({self.space})", ["exchanges and reflections of the sides of the box"]
         elif space.rotations == "full":
             name, turns = f"{letter}({self.space})", ["rotations", "reflections"]
+        elif space.rotations == "axes":
+            name, turns = f"{letter}({self.space}) on axes", ["exchanges and reflections of the axes"]
         elif space.rotations == "proper":
             name, turns = f"S{letter}({self.space})", ["rotations"]
         elif space.rotations == "axis":

@@ -38,7 +38,7 @@ class Split(Config):
         return {name: np.sort(part) for name, part in parts.items() if len(part)}
 
 
-_ROTATIONS = {"E": "full", "SE": "proper", "axis": "axis", "point": "full", "translations": "none", "none": "none"}
+_ROTATIONS = {"E": "full", "SE": "proper", "axis": "axis", "axes": "axes", "point": "full", "translations": "none", "none": "none"}
 
 
 class Description(Config):
@@ -57,10 +57,10 @@ class Description(Config):
     space: int = 3
     periodic: bool = False
     box: tuple[float, ...] = pydantic.Field((), description="sides of the periodic box of the bodies, in the unit of the positions")
-    symmetry: Literal["E", "SE", "axis", "point", "translations", "none"] = pydantic.Field(
+    symmetry: Literal["E", "SE", "axis", "axes", "point", "translations", "none"] = pydantic.Field(
         "E",
-        description="E: rotations, reflections, translations; SE: no reflections; axis: rotations about an axis; point: about a fixed "
-        "centre, no translations; translations: no rotations; none",
+        description="E: rotations, reflections, translations; SE: no reflections; axis: rotations about an axis; axes: exchanges and "
+        "reflections of the axes of space; point: about a fixed centre, no translations; translations: no rotations; none",
     )
     rotations: str | None = pydantic.Field(None, description="the rotations of `symmetry`, in the words of a StateSpec")
     axis: tuple[float, ...] = pydantic.Field((), description="with symmetry axis: its direction, by default the last axis of space")

@@ -80,6 +80,7 @@ class PairSystem(System):
     has_pair_law = True
     time_unit = "T"
     first_time: float = 0.0  # of the first frame, after the draw of the initial state, T
+    rotations: str = "full"  # that are symmetries
 
     def __init__(self, config: PairSystemConfig) -> None:
         self.config = config
@@ -88,8 +89,8 @@ class PairSystem(System):
             Field("position", "1o", translates=True, unit="L"),
             Field("velocity", "1o", unit="L/T", rate_of="position", differences=differences),
         )
-        self.spec = StateSpec((*self.attributes(), *moving), sites=("body",), space=3)
-        self.symmetry = Euclidean(space=3)
+        self.spec = StateSpec((*self.attributes(), *moving), sites=("body",), space=3, rotations=self.rotations)
+        self.symmetry = Euclidean.of(self.spec)
         self.can_continue = not differences  # a difference is not the velocity at its time
         self.frame_dt = config.frame_dt
         self.steps_per_frame = round(config.frame_dt / config.dt)
@@ -214,11 +215,15 @@ class ChargedConfig(PairSystemConfig):
 
 @final
 class Charged(PairSystem):
-    """a_i = clip(strength sum_j q_i q_j (r_i - r_j) / |r_i - r_j|^3), charges of +1 or -1, no softening."""
+    """a_i = clip(strength sum_j q_i q_j (r_i - r_j) / |r_i - r_j|^3), charges of +1 or -1, no softening.
+
+    The bound on every component of an acceleration has no more symmetry than the axes of space.
+    """
 
     name = "charged"
     config: ChargedConfig
     first_time = 0.1
+    rotations = "axes"
 
     @property
     def force(self) -> dynamics.PairForce:

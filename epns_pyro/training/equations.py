@@ -6,6 +6,7 @@ Errors are in rows, one per body that is there, in units in which they are expec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -85,6 +86,10 @@ class Equation(ABC):
     def changes(self) -> Tensor:
         """What the steps of the model make of the law: (row, channel)."""
 
+    def starts(self) -> Iterator[None]:
+        """Set the law, one after the other, to all places from which a fit should start; by default where it is."""
+        yield
+
     @abstractmethod
     def settle(self) -> None:
         """Set what else is known once the law is fitted."""
@@ -123,6 +128,7 @@ class IntegratorEquation(Equation):
         observed = (change / self._unit)[self.rows]
         self._size = SMALL + observed.norm(dim=-1, keepdim=True)
         self.target = observed / self._size
+        self._memory: tuple[Tensor, ...] = ()
         self._positions, self._features = bodies.positions(self.x), bodies.features(self.x, self.there)
 
     def forces(self) -> Tensor:
@@ -130,8 +136,15 @@ class IntegratorEquation(Equation):
         out = self._network(self._positions, self._features)
         return self._integrator.bodies.join(out.vectors, out.scalars)[self.rows] / self._size
 
+    def starts(self) -> Iterator[None]:
+        yield from self._network.starts()
+
+    def start(self) -> None:
+        """Infer what frames start from with the present law, and keep it."""
+        self._memory = self._integrator.start(self.x, self.there)
+
     def changes(self) -> Tensor:
-        return (self._integrator(self.x, self.there).change / self._unit)[self.rows] / self._size
+        return (self._integrator(self.x, self.there, self._memory).change / self._unit)[self.rows] / self._size
 
     def settle(self) -> None:
         """Leave all else to training."""

@@ -67,9 +67,15 @@ def fit_equation(equation: Equation, *, iterations: int = 30) -> Fit:
     iterations : int
         Of stage 2 and of stage 3.
     """
-    _regress(equation)
-    _descend(equation, equation.forces, iterations)
-    fit = _descend(equation, equation.changes, iterations)
+    fits: list[tuple[Fit, dict[str, Tensor]]] = []
+    for _ in equation.starts():  # the one with the best end counts
+        _regress(equation)
+        _descend(equation, equation.forces, iterations)
+        fit = _descend(equation, equation.changes, iterations)
+        fits.append((fit, {name: value.clone() for name, value in equation.module.state_dict().items()}))
+    fit, best = max(fits, key=lambda each: each[0].log_density)
+    if len(fits) > 1:
+        equation.module.load_state_dict(best)
     equation.settle()
     logger.info("equation of motion: typical errors of %.2g, relative to the change of a frame", fit.scale)
     return fit
@@ -86,7 +92,7 @@ def _regress(equation: Equation) -> None:
     solution = columns.new_zeros(columns.shape[-1])
     for _ in range(10):
         errors = equation.target - (columns @ solution).view_as(equation.target)
-        weights, _ = _weigh(errors)
+        weights, _ = weigh(errors)
         solution = solution + _solve(columns, weights, errors, damping=1e-9)
     _move(linear, solution)
 
@@ -95,14 +101,14 @@ def _descend(equation: Equation, predict: Callable[[], Tensor], iterations: int)
     """Minimise minus the log density of errors by Levenberg and Marquardt's method."""
     parameters, target = equation.parameters, equation.target
     errors, damping = target - predict(), 1e-3
-    weights, best = _weigh(errors)
+    weights, best = weigh(errors)
     columns = None
     for _ in range(iterations):
         columns = equation.derivatives(parameters) if columns is None else columns
         step = _solve(columns, weights, errors, damping).clamp(-FARTHEST, FARTHEST)
         _move(parameters, step)
         tried = target - predict()
-        tried_weights, fit = _weigh(tried)
+        tried_weights, fit = weigh(tried)
         if tried.isfinite().all() and fit.log_density > best.log_density:
             gained = fit.log_density - best.log_density
             errors, weights, best, columns, damping = tried, tried_weights, fit, None, damping / 5
@@ -117,7 +123,7 @@ def _descend(equation: Equation, predict: Callable[[], Tensor], iterations: int)
     return best
 
 
-def _weigh(errors: Tensor) -> tuple[Tensor, Fit]:
+def weigh(errors: Tensor) -> tuple[Tensor, Fit]:
     """Return the weight of every row of errors (row, channel) and the fit, with the most likely scale: expectation maximisation."""
     d, squared = errors.shape[-1], errors.square().sum(-1)
     variance = squared.nanmedian().clamp_min(1e-30) / d

@@ -87,7 +87,7 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
             batch=32,
             horizon=HorizonSchedule(start=4, end=4),
             feedback="teacher",
-            learning_rate=5e-3,
+            learning_rate=2e-3,
             motion_windows=400,
             validation_transitions=500,
         ),

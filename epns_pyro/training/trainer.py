@@ -24,12 +24,15 @@ from epns_pyro.data import Store, Windows
 from epns_pyro.errors import CheckpointError, ConfigError, TrainingError
 from epns_pyro.inference.hidden import objective
 from epns_pyro.machine import limit_weights, weights_that_fit
+from epns_pyro.models.bodies.particles import ParticleTransition
 from epns_pyro.models.building import build
+from epns_pyro.training.bounds import fit_bounds
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
 from epns_pyro.training.equations import hold, windows_to_fit
 from epns_pyro.training.interrupts import interruptible
 from epns_pyro.training.metrics import MetricsLog
 from epns_pyro.training.motion import fit_law
+from epns_pyro.training.noise import fit_noise
 from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig, differing_settings, plain
 from epns_pyro.training.validation import Validation, validator
 
@@ -131,7 +134,11 @@ class Trainer:
         # Non-finite numbers are counted and reported here; validation inside every distribution would stop training at the first.
         with log, interruptible() as interrupted, pyro.validation_enabled(False):
             if counters.step == 0 and self._motion_windows:
-                fit_law(self.transition, self.store, self.context, self._motion_windows, seed=self.config.seed)
+                fitted = (self.transition, self.store, self.context, self._motion_windows)
+                fit_law(*fitted, seed=self.config.seed)
+                if isinstance(self.transition, ParticleTransition):
+                    fit_bounds(*fitted, seed=self.config.seed + 1)
+                    fit_noise(*fitted, seed=self.config.seed + 2)
             if counters.step == 0:  # the initial model is close to persistence, so the best kept state is never worse
                 self._validate(log)
             while counters.step < training.steps:

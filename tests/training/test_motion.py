@@ -10,6 +10,7 @@ from epns_pyro.data import generate
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.symplectic.transition import SymplecticConfig
 from epns_pyro.systems import ChargedConfig, GravityConfig, NBodyConfig, SetConfig, SpringsConfig
+from epns_pyro.training.bounds import fit_bounds
 from epns_pyro.training.equations import DEFAULT_WINDOWS, IntegratorEquation, PotentialEquation, require_integrator, windows_to_fit
 from epns_pyro.training.motion import _solve, fit_law
 from epns_pyro.training.presets import preset
@@ -73,6 +74,21 @@ def test_what_cannot_be_fitted_is_said(tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             require_integrator(preset("springs").override(changes).model.build(context))
+
+
+def test_a_bound_on_components_is_found(tmp_path):
+    """The simulator of charged particles bounds every component of an acceleration, which few frames tell of."""
+    sets = {"train": SetConfig(trajectories=300, steps=6), "val": SetConfig(trajectories=2, steps=5)}
+    store = generate(ChargedConfig(sets=sets, bodies=3, clip=10.0), tmp_path / "store.zarr")
+    context = store.context()
+    torch.manual_seed(0)
+    transition = preset("charged").model.build(context)
+    fit_law(transition, store, context, 60, seed=0)
+    fit_bounds(transition, store, context, 60, seed=1)
+    network = transition.integrator.network
+    bound = network.log_largest.exp() * context.step_scales["velocity"] / context.frame_dt
+    assert network.signature.axes
+    assert bound.item() == pytest.approx(10.0, rel=0.03)
 
 
 def test_parameters_of_which_nothing_is_known_stay():

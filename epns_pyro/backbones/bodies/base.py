@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
@@ -38,6 +38,8 @@ class Signature:
         Invariant channels per pair of bodies.
     own_box : bool
         Whether every state is in a periodic box of its own, whose sides the features hold.
+    axes : bool
+        Whether only those turns are symmetries that map the axes of space to each other: what is done to every component alike is allowed.
     """
 
     in_scalars: int
@@ -49,6 +51,7 @@ class Signature:
     box: tuple[float, ...] = ()
     pairs: int = 0
     own_box: bool = False
+    axes: bool = False
 
     @property
     def geometry(self) -> Space:
@@ -149,6 +152,15 @@ class Backbone(nn.Module, ABC):
     def linear_parameters(self) -> tuple[nn.Parameter, ...]:
         """Return parameters, all else fixed, in which the output is linear: where they are all that is not zero, it is their multiple."""
         return ()
+
+    @property
+    def bounds(self) -> tuple[nn.Parameter, ...]:
+        """Return logarithms of what bounds the output: nothing tells of them where the output is far from its bound."""
+        return ()
+
+    def starts(self) -> Iterator[None]:
+        """Set the parameters, one after the other, to all places from which a fit should start; by default that where they are."""
+        yield
 
     @torch.no_grad()
     def scale_output(self, factor: float) -> Backbone:

@@ -5,12 +5,14 @@
 A head is a power law whose exponent changes at learned lengths eps_k: its logarithm is a network with one hidden layer of the logarithm of
 the distance, and laws of nature (a spring, softened gravity, two charges) are within reach exactly. The strength s is bilinear in the
 attributes a of the two bodies, linear in those e of the pair, plus a network of both. Where nothing bounds them such forces have a
-potential, if they are the same both ways: leapfrog with them is symplectic.
+potential, if they are the same both ways: leapfrog with them is symplectic. The bound is on the length of a vector, or on each of its
+components where only turns that map the axes of space to each other are symmetries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal
 
 import pydantic
@@ -23,6 +25,7 @@ from epns_pyro.backbones.bodies.graphs import Graph, GraphConfig
 from epns_pyro.geometry import Space
 
 LENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # eps_k before training, in units of the scale of positions
+SHORTEST = (0.001, 0.1)  # the first of them where a fit starts: a law that knows no length, and one that is softened
 EXPONENTS = (0.0, -1.0, -2.0, -3.0)  # of the distance, by head before training: a spring ... the force of a charge
 NEAREST = 1e-12  # squared: keeps a force finite where two bodies are in one place
 LARGEST = 300.0  # length to which a vector is bounded before training: nothing throws a body out
@@ -62,6 +65,18 @@ class CentralNetwork(Backbone):
     def linear_parameters(self) -> tuple[nn.Parameter, ...]:
         return (self.linear.weight, *((self.product,) if self.signature.in_scalars else ()))
 
+    @property
+    def bounds(self) -> tuple[nn.Parameter, ...]:
+        return (self.log_largest,) if self.signature.out_vectors else ()
+
+    @torch.no_grad()
+    def starts(self) -> Iterator[None]:
+        before = {name: value.clone() for name, value in self.state_dict().items()}
+        for shortest in SHORTEST:
+            self.load_state_dict(before)
+            self.log_lengths[0] = math.log(shortest)
+            yield
+
     @torch.no_grad()
     def scale_output(self, factor: float) -> Backbone:
         if self.signature.in_scalars:
@@ -99,7 +114,10 @@ class CentralNetwork(Backbone):
         along = (strengths * powers.exp()).unflatten(-1, (self.outputs, -1)).sum(-1)
         scalars, pulls = along.split([s.out_scalars, s.out_vectors], -1)
         vectors = graph.collect(pulls[..., None] * way[..., None, :])
-        if s.out_vectors:
+        if s.out_vectors and s.axes:
+            largest = self.log_largest.exp()
+            vectors = torch.maximum(torch.minimum(vectors, largest), -largest)
+        elif s.out_vectors:
             excess = (vectors.square().sum(-1, keepdim=True) * (-2 * self.log_largest).exp()).square()
             vectors = vectors * (1 + excess).pow(-0.25)
         return Features(graph.collect(scalars), vectors)

@@ -87,8 +87,9 @@ class BodyFields(nn.Module):
         handed = self.space.rotations == "proper" and out_vectors > 0
         made = Handed.vectors(self.space.dim) * out_vectors if handed else out_vectors
         read = len(self.pairs) if pairs else 0
+        own, axes = self.space.own_box, self.space.rotations == "axes"
         network = config.build(
-            Signature(in_scalars, in_vectors, out_scalars, made, self.space.dim, self._bodies, box, read, self.space.own_box)
+            Signature(in_scalars, in_vectors, out_scalars, made, self.space.dim, self._bodies, box, read, own_box=own, axes=axes)
         )
         return Handed(network) if handed else network
 

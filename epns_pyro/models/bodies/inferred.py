@@ -25,7 +25,7 @@ from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig, Motion
 
-DOUBTS = 2  # numbers that say how well a velocity is known
+DOUBTS = 2  # numbers that say how well a velocity is known: how strong forces were where it was found, and how far that missed
 FOUND = 1e-4  # velocities that miss by less than so many typical changes are found
 FACTOR = 4  # a frame is walked again in so many times as many steps
 
@@ -74,8 +74,16 @@ class InferredIntegrator(Integrator):
         lead = walk.velocity - following
         if mask is not None:
             lead = lead * mask[..., None]
-        known = torch.zeros_like(doubt)  # carried along, a velocity is as good as the law
-        return Motion(following - mean, (1 + walk.strength).log()[..., None] / 2, (lead, known), doubt)
+        return Motion(following - mean, (1 + walk.strength).log()[..., None] / 2, (lead, torch.zeros_like(doubt)), doubt)
+
+    def remember(self, x: Tensor, motion: Motion, y: Tensor) -> tuple[Tensor, ...]:
+        """Return the lead, and the doubt about it: carried along, a velocity is as good as the law was for the frame."""
+        spec, (lead, _) = self.bodies.spec, motion.memory
+        foreseen = spec.get(x, self.velocity) + motion.change
+        missed = (spec.get_dynamic(y, self.velocity) - foreseen).nan_to_num().square().sum(-1) / self.vectors[self.velocity] ** 2
+        missed = (1 + missed / FOUND**2).log() / 2
+        doubt = torch.stack([motion.log_max_kick[..., 0] * torch.tanh(missed), missed], -1)
+        return lead, doubt
 
     def start(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """Infer by how much the velocity leads its mean over the frame that ends in x: (*batch, body, space), and the doubt about it.

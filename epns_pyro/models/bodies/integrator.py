@@ -99,6 +99,10 @@ class Integrator(nn.Module):
         change = bodies.as_differences(change, x, spec.advance(x, end)) if bodies.differences else change
         return Motion(change, (1 + torch.stack(strengths).amax(0)).log() / 2)
 
+    def remember(self, x: Tensor, motion: Motion, y: Tensor) -> tuple[Tensor, ...]:
+        """Return the memory after a frame that began in states x (*batch, body, channel) and brought y (*batch, body, dynamic channel)."""
+        return motion.memory
+
     @property
     def kicked_velocity(self) -> str:
         """Name of the kicked velocity of the positions; "" where positions themselves are kicked."""

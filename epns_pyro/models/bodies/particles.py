@@ -42,6 +42,7 @@ class ParticleTransition(Transition):
     """EPNS for particles; equivariant where its backbones are."""
 
     hidden_event_dim = 2
+    step_scales: Tensor
 
     def __init__(self, config: ParticlesConfig, context: DataContext) -> None:
         super().__init__()
@@ -107,7 +108,7 @@ class ParticleTransition(Transition):
             known = presence(self.spec, carry.x).any(-1)[..., None, None]
             afresh = self.integrator.start(*self._placed(following))
             motion = motion._replace(memory=tuple(torch.where(known, *pair) for pair in zip(motion.memory, afresh, strict=True)))
-        return self.memory_after(carry, motion)
+        return self.memory_after(carry, motion, self.spec.dynamic(following))
 
     def _placed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the states that an equation of motion starts from, and which bodies are present; finite also before a recording."""
@@ -119,10 +120,10 @@ class ParticleTransition(Transition):
         own = int(self.history is not None)
         return carry.memory[:own], carry.memory[own:]
 
-    def memory_after(self, carry: Carry, motion: Motion | None) -> tuple[Tensor, ...]:
-        """Return the memory of the carry after a step."""
+    def memory_after(self, carry: Carry, motion: Motion | None, y: Tensor) -> tuple[Tensor, ...]:
+        """Return the memory of the carry after a step to y (*batch, body, dynamic channel)."""
         frames = (self.history.advance(*self.split(carry)[0], carry.x),) if self.history else ()
-        return frames + (motion.memory if motion else ())
+        return frames + (self.integrator.remember(self._placed(carry.x)[0], motion, y) if self.integrator and motion else ())
 
     @property
     def has_motion(self) -> bool:
@@ -227,7 +228,7 @@ class ParticleStep(BodyStep):
 
     def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
         """Go on from y, with what the history and the equation of motion remember."""
-        return replace(super().advance(y, following), memory=self.transition.memory_after(self.carry, self.motion))
+        return replace(super().advance(y, following), memory=self.transition.memory_after(self.carry, self.motion, y))
 
     # -- what the laws share ---------------------------------------------------------------------------------------------
 
@@ -236,11 +237,21 @@ class ParticleStep(BodyStep):
         """The law of the first guess: x' given h alone."""
         return self._law(self._guess_mean, self._noise)
 
+    @property
+    def noise_inputs(self) -> Tensor:
+        """What the noise of the first guess depends on, (*batch, body, channel)."""
+        return self.hidden.scalars if self.motion is None else torch.cat([self.hidden.scalars, self.motion.signs], -1)
+
+    @property
+    def foreseen(self) -> Tensor:
+        """Where the equation of motion leads, persistence where there is none: (*batch, body, free channel)."""
+        persistence = self.bodies.to_free(self.bodies.persistence(self.x))
+        return persistence if self.motion is None else persistence + self.motion.change
+
     @once
     def _guess_parameters(self) -> tuple[Tensor, Tensor]:
         """Changes of dynamic scalars, and noise parameters, (*batch, body, ...)."""
-        seen = self.hidden.scalars if self.motion is None else torch.cat([self.hidden.scalars, self.motion.signs], -1)
-        return self.transition.guess_scalars(seen).tensor_split([len(self.bodies.dynamic_scalars)], -1)
+        return self.transition.guess_scalars(self.noise_inputs).tensor_split([len(self.bodies.dynamic_scalars)], -1)
 
     @property
     def _noise(self) -> Tensor:
@@ -250,9 +261,7 @@ class ParticleStep(BodyStep):
     def _guess_mean(self) -> Tensor:
         bodies, transition = self.bodies, self.transition
         change = bodies.join(transition.guess_vectors.weight @ self.hidden.vectors, self._guess_parameters[0])
-        mean = bodies.to_free(bodies.persistence(self.x))
-        if self.motion is not None:
-            mean = mean + self.motion.change
+        mean = self.foreseen
         if self.past is not None:
             mean = mean + self.past.trend
         if transition.config.guess_unit == "noise":

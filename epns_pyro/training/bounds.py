@@ -1,0 +1,67 @@
+"""Fit what bounds the forces of an equation of motion, on the windows in which it says that they are strongest.
+
+In other windows nothing tells of a bound, nor do derivatives, so it is searched. Windows are chosen by their present state: a choice by what
+came of it would prefer the noise that agrees with the force.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from epns_pyro.context import DataContext
+from epns_pyro.data import Store
+from epns_pyro.models import Transition
+from epns_pyro.training.equations import IntegratorEquation, require_integrator
+from epns_pyro.training.motion import weigh
+
+logger = logging.getLogger(__name__)
+
+STRONG = 20  # of so many windows that with the strongest forces is used
+BLOCK = 1000  # windows that are integrated at a time
+FARTHER = 2.0  # logarithm of a bound over that before training, up to which it is searched
+CANDIDATES, ROUNDS = 15, 4  # of a search
+GAIN = 0.01  # nats per body: a bound that gains less is none
+
+
+@torch.no_grad()
+def fit_bounds(transition: Transition, store: Store, context: DataContext, windows: int, *, seed: int) -> None:
+    """Fit the bounds of the forces of an integrator to so many windows with the strongest forces."""
+    integrator = require_integrator(transition)
+    if not integrator.network.bounds:
+        return
+    like = next(transition.parameters())
+    device, dtype = like.device, like.dtype
+    transition.double()
+    drawn = IntegratorEquation.draw(store, context, STRONG * windows, seed)
+    x0, following = drawn.x0.to(device), drawn.path[:, 0].to(device)
+    strengths = [integrator(*integrator.bodies.present(x)).log_max_kick.flatten(1).nan_to_num().amax(1) for x in x0.split(BLOCK)]
+    strongest = torch.cat(strengths).argsort(descending=True)[:windows]
+    equation = IntegratorEquation(transition, context, x0[strongest], following[strongest])
+    equation.start()
+    for bound in integrator.network.bounds:
+
+        def density(logarithm: float, bound: nn.Parameter = bound) -> float:
+            bound.fill_(logarithm)
+            return weigh(equation.target - equation.changes())[1].log_density
+
+        found = _highest(density, 0.0, float(bound.max()) + FARTHER)
+        bound.fill_(found)
+        logger.info("equation of motion: largest force %.3g typical changes per frame", math.exp(found))
+    transition.to(dtype)
+
+
+def _highest(function: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a function of one number, flat at large ones, is highest, the largest such number: a scan, refined around the best."""
+    best, spacing = high, high - low
+    for _ in range(ROUNDS):
+        grid = np.linspace(min(best + spacing, high), max(best - spacing, low), CANDIDATES)
+        values = np.array([function(at) for at in grid])
+        best = float(grid[np.argmax(values > values.max() - GAIN)])
+        spacing = 2 * (high - low) / (CANDIDATES - 1) if spacing == high - low else 2 * spacing / (CANDIDATES - 1)
+    return best

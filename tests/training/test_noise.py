@@ -1,0 +1,53 @@
+"""Fitting the noise about an equation of motion: it is narrow where the law is right, and wide where nothing is foreseen."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from epns_pyro.data import generate
+from epns_pyro.systems import ChargedConfig, SetConfig, SpringsConfig
+from epns_pyro.training.motion import fit_law
+from epns_pyro.training.noise import fit_noise
+from epns_pyro.training.presets import preset
+
+SETS = {"train": SetConfig(trajectories=60, steps=8), "val": SetConfig(trajectories=40, steps=8)}
+
+
+def fitted(system, path):
+    store = generate(system, path / "store.zarr")
+    context = store.context()
+    torch.manual_seed(0)
+    transition = preset(system.name).model.build(context)
+    fit_law(transition, store, context, 120, seed=0)
+    return store, context, transition, fit_noise(transition, store, context, 100, seed=1)
+
+
+def test_kicks_of_a_known_size_are_found_in_held_out_frames(tmp_path):
+    """A kick sigma sqrt(dt) W to velocities during a frame changes their mean over the next two: variance 2/3 sigma^2 dt per axis."""
+    sigma = 0.02
+    store, context, transition, density = fitted(SpringsConfig(noise=sigma, sets=SETS), tmp_path)
+    x = torch.as_tensor(store.read("val")).float()
+    with torch.no_grad():
+        step = transition.step(transition.carries(x[:, 0], x[:, 1:]))
+        law = step._law(step.foreseen, step._noise)
+        value = context.spec.dynamic(x[:, 1:].flatten(0, 1))
+        score = law.log_prob(step.bodies.to_free(value)).mean() / x.shape[-2]
+    variance = 2 / 3 * sigma**2 * context.frame_dt  # of the difference of two mean velocities that follow each other
+    exact = -1.5 * (math.log(2 * math.pi * variance) + 1)
+    assert transition.bodies.free.names == ("velocity",)
+    assert abs(density - float(score)) < 0.3
+    assert abs(float(score) - exact) < 0.3
+
+
+def test_noise_is_narrow_but_where_bodies_meet(tmp_path):
+    store, _, transition, _ = fitted(ChargedConfig(bodies=3, sets=SETS), tmp_path)
+    x = torch.as_tensor(store.read("val")).float()
+    with torch.no_grad():
+        step = transition.step(transition.carries(x[:, 0], x[:, 1:]))
+        law = step._law(step.foreseen, step._noise)
+        width = transition.config.emission.usual_scale(law)[..., 0] / transition.step_scales[0]
+    kick = step.motion.log_max_kick[..., 0]
+    assert width[kick < 0.1].median() < 1e-4
+    assert width[kick > 1].median() > 10 * width[kick < 0.1].median()
