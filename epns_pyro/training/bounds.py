@@ -1,7 +1,7 @@
 """Fit what bounds the forces of an equation of motion, on the windows in which it says that they are strongest.
 
-In other windows nothing tells of a bound, nor do derivatives, so it is searched. Windows are chosen by their present state: a choice by what
-came of it would prefer the noise that agrees with the force.
+In other windows nothing tells of a bound, nor do derivatives, so it is searched. Windows are chosen by their present state: a choice by
+what came of it would prefer the noise that agrees with the force.
 """
 
 from __future__ import annotations
