@@ -3,6 +3,8 @@ few held-out trajectories to start from.
 
 epns-pyro train nbody
 python benchmarks/pack_pretrained.py runs/nbody
+epns-pyro train cells
+python benchmarks/pack_pretrained.py runs/cells --name cells16 --command "epns-pyro train cells"
 """
 
 from __future__ import annotations
@@ -68,9 +70,8 @@ def pack_data(store: Store, out: Path) -> None:
 
 def recipe(command: str, store: Store) -> str:
     """Say in Markdown how the data and the weights can be made again."""
-    config = store.config
-    sets = ", ".join(f"{name} {size['trajectories']} trajectories of {size['steps']} steps" for name, size in config["sets"].items())
-    return f"\nData: `epns-pyro data generate {config['name']}` with its defaults, seed 0: {sets}.\n\nWeights: `{command}`.\n"
+    sets = ", ".join(f"{name} {size['trajectories']} trajectories of {size['steps']} steps" for name, size in store.config["sets"].items())
+    return f"\nData and weights: `{command}`, which simulates with seed 0: {sets}.\n"
 
 
 if __name__ == "__main__":

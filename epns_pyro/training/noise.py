@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store, Windows
 from epns_pyro.models import Transition
+from epns_pyro.models.bodies.mixture import MixtureConfig, ScaleMixture
 from epns_pyro.models.bodies.particles import ParticleTransition
 from epns_pyro.models.transition import Carry
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 ITERATIONS, LEARNING_RATE = 500, 3e-2
 FRAMES = 10  # steps of a window: where a velocity is carried along it becomes better known than at the start
+UNSEEN = 30.0  # nats
 PER_WINDOW = 2  # windows, per window that the law is fitted to
 
 
@@ -56,10 +58,28 @@ def fit_noise(transition: Transition, store: Store, context: DataContext, window
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+    _leave_out_unseen(transition, inputs, means, targets, units)
     transition.to(dtype)
     density = float(value.detach())
     logger.info("noise about the equation of motion: log density %.3f per body", density)
     return density
+
+
+@torch.no_grad()
+def _leave_out_unseen(transition: ParticleTransition, inputs: Tensor, means: Tensor, targets: Tensor, units: Tensor) -> None:
+    """Give widths of a mixture that less than one row was drawn with no weight; one that a later batch needs comes back.
+
+    The fit leaves them the weight of about one row in all. A draw of the widest is an accident, which a long forecast would meet often.
+    """
+    emission, spec, network = transition.config.emission, transition.bodies.free, transition.guess_scalars
+    if not isinstance(emission, MixtureConfig):
+        return
+    scalars = len(transition.bodies.dynamic_scalars)
+    law = emission.build(spec, means, network(inputs)[..., scalars:], units)
+    drawn = cast(ScaleMixture, law.base_dist).shares(targets).flatten(0, -2).sum(0)
+    bias = cast(nn.Linear, network[-1]).bias[scalars:][emission.weights_at(spec)]
+    bias[drawn < 1] -= UNSEEN
+    logger.info("rows drawn with each width of the noise: %s", ", ".join(f"{count:.3g}" for count in drawn.tolist()))
 
 
 def _rows(transition: ParticleTransition, carry: Carry, following: Tensor) -> tuple[Tensor, ...]:

@@ -90,11 +90,16 @@ class ScaleMixture(TorchDistribution):
         return (value - self.base.mean) / self.base.base_dist.scale
 
     def log_prob(self, value: Tensor) -> Tensor:
-        size = value.shape[-1]
-        squared = self.standardise(value).square().sum(-1, keepdim=True)
         widest = self.base.log_prob(self.base.mean)  # log of the density at the mean: minus the log volume
-        terms = self.log_weights - size * self.log_scales - 0.5 * squared * torch.exp(-2 * self.log_scales)
-        return widest + terms.logsumexp(-1)
+        return widest + self._terms(value).logsumexp(-1)
+
+    def shares(self, value: Tensor) -> Tensor:
+        """Return the posterior probabilities of the widths that a value is drawn with: (*batch, body, width)."""
+        return self._terms(value).softmax(-1)
+
+    def _terms(self, value: Tensor) -> Tensor:
+        squared = self.standardise(value).square().sum(-1, keepdim=True)
+        return self.log_weights - value.shape[-1] * self.log_scales - 0.5 * squared * torch.exp(-2 * self.log_scales)
 
 
 def turns_suit(spec: StateSpec) -> bool:
@@ -158,6 +163,11 @@ class MixtureConfig(EmissionConfig):
     def scale(self, law: TorchDistribution) -> Tensor:
         variance = law.variance
         return (variance.mean(-1, keepdim=True).expand(variance.shape) if isinstance(law.base_dist, Turning) else variance).sqrt()
+
+    def weights_at(self, spec: StateSpec) -> slice:
+        """Return where the log weights of the widths stand among the noise parameters."""
+        first = self._inner(spec).parameters(spec)
+        return slice(first, first + self.widths)
 
     def usual_scale(self, law: TorchDistribution) -> Tensor:
         return law.base_dist.usual_scale
