@@ -98,7 +98,8 @@ class Active(System):
 
     u is the mean velocity around a body, itself included, weighted by (1 - d^2 / radius^2)^2 up to the radius. The factor of
     v in the drive is at least -1 / dt, so that no step overshoots rest. Given a state, all
-    components of the next one are independent Normals: the oracle is exact.
+    components of the next one are independent Normals: the oracle is exact. Every state holds the sides of its box, so that a model can
+    go on to more bodies than it was trained on.
     """
 
     name = "active"
@@ -110,15 +111,15 @@ class Active(System):
 
     def __init__(self, config: ActiveConfig) -> None:
         self.config = config
-        fields = (Field("position", "1o", translates=True, unit="L"), Field("velocity", "1o", unit="L/T", rate_of="position"))
-        self.spec = StateSpec(fields, space=config.space, box=(config.side,) * config.space)
+        moving = (Field("position", "1o", translates=True, unit="L"), Field("velocity", "1o", unit="L/T", rate_of="position"))
+        self.spec = StateSpec((Field("box", "1o", dynamic=False, kind="box", unit="L"), *moving), space=config.space)
         self.symmetry = Euclidean.of(self.spec)
         self.frame_dt = config.frame_dt
 
     @property
     def law(self) -> dynamics.ActiveLaw:
         c = self.config
-        return dynamics.ActiveLaw(c.radius, c.drive, c.speed, c.align, c.noise, c.diffusion, c.frame_dt, c.side)
+        return dynamics.ActiveLaw(c.radius, c.drive, c.speed, c.align, c.noise, c.diffusion, c.frame_dt)
 
     # -- the process ---------------------------------------------------------------------------------------------------------
 
@@ -127,7 +128,7 @@ class Active(System):
         shape = (n, self.config.bodies, self.config.space)
         direction = rng.standard_normal(shape)
         velocity = self.config.speed * direction / np.linalg.norm(direction, axis=-1, keepdims=True)
-        x = self.spec.pack(position=self.config.side * rng.random(shape), velocity=velocity)
+        x = self.spec.pack(box=np.full(shape, self.config.side), position=self.config.side * rng.random(shape), velocity=velocity)
         seeds = rng.integers(2**63, size=n).astype(np.uint64)
         return self.simulate(x, self.config.settled, seeds, workers=1)[:, -1]
 
@@ -139,7 +140,7 @@ class Active(System):
         seeds = checked_seeds(self.spec, x0, seeds)
         with limited(workers):
             positions, velocities = dynamics.simulate(*self._parts(x0), seeds, steps, self.law)
-        return self.spec.pack(position=positions, velocity=velocities)
+        return self.spec.pack(box=self.spec.get(x0, "box")[:, None], position=positions, velocity=velocities)
 
     def transition_law(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of every dynamic channel of the next frame of states x (*batch, body, channel).
@@ -152,8 +153,8 @@ class Active(System):
             The same for all bodies.
         """
         self.spec.check(x)
-        position, velocity = (part.reshape(-1, *x.shape[-2:-1], self.config.space) for part in self._parts(x))
-        following = dynamics.drifts(position, velocity, self.law)
+        position, velocity, sides = self._parts(x.reshape(-1, *x.shape[-2:]))
+        following = dynamics.drifts(position, velocity, sides, self.law)
         mean = self.spec.pack_dynamic(position=position + self.frame_dt * velocity, velocity=following)
         jump, kick = (2 * self.config.diffusion * self.frame_dt) ** 0.5, self.config.noise * self.frame_dt**0.5
         ones = np.ones((1, self.config.space))
@@ -165,7 +166,7 @@ class Active(System):
         self.spec.check(x_next, what="the next state")
         after = self.spec.dynamic(x_next)
         away = self.spec.pack_dynamic(
-            position=self.spec.geometry.displacement(*(self.spec.get_dynamic(y, "position") for y in (mean, after))),
+            position=self.spec.space_of(x).displacement(*(self.spec.get_dynamic(y, "position") for y in (mean, after))),
             velocity=self.spec.get_dynamic(after - mean, "velocity"),
         )
         return -(0.5 * (away / deviation) ** 2 + np.log(deviation) + 0.5 * np.log(2 * np.pi)).sum((-2, -1))
@@ -174,9 +175,10 @@ class Active(System):
         """Return the same as `transition_log_prob`: the law is diagonal."""
         return self.transition_log_prob(x, x_next)
 
-    def _parts(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _parts(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return position and velocity of states (n, body, channel), and the length of the sides of their boxes, (n,)."""
         position, velocity = (np.ascontiguousarray(self.spec.get(x, name), np.float64) for name in ("position", "velocity"))
-        return position, velocity
+        return position, velocity, self.spec.get(x, "box")[:, 0, 0].astype(np.float64)
 
     # -- what to look at -----------------------------------------------------------------------------------------------------
 
