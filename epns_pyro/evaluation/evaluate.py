@@ -27,6 +27,7 @@ import numpy as np
 from epns_pyro.calibration.idata import inference_data, write_inference_data
 from epns_pyro.calibration.verdicts import Verdict
 from epns_pyro.data import Store
+from epns_pyro.derived import has_hidden_states
 from epns_pyro.errors import DataError
 from epns_pyro.evaluation import heldout, likelihood
 from epns_pyro.evaluation.check import Inputs
@@ -76,6 +77,13 @@ def evaluate(
     settings, store = settings or simulator.config.evaluation, store.timed_as(simulator.spec)
     if simulator.spec.names != store.spec.names:
         raise DataError(f"{store.path}: has the fields {', '.join(store.spec.names)}, the model has {', '.join(simulator.spec.names)}")
+    if has_hidden_states(simulator.spec) != has_hidden_states(store.spec):
+        words = (
+            ("infers", "as recorded")
+            if has_hidden_states(simulator.spec)
+            else ("takes states as recorded, and does not infer", "as hidden")
+        )
+        raise DataError(f"{store.path}: the model {words[0]} states, the store describes them {words[1]}: open both with one description")
     started = time.perf_counter()
     with _written_together(folder.evaluation) as out:
         inputs = Inputs(simulator, store, settings, references(simulator, store), out)

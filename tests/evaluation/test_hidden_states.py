@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import epns_pyro
 from epns_pyro.cli import main
 from epns_pyro.data import Store, open_store
-from epns_pyro.errors import ConfigError
+from epns_pyro.errors import ConfigError, DataError
 from epns_pyro.evaluation import evaluate
 from epns_pyro.evaluation.checks.likelihood import LikelihoodCheck
 from epns_pyro.simulator import Simulator
@@ -113,6 +113,14 @@ def test_the_evaluation_says_that_states_are_hidden(store: Store, simulator: Sim
     assert set(found.verdicts) == {"observables", "fields"}
     with xr.open_dataset(folder.evaluation / "diagnostics.nc", group="fields", engine="h5netcdf") as fields:
         assert "velocity" not in str(fields)
+
+
+def test_a_store_that_describes_the_states_as_recorded_is_refused(store: Store, simulator: Simulator, tmp_path: Path) -> None:
+    recorded = [FIELDS[0] | {"noise": 0.0}, {key: value for key, value in FIELDS[1].items() if key != "hidden"} | {"differences": True}]
+    spec = tmp_path / "recorded.yaml"
+    spec.write_text(yaml.safe_dump({"fields": recorded, "space": 2, "frame_dt": 0.2, "time_unit": "s"}))
+    with pytest.raises(DataError, match="the model infers states, the store describes them as recorded: open both with one description"):
+        evaluate(simulator, open_store(store.path, spec=spec), RunFolder(tmp_path / "run"), EVALUATION)
 
 
 def test_the_command_line_goes_from_frames_to_futures(store: Store, run: Path, tmp_path: Path) -> None:
