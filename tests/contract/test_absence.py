@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from worlds import DT, WORLDS
+from worlds import DT, WORLDS, at_order_one
 
 from epns_pyro.context import DataContext
 from epns_pyro.inference.elbo import Objective, elbo_step, log_density, path_bounds
@@ -41,12 +41,7 @@ def build(model: dict, world: str = "celestial") -> Transition:
     spec = WORLDS[world]
     scales = {f.name: 0.3 for f in spec.dynamic_fields}
     context = DataContext(spec, DT, scales, (BODIES,), absences=True)
-    torch.manual_seed(0)
-    transition = TRANSITIONS.parse(model).build(context).double()
-    with torch.no_grad():  # weights of order one: at initialisation much is zero
-        for parameter in transition.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return transition
+    return at_order_one(model, context)
 
 
 def states(spec, bodies: int = BODIES) -> tuple[Tensor, Tensor, Tensor]:

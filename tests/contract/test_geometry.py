@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from worlds import at_order_one
 
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.geometry import Space
 from epns_pyro.inference.elbo import log_density
 from epns_pyro.inference.rollout import rollout_blocks
-from epns_pyro.models import TRANSITIONS, Transition
+from epns_pyro.models import Transition
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean, density_invariance_error
 
@@ -26,12 +27,7 @@ GRAPHS = [{}, {"dense": False}, {"kind": "nearest", "neighbours": 2}, {"kind": "
 
 def build(spec: StateSpec, bodies: int = BODIES, **model) -> Transition:
     context = DataContext(spec, 0.1, {f.name: 0.3 for f in spec.dynamic_fields}, (bodies,))
-    torch.manual_seed(0)
-    transition = TRANSITIONS.parse({"name": "particles"} | model).build(context).double()
-    with torch.no_grad():  # weights of order one
-        for parameter in transition.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return transition
+    return at_order_one({"name": "particles"} | model, context)
 
 
 def states(spec: StateSpec, bodies: int = BODIES) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from epns_pyro.context import DataContext
+from epns_pyro.models import TRANSITIONS, Transition
 from epns_pyro.models.bodies.particles import ParticlesConfig, ParticleTransition
 from epns_pyro.state import Field, StateSpec
 
@@ -49,6 +50,16 @@ def trajectories(about: DataContext, batch: int = 3, steps: int = 2, seed: int =
         x = spec.advance(x, spec.pack_dynamic(**moved))
         states.append(x)
     return states[0], torch.stack(states[1:], 1)
+
+
+def at_order_one(model: dict, about: DataContext) -> Transition:
+    """A transition whose weights are of order one: at initialisation much is zero."""
+    torch.manual_seed(0)
+    transition = TRANSITIONS.parse(model).build(about).double()
+    with torch.no_grad():
+        for parameter in transition.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return transition
 
 
 def particles(about: DataContext, seed: int = 0, **settings: object) -> ParticleTransition:

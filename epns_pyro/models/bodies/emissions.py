@@ -135,6 +135,11 @@ class EmissionConfig(Config, ABC):
             raise ValueError(f"minimum has to be smaller than maximum, found {self.minimum:g} and {self.maximum:g}")
         return self
 
+    @property
+    def makes_steps(self) -> bool:
+        """Whether `build` needs the origin of the step."""
+        return False
+
     @abstractmethod
     def parameters(self, spec: StateSpec) -> int:
         """Number of invariant noise parameters per body.

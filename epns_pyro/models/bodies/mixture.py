@@ -121,6 +121,10 @@ class MixtureConfig(EmissionConfig):
         default=0, ge=0, le=16, description="laws of steps of a length in a random direction, beside the widths; for positions alone"
     )
 
+    @property
+    def makes_steps(self) -> bool:
+        return self.turns > 0
+
     def parameters(self, spec: StateSpec) -> int:
         if self.turns and not turns_suit(spec):
             found = ", ".join(field.name for field in spec.dynamic_fields)

@@ -283,7 +283,8 @@ class ParticleStep(BodyStep):
         return self.mask if self.transition.config.latents == "per-body" else None
 
     def _law(self, loc: Tensor, noise: Tensor) -> Independent:
-        return self.transition.config.emission.build(self.bodies.free, loc, noise, self._units, self._standstill)
+        emission = self.transition.config.emission
+        return emission.build(self.bodies.free, loc, noise, self._units, self._standstill if emission.makes_steps else None)
 
     @once
     def _standstill(self) -> Tensor:
