@@ -51,3 +51,16 @@ def test_noise_is_narrow_but_where_bodies_meet(tmp_path):
     kick = step.motion.log_max_kick[..., 0]
     assert width[kick < 0.1].median() < 1e-4
     assert width[kick > 1].median() > 10 * width[kick < 0.1].median()
+
+
+def test_widths_that_no_row_was_drawn_with_are_left_out(tmp_path):
+    """A draw of the widest is an accident: springs are foreseen to the last digits, and a long forecast would meet it."""
+    store, _, transition, _ = fitted(SpringsConfig(sets=SETS), tmp_path)
+    x = torch.as_tensor(store.read("val")).float()
+    with torch.no_grad():
+        step = transition.step(transition.carries(x[:, 0], x[:, 1:]))
+        mixture = step._law(step.foreseen, step._noise).base_dist
+    weights = mixture.log_weights.exp()
+    assert mixture.log_scales[-1] == mixture.log_scales.max()
+    assert weights[..., -1].max() < 1e-9
+    assert weights.amax(-1).min() > 0.1
