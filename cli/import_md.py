@@ -35,9 +35,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--history",
     type=click.IntRange(0, 64),
-    default=4,
-    show_default=True,
-    help="Velocities of the last N steps in the state, as differences of positions; 0: none.",
+    help="Velocities of the last N steps in the state, as differences of positions; 0: none.  [default: 4; 0 with recorded velocities]",
 )
 def import_md(
     paths: tuple[Path, ...],
@@ -53,7 +51,7 @@ def import_md(
     split: str,
     margin: int | None,
     tests: tuple[Path, ...],
-    history: int,
+    history: int | None,
 ) -> None:
     """Import trajectories of atoms: extxyz, and what MDAnalysis reads. A box must be rectangular and constant in a file.
 

@@ -120,7 +120,7 @@ class Noise(click.ParamType):
 @click.option(
     "--history",
     type=click.IntRange(0, 64),
-    help="Put the velocities of the last N steps (differences of positions) into the state; 0: none.  [default: 4]",
+    help="Put the velocities of the last N steps (differences of positions) into the state; 0: none.  [default: 4; 0 with a velocity]",
 )
 @click.option(
     "--noise",

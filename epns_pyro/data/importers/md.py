@@ -6,9 +6,11 @@ them. A periodic box has to be rectangular, and the same in all frames of a file
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, final
 
@@ -21,13 +23,15 @@ from epns_pyro.data.importers.track_recording import AXES, FRAME, TRACK, Tracks
 from epns_pyro.data.importers.tracks import Options, import_recordings
 from epns_pyro.data.stores import Store
 from epns_pyro.data.writing import Progress
-from epns_pyro.errors import DataError
+from epns_pyro.errors import ConfigError, DataError
 from epns_pyro.geometry import SAME
 
 INSTALL = "pip install 'epns-pyro[md]'"
 EXTXYZ = (".extxyz", ".xyz")
 RECTANGULAR = 1e-4  # of a side: how far a cell vector may lean in the rounding of a file
 VELOCITIES = ("vx", "vy", "vz")
+RECORDED_AS = ("velo", "vel", "velocities", "velocity")  # names of velocities in extxyz, by OVITO, LAMMPS and others
+TIME = "time"
 SPECIES, MASS = "species", "mass"
 
 
@@ -98,9 +102,18 @@ class Atoms(Tracks):
 
 @final
 class ExtXYZ(Atoms):
-    """An extended XYZ file: Lattice is the box, species are classes."""
+    """An extended XYZ file: Lattice is the box, species are classes, velocities are called velo, vel or velocities, or are ASE's momenta.
+
+    The first two frames say how much time lies between frames, where each has a `time`.
+    """
 
     layout = "extxyz"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        times = [frame[TIME] for frame in itertools.islice(self.frames(path), 2)]
+        if len(times) == 2 and np.isfinite(times).all() and times[1] > times[0]:
+            self.frame_dt = round(float(times[1] - times[0]), 9)
 
     def frames(self, path: Path) -> Iterator[dict[str, Any]]:
         try:
@@ -122,8 +135,23 @@ class ExtXYZ(Atoms):
                 raise DataError(f"{path}: frame {number} is periodic along {axes} alone: expected all axes or none")
             found: dict[str, Any] = dict(zip(AXES, atoms.get_positions().T, strict=True))
             found |= {SPECIES: np.asarray(atoms.get_chemical_symbols()), MASS: np.asarray(atoms.get_masses(), np.float64)}
+            if (speed := self._velocities(atoms)) is not None:
+                found |= dict(zip(VELOCITIES, speed.T, strict=True))
+            found[TIME] = next((value for key, value in atoms.info.items() if key.lower() == TIME and isinstance(value, Real)), np.nan)
             yield found | {"cell": np.asarray(atoms.get_cell()) if periodic.all() else None}
             number += 1
+
+    def _velocities(self, atoms: Any) -> np.ndarray | None:
+        """Return the velocities of atoms (atom, 3), None where the file has none; those that ASE writes are in Å/fs."""
+        for name, values in atoms.arrays.items():
+            if name.lower() in RECORDED_AS and values.shape == (len(atoms), 3):
+                return np.asarray(values, np.float64)
+        if not atoms.has("momenta"):
+            return None
+        from ase import units
+
+        self.time_unit = "fs"
+        return np.asarray(atoms.get_velocities() * units.fs, np.float64)
 
 
 @final
@@ -238,11 +266,15 @@ def import_md(
         statics=options.quantities.statics or (Column(MASS, (MASS,), "u"),) * several[MASS],
         vectors=options.quantities.vectors or (Column(VELOCITY, VELOCITIES),) * (VELOCITIES[0] in first),
     )
+    if quantities.vectors and not (options.frame_dt or atoms[0].frame_dt):
+        raise ConfigError(
+            f"{files[0]}: holds velocities, but not the time between two frames: give --frame-dt, in the time of the velocities"
+        )
     options = replace(
         options,
         quantities=quantities,
         frame_dt=options.frame_dt or atoms[0].frame_dt,
-        time_unit=options.time_unit or ("" if options.frame_dt else atoms[0].time_unit),
+        time_unit=options.time_unit or ("" if options.frame_dt and atoms[0].frame_dt else atoms[0].time_unit),
     )
     numbers = [files.index(Path(path)) for path in tests]
     return import_recordings(atoms, out, options, tests=numbers, progress=progress)

@@ -50,7 +50,7 @@ class Options:
         segments more, up to 30%, because a test should have about 40.
     history : int, optional
         Number of steps whose velocities (differences of positions) are part of the state; 0: only positions, or the recorded velocity.
-        By default HISTORY, and 0 with `noise`.
+        By default HISTORY, and 0 with `noise` or a recorded velocity.
     noise : float or "learn", optional
         Standard deviation of the error of positions, in `unit`; 0: none. Velocities are then hidden: a model infers them.
     symmetry : {"E", "SE", "axis", "point", "translations", "none"}
@@ -98,7 +98,8 @@ class Options:
         """Return the spec of states, for that of what is recorded."""
         if self.noise is not None:
             return with_hidden_velocity(spec, self.noise, self.time_unit)
-        history = HISTORY if self.history is None else self.history
+        recorded = any(f.rate_of for f in spec.fields)
+        history = HISTORY * (not recorded) if self.history is None else self.history
         return with_history(spec, history, self.time_unit) if history else spec
 
     def boxes_of(self, tracks: Sequence[Tracks]) -> list[tuple[float, ...]]:

@@ -37,6 +37,17 @@ def extxyz(path: Path, place: np.ndarray, *, cell: str = "8 0 0 0 9 0 0 0 10", p
     return path
 
 
+def moving(path: Path, place: np.ndarray, speed: np.ndarray, called: str) -> Path:
+    """Write an extxyz file with velocities, a frame every 0.25 units of time."""
+    lines = []
+    for number, (atoms, kicks) in enumerate(zip(place, speed, strict=True)):
+        lines += [str(len(atoms)), f'Properties=species:S:1:pos:R:3:{called}:R:3 pbc="F F F" Time={0.25 * number:g}']
+        for symbol, *values in zip(SYMBOLS, *atoms.T, *kicks.T, strict=True):
+            lines.append(" ".join([symbol, *(f"{value:.6f}" for value in values)]))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
 class TestExtXYZ:
     @pytest.fixture(autouse=True)
     def _needs_ase(self):
@@ -67,6 +78,33 @@ class TestExtXYZ:
     def test_atoms_in_open_space_have_no_box(self, tmp_path):
         store = import_md([extxyz(tmp_path / "a.xyz", liquid(), pbc="F F F")], tmp_path / "a.zarr", Options(segment=10))
         assert store.spec.box == ()
+
+    @pytest.mark.parametrize("called", ["velo", "vel", "Velocities"])
+    def test_recorded_velocities_and_the_time_between_frames_arrive(self, called, tmp_path):
+        place, speed = liquid(), np.random.default_rng(1).standard_normal((80, 5, 3))
+        store = import_md([moving(tmp_path / "a.extxyz", place, speed, called)], tmp_path / "a.zarr", Options(segment=10))
+        first = store.dataset("train")["first_frame"].values
+        assert (store.spec.names, store.frame_dt) == (("position", "velocity", "mass", "species"), 0.25)
+        expected = np.stack([speed[start : start + 10] for start in first])
+        np.testing.assert_allclose(store.spec.get(store.read("train"), "velocity"), expected, atol=2e-6)
+
+    def test_momenta_of_ase_become_velocities_in_a_known_unit(self, tmp_path):
+        import ase
+        from ase import units
+
+        speed, images = np.random.default_rng(1).standard_normal((80, 5, 3)), []
+        for place, v in zip(liquid(), speed, strict=True):
+            images.append(ase.Atoms(SYMBOLS, place, cell=SIDES, pbc=True, velocities=v))
+        images[0].write(tmp_path / "a.extxyz")
+        for image in images[1:]:
+            image.write(tmp_path / "a.extxyz", append=True)
+        with pytest.raises(ConfigError, match=r"a.extxyz: holds velocities, but not the time between two frames: give --frame-dt"):
+            import_md([tmp_path / "a.extxyz"], tmp_path / "a.zarr", Options(segment=10))
+        store = import_md([tmp_path / "a.extxyz"], tmp_path / "a.zarr", Options(segment=10, frame_dt=2.0))
+        first = store.dataset("train")["first_frame"].values
+        expected = units.fs * np.stack([speed[start : start + 10] for start in first])
+        np.testing.assert_allclose(store.spec.get(store.read("train"), "velocity"), expected, rtol=1e-5, atol=1e-6)
+        assert (store.time_unit, store.spec["velocity"].unit) == ("fs", "Å/fs")
 
     @pytest.mark.parametrize(
         ("changes", "message"),
