@@ -95,11 +95,16 @@ class Noise(click.ParamType):
     help="If an id has two positions in one frame: stop, or use the first.",
 )
 @click.option(
+    "--non-interacting",
+    "singles",
+    is_flag=True,
+    help="Bodies do not influence each other: every track becomes trajectories of its own, of one body.",
+)
+@click.option(
     "--split",
-    type=click.Choice(["time", "recording"]),
-    default="time",
-    show_default=True,
-    help="Make the sets from stretches of time, or from whole recordings.",
+    type=click.Choice(["time", "recording", "track"]),
+    help="Make the sets from stretches of time, from whole recordings, or from whole tracks that do not interact.  [default: time; track "
+    "with 20 such tracks or more]",
 )
 @click.option("--margin", type=click.IntRange(min=0), help="Frames left out between two sets of one recording.  [default: one segment]")
 @click.option(
@@ -144,7 +149,8 @@ def import_tracks(
     vectors: tuple[str, ...],
     likelihood: float | None,
     duplicates: str,
-    split: str,
+    singles: bool,
+    split: str | None,
     margin: int | None,
     shares: Split | None,
     tests: tuple[Path, ...],
@@ -182,6 +188,7 @@ def import_tracks(
         quantities=quantities,
         likelihood=likelihood,
         duplicates=duplicates,
+        singles=singles,
         split=split,
         margin=margin,
         shares=shares,

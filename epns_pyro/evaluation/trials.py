@@ -14,6 +14,7 @@ from epns_pyro.training.run import EvaluationConfig
 
 ENOUGH, STRETCHES, SHORTEST = 20, 50, 8  # trajectories that need no cutting, stretches to cut fewer into, least steps of a stretch
 RECORDING, FIRST_FRAME = "recording", "first_frame"  # variables (trajectory) of imported recordings
+BODY_ID = "body_id"  # likewise, (trajectory, body)
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,15 @@ def _chosen(store: Store) -> int | None:
 
 
 def _origin(store: Store, split: str) -> tuple[np.ndarray | None, np.ndarray]:
-    """Return the recordings that trajectories (trajectory,) come from, None if the store does not say, and their order in time."""
+    """Return what trajectories (trajectory,) come from, None if the store does not say, and their order in time.
+
+    That is a recording, or a track of one where each trajectory holds one body: those of a recording do not influence each other.
+    """
     data, rows = store.dataset(split), store.rows(split)
     known = {name: data[name].values[rows] for name in (RECORDING, FIRST_FRAME) if name in data and data[name].dims == ("trajectory",)}
     if RECORDING not in known or RECORDING in store.spec.names:
         return None, rows
-    return np.unique(known[RECORDING], return_inverse=True)[1], known.get(FIRST_FRAME, rows)
+    origin = [known[RECORDING]]
+    if BODY_ID in data and data[BODY_ID].ndim == 2 and data[BODY_ID].shape[1] == 1:
+        origin.append(data[BODY_ID].values[rows, 0])
+    return np.unique(np.stack(origin, 1), axis=0, return_inverse=True)[1], known.get(FIRST_FRAME, rows)

@@ -56,6 +56,23 @@ def test_the_validation_set_is_cut_into_stretches_as_long_as_those_of_the_test_s
     assert trials(long, "val", EvaluationConfig()).steps == trials(long, "test", EvaluationConfig()).steps
 
 
+def test_trajectories_of_one_body_hang_together_by_track(tmp_path):
+    rng, recording, track = np.random.default_rng(0), np.array([0, 0, 0, 1, 1, 0] * 4), np.array([7, 7, 8, 7, 8, 8] * 4)
+    for name, n in {"train": 1, "val": 1, "test": 24}.items():
+        data = xr.Dataset({"position": (("trajectory", "time", "body", "space"), rng.normal(size=(n, 9, 1, 2)))})
+        if name == "test":
+            data["recording"], data["first_frame"] = ("trajectory", recording), ("trajectory", np.arange(24))
+            data["body_id"] = (("trajectory", "body"), track[:, None])
+        data.to_zarr(tmp_path / "x.zarr", group=name, mode="a", consolidated=False)
+    (tmp_path / "x.zarr.yaml").write_text("frame_dt: 1.0\nspace: 2\nfields:\n  - {name: position, irreps: 1o, translates: true}\n")
+    found = trials(open_store(tmp_path / "x.zarr"), "test", EvaluationConfig())
+    same = found.recording[:, None] == found.recording
+    origin = np.stack([recording, track], 1)[found.rows]
+    np.testing.assert_array_equal(same, (origin[:, None] == origin).all(-1))
+    for one in np.unique(found.recording):
+        assert (np.diff(found.rows[found.recording == one]) > 0).all(), "a track is in the order of time"
+
+
 def test_stretches_of_one_trajectory_hang_together(long):
     found = trials(long, "test", EvaluationConfig())
     np.testing.assert_array_equal(found.recording, found.rows)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from epns_pyro.data.description import Split
 from epns_pyro.data.importers import track_segments, track_splits
-from epns_pyro.data.importers.track_fields import Quantities
+from epns_pyro.data.importers.track_fields import VELOCITY, Quantities
 from epns_pyro.data.importers.track_recording import ROLES, TRACK, Tracks
 from epns_pyro.derived import with_hidden_velocity, with_history
 from epns_pyro.errors import ConfigError, nearest
@@ -42,7 +42,10 @@ class Options:
         Drop detections with a smaller likelihood.
     duplicates : {"refuse", "first"}
         What to do with two different rows of one id in one frame.
-    split : {"time", "recording"}
+    singles : bool
+        Bodies do not influence each other: every trajectory holds one body, cut from one track.
+    split : {"time", "recording", "track"}, optional
+        By default "track" for 20 single tracks or more, else "time".
     margin : int, optional
         Frames between two sets of one recording; by default one segment.
     shares : Split, optional
@@ -75,7 +78,8 @@ class Options:
     quantities: Quantities = field(default_factory=Quantities)
     likelihood: float | None = None
     duplicates: str = track_segments.REFUSE
-    split: str = track_splits.BY_TIME
+    singles: bool = False
+    split: str | None = None
     margin: int | None = None
     shares: Split | None = None
     history: int | None = None
@@ -90,7 +94,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.noise is not None and self.history:
             raise ConfigError(f"history {self.history} and noise {self.noise}: an inferred state needs no earlier frames: leave one out")
-
+        if self.split == track_splits.BY_TRACK and not self.singles:
+            raise ConfigError("--split track: only bodies that do not influence each other can be in different sets: add --non-interacting")
         if self.centre and self.symmetry != "point":
             raise ConfigError(f"--centre: only a law about a fixed point has a centre, found --symmetry {self.symmetry}")
 
@@ -98,9 +103,20 @@ class Options:
         """Return the spec of states, for that of what is recorded."""
         if self.noise is not None:
             return with_hidden_velocity(spec, self.noise, self.time_unit)
-        recorded = any(f.rate_of for f in spec.fields)
-        history = HISTORY * (not recorded) if self.history is None else self.history
-        return with_history(spec, history, self.time_unit) if history else spec
+        return with_history(spec, self._steps, self.time_unit) if self._steps else spec
+
+    @property
+    def in_a_row(self) -> int:
+        """How many detections a single track needs in a row: those that make a state, and one to be forecast."""
+        return 2 + self._steps
+
+    @property
+    def _steps(self) -> int:
+        """Steps whose velocities are in the state."""
+        if self.history is not None:
+            return self.history
+        known = self.noise is not None or any(vector.name == VELOCITY for vector in self.quantities.vectors)
+        return 0 if known else HISTORY
 
     def boxes_of(self, tracks: Sequence[Tracks]) -> list[tuple[float, ...]]:
         """Return the sides of the box of every recording, in `unit`; empty without one."""

@@ -65,8 +65,8 @@ class ImportReport:
         yield f"read {files}: {self.rows:,} rows, {self.tracks:,} tracks, {self.frames:,} frames with a body (every {self.every})"
         for reason, count in self.dropped.items():
             yield f"dropped {count:,} row{'s' * (count != 1)}: {reason}"
-        trajectories = sum(self.sets.values())
-        yield f"kept {self.kept:,} rows in {trajectories:,} trajectories of {self.segment} frames, up to {self.bodies} bodies in each"
+        trajectories, bodies = sum(self.sets.values()), f"up to {self.bodies} bodies" if self.bodies > 1 else "one body"
+        yield f"kept {self.kept:,} rows in {trajectories:,} trajectories of {self.segment} frames, {bodies} in each"
         yield from self.notes
 
     def attributes(self) -> dict[str, str]:

@@ -84,8 +84,10 @@ class Cut:
     with a body, so frames without bodies are skipped between two segments.
     """
 
+    left_over = LEFT_OVER
+
     def __init__(self, recording: Recording, number: int, every: int, segment: int | None, dropped: Counter[str]) -> None:
-        self.recording, self._every = recording, every
+        self.recording, self.number, self._every = recording, number, every
         self._first = int(recording.frames[0]) if len(recording.frames) else 0
         counts, unused = np.zeros(len(recording.tracks), dtype=np.int64), 0
         for rows in recording.spool.blocks():
@@ -99,13 +101,17 @@ class Cut:
         self._unused = unused + lone
         self.tracks = int((counts > 1).sum())
         self.frames = self._occupied()
-        self.segment = segment or (int(self.frames[-1] - self.frames[0]) + 1 if len(self.frames) else 0)
+        self.segment, self.stretches = self._plan(segment)
+
+    def _plan(self, segment: int | None) -> tuple[int, list[Stretch]]:
+        """Return the frames of a segment, by default all, and where segments are."""
+        segment = segment or (int(self.frames[-1] - self.frames[0]) + 1 if len(self.frames) else 0)
         starts, at = [], 0
-        while at < len(self.frames) and self.frames[at] + self.segment <= self.frames[-1] + 1:
+        while at < len(self.frames) and self.frames[at] + segment <= self.frames[-1] + 1:
             starts.append(int(self.frames[at]))
-            at = int(np.searchsorted(self.frames, starts[-1] + self.segment))
+            at = int(np.searchsorted(self.frames, starts[-1] + segment))
         self._starts = np.array(starts, dtype=np.int64)
-        self.stretches = [Stretch(number, start, start + self.segment) for start in starts]
+        return segment, [Stretch(self.number, start, start + segment) for start in starts]
 
     def _kept(self, rows: np.ndarray) -> np.ndarray:
         return (rows[:, FRAME].astype(np.int64) - self._first) % self._every == 0
@@ -136,17 +142,17 @@ class Cut:
 
     def groups(self, path: Path, dropped: Counter[str]) -> Groups:
         """Sort the rows by segment into a file at `path`."""
-
-        def group(rows: np.ndarray) -> np.ndarray:
-            index, inside = self.index(rows), self._used(rows)
-            number = np.searchsorted(self._starts, index, side="right") - 1
-            inside &= number >= 0
-            inside[inside] = index[inside] < self._starts[number[inside]] + self.segment
-            return np.where(inside, number, -1)
-
-        groups = self.recording.spool.grouped(path, group, len(self._starts))
-        dropped[LEFT_OVER] += groups.left_out - self._unused
+        groups = self.recording.spool.grouped(path, self._numbers, len(self.stretches))
+        dropped[self.left_over] += groups.left_out - self._unused
         return groups
+
+    def _numbers(self, rows: np.ndarray) -> np.ndarray:
+        """Return the segment of every row (row,); -1 if it is in none."""
+        index, inside = self.index(rows), self._used(rows)
+        number = np.searchsorted(self._starts, index, side="right") - 1
+        inside &= number >= 0
+        inside[inside] = index[inside] < self._starts[number[inside]] + self.segment
+        return np.where(inside, number, -1)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from epns_pyro.data.description import Split
 from epns_pyro.errors import ConfigError
 
-BY_TIME, BY_RECORDING = "time", "recording"
+BY_TIME, BY_RECORDING, BY_TRACK = "time", "recording", "track"
+MANY = 20  # tracks that do not interact: each of them goes to one set
 TESTED = 40  # segments that a test set has where possible
 FEWEST, SHORTEST = 15, 8  # independent forecasts for a verdict, and steps of the shortest forecast that a trajectory is cut into
 MARGIN = ""  # the "set" of segments that are left out because they are too close to another set
@@ -16,11 +17,12 @@ MARGIN = ""  # the "set" of segments that are left out because they are too clos
 
 @dataclass(frozen=True)
 class Stretch:
-    """Frames of a recording that become one trajectory: kept frames start, ..., stop - 1."""
+    """Frames of a recording that become one trajectory: kept frames start, ..., stop - 1, of all bodies or of one track."""
 
     recording: int
     start: int
     stop: int
+    track: int | None = None
 
 
 def default_shares(segments: int) -> Split:
@@ -40,8 +42,9 @@ def assign(stretches: Sequence[Stretch], names: Sequence[str], *, how: str, marg
         In the order of the recordings and of time.
     names : sequence of str
         Of the recordings.
-    how : {"time", "recording"}
-        By time: in every recording, training comes first, then validation, then test. By recording: whole recordings.
+    how : {"time", "recording", "track"}
+        By time: in every recording, training comes first, then validation, then test. By recording: whole recordings. By track: whole
+        tracks, which are stretches of one track each.
     margin : int
         Smallest number of frames between two sets of one recording.
     tests : sequence of int
@@ -68,6 +71,12 @@ def assign(stretches: Sequence[Stretch], names: Sequence[str], *, how: str, marg
         rows = shares.rows(len(others))
         sets = {others[row]: name for name, part in rows.items() for row in part.tolist()}
         return [home[i] or sets[s.recording] for i, s in enumerate(stretches)]
+    if how == BY_TRACK:
+        tracks = sorted({(s.recording, s.track or 0) for i, s in enumerate(stretches) if not home[i]})
+        if len(tracks) < 3:
+            raise ConfigError(f"--split track: three sets need at least 3 tracks, found {len(tracks)}: use --split time")
+        owner = {tracks[row]: name for name, part in shares.rows(len(tracks)).items() for row in part.tolist()}
+        return [home[i] or owner[s.recording, s.track or 0] for i, s in enumerate(stretches)]
     for number in others:
         mine = [i for i, stretch in enumerate(stretches) if stretch.recording == number]
         for i, name in zip(mine, by_time([stretches[i] for i in mine], margin, shares), strict=True):

@@ -22,6 +22,7 @@ from epns_pyro.data.importers.track_options import Options
 from epns_pyro.data.importers.track_recording import LIKELIHOOD, Tracks
 from epns_pyro.data.importers.track_report import ImportReport
 from epns_pyro.data.importers.track_segments import FIRST_VALUE, Cut, Recording, Segment, read_segment
+from epns_pyro.data.importers.track_singles import SingleCut
 from epns_pyro.data.importers.track_splits import FEWEST, MARGIN, SHORTEST, Stretch
 from epns_pyro.data.importers.track_spool import Spool
 from epns_pyro.data.stores import Store, open_store
@@ -159,9 +160,7 @@ class _Work:
     def cut(self) -> None:
         """Cut the recordings into segments, and check every segment."""
         self._every = self._options.every or self._common_step()
-        self._cuts = [
-            Cut(recording, number, self._every, self._options.segment, self._dropped) for number, recording in enumerate(self._recordings)
-        ]
+        self._cuts = [self._cut(recording, number) for number, recording in enumerate(self._recordings)]
         lengths = {cut.segment for cut in self._cuts if len(cut.frames)}
         if len(lengths) > 1:
             found = f"{min(lengths)} to {max(lengths)} frames"
@@ -189,6 +188,10 @@ class _Work:
             step = self._common_step()
             hint = f": frame numbers step by {step}, give --every {step}" if step > self._every else ""
             raise DataError(f"{self._tracks[0].path}: no body is present in two consecutive kept frames{hint}")
+
+    def _cut(self, recording: Recording, number: int) -> Cut:
+        how = (recording, number, self._every, self._options.segment, self._dropped)
+        return SingleCut(*how, self._options.in_a_row) if self._options.singles else Cut(*how)
 
     def _common_step(self) -> int:
         steps = [np.gcd.reduce(np.diff(recording.frames)) for recording in self._recordings if len(recording.frames) > 1]
@@ -219,7 +222,9 @@ class _Work:
         names = [recording.name for recording in self._recordings]
         stretches = [self._stretch(key) for key in self._usable]
         shares = self._options.shares or (Split() if tests else track_splits.default_shares(len(stretches)))
-        found = track_splits.assign(stretches, names, how=self._options.split, margin=margin, tests=tests, shares=shares)
+        tracks = len({(stretch.recording, stretch.track) for stretch in stretches}) if self._options.singles else 0
+        how = self._options.split or (track_splits.BY_TRACK if tracks >= track_splits.MANY else track_splits.BY_TIME)
+        found = track_splits.assign(stretches, names, how=how, margin=margin, tests=tests, shares=shares)
         homes = dict(zip(self._usable, found, strict=True))
         if "train" not in homes.values():
             raise DataError(f"{self._tracks[0].path}: no segment is left for training: give longer recordings, or a shorter --segment")
@@ -227,9 +232,14 @@ class _Work:
             self._dropped[f"of segments closer than {margin} frames to another set"] += lost
         tested = list(homes.values()).count("test")
         if (shares.test or tests) and tested * max(1, self._segment // 2 // SHORTEST) < FEWEST:
+            more = (
+                "or record more"
+                if self._options.singles or self._bodies == 1
+                else ("record more or, if bodies do not influence each other, let each track be a trajectory: --non-interacting")
+            )
             self._notes.append(
-                f"the test set has {tested} trajectories, too few for verdicts: use a shorter --segment, a larger part for the test in "
-                "--shares, or record more"
+                f"the test set has {tested} trajector{'y' if tested == 1 else 'ies'}, too few for verdicts: use a shorter --segment, a "
+                f"larger part for the test in --shares, {more}"
             )
         return {key: name for key, name in homes.items() if name != MARGIN}
 
