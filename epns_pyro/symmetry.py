@@ -134,14 +134,10 @@ class Euclidean(Group):
         space = self.geometry or Space(self.space)
         if space.rotations == "none":
             return np.eye(self.space)
-        if (
-            space.periodic or space.rotations == "axes"
-        ):  # signed permutations of axes of the same length, or of all axes where the box of a state turns with it
-            order, sides = np.arange(self.space), space.box or (1.0,) * self.space
-            for side in set(sides):
-                same = [i for i, other in enumerate(sides) if other == side]
-                order[same] = rng.permutation(same)
-            turn = np.eye(self.space)[order] * rng.choice([-1.0, 1.0], self.space)
+        if space.periodic or space.rotations == "axes":
+            turn = _exchange(space, rng)
+            while space.rotations == "axis" and not np.allclose(turn @ space.special_directions[0], space.special_directions[0]):
+                turn = _exchange(space, rng)
         elif space.rotations == "axis":
             (axis,) = np.asarray(space.special_directions)
             basis = np.linalg.qr(np.concatenate([axis[:, None], np.eye(self.space)], 1))[0]
@@ -162,7 +158,8 @@ class Euclidean(Group):
         moved = ["translations"] if self.translation_scale else []
         letter = "E" if self.translation_scale else "O"
         if space.periodic:
-            name, turns = f"T({self.space})", ["exchanges and reflections of the sides of the box"]
+            kept = " that keep the axis" if space.rotations == "axis" else ""
+            name, turns = f"T({self.space})", [f"exchanges and reflections of the sides of the box{kept}"]
         elif space.rotations == "full":
             name, turns = f"{letter}({self.space})", ["rotations", "reflections"]
         elif space.rotations == "axes":
@@ -181,6 +178,15 @@ def _reordered(x: Array, order: np.ndarray, axis: int) -> Array:
     if isinstance(x, torch.Tensor):
         return x.index_select(axis % x.ndim, torch.as_tensor(order, device=x.device))
     return np.take(x, order, axis=axis)
+
+
+def _exchange(space: Space, rng: np.random.Generator) -> np.ndarray:
+    """Sample a signed permutation of axes of the same length, or of all axes where the box of a state turns with it."""
+    order, sides = np.arange(space.dim), space.box or (1.0,) * space.dim
+    for side in set(sides):
+        same = [i for i, other in enumerate(sides) if other == side]
+        order[same] = rng.permutation(same)
+    return np.eye(space.dim)[order] * rng.choice([-1.0, 1.0], space.dim)
 
 
 def _haar(size: int, rng: np.random.Generator) -> np.ndarray:

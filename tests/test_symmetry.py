@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.fields import IRREPS, Field
+from epns_pyro.geometry import Space
 from epns_pyro.state import StateSpec
 from epns_pyro.symmetry import (
     Euclidean,
@@ -330,6 +331,18 @@ def test_random_elements_are_haar_distributed():
     counts = np.unique([g.permutation for g in draws], axis=0, return_counts=True)[1]
     assert len(counts) == 6
     assert np.abs(counts - 4000 / 6).max() < 5.2 * np.sqrt(4000 * 5 / 36)
+
+
+@pytest.mark.parametrize(("axis", "kept"), [((0.0, 0.0, 1.0), 8), ((1.0, 1.0, 0.0), 4), ((1.0, 2.0, 3.0), 1)])
+def test_in_a_cubic_box_an_axis_keeps_its_place(axis, kept):
+    """Of the 48 symmetries of the cube those that map the axis to itself, each about as often as another."""
+    group, rng = Euclidean(3, geometry=Space(3, box=(2.0, 2.0, 2.0), rotations="axis", axis=axis)), np.random.default_rng(0)
+    turns = np.stack([group.random(np.empty((2, 7)), rng).rotation for _ in range(400)])
+    np.testing.assert_array_equal(turns @ np.array(axis), np.broadcast_to(axis, (400, 3)))
+    counts = np.unique(turns, axis=0, return_counts=True)[1]
+    assert len(counts) == kept
+    assert np.abs(counts - 400 / kept).max() < 5 * np.sqrt(400 / kept)
+    assert "that keep the axis" in group.description
 
 
 def test_same_seed_same_element():
