@@ -151,11 +151,5 @@ class KickedBodies(System):
             )
 
 
-def divides(step: float, span: float) -> bool:
-    """Return whether a span of time is a whole number of steps."""
-    count = round(span / step)
-    return count >= 1 and abs(span - count * step) <= 1e-9 * span
-
-
 def _blocks(n: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, max(n, 1), size))  # an empty batch is one empty block

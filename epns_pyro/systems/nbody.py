@@ -16,7 +16,8 @@ from epns_pyro.once import once
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, SystemConfig
-from epns_pyro.systems.kicked_bodies import KickedBodies, divides
+from epns_pyro.systems.kicked_bodies import KickedBodies
+from epns_pyro.systems.whole_steps import divides, whole_steps
 
 if TYPE_CHECKING:
     from epns_pyro.systems import nbody_dynamics as dynamics
@@ -91,14 +92,13 @@ class NBodyConfig(SystemConfig):
             raise ValueError(f"expected (low, high) with low <= high, found {value}")
         return value
 
-    @pydantic.field_validator("frame_dt", "oracle_dt")
+    _whole_steps = pydantic.field_validator("frame_dt", "oracle_dt")(whole_steps)
+
+    @pydantic.field_validator("oracle_dt")
     @classmethod
-    def _whole_steps(cls, value: float | None, info: pydantic.ValidationInfo) -> float | None:
-        dt = info.data.get("dt")
-        if value is not None and dt is not None and not divides(dt, value):
-            raise ValueError(f"expected a whole number of integrator steps dt = {dt:g}, found {value:g} = {value / dt:g} dt")
+    def _whole_fraction(cls, value: float | None, info: pydantic.ValidationInfo) -> float | None:
         frame_dt = info.data.get("frame_dt")
-        if info.field_name == "oracle_dt" and value is not None and frame_dt is not None and not divides(value, frame_dt):
+        if value is not None and frame_dt is not None and not divides(value, frame_dt):
             raise ValueError(f"expected a whole fraction of frame_dt = {frame_dt:g}, found {value:g} = frame_dt / {frame_dt / value:g}")
         return value
 

@@ -21,6 +21,7 @@ from epns_pyro.symmetry import Euclidean
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig, checked_seeds
 from epns_pyro.systems.recorded import Recorded, RecordedConfig
 from epns_pyro.systems.threads import limited
+from epns_pyro.systems.whole_steps import whole_steps
 
 if TYPE_CHECKING:
     from epns_pyro.systems import pair_dynamics as dynamics
@@ -59,13 +60,7 @@ class PairSystemConfig(SystemConfig):
     given: int = pydantic.Field(10, ge=2)
     sets: dict[str, SetConfig] = pydantic.Field(default_factory=_protocol_sets)
 
-    @pydantic.field_validator("frame_dt")
-    @classmethod
-    def _whole_steps(cls, value: float, info: pydantic.ValidationInfo) -> float:
-        dt = info.data.get("dt")
-        if dt is not None and (round(value / dt) < 1 or abs(value - round(value / dt) * dt) > 1e-9 * value):
-            raise ValueError(f"expected a whole number of integrator steps dt = {dt:g}, found {value:g} = {value / dt:g} dt")
-        return value
+    _whole_steps = pydantic.field_validator("frame_dt")(whole_steps)
 
 
 class PairSystem(System):

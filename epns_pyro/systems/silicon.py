@@ -17,7 +17,8 @@ from epns_pyro.once import once
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, SystemConfig
-from epns_pyro.systems.kicked_bodies import KickedBodies, divides
+from epns_pyro.systems.kicked_bodies import KickedBodies
+from epns_pyro.systems.whole_steps import whole_steps
 
 if TYPE_CHECKING:
     from epns_pyro.systems import silicon_dynamics as dynamics
@@ -68,13 +69,7 @@ class SiliconConfig(SystemConfig):
     energy_jump: pydantic.PositiveFloat = 10.0
     sets: dict[str, SetConfig] = pydantic.Field(default_factory=_default_sets)
 
-    @pydantic.field_validator("frame_dt")
-    @classmethod
-    def _whole_steps(cls, value: float, info: pydantic.ValidationInfo) -> float:
-        dt = info.data.get("dt")
-        if dt is not None and not divides(dt, value):
-            raise ValueError(f"expected a whole number of integrator steps dt = {dt:g}, found {value:g} = {value / dt:g} dt")
-        return value
+    _whole_steps = pydantic.field_validator("frame_dt")(whole_steps)
 
     def build(self) -> Silicon:
         return Silicon(self)
