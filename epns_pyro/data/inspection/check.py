@@ -13,6 +13,7 @@ from epns_pyro.data.inspection.findings import ERROR, WARNING, Finding, Inspecto
 from epns_pyro.data.inspection.labels import Entities, Labels
 from epns_pyro.data.inspection.numbers import Constant, ExactRate, NonFinite, OutOfRange, Rate, Still
 from epns_pyro.data.inspection.outliers import Outliers, Wrapped
+from epns_pyro.data.inspection.places import Places
 from epns_pyro.data.stores import Store
 from epns_pyro.data.writing import Progress
 from epns_pyro.state import StateSpec
@@ -100,7 +101,11 @@ def _symmetry(spec: StateSpec, sound: list[layout.Variable]) -> list[Inspector]:
     if len(spec.sites) != 1 or spec.geometry.special_directions or any(not field.dynamic for field in fields):
         return []
     predicted = {v.field.rate_of for v in sound}
-    return [Directions(spec, field) for field in fields if field.name not in predicted]
+    found: list[Inspector] = [Directions(spec, field) for field in fields if field.name not in predicted]
+    position = spec.position
+    if position is not None and position.translates and position in fields and not spec.geometry.periodic and spec.box_field is None:
+        found.append(Places(spec))
+    return found
 
 
 def _inspectors(spec: StateSpec, sound: list[layout.Variable], frame_dt: float) -> list[Inspector]:

@@ -21,7 +21,10 @@ else:
 
 LEVEL = 0.01  # of all tests of one field together
 FEWEST = 12  # trajectories; with fewer, the Normal approximation of the rank tests is too coarse
-WAY_OUT = "set `rotations: axis` (with `axis: [...]`) or `rotations: none`, or add a static vector field with the direction"
+WAY_OUT = (
+    "declare `symmetry: axis` (with `axis: [...]`) or `symmetry: translations`, on import --symmetry, or add a static vector field with "
+    "the direction"
+)
 
 
 class Directions(Inspector):
@@ -111,7 +114,8 @@ class Directions(Inspector):
                     WARNING,
                     f"field {self._field.name!r} changes along axis {axis} by amounts that depend on where the body is (rank "
                     f"correlation {found.statistic:.2f}): a wall, a trap or a slope contradicts the symmetry under translations that a "
-                    "model assumes: set `translates: false` and measure positions from the wall or trap, or add it as a body",
+                    "model assumes: declare `symmetry: point` or `symmetry: none`, on import --symmetry, and measure positions from the "
+                    "trap or wall, or add it as a body",
                 )
 
     def _consecutive(self) -> bool:

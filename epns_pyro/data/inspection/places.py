@@ -1,0 +1,101 @@
+"""Inspector of places: is a recording held near a place, by a trap or by walls, where a model assumes that no place is special?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from epns_pyro.data.inspection.findings import WARNING, Inspector
+from epns_pyro.state import StateSpec
+
+LAGS = 3  # earlier displacements in the regression, for motion that persists from one stretch to the next
+CRITICAL = -4.0  # of the unit-root statistic with a constant: about 0.2%, measured with persistent and noisy walks (asymptotically 0.14%)
+FEWEST = 50  # stretches
+MOSTLY = 0.9  # share of bodies and frames that are there: where many come and go, those that stay are a selection
+SEAM = 0.5  # typical distance of two starts; consecutive stretches are closer at their seam
+NEGLIGIBLE = 1e-3  # of the step of a body: what a centroid moves if data are centred on it
+
+
+class Places(Inspector):
+    """Tests whether the centroid of a recording returns to a place.
+
+    The displacement of the centroid over a stretch is regressed on where the stretch began, on the displacements over the stretches
+    before, and on a constant. For every law without special places, with motion that lasts or not, the centroid is a walk, and the
+    t-statistic of the place has the distribution of Dickey and Fuller (1979, doi:10.1080/01621459.1979.10482531). The place is that of the
+    frame before the displacement is measured, so that an error of recording is in one of them only. Only stretches that continue others are
+    used, and only recordings whose bodies are nearly always there.
+    """
+
+    def __init__(self, spec: StateSpec) -> None:
+        position = spec.position
+        if position is None:
+            raise ValueError("a spec without a position")
+        self._name = position.name
+        self._starts: list[np.ndarray] = []  # by trajectory: the centroid (space,) in the first frame
+        self._moves: list[np.ndarray] = []  # its displacement from the second frame to the last
+        self._gone: list[np.ndarray] = []  # and from the first
+        self._there, self._all, self._squares, self._steps = 0, 0, 0.0, 0
+
+    def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        x = arrays[self._name].astype(np.float64)
+        known = np.asarray(np.isfinite(x).all(-1))
+        used = known.any(1, keepdims=True)  # some places of the body axis may be unused
+        self._there, self._all = self._there + int(known.sum()), self._all + int(used.sum()) * x.shape[1]
+        step = np.diff(x, axis=1)
+        self._squares, self._steps = self._squares + float(np.nansum(step**2)), self._steps + int(np.isfinite(step).sum())
+        if x.shape[1] < 3:
+            return
+        whole = (known[:, 0] & known[:, 1] & known[:, -1])[..., None]
+        count = whole.sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            begin, second, end = (np.where(whole, x[:, frame], 0.0).sum(1) / count for frame in (0, 1, -1))
+        self._starts += list(begin)
+        self._moves += list(end - second)
+        self._gone += list(end - begin)
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        if len(self._starts) < FEWEST or self._there < MOSTLY * self._all or not self._steps:
+            return
+        starts, moves, gone = (np.asarray(values) for values in (self._starts, self._moves, self._gone))
+        if not np.sqrt(np.nanmean(moves**2)) > NEGLIGIBLE * np.sqrt(self._squares / self._steps):
+            return
+        found = [
+            (axis, slope)
+            for axis in range(starts.shape[1])
+            for slope, t in [_unit_root(starts[:, axis], moves[:, axis], _continues(starts, gone))]
+            if t < CRITICAL
+        ]
+        if found:
+            axes, share = " and ".join(str(axis) for axis, _ in found), -np.mean([slope for _, slope in found])
+            centre = ",".join(f"{value:.4g}" for value in np.nanmean(starts, axis=0))
+            yield (
+                WARNING,
+                f"field {self._name!r} returns to a place along axis {axes}, by {share:.0%} of its distance in the time of a trajectory: a "
+                "trap or walls contradict the symmetry under translations that a model assumes: for a trap or a round arena import with "
+                f"`--symmetry point --centre X,Y` (the mean is {centre}), for any other place with `--symmetry none` (in a YAML: "
+                "`symmetry: ...`)",
+            )
+
+
+def _continues(starts: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """Return which trajectories (trajectory,) continue the one before."""
+    seam = np.linalg.norm(starts[1:] - starts[:-1] - gone[:-1], axis=-1)
+    apart = np.linalg.norm(starts[:, None] - starts[None, :: max(1, len(starts) // 100)], axis=-1)
+    return np.concatenate([[False], seam < SEAM * np.nanmedian(apart)])
+
+
+def _unit_root(place: np.ndarray, move: np.ndarray, continues: np.ndarray) -> tuple[float, float]:
+    """Return the slope of displacements (trajectory,) over places (trajectory,), and its t-statistic; 0 with too few consecutive ones."""
+    index = np.arange(LAGS, len(place))
+    index = index[np.all([continues[index - lag] for lag in range(LAGS)], axis=0)]
+    columns = [place[index], np.ones(len(index)), *(move[index - lag] for lag in range(1, LAGS + 1))]
+    x, y = np.stack(columns, 1), move[index]
+    known = np.isfinite(x).all(1) & np.isfinite(y)
+    x, y = x[known], y[known]
+    if len(y) < FEWEST or np.linalg.matrix_rank(x) < x.shape[1]:
+        return 0.0, 0.0
+    inverse = np.linalg.inv(x.T @ x)
+    fit = inverse @ x.T @ y
+    variance = ((y - x @ fit) ** 2).sum() / (len(y) - x.shape[1]) * inverse[0, 0]
+    return float(fit[0]), float(fit[0] / np.sqrt(variance)) if variance > 0 else 0.0

@@ -1,0 +1,95 @@
+"""Traps and walls are found in one long recording; walks, with persistence and noise, are left alone at the stated rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from epns_pyro.data import check, open_store
+from epns_pyro.data.inspection.places import Places
+from epns_pyro.state import Field, StateSpec
+
+SPEC = StateSpec((Field("position", "1o", translates=True),), space=2)
+STRETCHES, FRAMES = 150, 20
+
+
+def said(path: np.ndarray) -> list[str]:
+    """What is said of a recording (frame, body, space), cut into consecutive stretches."""
+    x, inspector = path.reshape(STRETCHES, FRAMES, *path.shape[1:]), Places(SPEC)
+    for first in range(0, STRETCHES, 40):
+        inspector.look({"position": x[first : first + 40]}, first)
+    return [message for _, message in inspector.findings()]
+
+
+def recording(rng: np.random.Generator, *, pull: float = 0.0, keep: float = 0.0, noise: float = 0.0, bodies: int = 1) -> np.ndarray:
+    """Bodies that are pulled to (7, -3), and keep a share of their velocity: (frame, body, space)."""
+    centre, speed, frames = np.array([7.0, -3.0]), np.zeros((bodies, 2)), []
+    place = centre + rng.normal(size=(bodies, 2))
+    for kick in rng.normal(size=(STRETCHES * FRAMES, bodies, 2)):
+        speed = keep * speed + kick
+        place = place + pull * (centre - place) + speed
+        frames.append(place)
+    return np.stack(frames) + noise * rng.normal(size=(STRETCHES * FRAMES, bodies, 2))
+
+
+def arena(rng: np.random.Generator) -> np.ndarray:
+    """A body that keeps its direction for a while, in a round room of radius 5 about (7, -3)."""
+    place, angle, frames = np.zeros(2), 0.0, []
+    for turn in rng.normal(0, 0.3, STRETCHES * FRAMES):
+        angle += turn
+        place = place + 0.3 * np.array([np.cos(angle), np.sin(angle)])
+        place *= min(1.0, 5 / max(np.linalg.norm(place), 1e-9))
+        frames.append(place)
+    return np.array([7.0, -3.0]) + np.stack(frames)[:, None]
+
+
+def gaps(rng: np.random.Generator, path: np.ndarray, share: float) -> np.ndarray:
+    return np.where(rng.random(path.shape[:2])[..., None] < share, np.nan, path)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [{}, {"noise": 3.0}, {"keep": 0.9}, {"keep": 0.99, "bodies": 3}, {"bodies": 4}],
+    ids=["walk", "noisy", "persistent", "group", "4"],
+)
+def test_lawful_motion_is_blamed_at_most_at_the_stated_rate(law):
+    """Of 60 recordings at 0.4% more than 3 are blamed with a probability of 1e-4; the seed is fixed."""
+    rng = np.random.default_rng(1)
+    assert sum(bool(said(recording(rng, **law))) for _ in range(60)) <= 3
+
+
+@pytest.mark.parametrize("bodies", [1, 3])
+def test_a_trap_is_found_with_its_centre(bodies):
+    rng = np.random.default_rng(0)
+    (message,) = said(gaps(rng, recording(rng, pull=0.05, bodies=bodies), 0.01))
+    assert "field 'position' returns to a place along axis 0 and 1" in message
+    centre = [float(value) for value in message.split("the mean is ")[1].split(")")[0].split(",")]
+    np.testing.assert_allclose(centre, [7, -3], atol=0.5)
+
+
+def test_walls_are_found():
+    assert "returns to a place" in said(arena(np.random.default_rng(0)))[0]
+
+
+def test_nothing_is_said_of_bodies_of_which_many_come_and_go_or_of_pieces_that_do_not_hang_together():
+    rng = np.random.default_rng(0)
+    trap = recording(rng, pull=0.1, bodies=3)
+    assert said(gaps(rng, trap, 0.2)) == []
+    pieces = trap.reshape(STRETCHES, FRAMES, 3, 2)
+    assert said(rng.permutation(pieces).reshape(trap.shape)) == []
+    assert said(trap - trap.mean(1, keepdims=True)) == [], "data that are centred on the centroid say nothing of places"
+
+
+@pytest.mark.parametrize(("declared", "warned"), [("", True), ("symmetry: point\n", False), ("box: [40, 40]\n", False)])
+def test_check_names_a_trap_unless_places_are_declared_special(declared, warned, tmp_path):
+    x = recording(np.random.default_rng(0), pull=0.1).reshape(STRETCHES, FRAMES, 1, 2)
+    for name, part in {"train": x[:120], "val": x[120:130], "test": x[130:]}.items():
+        data = xr.Dataset({"position": (("trajectory", "time", "body", "space"), part)})
+        data.to_zarr(tmp_path / "x.zarr", group=name, mode="a", consolidated=False)
+    fields = "fields:\n  - {name: position, irreps: 1o, translates: true}\n"
+    Path(f"{tmp_path / 'x.zarr'}.yaml").write_text(f"frame_dt: 1.0\nspace: 2\n{declared}{fields}")
+    messages = [str(finding) for finding in check(open_store(tmp_path / "x.zarr"))]
+    assert any("returns to a place" in message for message in messages) == warned
