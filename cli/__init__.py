@@ -8,6 +8,7 @@ import click
 
 from epns_pyro._version import __version__
 from epns_pyro.cli._common import Group
+from epns_pyro.heap import keep_freed_memory
 
 # GNU OpenMP reads this when torch is loaded, which is later. Left to itself it lets idle threads spin for milliseconds, and as soon as
 # another process wants a core training with two threads becomes several times slower; a short spin costs nothing on an idle machine.
@@ -33,3 +34,4 @@ COMMANDS = {
 @click.version_option(__version__, prog_name="epns-pyro")
 def main() -> None:
     """Learn the distribution over futures of a stochastic system."""
+    keep_freed_memory()

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from epns_pyro.errors import ClusterError, ConfigError
+from epns_pyro.heap import VARIABLES
 from epns_pyro.machine import cores
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ Event = dict[str, Any]  # plain data, as Dask sends them
 
 WAIT = 1.0  # seconds between looks at what has finished
 TIMEOUT = "20s"  # for an answer of a scheduler
-# Dask has workers return freed memory at once, which makes a step of a model twice as expensive: every large tensor is mapped anew.
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 2**29, "MALLOC_MMAP_THRESHOLD_": 2**25}
 EXPECTED = "expected local, local:N (processes), slurm:N (jobs), or the address of a Dask scheduler, tcp://HOST:PORT"
 _ALONE = threading.Lock()  # random numbers and numbers of threads belong to a process: a worker does one part at a time
 
@@ -162,7 +161,7 @@ def _local(count: int) -> Any:
     import distributed
 
     environment = "distributed.nanny.pre-spawn-environ"
-    with dask.config.set({environment: dask.config.get(environment, {}) | KEEP_MEMORY}):
+    with dask.config.set({environment: dask.config.get(environment, {}) | VARIABLES}):  # Dask has workers return freed memory at once
         # Without a limit of memory: the size of a block is limited already, and Dask would stop a worker for what other programs take.
         settings = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None, "silence_logs": "CRITICAL"}
         return distributed.LocalCluster(n_workers=count, **settings)

@@ -6,7 +6,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from epns_pyro.config import Config, Registry
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.geometry import Space
+
+if TYPE_CHECKING:
+    from epns_pyro.backbones.bodies.edges import Around
 
 BACKBONES = Registry("backbone")
 
@@ -77,6 +80,8 @@ class Features:
         Attributes of pairs; entry (i, j) is what body i has to do with body j.
     sides : Tensor, (*batch, 1, space), optional
         Sides of the periodic box, in the unit of the positions, where every state has its own.
+    around : Around, optional
+        What `Backbone.look` of a network with the same settings has found at the same positions, of the same bodies.
     """
 
     scalars: Tensor
@@ -84,6 +89,7 @@ class Features:
     mask: Tensor | None = None
     pairs: Tensor | None = None
     sides: Tensor | None = None
+    around: Around | None = None
 
 
 class Backbone(nn.Module, ABC):
@@ -134,6 +140,10 @@ class Backbone(nn.Module, ABC):
         if self.signature.own_box != (features.sides is not None):
             raise ShapeError(f"{type(self).__name__}: sides of the box go with a signature that says that every state has its own")
         return self.evaluate(positions, features)
+
+    def look(self, positions: Tensor, features: Features) -> Around | None:
+        """Work out what networks with these settings read of positions alone, to share it in `Features.around`; None: nothing is shared."""
+        return None
 
     def at(self, features: Features) -> Callable[[Tensor, Tensor], Features]:
         """Return the network as a function of positions and vectors alone: what else the features say need not be worked out again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,26 @@ class Edges(NamedTuple):
         seen = distance_features(length)
         seen = seen if pairs is None else torch.cat([seen, graph.pairs(pairs)], -1)
         return cls(relative / (length + POINT), length, seen, 1 / (1 + length))
+
+    def expand(self, graph: Graph, batch: torch.Size) -> Edges:
+        """Return the edges of `graph.expand(batch)`, where these are those of `graph`."""
+        return Edges(*(graph.expand_edges(part, batch) for part in self))
+
+
+@dataclass(frozen=True)
+class Around:
+    """Who is around each body: a graph and its edges."""
+
+    graph: Graph
+    edges: Edges
+
+    def expand(self, batch: torch.Size) -> Around | None:
+        """Return the same for positions that are expanded to (*batch, body, space); None if more than dimensions in front are new."""
+        if batch == self.graph.batch:
+            return self
+        if batch[len(batch) - len(self.graph.batch) :] != self.graph.batch:
+            return None
+        return Around(self.graph.expand(batch), self.edges.expand(self.graph, batch))
 
 
 def displacements(positions: Tensor, graph: Graph, space: Space | None = None) -> Tensor:

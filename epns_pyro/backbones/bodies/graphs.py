@@ -23,7 +23,12 @@ DENSE_BODIES = 32  # with more bodies, a dense array of all pairs takes more mem
 
 
 class Graph(ABC):
-    """Edges from senders j to receivers i. Edge tensors are (*edge, channel); the layout of `edge` is private to the graph."""
+    """Edges from senders j to receivers i. Edge tensors are (*edge, channel); the layout of `edge` is private to the graph.
+
+    `batch` are the dimensions in front of those of the bodies.
+    """
+
+    batch: torch.Size
 
     @abstractmethod
     def receivers(self, nodes: Tensor) -> Tensor:
@@ -41,6 +46,14 @@ class Graph(ABC):
     def collect(self, messages: Tensor) -> Tensor:
         """Sum messages (*edge, ...) at their receivers: (*batch, body, ...)."""
 
+    @abstractmethod
+    def expand(self, batch: torch.Size) -> Graph:
+        """Return the graph of positions that are expanded by new dimensions in front."""
+
+    @abstractmethod
+    def expand_edges(self, values: Tensor, batch: torch.Size) -> Tensor:
+        """Return the values (*edge, ...) of edges of this graph at those of `expand(batch)`."""
+
 
 class DenseGraph(Graph):
     """The complete graph without self-loops; edges are laid out as (*batch, receiver, other body).
@@ -50,7 +63,9 @@ class DenseGraph(Graph):
 
     def __init__(self, nodes: Tensor, mask: Tensor | None = None) -> None:
         self._others = others(nodes.shape[-2], nodes.device)
-        self._batch = nodes.dim() - 2
+        self.batch = nodes.shape[:-2]
+        self._batch = len(self.batch)
+        self._mask, self._nodes = mask, nodes
         self._silent = None if mask is None else ~self.senders(mask)
 
     def receivers(self, nodes: Tensor) -> Tensor:
@@ -71,6 +86,13 @@ class DenseGraph(Graph):
             silent = self._silent.view(*self._silent.shape, *[1] * (messages.dim() - self._silent.dim()))
             messages = messages.masked_fill(silent, 0.0)
         return messages.sum(self._batch + 1)
+
+    def expand(self, batch: torch.Size) -> DenseGraph:
+        mask = None if self._mask is None else self._mask.expand(*batch, -1)
+        return DenseGraph(self._nodes.expand(*batch, *self._nodes.shape[-2:]), mask)
+
+    def expand_edges(self, values: Tensor, batch: torch.Size) -> Tensor:
+        return values.expand(*batch, *values.shape[self._batch :])
 
 
 def index_table(make: Callable[[int, torch.device], Tensor]) -> Callable[[int, torch.device], Tensor]:
@@ -95,7 +117,7 @@ class SparseGraph(Graph):
 
     def __init__(self, edge_index: Tensor, shape: torch.Size) -> None:
         self._sender, self._receiver = edge_index
-        self._shape = shape  # (*batch, body)
+        self._shape, self.batch = shape, shape[:-1]  # (*batch, body)
 
     def _flat(self, nodes: Tensor) -> Tensor:
         return nodes.reshape(self._shape.numel(), *nodes.shape[len(self._shape) :])  # -1 is ambiguous for features without channels
@@ -116,6 +138,17 @@ class SparseGraph(Graph):
 
         summed = scatter(messages, self._receiver, dim=0, dim_size=self._shape.numel(), reduce="sum")
         return summed.reshape(*self._shape, *messages.shape[1:])
+
+    def expand(self, batch: torch.Size) -> SparseGraph:
+        first = self._shape.numel() * torch.arange(self._copies(batch), device=self._sender.device)
+        ends = (end + first[:, None] for end in (self._sender, self._receiver))
+        return SparseGraph(torch.stack([end.reshape(-1) for end in ends]), torch.Size([*batch, self._shape[-1]]))
+
+    def expand_edges(self, values: Tensor, batch: torch.Size) -> Tensor:
+        return values.repeat(self._copies(batch), *[1] * (values.dim() - 1))
+
+    def _copies(self, batch: torch.Size) -> int:
+        return batch[: len(batch) - len(self.batch)].numel()
 
 
 class GraphConfig(Config):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from epns_pyro.backbones.bodies.base import AroundNetwork, Backbone, Features
+
+if TYPE_CHECKING:
+    from epns_pyro.backbones.bodies.edges import Around
 
 
 class Handed(AroundNetwork):
@@ -33,6 +36,9 @@ class Handed(AroundNetwork):
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         return self._combined(self.network(positions, features))
+
+    def look(self, positions: Tensor, features: Features) -> Around | None:
+        return self.network.look(positions, features)
 
     def at(self, features: Features) -> Callable[[Tensor, Tensor], Features]:
         network = self.network.at(features)

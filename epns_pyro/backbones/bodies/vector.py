@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
-from epns_pyro.backbones.bodies.edges import DISTANCE_CHANNELS, Edges, bounded, gram
+from epns_pyro.backbones.bodies.edges import DISTANCE_CHANNELS, Around, Edges, bounded, gram
 from epns_pyro.backbones.bodies.graphs import Graph, GraphConfig
 
 
@@ -98,16 +98,19 @@ class VectorNetwork(Backbone):
     def last_layers(self) -> tuple[nn.Linear, ...]:
         return (self.out_scalars[-1], *((self.out_vectors,) if self.signature.out_vectors else ()))
 
-    def evaluate(self, positions: Tensor, features: Features) -> Features:
+    def look(self, positions: Tensor, features: Features) -> Around:
         space = self.signature.space_of(features)
         graph = self.graph.connect(positions, features.mask, space)
-        edges = Edges.between(positions, graph, space, features.pairs)
+        return Around(graph, Edges.between(positions, graph, space, features.pairs))
+
+    def evaluate(self, positions: Tensor, features: Features) -> Features:
+        around = features.around or self.look(positions, features)
         seen = bounded(features.vectors)
         scalars = self.embed_scalars(torch.cat([features.scalars, gram(seen)], -1))
         # (*batch, body, space, channel) from here on; without input vectors the first messages build them from directions
         vectors = self.embed_vectors(seen.mT) if self.signature.in_vectors else positions.new_zeros(*positions.shape, self.vectors)
         for layer in self.layers:
-            scalars, vectors = layer(scalars, vectors, edges, graph)
+            scalars, vectors = layer(scalars, vectors, around.edges, around.graph)
         scalars = self.norm(scalars)
         if not self.signature.out_vectors:
             return Features(self.out_scalars(scalars), seen[..., :0, :])

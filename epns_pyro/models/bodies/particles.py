@@ -163,6 +163,8 @@ class ParticleStep(BodyStep):
         self.x, self.mask = self.bodies.present(carry.x)
         self.positions = self.bodies.positions(self.x)
         features = self.bodies.features(self.x, self.mask)
+        features = replace(features, around=transition.encoder.look(self.positions, features))
+        self._around = features.around  # the other networks have the same settings
         self._pairs, self._sides = features.pairs, features.sides
         earlier, remembered = transition.split(carry)
         self.past = transition.history(*earlier, carry.x) if transition.history else None
@@ -188,7 +190,8 @@ class ParticleStep(BodyStep):
         scalars = torch.cat([hidden.scalars.expand(*shape, -1), z.expand(*shape, -1)], -1)
         mask = None if self.mask is None else self.mask.expand(shape)
         pairs = None if self._pairs is None else self._pairs.expand(*shape, *self._pairs.shape[-2:])
-        features = Features(scalars, hidden.vectors.expand(*shape, *hidden.vectors.shape[-2:]), mask, pairs, self._sides)
+        around = None if self._around is None else self._around.expand(shape[:-1])
+        features = Features(scalars, hidden.vectors.expand(*shape, *hidden.vectors.shape[-2:]), mask, pairs, self._sides, around)
         out = transition.decoder(self.positions.expand(*shape, -1), features)
         vectors = out.vectors
         if transition.config.linear_path:
@@ -217,6 +220,7 @@ class ParticleStep(BodyStep):
             self._both(stays),
             self._pairs,
             self._sides,
+            self._around if stays is None else None,  # a body that has left has no edges
         )
         shift, log_scale = transition.pool(transition.posterior_net(self.positions, seen).scalars, seen.mask).chunk(2, -1)
         if transition.config.linear_path:

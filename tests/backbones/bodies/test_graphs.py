@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -135,3 +137,22 @@ def test_index_tables_serve_training_after_inference_and_are_no_stand_ins_of_a_t
     r = positions(bodies=bodies + 1)
     made = torch.export.export(Sum(), (r,)).module()(r)
     assert torch.equal(made, Sum()(r))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_networks_share_who_is_around_and_find_the_same_as_by_themselves(kind, masked):
+    """Also for samples of the same states, which stand in front of them."""
+    signature = Signature(in_scalars=2, in_vectors=1, out_scalars=3, out_vectors=2)
+    network = BACKBONES["vector"].parse({"width": 8, "vectors": 4, "layers": 2, "graph": CONFIGS[kind]}).build(signature).double()
+    r = positions(4)
+    mask = torch.arange(6) < torch.tensor([6, 3, 5, 1])[:, None] if masked else None
+    around = network.look(r, Features(torch.zeros(4, 6, 2), torch.zeros(4, 6, 1, 3), mask))
+    for batch in (torch.Size([4]), torch.Size([5, 4]), torch.Size([2, 5, 4])):
+        given = torch.randn(*batch, 6, 5, dtype=torch.float64)
+        features = Features(given[..., :2], given[..., None, 2:], None if mask is None else mask.expand(*batch, -1))
+        places = r.expand(*batch, -1, -1)
+        alone, shared = (network(places, replace(features, around=one)) for one in (None, around.expand(batch)))
+        torch.testing.assert_close(shared.scalars, alone.scalars, rtol=0, atol=1e-12)
+        torch.testing.assert_close(shared.vectors, alone.vectors, rtol=0, atol=1e-12)
+    assert around.expand(torch.Size([4, 5])) is None
