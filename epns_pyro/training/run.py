@@ -120,6 +120,9 @@ class EvaluationConfig(Config):
         Numbers of transitions, and of samples of the guide, in the simulation-based calibration of the guide.
     long_trajectories : int
         Trajectories of the set `long`, each forecast by one member.
+    bodies : int
+        Bodies that are looked at where steps are scored: of states with many bodies fewer transitions are scored, and with fewer samples,
+        since every body tells something. See `for_bodies`.
     block : int
         Trajectories evaluated at a time: bounds the memory.
     entries : {"kept", "recorded"}
@@ -140,10 +143,17 @@ class EvaluationConfig(Config):
     guide_transitions: Count = 200
     guide_draws: Count = 99
     long_trajectories: Count = 20
+    bodies: Count = 50_000
     block: Count = 20
     entries: Literal["kept", "recorded"] = "kept"
     recalibrate: bool = True
     seed: Seed = 0
+
+    def for_bodies(self, number: int) -> Self:
+        """Return the sizes for states of so many bodies: transitions and their samples are at most as many as hold `bodies` bodies."""
+        fit = max(1, self.bodies // number)
+        sizes = ("importance_samples", "likelihood_transitions", "guide_transitions")
+        return self.override({name: min(getattr(self, name), fit) for name in sizes})
 
 
 class RunConfig(Config):

@@ -19,6 +19,7 @@ from epns_pyro.evaluation.parts import Figure, Judged, Key, Section
 from epns_pyro.evaluation.record import HeadlineLine, Latents, VerdictRecord
 from epns_pyro.models.hidden.recording import recording_of
 from epns_pyro.models.normal import unmasked
+from epns_pyro.models.transition import Step
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.run import EvaluationConfig
 from epns_pyro.training.validation import draw_windows, draw_with_past
@@ -70,20 +71,17 @@ def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> L
     past, x, x_next = _transitions(simulator, store, settings)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(settings.seed + 1)
-        step = transition.step(transition.started(x, past))
-        prior, posterior = step.prior, step.posterior(x_next)
-        if not prior.event_shape[-1]:
-            return None
-        kl = torch.distributions.kl_divergence(posterior.base_dist, prior.base_dist)
-        usage = sbc.latent_usage(*(v.cpu().numpy() for v in (kl, unmasked(posterior).loc, unmasked(prior).loc, unmasked(prior).scale)))
-        # Test the guide on samples of the model: z ~ p(z | h), x' ~ p(x' | h, z), then z ~ q(z | h, x').
-        z = prior.sample()
-        imagined = step.advance(step.emission(z).sample()).x
-        draws = step.posterior(imagined).sample((settings.guide_draws,))
+        carry, size, parts = transition.started(x, past), transition.block_size, []
+        for some, following in zip(carry.split(size), x_next.split(size), strict=True):
+            parts.append(_of_block(transition.step(some), following, settings.guide_draws))
+    kl, loc, prior_loc, prior_scale, z, draws = (np.concatenate(part, -3) for part in zip(*parts, strict=True))
+    if not kl.shape[-1]:
+        return None
+    usage = sbc.latent_usage(kl, loc, prior_loc, prior_scale)
     rng = np.random.default_rng((settings.seed, 2))
-    verdict = sbc.judge_guide(sbc.sbc_diagnostics(draws.cpu().numpy(), z.cpu().numpy(), rng=rng))
+    verdict = sbc.judge_guide(sbc.sbc_diagnostics(draws, z, rng=rng))
     return Latents(
-        kl_total=float(kl.sum((-2, -1)).mean()),
+        kl_total=float(kl.sum((-2, -1), dtype=np.float64).mean()),
         active=int(usage.active.sum()),
         latent=len(usage.active),
         entities=int(kl.shape[-2]),
@@ -91,6 +89,20 @@ def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> L
         sentence=usage.sentence(),
         guide=VerdictRecord.model_validate(verdict),
     )
+
+
+def _of_block(step: Step, x_next: torch.Tensor, draws: int) -> tuple[np.ndarray, ...]:
+    """Return KL, means of guide and prior, scale of the prior, latents z of the model and draws of the guide given what z makes.
+
+    Each (*draw, transition, entity, latent): to test the guide, z ~ p(z | h), x' ~ p(x' | h, z), then z ~ q(z | h, x').
+    """
+    prior, posterior = step.prior, step.posterior(x_next)
+    kl = torch.distributions.kl_divergence(posterior.base_dist, prior.base_dist)
+    z = prior.sample()
+    guide = step.posterior(step.advance(step.emission(z).sample()).x)
+    of_prior = unmasked(prior)
+    found = (kl, unmasked(posterior).loc, of_prior.loc, of_prior.scale, z, guide.sample((draws,)))
+    return tuple(value.cpu().numpy() for value in found)
 
 
 def _transitions(simulator: Simulator, store: Store, settings: EvaluationConfig) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:

@@ -20,7 +20,7 @@ from epns_pyro.evaluation.lines import state
 from epns_pyro.evaluation.parts import Section, Table, Text
 from epns_pyro.evaluation.record import Count, HeadlineLine, Real, Record
 
-FRAMES = 150  # recorded frames that one step is sampled after
+FRAMES = 150  # recorded frames that one step is sampled after, at most
 NOTHING = "–"
 
 
@@ -55,7 +55,8 @@ class OneStepCheck(Check[OneStep]):
     key, title, record = "one_step", "single steps", OneStep
 
     def measure(self, inputs: Inputs) -> OneStep | None:
-        settings = inputs.settings.override({"stretch": 1, "trajectories": FRAMES})
+        frames = min(FRAMES, inputs.settings.likelihood_transitions)
+        settings = inputs.settings.override({"stretch": 1, "trajectories": frames})
         found = heldout.measure(inputs.model, inputs.store, "test", settings, references={}, progress=inputs.progress)
         data = found.diagnostics["observables"].isel(lead_time=0)
         inputs.save("one_step", found.diagnostics["observables"])
