@@ -1,6 +1,6 @@
 """The heap of this process: by default the C library returns large pieces of freed memory at once, and maps the next tensor anew.
 
-Every page of such a tensor is then cleared by the kernel before its first use, which makes a step of a model up to three times as expensive.
+Every page of such a tensor is then cleared by the kernel before its first use: a step of a model becomes up to three times as expensive.
 """
 
 from __future__ import annotations

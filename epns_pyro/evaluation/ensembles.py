@@ -6,6 +6,7 @@ more, so memory does not grow with the size of an ensemble beyond what is kept o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -17,12 +18,14 @@ from epns_pyro.derived import judged_fields
 from epns_pyro.durations import with_durations
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.presence import allows_absence, presence
+from epns_pyro.state import StateSpec
 from epns_pyro.systems import System
 
 KEPT, RECORDED = "kept", "recorded"  # entries: of the initial state alone, or those of the recording
 BLOCK = 128 * 2**20  # bytes
 NUMBER = 8  # bytes of a channel while it is worked on, whatever it is stored as
 ENSEMBLE, PATH = ("sample", "trajectory", "time"), ("trajectory", "time")
+AWAY = "displacement"  # what is kept of how far positions are from the truth
 
 Kept = dict[str, xr.Dataset]
 Keep = Callable[[np.ndarray], Kept]  # states (sample, trajectory, time, *site, channel) or (trajectory, time, ...) -> what to keep of them
@@ -39,12 +42,13 @@ def forecast(
     there: np.ndarray | None = None,
     schedule: np.ndarray | None = None,
     past: np.ndarray | None = None,
+    away: Callable[[np.ndarray, slice], np.ndarray] | None = None,
 ) -> Kept:
     """Sample futures of x0 (trajectory, *site, channel) block by block, and join what `keep` keeps of them.
 
     Every block has a random stream of its own, made from (seed, block); which blocks there are depends on sizes only. With `there`
     (trajectory, time, body) bodies leave the futures when they left the recording (see `followed`). Schedule and past are
-    those of `Forecaster.sample`.
+    those of `Forecaster.sample`. What `away` says of states and the trajectories they are of, (sample, trajectory, time), is kept as AWAY.
     """
     path = (steps + 1) * x0[0].size * NUMBER
     width = max(1, min(len(x0), BLOCK // path))
@@ -56,6 +60,8 @@ def forecast(
             given = {name: part[some] for name, part in (("schedule", schedule), ("past", past)) if part is not None}
             states = forecaster.sample(x0[some], steps, block.stop - block.start, _block_seed(seed, number), **given)
             parts.append(keep(states if there is None else without(states, there[some])))
+            if away is not None:
+                parts[-1][AWAY] = xr.Dataset({AWAY: (ENSEMBLE, away(states, some))})
             number += 1
         columns.append(_join(parts, "sample"))
     return _join(columns, "trajectory")
@@ -116,6 +122,18 @@ def schedule_of(system: System, x: np.ndarray, entries: str = KEPT) -> np.ndarra
 def without(x: np.ndarray, there: np.ndarray) -> np.ndarray:
     """Return states (*sample, trajectory, time, body, channel) with NaN for bodies that are not there: `there` (trajectory, time, body)."""
     return np.where(there[..., None], x, np.nan)
+
+
+def displacement(spec: StateSpec, forecast: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return mean distances over bodies of forecasts (sample, trajectory, time, body, channel) from the truth: (sample, trajectory, time).
+
+    Bodies that are absent, NaN, from either do not count; NaN where none is left.
+    """
+    place = spec.slice(spec.position.name if spec.position else "position")
+    way = spec.space_of(truth[..., :1, :, :]).displacement(truth[..., place], forecast[..., place])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of frames without a body
+        return np.nanmean(np.linalg.norm(way.astype(np.float64), axis=-1), axis=-1)
 
 
 # -- what can be kept --------------------------------------------------------------------------------------------------------

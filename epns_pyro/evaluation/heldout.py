@@ -16,7 +16,7 @@ from epns_pyro.calibration.verdicts import Verdict, judge_fields, judge_labels, 
 from epns_pyro.data import Store
 from epns_pyro.derived import judged_fields
 from epns_pyro.evaluation import ensembles
-from epns_pyro.evaluation.ensembles import Kept
+from epns_pyro.evaluation.ensembles import AWAY, Kept
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.evaluation.trials import trials
 from epns_pyro.state import StateSpec
@@ -29,7 +29,8 @@ MEASURED = 256 * 2**20  # bytes of ensembles (at their lead times) that are meas
 class HeldOut:
     """Results on held-out trajectories: diagnostics by group (observables, fields, labels), verdicts, and the observables themselves.
 
-    `forecast` (sample, trajectory, time) and `truth` (trajectory, time) hold the observables at the lead times, for recalibration.
+    `forecast` (sample, trajectory, time) and `truth` (trajectory, time) hold the observables at the lead times, for recalibration;
+    `displacement` (forecaster, sample, trajectory, time) how far positions are from the truth in every frame, where there are positions.
     """
 
     diagnostics: dict[str, xr.Dataset]
@@ -37,6 +38,7 @@ class HeldOut:
     forecast: xr.Dataset
     truth: xr.Dataset
     lead_times: np.ndarray
+    displacement: xr.DataArray | None = None
 
 
 def measure(
@@ -53,6 +55,7 @@ def measure(
     count, steps = len(held_out), held_out.steps
     frames = ensembles.lead_frames(steps)
     lead_times, keep = system.frame_dt * frames, ensembles.at_frames(system, frames)
+    placed = len(system.spec.sites) == 1 and system.spec.position is not None and system.spec.position.dynamic
     rng = np.random.default_rng((settings.seed, 1))
     scales = {f.name: f.scale for f in store.context().spec.fields}
     state = system.spec.channels * int(np.prod(store.sites(split))) * ensembles.NUMBER
@@ -63,13 +66,15 @@ def measure(
         truth = ensembles.kept_of(system, path, keep, settings.entries)
         x0, there = path[:, 0] if system.frames_given == 1 else held_out.initial(block), ensembles.followed(system, path, settings.entries)
         schedule = ensembles.schedule_of(system, path, settings.entries)
-        seed = _seed(settings.seed, split, block.start)
+        seed, away = _seed(settings.seed, split, block.start), _from(system.spec, path) if placed else None
         seen, *others = (
-            ensembles.forecast(one, x0, steps, settings.members, seed + i, keep, there=there, schedule=schedule, past=past)
+            ensembles.forecast(one, x0, steps, settings.members, seed + i, keep, there=there, schedule=schedule, past=past, away=away)
             for i, one in enumerate((forecaster, *references.values()))
             for past in [held_out.past(block, one.earlier_frames)]
         )
         values = _measure(system.spec, seen, truth, dict(zip(references, others, strict=True)), rng, scales, lead_times)
+        if placed:
+            values[AWAY] = xr.concat([one[AWAY] for one in (seen, *others)], "forecaster").assign_coords(forecaster=["model", *references])
         for name, value in values.items():
             measured.setdefault(name, []).append(value)
         progress(block.stop, count)
@@ -79,7 +84,12 @@ def measure(
     image = next((f"{f.name} image" for f in system.spec.dynamic_fields if f.kind == "label"), "")
     judge = {"observables": judge_observables, "fields": judge_fields, "labels": lambda d: [judge_labels(d, image)]}
     verdicts = {name: judge[name](found) for name, found in diagnostics.items()}
-    return HeldOut(diagnostics, verdicts, joined["forecast"], held_out.label(joined["truth"]), lead_times)
+    away = joined[AWAY][AWAY] if placed else None
+    return HeldOut(diagnostics, verdicts, joined["forecast"], held_out.label(joined["truth"]), lead_times, away)
+
+
+def _from(spec: StateSpec, path: np.ndarray) -> Callable[[np.ndarray, slice], np.ndarray]:
+    return lambda states, some: ensembles.displacement(spec, states, path[some])
 
 
 def _measure(
