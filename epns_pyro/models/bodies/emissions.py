@@ -51,11 +51,8 @@ class CoupledNormal(TorchDistribution):
 
     def expand(self, batch_shape: torch.Size, _instance: CoupledNormal | None = None) -> CoupledNormal:
         batch_shape = torch.Size(batch_shape)
-        return CoupledNormal(
-            self.loc.expand(batch_shape + self.loc.shape[-1:]),
-            self.factor.expand(batch_shape + self.factor.shape[-2:]),
-            validate_args=False,
-        )
+        loc, factor = self.loc.expand(batch_shape + self.loc.shape[-1:]), self.factor.expand(batch_shape + self.factor.shape[-2:])
+        return type(self)(loc, factor, validate_args=False)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
         noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
