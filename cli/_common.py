@@ -27,6 +27,8 @@ EXIT_INTERRUPTED = 130
 LARGEST = 10**9  # members, steps, particles: a larger number is a typing error
 LONGEST_WORD = 500  # characters; paths are shorter
 SEED = click.IntRange(min=0, max=2**63 - 1)
+POSITIVE = click.FloatRange(min=0, min_open=True)
+PATH = click.Path(path_type=Path)
 IMPORTS = "epns_pyro.imports"
 
 
@@ -167,6 +169,14 @@ def result_file(ctx: click.Context, param: click.Parameter, out: Path) -> Path:
     if out.exists():
         fail(f"{out}: exists already: choose another name")
     return out
+
+
+seed_option = click.option("--seed", type=SEED, default=0, show_default=True)
+device_option = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+store_option = click.option("--out", type=PATH, required=True, help="Where to write the store.")
+futures_option = click.option(
+    "--out", type=PATH, required=True, callback=result_file, help="FILE.zarr or FILE.nc to write; an existing file is not overwritten."
+)
 
 
 def with_imports(command: Callable[..., Any]) -> Callable[..., Any]:

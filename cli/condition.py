@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, result_file, status_console, trajectory_of, with_imports
+from epns_pyro.cli._common import (
+    LARGEST,
+    RUN,
+    console,
+    device_option,
+    fail,
+    futures_option,
+    seed_option,
+    status_console,
+    trajectory_of,
+    with_imports,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,15 +49,9 @@ if TYPE_CHECKING:
     "--smooth", "smoothing", is_flag=True, help="Infer whole trajectories given all observations, not each state given those up to it."
 )
 @click.option("--particles", type=click.IntRange(1, LARGEST), default=500, show_default=True)
-@click.option("--seed", type=SEED, default=0, show_default=True)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    callback=result_file,
-    help="FILE.zarr or FILE.nc to write; an existing file is not overwritten.",
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@seed_option
+@futures_option
+@device_option
 @with_imports
 def condition(
     run: Path,

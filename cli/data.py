@@ -11,14 +11,25 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from epns_pyro.cli._common import SEED, Group, console, fail, imported, overrides, progress_bars, with_cluster, with_imports, workers_of
+from epns_pyro.cli._common import (
+    PATH,
+    SEED,
+    Group,
+    console,
+    fail,
+    imported,
+    overrides,
+    progress_bars,
+    store_option,
+    with_cluster,
+    with_imports,
+    workers_of,
+)
 
 if TYPE_CHECKING:
     from epns_pyro.data.stores import Store
     from epns_pyro.fields import Field
     from epns_pyro.systems.base import SystemConfig
-
-PATH = click.Path(path_type=Path)
 
 
 class Crop(click.ParamType):
@@ -91,7 +102,7 @@ def _limited(config: SystemConfig, trajectories: int) -> SystemConfig:
 
 @data.command("import-epns")
 @click.argument("directory", type=PATH)
-@click.option("--out", type=PATH, required=True, help="Where to write the store.")
+@store_option
 @click.option("--every", type=click.IntRange(min=1), help="Keep every N-th frame.  [default: 10 celestial, 1 cellular]")
 @click.option("--frame-dt", type=click.FloatRange(min=0, min_open=True), help="Time between two frames that are kept.")
 def import_epns(directory: Path, out: Path, every: int | None, frame_dt: float | None) -> None:
@@ -109,7 +120,7 @@ def import_epns(directory: Path, out: Path, every: int | None, frame_dt: float |
 
 @data.command("import-labels")
 @click.argument("path", type=PATH)
-@click.option("--out", type=PATH, required=True, help="Where to write the store.")
+@store_option
 @click.option("--types", type=PATH, help="Type of every cell: CSV with columns label, type (and movie), or .npy (cell,) or (movie, cell).")
 @click.option("--frame-dt", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Time between two frames.")
 @click.option("--time-unit", default="", help="Unit of time, e.g. min.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from epns_pyro.cli._common import RUN, console, fail, overrides, progress_bars, with_imports
+from epns_pyro.cli._common import RUN, console, device_option, fail, overrides, progress_bars, with_imports
 
 
 @click.command()
@@ -15,7 +15,7 @@ from epns_pyro.cli._common import RUN, console, fail, overrides, progress_bars, 
 @click.option("--data", type=click.Path(path_type=Path), help="Store with the held-out sets.  [default: the training store]")
 @click.option("--members", type=click.IntRange(min=2), help="Members per ensemble; the same as --set members=N.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting of the evaluation; repeatable.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@device_option
 @with_imports
 def evaluate(run: Path, data: Path | None, members: int | None, changes: tuple[str, ...], device: str) -> None:
     """Test the simulator in RUN on held-out data; writes RUN/evaluation/."""

@@ -6,15 +6,12 @@ from pathlib import Path
 
 import click
 
-from epns_pyro.cli._common import progress_bars
-
-PATH = click.Path(path_type=Path)
-POSITIVE = click.FloatRange(min=0, min_open=True)
+from epns_pyro.cli._common import PATH, POSITIVE, progress_bars, store_option
 
 
 @click.command("import-md")
 @click.argument("paths", metavar="FILE...", type=PATH, nargs=-1, required=True)
-@click.option("--out", type=PATH, required=True, help="Where to write the store.")
+@store_option
 @click.option("--topology", type=PATH, help="Topology of the trajectories, where these do not name their atoms (PSF, PDB, GRO, ...).")
 @click.option("--select", default="all", show_default=True, help="Atoms to import, in the language of MDAnalysis, e.g. 'name CA'.")
 @click.option("--frame-dt", type=POSITIVE, help="Time between consecutive frames.  [default: that of the file, or 1]")

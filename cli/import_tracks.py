@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epns_pyro.cli._common import progress_bars
+from epns_pyro.cli._common import PATH, POSITIVE, progress_bars, store_option
 
 if TYPE_CHECKING:
     from epns_pyro.data.description import Split
-
-PATH = click.Path(path_type=Path)
-POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 class PerAxis(click.ParamType):
@@ -73,7 +70,7 @@ class Noise(click.ParamType):
 
 @click.command("import-tracks")
 @click.argument("paths", metavar="TABLE...", type=PATH, nargs=-1, required=True)
-@click.option("--out", type=PATH, required=True, help="Where to write the store.")
+@store_option
 @click.option("--columns", default="", help="Meaning of the columns: frame,id,x,y[,z] in order (- skips one), or frame=NAME,id=NAME,...")
 @click.option("--frame-dt", type=POSITIVE, help="Time between consecutive frame numbers.  [default: 1]")
 @click.option("--time-column", default="", metavar="COLUMN", help="Times of the frames, evenly spaced or not, in place of frame numbers.")

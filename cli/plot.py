@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epns_pyro.cli._common import LARGEST, RUN, SEED, console, fail, with_imports
+from epns_pyro.cli._common import LARGEST, RUN, console, fail, seed_option, with_imports
 
 if TYPE_CHECKING:
     from epns_pyro.plots.futures import Futures
@@ -26,7 +26,7 @@ STEPS = 100  # of the futures of a run that are sampled by default
 @click.option("--runs", type=click.IntRange(1, 12), default=3, show_default=True, help="Number of paths, or of runs in a film.")
 @click.option("--members", type=click.IntRange(1, LARGEST), default=100, show_default=True, help="Futures to sample from a RUN.")
 @click.option("--steps", type=click.IntRange(1, LARGEST), help="Number of steps.  [default: 100 for a run, otherwise all]")
-@click.option("--seed", type=SEED, default=0, show_default=True)
+@seed_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

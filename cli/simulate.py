@@ -14,12 +14,13 @@ from rich.filesize import decimal
 from epns_pyro.cli._common import (
     LARGEST,
     RUN,
-    SEED,
     console,
+    device_option,
     fail,
+    futures_option,
     imported,
     progress_bars,
-    result_file,
+    seed_option,
     trajectory_of,
     with_cluster,
     with_imports,
@@ -40,13 +41,7 @@ if TYPE_CHECKING:
     metavar="PATH[:INDEX]",
     help="Store with the initial states, and number of one test trajectory.  [default: all of the training store's test set]",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    callback=result_file,
-    help="FILE.zarr or FILE.nc to write; an existing file is not overwritten.",
-)
+@futures_option
 @click.option(
     "--entries",
     type=click.Choice(["kept", "recorded"]),
@@ -59,13 +54,13 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     help="Time step of the futures, if the model was trained on uneven time steps.",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True)
+@seed_option
 @click.option(
     "--mean-feedback",
     is_flag=True,
     help="Feed back the mean of the emission, as the published code does; the ensemble is then not a sample of the model.",
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@device_option
 @click.option(
     "--compile",
     "compiling",
