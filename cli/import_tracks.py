@@ -157,7 +157,7 @@ def import_tracks(
     history: int | None,
     noise: float | str | None,
 ) -> None:
-    """Import tables of tracks, one row per detection: CSV, TSV, text, Parquet or .npy files, or folders of them. One file is one recording.
+    """Import tables of tracks, one row per detection: CSV, TSV, text, Parquet, .npy or .npz files, or folders. One file is one recording.
 
     Layouts of trackpy, TrackMate, btrack, napari, DeepLabCut and idtracker are recognised; other tables need --columns.
     """

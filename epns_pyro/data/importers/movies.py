@@ -126,7 +126,9 @@ def find_movies(path: Path, *, stack_is_time: bool = False) -> list[Movie]:
         return [Movie(_name(path), 0, partial(_stack_frames, path, stack_is_time))]
     files = sorted((p for p in path.glob("*") if p.suffix.lower() in SUFFIXES), key=natural)
     if not files:
-        raise DataError(f"{path}: expected a zarr array, a TIFF stack, or a folder of .tif files, found none of them")
+        inside = sorted({p.parent for p in path.glob("*/**/*") if p.suffix.lower() in SUFFIXES}, key=natural)
+        found = f"one level or more below, in {', '.join(str(p) for p in inside[:3])}: give one of them" if inside else "none of them"
+        raise DataError(f"{path}: expected a zarr array, a TIFF stack, or a folder of .tif files, found {found}")
     counts = [count_images(file) for file in files]
     if max(counts) == 1 and all(open_stack(file).images == 1 for file in files):
         return [Movie(_name(path), 0, lambda: (frame for file in files for frame in open_stack(file).frames()))]

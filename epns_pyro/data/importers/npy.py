@@ -1,9 +1,11 @@
-"""Reading .npy files from unknown sources: no pickles, and the header must agree with the size of the file."""
+"""Reading .npy and .npz files from unknown sources: no pickles, and the header must agree with the size of the file."""
 
 from __future__ import annotations
 
 import tokenize
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -41,4 +43,28 @@ def load_npy(path: Path) -> np.ndarray:
         raise DataError(f"{path}: cannot be read as a .npy array: {' '.join(str(error).split())[:200] or type(error).__name__}") from None
     if array.dtype.kind not in "biuf":
         raise DataError(f"{path}: holds {array.dtype} values, expected numbers")
+    return array
+
+
+def load_npz(path: Path, name: str) -> np.ndarray:
+    """Read the array of numbers with a name from an archive, or the only one that it holds.
+
+    Raises
+    ------
+    DataError
+        If the archive is damaged, or holds no such array.
+    """
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: cannot be read as a .npz archive: it is none")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = list(archive.files)
+            chosen = name if name in names else names[0] if len(names) == 1 else None
+            array = None if chosen is None else np.asarray(archive[chosen])
+    except (*_DAMAGE, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as a .npz archive: {' '.join(str(error).split())[:200] or type(error).__name__}") from None
+    if array is None:
+        raise DataError(f"{path}: expected an array {name!r}, or only one, found {', '.join(map(repr, names[:10])) or 'none'}")
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{path}: {chosen!r} holds {array.dtype} values, expected numbers")
     return array

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from epns_pyro.data.importers import track_tables
-from epns_pyro.data.importers.npy import load_npy
+from epns_pyro.data.importers.npy import load_npy, load_npz
 from epns_pyro.data.importers.track_recording import AXES, FRAME, LIKELIHOOD, TRACK, Tracks
 from epns_pyro.data.importers.track_tables import LINE, TextTable, numbers
 from epns_pyro.errors import DataError
@@ -100,15 +100,15 @@ def _stacked(parts: list[pd.DataFrame], chunk: pd.DataFrame) -> pd.DataFrame:
 
 @final
 class ArrayTracks(Tracks):
-    """A .npy array (frame, animal, axis), NaN where an animal was not seen."""
+    """An array (frame, animal, axis), NaN where an animal was not seen: a .npy file, or `trajectories` in a .npz file."""
 
     layout = "idtracker"
 
     def __init__(self, path: Path) -> None:
         try:
-            array = load_npy(path)
+            array = load_npz(path, "trajectories") if path.suffix.lower() == ".npz" else load_npy(path)
         except DataError as error:
-            if any(word in str(error) for word in ("Python objects", "Object arrays", "pickled")):
+            if path.suffix.lower() == ".npy" and any(word in str(error) for word in ("Python objects", "Object arrays", "pickled")):
                 raise DataError(
                     f"{path}: is a pickled dictionary (idtracker.ai), which can run code when it is read: import trajectories.csv of the "
                     "same session, or, if you trust the file, save its array: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from epns_pyro.data.importers.track_tables import look, parquet_file
 from epns_pyro.errors import ConfigError, DataError
 
 TEXT = (".csv", ".tsv", ".txt", ".dat", ".tab")
-SUFFIXES = (*TEXT, ".parquet", ".npy")
+ARRAYS = (".npy", ".npz")
+SUFFIXES = (*TEXT, ".parquet", *ARRAYS)
 WAY_OUT = {
     ".h5": "export the tracks as CSV",
     ".hdf5": "export the tracks as CSV",
@@ -37,6 +39,8 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
         inside = sorted((p for p in path.iterdir() if p.suffix.lower() in SUFFIXES), key=natural) if path.is_dir() else [path]
         if not inside:
             raise DataError(f"{path}: holds no tables: expected files that end in {', '.join(SUFFIXES)}")
+        if twice := next((both for both in itertools.combinations(inside, 2) if both[0].stem == both[1].stem), None):
+            raise DataError(f"{path}: {twice[0].name} and {twice[1].name} seem to be one recording: give the file that is to be read")
         found += inside
     if repeated := [path for i, path in enumerate(found) if path in found[:i]]:
         raise ConfigError(f"{repeated[0]}: is given twice")
@@ -62,9 +66,9 @@ def open_tracks(path: Path, columns: str | None = None, time_column: str = "") -
     suffix = path.suffix.lower()
     if suffix in WAY_OUT:
         raise DataError(f"{path}: {suffix} files are not read: {WAY_OUT[suffix]}")
-    if time_column and suffix == ".npy":
+    if time_column and suffix in ARRAYS:
         raise ConfigError(f"{path}: an array (frame, animal, axis) has no column of times: leave out --time-column")
-    if suffix == ".npy":
+    if suffix in ARRAYS:
         return ArrayTracks(path)
     if suffix == ".parquet":
         names = tuple(parquet_file(path).schema_arrow.names)

@@ -138,7 +138,10 @@ def refused(tmp_path, message, path, **options):
 def test_what_holds_no_films(tmp_path):
     refused(tmp_path, "nothing: no such file or folder", "nothing")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path, "expected a zarr array, a TIFF stack, or a folder of .tif files", "empty")
+    refused(tmp_path, "expected a zarr array, a TIFF stack, or a folder of .tif files, found none of them", "empty")
+    (tmp_path / "challenge" / "01_GT" / "TRA").mkdir(parents=True)
+    tifffile.imwrite(tmp_path / "challenge" / "01_GT" / "TRA" / "man_track000.tif", np.ones((4, 4), np.uint16))
+    refused(tmp_path, r"one level or more below, in .*01_GT/TRA: give one of them", "challenge")
     zarr.create_group(tmp_path / "g.zarr").create_array("cells", data=np.ones((2, 2, 2), np.int64))
     refused(tmp_path, "has no array 'cell': did you mean 'cells'", "g.zarr")
     zarr.create_array(tmp_path / "flat.zarr", data=np.ones((2, 2), np.int64))

@@ -118,6 +118,7 @@ def test_bad_options_get_one_line(tmp_path, args, message):
     [
         ("trajectories.npy", None, "trajectories.npy: is a pickled dictionary (idtracker.ai), which can run code when it is read"),
         ("a.npy", b"no array", "a.npy: "),
+        ("a.npz", b"no archive", "a.npz: cannot be read as a .npz archive"),
         ("a.parquet", b"no table", "a.parquet: cannot be read as Parquet"),
         ("tracks.xml", b"<a/>", "tracks.xml: .xml files are not read: in TrackMate, export the spots as CSV"),
         ("tracks.h5", b"", "tracks.h5: .h5 files are not read: export the tracks as CSV"),
@@ -246,3 +247,25 @@ def test_data_info_says_what_is_hidden(tmp_path):
     assert "position vector, error learn" in words[0]
     assert "velocity vector, hidden" in words[0]
     assert "velocity vector, derived" in words[1]
+
+
+def test_an_archive_of_arrays_is_read_where_it_is_clear_which(tmp_path):
+    place = np.random.default_rng(0).normal(size=(20, 3, 2))
+    np.savez(tmp_path / "two.npz", a=place, b=place)
+    refused(
+        run(tmp_path / "two.npz", "--out", tmp_path / "x.zarr"), "expected an array 'trajectories', or only one, found 'a', 'b'", tmp_path
+    )
+    np.savez_compressed(tmp_path / "named.npz", trajectories=place, frames_per_second=np.array(25))
+    np.savez(tmp_path / "one.npz", place)
+    for name in ("named", "one"):
+        assert run(tmp_path / f"{name}.npz", "--segment", 5, "--out", tmp_path / f"{name}.zarr").exit_code == 0
+        store = open_store(tmp_path / f"{name}.zarr")
+        first = int(store.dataset("train")["first_frame"].values[0])
+        np.testing.assert_allclose(store.spec.get(store.read("train"), "position")[0], place[first + 1 : first + 5])
+
+
+def test_one_recording_twice_in_a_folder_is_not_read_twice(tmp_path):
+    (tmp_path / "session").mkdir()
+    for suffix in ("csv", "txt"):
+        walkers().to_csv(tmp_path / "session" / f"walk.{suffix}", index=False)
+    refused(run(tmp_path / "session", "--out", tmp_path / "x.zarr"), "walk.csv and walk.txt seem to be one recording", tmp_path)
