@@ -29,6 +29,10 @@ from epns_pyro.cli._common import PATH, POSITIVE, progress_bars, store_option
 )
 @click.option("--margin", type=click.IntRange(min=0), help="Frames left out between two sets of one file.  [default: one segment]")
 @click.option("--test", "tests", multiple=True, type=PATH, metavar="FILE", help="A file that is used for the test set only.")
+@click.option("--bonds", is_flag=True, help="Take the bonds of the topology as an attribute of pairs of atoms.")
+@click.option(
+    "--pairs", multiple=True, metavar="NAME=FILE[:UNIT]", help="An attribute of pairs: a table of two atoms, from 1, and perhaps a value."
+)
 @click.option(
     "--history",
     type=click.IntRange(0, 64),
@@ -48,6 +52,8 @@ def import_md(
     split: str,
     margin: int | None,
     tests: tuple[Path, ...],
+    bonds: bool,
+    pairs: tuple[str, ...],
     history: int | None,
 ) -> None:
     """Import trajectories of atoms: extxyz, and what MDAnalysis reads. A box must be rectangular and constant in a file.
@@ -57,6 +63,7 @@ def import_md(
     from epns_pyro.cli.data import _summarise
     from epns_pyro.data.importers.md import import_md as run
     from epns_pyro.data.importers.track_options import Options
+    from epns_pyro.data.importers.track_pairs import Pairs
     from epns_pyro.data.importers.track_report import ImportReport
 
     options = Options(
@@ -68,10 +75,11 @@ def import_md(
         segment=segment,
         split=split,
         margin=margin,
+        pairs=tuple(Pairs.read(text) for text in pairs),
         history=history,
     )
     with progress_bars() as progress:
-        store = run(paths, out, options, topology=topology, select=select, tests=tests, progress=progress)
+        store = run(paths, out, options, topology=topology, select=select, bonds=bonds, tests=tests, progress=progress)
     for line in ImportReport.of(store.path).lines():
         click.echo(line)
     _summarise(store)

@@ -83,6 +83,9 @@ class Noise(click.ParamType):
 @click.option("--static", "statics", multiple=True, metavar="NAME[=COLUMN][:UNIT]", help="A scalar that is constant, e.g. diameter:um.")
 @click.option("--category", "categories", multiple=True, metavar="NAME[=COLUMN]", help="A class of bodies, e.g. species.")
 @click.option("--vector", "vectors", multiple=True, metavar="NAME=COLUMN,COLUMN[:UNIT]", help="A vector, e.g. velocity=vx,vy.")
+@click.option(
+    "--pairs", multiple=True, metavar="NAME=FILE[:UNIT]", help="Bonds or springs: a table of two ids and perhaps a value, a row per pair."
+)
 @click.option("--likelihood", type=click.FloatRange(0, 1), help="Leave out detections with a likelihood below this.")
 @click.option(
     "--duplicates",
@@ -144,6 +147,7 @@ def import_tracks(
     statics: tuple[str, ...],
     categories: tuple[str, ...],
     vectors: tuple[str, ...],
+    pairs: tuple[str, ...],
     likelihood: float | None,
     duplicates: str,
     singles: bool,
@@ -164,6 +168,7 @@ def import_tracks(
     from epns_pyro.cli.data import _summarise
     from epns_pyro.data.importers.track_fields import Column, Quantities
     from epns_pyro.data.importers.track_options import Options
+    from epns_pyro.data.importers.track_pairs import Pairs
     from epns_pyro.data.importers.track_report import ImportReport
     from epns_pyro.data.importers.tracks import import_tracks as run
 
@@ -183,6 +188,7 @@ def import_tracks(
         unit=unit,
         segment=segment,
         quantities=quantities,
+        pairs=tuple(Pairs.read(text) for text in pairs),
         likelihood=likelihood,
         duplicates=duplicates,
         singles=singles,

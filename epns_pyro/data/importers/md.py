@@ -19,6 +19,7 @@ import pandas as pd
 
 from epns_pyro.data.importers import track_tables
 from epns_pyro.data.importers.track_fields import VELOCITY, Column
+from epns_pyro.data.importers.track_pairs import Pairs
 from epns_pyro.data.importers.track_recording import AXES, FRAME, TRACK, Tracks
 from epns_pyro.data.importers.tracks import Options, import_recordings
 from epns_pyro.data.stores import Store
@@ -32,7 +33,7 @@ RECTANGULAR = 1e-4  # of a side: how far a cell vector may lean in the rounding 
 VELOCITIES = ("vx", "vy", "vz")
 RECORDED_AS = ("velo", "vel", "velocities", "velocity")  # names of velocities in extxyz, by OVITO, LAMMPS and others
 TIME = "time"
-SPECIES, MASS = "species", "mass"
+SPECIES, MASS, BOND = "species", "mass", "bond"
 
 
 class Atoms(Tracks):
@@ -44,6 +45,8 @@ class Atoms(Tracks):
         Sides; empty where there are no periodic boundaries. Known once the first frame is.
     time_unit : str
         Where the file says it.
+    bonds : numpy.ndarray, (bond, 2)
+        Pairs of atoms, numbered from 1, where the topology has them.
     frame_dt : float, optional
         Time between two frames, likewise.
     """
@@ -52,6 +55,7 @@ class Atoms(Tracks):
     declared = True
     time_unit = ""
     frame_dt: float | None = None
+    bonds: np.ndarray = np.zeros((0, 2), dtype=np.int64)
 
     def __init__(self, path: Path) -> None:
         first = next(self.frames(path), None)
@@ -185,6 +189,11 @@ class Universe(Atoms):
             raise DataError(f"{path}: no atom is selected by {select!r}")
         super().__init__(path)
         self.time_unit, self.frame_dt = "ps", dt
+        if hasattr(self._chosen, "bonds"):
+            place = np.full(len(self._universe.atoms), 0)
+            place[self._chosen.indices] = np.arange(1, len(self._chosen) + 1)
+            numbered = place[np.asarray(self._chosen.bonds.indices, dtype=np.int64).reshape(-1, 2)]
+            self.bonds = numbered[(numbered > 0).all(1)]
 
     def frames(self, path: Path) -> Iterator[dict[str, Any]]:
         for number in range(len(self._universe.trajectory)):
@@ -226,6 +235,7 @@ def import_md(
     *,
     topology: str | Path | None = None,
     select: str = "all",
+    bonds: bool = False,
     tests: Sequence[str | Path] = (),
     progress: Progress | None = None,
 ) -> Store:
@@ -246,6 +256,8 @@ def import_md(
         Of trajectories that say nothing of their atoms.
     select : str
         Atoms to import, in the language of MDAnalysis.
+    bonds : bool
+        Whether the bonds of the topology become an attribute `bond` of pairs of atoms.
     tests : sequence of str or Path
         Recordings that are the test set.
     progress : callable, optional
@@ -270,9 +282,12 @@ def import_md(
         raise ConfigError(
             f"{files[0]}: holds velocities, but not the time between two frames: give --frame-dt, in the time of the velocities"
         )
+    if bonds and not len(atoms[0].bonds):
+        raise DataError(f"{files[0]}: its topology has no bonds between the atoms: give --topology, or a table of them, --pairs bond=FILE")
     options = replace(
         options,
         quantities=quantities,
+        pairs=(*options.pairs, *((Pairs.of(BOND, atoms[0].bonds),) if bonds else ())),
         frame_dt=options.frame_dt or atoms[0].frame_dt,
         time_unit=options.time_unit or ("" if options.frame_dt and atoms[0].frame_dt else atoms[0].time_unit),
     )

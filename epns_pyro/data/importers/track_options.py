@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from epns_pyro.data.description import Split
 from epns_pyro.data.importers import track_segments, track_splits
 from epns_pyro.data.importers.track_fields import VELOCITY, Quantities
+from epns_pyro.data.importers.track_pairs import Pairs
 from epns_pyro.data.importers.track_recording import ROLES, TRACK, Tracks
 from epns_pyro.derived import with_hidden_velocity, with_history
 from epns_pyro.errors import ConfigError, nearest
@@ -38,6 +39,8 @@ class Options:
         Frames per trajectory; by default a whole recording.
     quantities : Quantities
         Columns that become fields, besides the positions.
+    pairs : tuple of Pairs
+        Attributes of pairs of bodies.
     likelihood : float, optional
         Drop detections with a smaller likelihood.
     duplicates : {"refuse", "first"}
@@ -76,6 +79,7 @@ class Options:
     unit: str = ""
     segment: int | None = None
     quantities: Quantities = field(default_factory=Quantities)
+    pairs: tuple[Pairs, ...] = ()
     likelihood: float | None = None
     duplicates: str = track_segments.REFUSE
     singles: bool = False
@@ -96,6 +100,10 @@ class Options:
             raise ConfigError(f"history {self.history} and noise {self.noise}: an inferred state needs no earlier frames: leave one out")
         if self.split == track_splits.BY_TRACK and not self.singles:
             raise ConfigError("--split track: only bodies that do not influence each other can be in different sets: add --non-interacting")
+        if self.pairs and self.singles:
+            raise ConfigError(
+                f"pairs {self.pairs[0].name!r}: bodies that do not influence each other have none: leave out --non-interacting"
+            )
         if self.centre and self.symmetry != "point":
             raise ConfigError(f"--centre: only a law about a fixed point has a centre, found --symmetry {self.symmetry}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -176,13 +177,16 @@ class Segment:
         there[self.frame, self.body] = True
         return bool((there[1:] & there[:-1]).any())
 
-    def states(self, spec: StateSpec, quantities: Quantities, axes: int, bodies: int, where: str) -> np.ndarray:
+    def states(
+        self, spec: StateSpec, quantities: Quantities, axes: int, bodies: int, where: str, pairs: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
         """Return states (time, body, channel) on a body axis of size `bodies`; of the axes in the rows, the spec uses the first ones.
 
         Absent bodies have NaN in their dynamic fields. Static fields of a body are the same in all frames. Unused places of the body axis
-        have the static fields of the first body, so that no value is made up.
+        have the static fields of the first body, so that no value is made up; `pairs` are (body, body), by name.
         """
-        values = {POSITION: self._dynamic(self.rows[:, FIRST_VALUE : FIRST_VALUE + spec.space], bodies)}
+        values = {name: matrix[None] for name, matrix in pairs.items()}
+        values |= {POSITION: self._dynamic(self.rows[:, FIRST_VALUE : FIRST_VALUE + spec.space], bodies)}
         start = FIRST_VALUE + axes
         for quantity in quantities.all:
             columns = self.rows[:, start : start + len(quantity.columns)]

@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,8 @@ class _Work:
                 progress("tables", number + 1, len(self._tracks))
         if not self._reader.rows:
             raise DataError(f"{self._tracks[0].path}: holds no rows: expected one per detection")
+        for pairs in self._options.pairs:
+            pairs.require([recording.tracks for recording in self._recordings])
         if uncertain and self._options.likelihood is None:
             self._notes.append("there is a column 'likelihood', and no detection was dropped for it: --likelihood 0.9 drops uncertain ones")
 
@@ -254,6 +256,7 @@ class _Work:
         unit = self._options.unit or next((t.unit for t in self._tracks if t.unit and self._options.scale == 1.0), "")
         sizes = {name: len(known) for name, known in self._reader.categories.items()}
         spec = self._quantities.spec(axes, unit, self._options.time_unit, sizes)
+        spec = replace(spec, fields=(*spec.fields, *(pairs.field(self._bodies) for pairs in self._options.pairs)))
         spec = with_symmetry(with_boxes(spec, self._boxes), self._options.symmetry, self._options.axis)
         return with_duration(spec, self._frame_dt) if any(are_uneven(times) for times in self._clocks) else spec
 
@@ -282,7 +285,9 @@ class _Work:
         counts = Counter(homes.values())
         outputs = {name: _Output(writer, name, counts[name], self._segment, self._bodies) for name in sorted(counts)}
         for done, (key, segment) in enumerate(self._chosen(homes)):
-            x = segment.states(spec, self._quantities, len(self._axes), self._bodies, f"{self._recordings[key[0]].path}")
+            recording = self._recordings[key[0]]
+            pairs = {p.name: p.matrix(segment.tracks, recording.tracks, self._bodies) for p in self._options.pairs}
+            x = segment.states(spec, self._quantities, len(self._axes), self._bodies, f"{recording.path}", pairs)
             if spec.box_field:
                 x[..., spec.slice(spec.box_field.name)] = self._boxes[key[0]]
             if spec.duration:

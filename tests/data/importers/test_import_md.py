@@ -198,6 +198,23 @@ class TestMDAnalysis:
         np.testing.assert_allclose(store.spec.get(store.read("train"), "position"), store.spec.geometry.wrap(expected), atol=1e-4)
         assert store.spec.names == ("position",)
 
+    def test_bonds_between_the_chosen_atoms_become_pairs(self, protein, tmp_path):
+        import MDAnalysis
+
+        topology, trajectory, _ = protein
+        chain = MDAnalysis.Universe(str(topology))
+        chain.add_TopologyAttr("bonds", [(0, 2), (2, 4), (4, 5), (16, 18)])
+        chain.atoms.write(tmp_path / "bonded.pdb")
+        options = Options(segment=10, history=0)
+        store = import_md([trajectory], tmp_path / "a.zarr", options, topology=tmp_path / "bonded.pdb", select="name CA", bonds=True)
+        bond = store.spec.get(store.read("train"), "bond")[0, 0]
+        expected = np.zeros((10, 10))
+        for i, j in [(0, 1), (1, 2), (8, 9)]:  # the other bond goes to an atom that is not chosen
+            expected[i, j] = expected[j, i] = 1
+        np.testing.assert_array_equal(bond, expected)
+        with pytest.raises(DataError, match="its topology has no bonds between the atoms: give --topology, or a table of them"):
+            import_md([trajectory], tmp_path / "b.zarr", options, topology=topology, select="name CA", bonds=True)
+
     def test_what_cannot_be_read_is_said(self, protein, tmp_path):
         topology, trajectory, _ = protein
         with pytest.raises(DataError, match=r"protein.dcd: MDAnalysis cannot read it: .*: does it need --topology FILE\?"):
