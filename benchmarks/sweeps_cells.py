@@ -4,7 +4,9 @@
 
 From recorded frames of the test set, images are drawn with few sweeps and with many, and compared with the recorded next frames: mean
 difference in per cent of the true mean, with its standard error. Latents come from the prior, as in a forecast, or from the posterior,
-which has seen the next frame: an error that only the prior makes is one of the latents. Without sweeps it is the first draw.
+which has seen the next frame: an error that only the prior makes is one of the latents. Latents "recorded" start the sweeps at the
+recorded next frame instead of a first draw: sweeps whose conditional distribution is right leave it as it is, in distribution. Without
+sweeps it is the first draw. `--apart` draws pixels at the same time that are closer, or farther apart, than in training.
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ OBSERVED = {
 
 @torch.no_grad()
 def drawn(sim: epns_pyro.Simulator, x: np.ndarray, x_next: np.ndarray, latents: str, block: int) -> np.ndarray:
-    """Draw full states after x, from the prior or the posterior of the latents: (transition, y, x, channel)."""
+    """Draw full states after x, with latents of the prior or of the posterior, or by sweeps of x_next: (transition, y, x, channel)."""
     found = []
     for before, after in zip(as_tensor(x).split(block), as_tensor(x_next).split(block), strict=True):
         step = sim.transition.at(sim.local(before))
         law = step.prior if latents == "prior" else step.posterior(sim.local(after))
-        found.append(step.advance(step.emission(law.sample()).sample()).x.numpy())
+        emission = step.emission(law.sample())
+        image = emission.swept(sim.spec.dynamic(sim.local(after))) if latents == "recorded" else emission.sample()
+        found.append(step.advance(image).x.numpy())
     return np.concatenate(found)
 
 
@@ -45,9 +49,13 @@ def drawn(sim: epns_pyro.Simulator, x: np.ndarray, x_next: np.ndarray, latents: 
 @click.option("--data", type=click.Path(path_type=Path), default=Path("data/cells16.zarr"), show_default=True)
 @click.option("--transitions", default=300, show_default=True)
 @click.option("--sweeps", multiple=True, type=int, default=(0, 1, 2, 4, 8, 16), show_default=True)
+@click.option("--latents", "kinds", multiple=True, default=("prior", "posterior"), show_default=True)
+@click.option("--apart", type=int, default=None, help="pixels  [default: as in the run]")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/sweeps_cells.csv"), show_default=True)
-def main(run: Path, data: Path, transitions: int, sweeps: tuple[int, ...], seed: int, out: Path) -> None:
+def main(
+    run: Path, data: Path, transitions: int, sweeps: tuple[int, ...], kinds: tuple[str, ...], apart: int | None, seed: int, out: Path
+) -> None:
     sim, store = epns_pyro.load(run), open_store(data)
     x, x_next = draw_transitions(store, "test", transitions)
 
@@ -56,7 +64,8 @@ def main(run: Path, data: Path, transitions: int, sweeps: tuple[int, ...], seed:
         return {name: observables[name].values[:, 1] for name in OBSERVED}
 
     truth, rows = measured(x_next), []
-    for latents in ("prior", "posterior"):
+    sim.transition.scores.apart = apart or sim.transition.scores.apart
+    for latents in kinds:
         for count in sweeps:
             torch.manual_seed(seed)
             sim.transition.scores.sweeps = count

@@ -30,7 +30,7 @@ from epns_pyro.training.schedules import HorizonSchedule, KLSchedule, RateSchedu
 TURNS = 4  # laws of steps in a random direction, for recorded positions
 WINDOW = 10  # steps of the windows in which hidden states are inferred
 NEIGHBOURS = 8  # of a body in recordings with more than twice as many bodies
-SWEEPS = {"sweeps": 8, "training_sweeps": 2}  # of images of simulated cells
+SWEEPS = {"sweeps": 4, "apart": 8, "pseudo_likelihood": True, "distances": True}  # of images of simulated cells
 BODIES_PER_BATCH = 320  # 64 states of 5 bodies
 
 
@@ -170,11 +170,12 @@ def cells_quick(system: SystemConfig) -> RunConfig:
             recalibrate=False,
         ),
         training=TrainingConfig(
-            steps=2000,
+            steps=800,
             batch=batch,
             learning_rate=3e-3,
             clip_norm=50.0,
-            validate_every=500,
+            kl=KLSchedule(start=1.0),  # so latents are used only for what pixels cannot know from each other
+            validate_every=400,
             checkpoint_every=50,
             log_every=5,
             validation_transitions=validated,
@@ -187,6 +188,7 @@ def cells_default(system: SystemConfig) -> RunConfig:
     quick = cells_quick(system)
     changes = {"training.steps": 60_000, "training.batch": 8, "training.free_bits": 0.1175, "training.betas": (0.9, 0.9)}
     size = {"window": 15, "spacing": 2.5} if isinstance(system, CellsConfig) else {}
+    changes["training.kl"] = {}
     changes |= {"model.network": {"name": "windows"} | size, "model.latent": 64}
     return quick.override(changes | {"training.validate_every": 1000, "training.checkpoint_every": 1000})
 

@@ -40,7 +40,16 @@ class CellsTransition(Transition):
         windows = (self.spec[self.label].size - 1) * math.prod(net.window(Size(*context.sites)))
         self.block_size = max(1, min(64, WINDOW_PIXELS // windows))
         self.scores = PixelScores(
-            net.width, types, config.interlacing, config.neighbourhood, config.revisions, config.sweeps, config.training_sweeps
+            net.width,
+            types,
+            config.interlacing,
+            config.neighbourhood,
+            config.revisions,
+            config.sweeps,
+            config.training_sweeps,
+            distances=config.distances,
+            separate=config.pseudo_likelihood,
+            apart=config.apart,
         )
         hidden = config.prior_width
         self.prior_net = nn.Sequential(nn.Linear(net.summary_width, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
@@ -165,6 +174,19 @@ class CellsModelConfig(TransitionConfig):
         ge=1,
         le=100,
         description="the same in the law that training scores, at most `sweeps`: fewer are faster",
+    )
+    apart: int = pydantic.Field(
+        default=4,
+        ge=1,
+        description="least distance of pixels that a sweep draws at the same time, at most `interlacing`; cells that are "
+        "smaller keep their areas",
+    )
+    pseudo_likelihood: bool = pydantic.Field(
+        default=False,
+        description="whether sweeps have weights of their own, which training fits to recorded images: each pixel given all others",
+    )
+    distances: bool = pydantic.Field(
+        default=False, description="whether a pixel sees how far it is from where the centre of each cell is expected"
     )
     floor: float = pydantic.Field(default=1e-6, gt=0, lt=0.1, description="weight of a uniform law over the labels in the law of a pixel")
     prior_width: int = pydantic.Field(default=64, gt=0, description="hidden channels of the networks of prior and posterior")

@@ -133,8 +133,9 @@ class LabelField:
         Sides of the dither pattern, and of the square of pixels that a pixel depends on.
     """
 
-    def __init__(self, tissue: Tissue, crops: Crops, side: int, neighbourhood: int) -> None:
+    def __init__(self, tissue: Tissue, crops: Crops, side: int, neighbourhood: int, apart: int = 1) -> None:
         self.tissue, self.crops, self.count, self.neighbourhood = tissue, crops, side**2, neighbourhood
+        self.apart = max(apart, neighbourhood // 2 + 1)
         self.classes = pixel_classes(tissue, side).flatten()
         self.labels = tissue.flat.flatten()
 
@@ -177,7 +178,7 @@ class LabelField:
     def groups(self) -> list[range]:
         """All classes, in groups of pixels that do not depend on each other, in the order in which a sweep draws them again."""
         apart = 1
-        while apart <= self.neighbourhood // 2 and apart**2 < self.count:
+        while apart < self.apart and apart**2 < self.count:
             apart *= 2
         size = self.count // apart**2  # a group is a coarser pattern, whose ranks are those of the finer one, divided
         return [range(start, start + size) for start in range(0, self.count, size)]
@@ -194,6 +195,19 @@ class LabelField:
             pixel_sizes=[len(batch.pixel)],
             relative_class=torch.zeros_like(batch.relative_class),
             known=known,
+        )
+
+    def each_given_others(self, groups: range) -> PixelBatch:
+        """Return the pixels and candidates of some groups, each as `given_others` does; `relative_class` is the place of the group."""
+        size = self.count // len(self.groups)
+        batch, group = self.pixels_of(range(groups.start * size, groups.stop * size)), self.classes // size
+        here = self.contested.of(batch.classes)
+        return batch._replace(
+            classes=range(self.count, self.count + 1),
+            row_sizes=[batch.rows.stop - batch.rows.start],
+            pixel_sizes=[len(batch.pixel)],
+            relative_class=batch.relative_class // size,
+            known=self._surroundings[2][here] & (group[batch.around] != group[batch.pixel, None]),
         )
 
     @cached_property

@@ -87,7 +87,12 @@ class LabelImage(TorchDistribution):
         field, first = self._flat(batch)
         labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
         there = self._possible(field, labels)
-        labels, gained = self._sweeps(field, first).undo(labels, ~there, self.seed) if self.scores.sweeps else (labels, 0.0)
+        gained: Tensor | float = 0.0
+        if self.scores.again is not None and torch.is_grad_enabled():
+            fit = self._sweeps(field, first).fit(labels, ~there)
+            gained = fit - fit.detach()  # its gradient alone: the value is that of the first draw
+        elif self.scores.sweeps:
+            labels, gained = self._sweeps(field, first).undo(labels, ~there, self.seed)
         return (self._scores(field, first, labels).view(*batch, -1).sum(-1).flatten() + gained).view(batch)
 
     def pixel_log_prob(self, value: Tensor) -> Tensor:
@@ -130,7 +135,7 @@ class LabelImage(TorchDistribution):
         crops = Crops(index, inside, counted, c.start.expand(*batch, -1, -1).reshape(*windows[:2], 2), c.size)
         cells = d.cells.expand(*batch, -1, -1, -1).reshape(*windows, -1)
         medium = d.medium.expand(*batch, -1, -1).reshape(len(labels), t.lattice.pixels, -1).contiguous()  # read once per class
-        return LabelField(tissue, crops, self.scores.side, self.scores.neighbourhood), Draft(cells, medium)
+        return LabelField(tissue, crops, self.scores.side, self.scores.neighbourhood, self.scores.apart), Draft(cells, medium)
 
     def _stages(self, field: LabelField, draft: Draft, labels: Tensor) -> Iterator[tuple[range, Draft, DraftMarginals | None]]:
         """Iterate over the classes that share a draft, with this draft and its marginals.
@@ -165,6 +170,13 @@ class LabelImage(TorchDistribution):
         if self.scores.sweeps:
             labels = self._sweeps(field, draft).do(labels)
         return self._image(labels, batch)
+
+    @torch.no_grad()
+    def swept(self, value: Tensor) -> Tensor:
+        """Draw the pixels of images (*batch, y, x, 1) again, as sweeps do after the first draw."""
+        batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
+        labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
+        return self._image(self._sweeps(*self._flat(batch)).do(labels), batch)
 
     @property
     @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from epns_pyro.models.tissues.revision import Revision
 
 CELL_RADIUS = 3.0  # pixels: the unit of a cell's moments as network inputs
 EXPECTATION_FEATURES = AREA_FEATURES + 7
+DISTANCE_FEATURES = 4
 
 
 class DraftMarginals:
@@ -57,11 +59,21 @@ class DraftMarginals:
         """Return the same for a group of classes, (cell, 1, EXPECTATION_FEATURES), with the surplus `others` (cell, 1, 3) of all others."""
         return self._features(others, _root(self._variance[:, group.start : group.stop].sum(1, keepdim=True)))
 
+    def expectation_of_each(self, labels: Tensor, groups: range) -> Tensor:
+        """Return the same for some groups, with all other pixels of images (pixel,): (cell, group, EXPECTATION_FEATURES)."""
+        count = len(self.field.groups)
+        surplus, variance = (
+            of_class.unflatten(1, (count, -1)).sum(2) for of_class in (self._per_class(self._surplus(labels, slice(None))), self._variance)
+        )
+        these = slice(groups.start, groups.stop)
+        return self._features(surplus.sum(1, keepdim=True) - surplus[:, these], _root(variance[:, these]))
+
     def _features(self, past: Tensor, still: Tensor) -> Tensor:
         total = self._expected + past
         excess = (total[..., :1] - self._mean_area) / (1 + self._mean_area).sqrt()
         centre = total[..., 1:] / (1 + total[..., :1])
-        return torch.cat([area_features(total[..., 0]), excess, centre, past / CELL_RADIUS, still], -1)
+        disc = [total[..., 1:] * CELL_RADIUS / total[..., :1].clamp_min(1), (total[..., :1].clamp_min(1) / math.pi).sqrt()]
+        return torch.cat([area_features(total[..., 0]), excess, centre, past / CELL_RADIUS, still, *disc], -1)
 
     def whole(self, labels: Tensor) -> Tensor:
         """Return the surplus of each cell from all pixels of an image (pixel,): (cell, 1, 3)."""
@@ -131,12 +143,13 @@ class ByClass(nn.Module):
 
     def forward(self, rows: Tensor, sizes: list[int], classes: range) -> Tensor:
         """(row, fan_in) -> (row, fan_out), for `sizes[i]` rows of class `classes[i]`."""
-        later = (self.shared + self.own[max(classes.start - 1, 0) : classes.stop - 1]).unbind()
+        last = len(self.own)  # classes after it have its map
+        later = (self.shared + self.own[min(max(classes.start - 1, 0), last - 1) : min(classes.stop - 1, last)]).unbind()
         weights = later if classes.start else (torch.zeros_like(self.shared), *later)
         return torch.cat([part @ weight for part, weight in zip(rows.split(sizes), weights, strict=True)])
 
 
-class PixelScores(nn.Module):
+class NeighbourScores(nn.Module):
     """Scores of the candidates of every pixel, given the pixels of the classes before its own.
 
     score(cell, pixel) = f(draft + nearby pixels of the cell and of other cells of its type + nearby types + expectation)
@@ -150,10 +163,127 @@ class PixelScores(nn.Module):
     width : int
         Channels of the draft.
     types : int
-    side : int
-        Side of the dither pattern: 1, 2, 4, ...
     neighbourhood : int
         Side of the square of pixels that a pixel depends on.
+    later : int
+        Classes after the first that have weights of their own.
+    distances : bool
+        Whether a candidate sees how far the pixel is from the expected centre of the cell.
+    detached : bool
+        Whether the draft learns nothing from these scores, which then have a linear view of it.
+    """
+
+    def __init__(self, width: int, types: int, neighbourhood: int, later: int, *, distances: bool = False, detached: bool = False) -> None:
+        super().__init__()
+        self.types, self.neighbourhood, self.distances, self.detached = types, neighbourhood, distances, detached
+        self.view = nn.ModuleList(nn.Linear(width, width) if detached else nn.Identity() for _ in Draft._fields)
+        seen = 2 * neighbourhood**2 + EXPECTATION_FEATURES + distances * DISTANCE_FEATURES
+        self.own = ByClass(seen, width, later)
+        self.kinds = ByClass(neighbourhood**2 * (types + 1), 2 * width, later)
+        self.cell, self.medium = Readout(width), Readout(width)
+        stay = nn.Linear(width, 1)
+        nn.init.constant_(stay.bias, 3.0)  # an untrained model changes little
+        self.stay = nn.Sequential(nn.SiLU(), stay)
+
+    def read(self, field: LabelField, draft: Draft, pixels: PixelBatch) -> DraftRows:
+        """Read what the draft says of a batch of pixels; it has one batch dimension."""
+        indices = field.candidates.place[pixels.rows], pixels.pixel
+        rows = (part.flatten(0, -2).index_select(0, index) for part, index in zip(draft, indices, strict=True))
+        cells, medium = (view(part.detach() if self.detached else part) for view, part in zip(self.view, rows, strict=True))
+        bonus = self.stay(medium)[..., 0]
+        stays = torch.where(field.owned[pixels.rows], bonus[pixels.pixel_of_candidate], 0.0)
+        return DraftRows(cells, medium, stays, torch.where(field.outside[pixels.pixel], bonus, -math.inf))
+
+    def laws(self, field: LabelField, draft: Draft, pixels: PixelBatch, *context: Tensor) -> PixelLaws:
+        """Return the laws of a batch of pixels, by the draft alone or given (labels, expectation): see `given`."""
+        return self.given(field, self.read(field, draft, pixels), pixels, *context)
+
+    def given(
+        self, field: LabelField, rows: DraftRows, pixels: PixelBatch, labels: Tensor | None = None, expectation: Tensor | None = None
+    ) -> PixelLaws:
+        """Return the laws of a batch of pixels.
+
+        Parameters
+        ----------
+        field : LabelField
+        rows : DraftRows
+            What the draft says of these pixels.
+        pixels : PixelBatch
+        labels : Tensor, (pixel,)
+            The images of the whole batch; a pixel reads only pixels of earlier classes. None: laws by the draft alone.
+        expectation : Tensor, (cell, class, EXPECTATION_FEATURES)
+            Of the classes in `pixels`.
+        """
+        cells, medium, stays, outside = rows
+        if labels is not None and expectation is not None and pixels.classes.stop > 1:
+            seen, kinds = field.seen(labels, pixels)
+            near_cells, near_medium = self._of_kinds(kinds, pixels).chunk(2, -1)
+            cells = cells + near_cells.index_select(0, pixels.pixel_of_candidate) + self._of_cells(field, seen, kinds, expectation, pixels)
+            medium = medium + near_medium
+        return PixelLaws(field, pixels, self.cell(cells) + stays, self.medium(medium), outside)
+
+    def _of_cells(self, field: LabelField, seen: Tensor, kinds: Tensor, expectation: Tensor, pixels: PixelBatch) -> Tensor:
+        """Score candidates by the pixels of their cell, those of other cells of its type, and the expectation: (row, width)."""
+        c, square = field.candidates, self.neighbourhood**2
+        inputs = expectation.new_empty(len(pixels.pixel_of_candidate), self.own.shared.shape[0])
+        # written in place: this is the largest table, and it has no gradient
+        torch.eq(seen.index_select(0, pixels.pixel_of_candidate), c.name[pixels.rows, None].to(seen), out=inputs[:, :square])
+        torch.eq(kinds.index_select(0, pixels.pixel_of_candidate), c.kind[pixels.rows, None].to(kinds), out=inputs[:, square : 2 * square])
+        of_row = expectation[c.cell[pixels.rows], pixels.relative_class]
+        inputs[:, 2 * square : 2 * square + EXPECTATION_FEATURES] = of_row[:, :EXPECTATION_FEATURES]
+        if self.distances:
+            inputs[:, 2 * square + EXPECTATION_FEATURES :] = distance_features(c.offset[pixels.rows], of_row[:, EXPECTATION_FEATURES:])
+        return self.own(inputs, pixels.row_sizes, pixels.classes)
+
+    def _of_kinds(self, kinds: Tensor, pixels: PixelBatch) -> Tensor:
+        """Score contributions from the types of nearby pixels: (pixel, 2 * width)."""
+        inputs = self.kinds.shared.new_empty(*kinds.shape, self.types + 1)
+        torch.eq(kinds[..., None], torch.arange(self.types + 1, device=kinds.device).to(kinds), out=inputs)
+        return self.kinds(inputs.flatten(-2), pixels.pixel_sizes, pixels.classes)
+
+
+def distance_features(offset: Tensor, disc: Tensor) -> Tensor:
+    """Say how far pixels are from where their candidate cells are expected: (row, DISTANCE_FEATURES).
+
+    Parameters
+    ----------
+    offset : Tensor, (row, 2)
+        Of the pixel from the present centre of the cell, pixels.
+    disc : Tensor, (row, 3)
+        The expected centre, from the same point, and the radius of a disc of the expected area, pixels.
+    """
+    centre, radius = disc[:, :2], disc[:, 2]
+    here, before = ((offset - middle).square().sum(-1).add(1e-12).sqrt() for middle in (centre, 0.0))
+    beyond = (here - radius) / CELL_RADIUS
+    return torch.stack([here / CELL_RADIUS, beyond, beyond.square(), here - before], -1)
+
+
+class DraftRows(NamedTuple):
+    """What a draft says of a batch of pixels.
+
+    Parameters
+    ----------
+    cells : Tensor, (row, width)
+    medium : Tensor, (pixel, width)
+    stays : Tensor, (row,)
+        A bonus for the cell that has the pixel now.
+    outside : Tensor, (pixel,)
+        The score of a cell that has the pixel now outside of its window.
+    """
+
+    cells: Tensor
+    medium: Tensor
+    stays: Tensor
+    outside: Tensor
+
+
+class PixelScores(NeighbourScores):
+    """The scores of pixels that are drawn class by class, and of those that sweeps draw again.
+
+    Parameters
+    ----------
+    side : int
+        Side of the dither pattern: 1, 2, 4, ...
     revisions : tuple of int
         Classes before which the draft is revised; see `epns_pyro.models.tissues.revision`.
     sweeps : int
@@ -171,18 +301,17 @@ class PixelScores(nn.Module):
         revisions: tuple[int, ...] = (),
         sweeps: int = 0,
         training_sweeps: int | None = None,
+        *,
+        distances: bool = False,
+        separate: bool = False,
+        apart: int = 4,
     ) -> None:
-        super().__init__()
-        self.types, self.side, self.neighbourhood, self.sweeps = types, side, neighbourhood, sweeps
+        later = side**2 - 1 + (sweeps > 0 and not separate)  # pixels that are drawn again are a class after the last
+        super().__init__(width, types, neighbourhood, later, distances=distances)
+        self.side, self.sweeps, self.apart = side, sweeps, apart
         self.training_sweeps = sweeps if training_sweeps is None else min(sweeps, training_sweeps)
         self.revisions = nn.ModuleList(Revision(width, types, start) for start in revisions if start < side**2)
-        later = side**2 - 1 + (sweeps > 0)  # pixels that are drawn again are a class after the last
-        self.own = ByClass(2 * neighbourhood**2 + EXPECTATION_FEATURES, width, later)
-        self.kinds = ByClass(neighbourhood**2 * (types + 1), 2 * width, later)
-        self.cell, self.medium = Readout(width), Readout(width)
-        stay = nn.Linear(width, 1)
-        nn.init.constant_(stay.bias, 3.0)  # an untrained model changes little
-        self.stay = nn.Sequential(nn.SiLU(), stay)
+        self.again = NeighbourScores(width, types, neighbourhood, 1, distances=distances, detached=True) if sweeps and separate else None
 
     @property
     def classes(self) -> range:
@@ -194,56 +323,3 @@ class PixelScores(nn.Module):
         revisions = [revision for revision in self.revisions if isinstance(revision, Revision)]
         bounds = itertools.pairwise([0, *(revision.start for revision in revisions), len(self.classes)])
         return [(range(*ends), revision) for ends, revision in zip(bounds, (None, *revisions), strict=True)]
-
-    def forward(
-        self, field: LabelField, draft: Draft, pixels: PixelBatch, labels: Tensor | None = None, expectation: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Score the candidates of a batch of pixels: (row,) for cells, (pixel,) for the medium.
-
-        Parameters
-        ----------
-        field : LabelField
-        draft : Draft
-            With one batch dimension.
-        pixels : PixelBatch
-        labels : Tensor, (pixel,)
-            The images of the whole batch; a pixel reads only pixels of earlier classes. None: scores by the draft alone.
-        expectation : Tensor, (cell, class, EXPECTATION_FEATURES)
-            Of the classes in `pixels`.
-
-        Returns
-        -------
-        Tensor, (row,), and Tensor, (pixel,)
-            Scores of cells and of the medium, in the order of `pixels`.
-        """
-        cells = draft.cells.flatten(0, -2).index_select(0, field.candidates.place[pixels.rows])
-        medium = draft.medium.flatten(0, -2).index_select(0, pixels.pixel)
-        if labels is not None and expectation is not None and pixels.classes.stop > 1:
-            seen, kinds = field.seen(labels, pixels)
-            near_cells, near_medium = self._of_kinds(kinds, pixels).chunk(2, -1)
-            cells = cells + near_cells.index_select(0, pixels.pixel_of_candidate) + self._of_cells(field, seen, kinds, expectation, pixels)
-            medium = medium + near_medium
-        return self.cell(cells), self.medium(medium)
-
-    def laws(self, field: LabelField, draft: Draft, pixels: PixelBatch, *context: Tensor) -> PixelLaws:
-        """Return the laws of a batch of pixels: the scores of `forward`, with a bonus for the cell that has the pixel now."""
-        cells, medium = self(field, draft, pixels, *context)
-        bonus = self.stay(draft.medium.flatten(0, -2).index_select(0, pixels.pixel))[..., 0]
-        cells = cells + torch.where(field.owned[pixels.rows], bonus[pixels.pixel_of_candidate], 0.0)
-        return PixelLaws(field, pixels, cells, medium, torch.where(field.outside[pixels.pixel], bonus, -math.inf))
-
-    def _of_cells(self, field: LabelField, seen: Tensor, kinds: Tensor, expectation: Tensor, pixels: PixelBatch) -> Tensor:
-        """Score candidates by the pixels of their cell, those of other cells of its type, and the expectation: (row, width)."""
-        c, square = field.candidates, self.neighbourhood**2
-        inputs = expectation.new_empty(len(pixels.pixel_of_candidate), 2 * square + EXPECTATION_FEATURES)
-        # written in place: this is the largest table, and it has no gradient
-        torch.eq(seen.index_select(0, pixels.pixel_of_candidate), c.name[pixels.rows, None].to(seen), out=inputs[:, :square])
-        torch.eq(kinds.index_select(0, pixels.pixel_of_candidate), c.kind[pixels.rows, None].to(kinds), out=inputs[:, square : 2 * square])
-        inputs[:, 2 * square :] = expectation[c.cell[pixels.rows], pixels.relative_class]
-        return self.own(inputs, pixels.row_sizes, pixels.classes)
-
-    def _of_kinds(self, kinds: Tensor, pixels: PixelBatch) -> Tensor:
-        """Score contributions from the types of nearby pixels: (pixel, 2 * width)."""
-        inputs = self.kinds.shared.new_empty(*kinds.shape, self.types + 1)
-        torch.eq(kinds[..., None], torch.arange(self.types + 1, device=kinds.device).to(kinds), out=inputs)
-        return self.kinds(inputs.flatten(-2), pixels.pixel_sizes, pixels.classes)

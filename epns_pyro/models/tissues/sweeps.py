@@ -22,6 +22,7 @@ both, and more sweeps come closer to the law whose conditionals g are.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,7 +30,9 @@ from torch import Tensor
 from epns_pyro.backbones.tissues.base import Draft
 from epns_pyro.models.tissues.interlacing import LabelField, PixelBatch
 from epns_pyro.models.tissues.pixel_laws import HashedNoise, PixelLaws, random_gumbel
-from epns_pyro.models.tissues.pixel_scores import DraftMarginals, PixelScores
+from epns_pyro.models.tissues.pixel_scores import DraftMarginals, DraftRows, PixelScores
+
+PARTS = 4  # of the groups of an image; training fits sweeps to one of them
 
 
 class Sweeps:
@@ -47,16 +50,22 @@ class Sweeps:
     """
 
     def __init__(self, field: LabelField, draft: Draft, marginals: DraftMarginals, scores: PixelScores, floor: float) -> None:
-        self.field, self.draft, self.marginals, self.scores, self.floor = field, draft, marginals, scores, floor
-        self._groups = [(group, field.given_others(group)) for group in field.groups]  # the same in every sweep
+        self.field, self.marginals, self.scores, self.floor = field, marginals, scores, floor
+        self.draft, self.laws = draft, scores.again or scores
+
+    @cached_property
+    def _groups(self) -> list[tuple[range, PixelBatch, DraftRows]]:
+        """What is the same in every sweep."""
+        found = ((group, self.field.given_others(group)) for group in self.field.groups)
+        return [(group, pixels, self.laws.read(self.field, self.draft, pixels)) for group, pixels in found]
 
     def do(self, labels: Tensor) -> Tensor:
         """Draw all pixels of images (pixel,) again, as often as there are sweeps."""
         labels, surplus, lost = labels.clone(), self.marginals.whole(labels), Lost(self.field, self.floor)
         for _ in range(self.scores.sweeps):
             uniform = lost.labels()
-            for group, pixels in self._groups:
-                laws, others = self._given_others(group, pixels, labels, surplus)
+            for group, pixels, rows in self._groups:
+                laws, others = self._given_others(group, pixels, rows, labels, surplus)
                 pixel = pixels.pixel
                 labels[pixel] = torch.where(uniform[pixel] < 0, laws.draw(random_gumbel), uniform[pixel])
                 surplus = others + self.marginals.surplus(labels, pixels)
@@ -83,8 +92,8 @@ class Sweeps:
         noise, labels, surplus = HashedNoise(field, labels, seed), labels.clone(), self.marginals.whole(labels)
         gained = self.draft.cells.new_zeros(len(labels) // lattice)
         for turn in range(self.scores.training_sweeps if torch.is_grad_enabled() else self.scores.sweeps):
-            for group, pixels in reversed(self._groups):
-                laws, others = self._given_others(group, pixels, labels, surplus)
+            for group, pixels, rows in reversed(self._groups):
+                laws, others = self._given_others(group, pixels, rows, labels, surplus)
                 total = laws.total
                 ahead = with_uniform(field, laws.score(labels) - total, self.floor, pixels.pixel)
                 with torch.no_grad():
@@ -96,10 +105,27 @@ class Sweeps:
                 gained = gained.index_add(0, pixels.pixel // lattice, ratio)
         return labels, gained
 
-    def _given_others(self, group: range, pixels: PixelBatch, labels: Tensor, surplus: Tensor) -> tuple[PixelLaws, Tensor]:
+    def fit(self, labels: Tensor, fixed: Tensor) -> Tensor:
+        """Estimate the pseudo-likelihood of images (pixel,) from one part of the groups, which the images choose: nats, (image,)."""
+        count = len(self.field.groups)
+        size = max(1, count // PARTS)
+        start = int((labels != self.field.labels).sum()) % (count // size) * size
+        return self.pseudo_likelihood(labels, fixed, range(start, start + size)) * (count / size)
+
+    def pseudo_likelihood(self, labels: Tensor, fixed: Tensor, groups: range) -> Tensor:
+        """Score the pixels of some groups of images (pixel,), each given all others; `fixed` ones (pixel,) are left out: nats, (image,)."""
+        field = self.field
+        pixels, expectation = field.each_given_others(groups), self.marginals.expectation_of_each(labels, groups)
+        laws = self.laws.laws(field, self.draft, pixels, labels, expectation)
+        score = with_uniform(field, laws.score(labels) - laws.total, self.floor, pixels.pixel)
+        score = torch.where(fixed[pixels.pixel], 0.0, score)
+        lattice = field.tissue.lattice.pixels
+        return score.new_zeros(len(labels) // lattice).index_add(0, pixels.pixel // lattice, score)
+
+    def _given_others(self, group: range, pixels: PixelBatch, rows: DraftRows, labels: Tensor, surplus: Tensor) -> tuple[PixelLaws, Tensor]:
         """Return the laws of a group of pixels, and the surplus (cell, 1, 3) of all others, given that of the whole image."""
         others = surplus - self.marginals.surplus(labels, pixels)
-        return self.scores.laws(self.field, self.draft, pixels, labels, self.marginals.expectation_of_group(others, group)), others
+        return self.laws.given(self.field, rows, pixels, labels, self.marginals.expectation_of_group(others, group)), others
 
 
 class Lost:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from label_tissues import label_spec, law, tissues, transition
 
 from epns_pyro.backbones.tissues.tissue import AREA_FEATURES, area_features
-from epns_pyro.models.tissues.pixel_scores import CELL_RADIUS
+from epns_pyro.models.tissues.pixel_scores import CELL_RADIUS, EXPECTATION_FEATURES, distance_features
 
 CELLS = 5
 LATTICE = (12, 11)
@@ -47,7 +49,15 @@ def test_an_expectation_is_what_a_plain_count_says(drawn) -> None:
             expectation = found[cell, k]
             torch.testing.assert_close(expectation[:AREA_FEATURES], area_features(torch.tensor(total, dtype=torch.float64)))
             torch.testing.assert_close(expectation[AREA_FEATURES : AREA_FEATURES + 4], torch.tensor(expected, dtype=torch.float64))
-            assert float(expectation[-1]) == pytest.approx(variance**0.5, abs=1e-9)
+            assert float(expectation[EXPECTATION_FEATURES - 1]) == pytest.approx(variance**0.5, abs=1e-9)
+            disc = [moment[0] * CELL_RADIUS / max(total, 1), moment[1] * CELL_RADIUS / max(total, 1), (max(total, 1) / math.pi) ** 0.5]
+            torch.testing.assert_close(expectation[EXPECTATION_FEATURES:], torch.tensor(disc, dtype=torch.float64))
+
+
+def test_distances_are_from_the_expected_centre_in_cell_radii() -> None:
+    offset, disc = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[0.0, 0.0, 2.0], [0.0, 4.0, 3.0]])
+    expected = [[5 / 3, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 2.0]]
+    torch.testing.assert_close(distance_features(offset, disc), torch.tensor(expected), atol=1e-6, rtol=1e-6)
 
 
 def test_the_marginal_is_a_probability_and_the_law_of_the_first_class(drawn) -> None:

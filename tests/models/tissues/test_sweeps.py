@@ -13,7 +13,8 @@ from torch import Tensor
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.tissues.cells import CellsModelConfig
 from epns_pyro.models.tissues.label_images import LabelImage
-from epns_pyro.models.tissues.sweeps import with_uniform
+from epns_pyro.models.tissues.pixel_laws import PixelLaws
+from epns_pyro.models.tissues.sweeps import Sweeps, with_uniform
 from epns_pyro.symmetry import Relabelling, density_invariance_error
 
 LATTICE = (2, 3)
@@ -25,11 +26,25 @@ def every_image(labels: int) -> Tensor:
     return torch.tensor(list(itertools.product(range(labels), repeat=6))).view(-1, *LATTICE, 1)
 
 
-def small_law(sweeps: int) -> LabelImage:
+def small_law(sweeps: int, **settings: object) -> LabelImage:
     """The law of an image of 2 x 3 pixels with 2 cells, at weights of order one."""
-    t = transition(label_spec(2, types=2), LATTICE, interlacing=2, neighbourhood=3, sweeps=sweeps, floor=FLOOR)
+    t = transition(label_spec(2, types=2), LATTICE, interlacing=2, neighbourhood=3, sweeps=sweeps, floor=FLOOR, **settings)
+    if (again := t.scores.again) is not None:  # sweeps that fit the first draw, as trained ones do
+        with torch.no_grad():
+            for view in again.view:
+                view.weight.copy_(torch.eye(len(view.weight)) + 0.1 * view.weight)
+            for part in ("own", "kinds", "cell", "medium", "stay"):
+                for mine, first in zip(getattr(again, part).parameters(), getattr(t.scores, part).parameters(), strict=True):
+                    mine.copy_(first[: len(mine)])
     cell = torch.tensor([[[0, 1, 2], [1, 1, 2]]])
     return law(t, torch.stack([cell, torch.tensor([0, 1, 2])[cell]], -1))
+
+
+def given_others(sweeps: Sweeps, group: range, labels: Tensor) -> tuple[PixelLaws, Tensor]:
+    """The laws of a group of pixels of images (pixel,), given all others."""
+    pixels = sweeps.field.given_others(group)
+    rows = sweeps.laws.read(sweeps.field, sweeps.draft, pixels)
+    return sweeps._given_others(group, pixels, rows, labels, sweeps.marginals.whole(labels))
 
 
 def exact(emission: LabelImage) -> Tensor:
@@ -40,7 +55,7 @@ def exact(emission: LabelImage) -> Tensor:
     probability = emission._scores(field, first, flat.flatten()).view(len(images), -1).sum(-1).exp()
     sweeps, labels = emission._sweeps(field, first), flat.flatten()
     for _, group in itertools.product(range(emission.scores.sweeps), field.groups):
-        laws, _ = sweeps._given_others(group, field.given_others(group), labels, sweeps.marginals.whole(labels))
+        laws, _ = given_others(sweeps, group, labels)
         pixel = laws.pixels.pixel
         g = torch.zeros(len(images), dtype=torch.float64)
         g = g.index_add(0, pixel // 6, with_uniform(field, laws.score(labels) - laws.total, FLOOR, pixel)).exp()
@@ -51,9 +66,13 @@ def exact(emission: LabelImage) -> Tensor:
     return probability
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+OF_THEIR_OWN = {"pseudo_likelihood": True}  # weights of sweeps
+
+
+@pytest.fixture(scope="module", params=[(1, {}), (2, {}), (1, OF_THEIR_OWN), (2, OF_THEIR_OWN)], ids=["1", "2", "1 fitted", "2 fitted"])
 def emission(request: pytest.FixtureRequest) -> LabelImage:
-    return small_law(request.param)
+    sweeps, settings = request.param
+    return small_law(sweeps, **settings)
 
 
 @torch.no_grad()
@@ -123,9 +142,9 @@ def test_undoing_reads_no_pixel_of_the_group_that_it_draws() -> None:
     for group in field.groups:
         labels = x[0, 1, ..., 0].flatten().clone()
         with torch.no_grad():
-            laws, _ = sweeps._given_others(group, field.given_others(group), labels, sweeps.marginals.whole(labels))
+            laws, _ = given_others(sweeps, group, labels)
             labels[laws.pixels.pixel] = torch.as_tensor(rng.integers(0, 8, len(laws.pixels.pixel)))
-            again, _ = sweeps._given_others(group, field.given_others(group), labels, sweeps.marginals.whole(labels))
+            again, _ = given_others(sweeps, group, labels)
         for one, other in zip(laws[2:], again[2:], strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
@@ -149,6 +168,60 @@ def test_the_gradient_reaches_both_the_first_draw_and_the_sweeps() -> None:
     own = emission.scores.own.own.grad
     assert own.shape[0] == 4
     assert all(float(part.abs().sum()) > 1e-6 for part in own)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_the_pseudo_likelihood_is_that_of_every_group_given_the_others(periodic: bool) -> None:
+    """All groups in one pass, group by group, and in parts that an estimate picks one of."""
+    spec = label_spec(7, periodic=periodic)
+    t = transition(spec, (16, 16), interlacing=4, sweeps=1, revisions=(), pseudo_likelihood=True, distances=True)
+    x = tissues(spec, (16, 16), 2, 2)
+    emission, labels = law(t, x[:, 0]), x[:, 1, ..., 0].flatten()
+    field, first = emission._flat(emission.batch_shape)
+    sweeps, fixed, parts = emission._sweeps(field, first), labels == 3, []
+    with torch.no_grad():
+        for group in field.groups:
+            laws, _ = given_others(sweeps, group, labels)
+            pixel = laws.pixels.pixel
+            score = with_uniform(field, laws.score(labels) - laws.total, emission.floor, pixel)
+            parts.append(torch.stack([score[~fixed[pixel] & (pixel // 256 == image)].sum() for image in range(2)]))
+        groups = len(parts)
+        torch.testing.assert_close(sweeps.pseudo_likelihood(labels, fixed, range(groups)), sum(parts))
+        quarters = [4 * sum(parts[start : start + groups // 4]) for start in range(0, groups, groups // 4)]
+        found = sweeps.fit(labels, fixed)
+        assert sum(torch.allclose(found, quarter) for quarter in quarters) == 1
+
+
+def test_pixels_that_are_drawn_at_the_same_time_are_as_far_apart_as_wanted() -> None:
+    spec = label_spec(7)
+    x = tissues(spec, (16, 16), 1, 2)
+    for apart, groups in ((1, 16), (4, 16), (8, 64)):
+        emission = law(transition(spec, (16, 16), interlacing=8, sweeps=1, revisions=(), apart=apart), x[:, 0])
+        field, _ = emission._flat(emission.batch_shape)
+        assert len(field.groups) == groups
+        for group in field.groups:
+            pixel = field.given_others(group).pixel
+            y, column = pixel // 16, pixel % 16
+            distance = torch.maximum((y - y[:, None]).abs(), (column - column[:, None]).abs())
+            assert (distance + 99 * torch.eye(len(pixel))).min() >= max(apart, 4)
+
+
+def test_sweeps_that_are_fitted_to_recorded_images_leave_the_rest_of_the_model_alone() -> None:
+    value, emission = every_image(3)[100:110], small_law(2, pseudo_likelihood=True)
+    emission.draft.cells.requires_grad_()
+    field, first = emission._flat(torch.Size((10,)))
+    scored, first_draw = emission.log_prob(value), emission.pixel_log_prob(value).sum(-1)
+    torch.testing.assert_close(scored, first_draw)  # while training
+    with torch.no_grad():
+        assert (emission.log_prob(value) - first_draw).abs().max() > 1e-3
+    labels, scores = value.flatten(), emission.scores
+    of_sweeps, of_first = [scores.again.own.shared, scores.again.view[0].weight], [emission.draft.cells, scores.own.own]
+    fit = emission._sweeps(field, first).fit(labels, labels < 0).sum()
+    for part, source in ((of_sweeps, fit), (of_first, first_draw.sum())):
+        found, expected = (torch.autograd.grad(one, part, retain_graph=True) for one in (scored.sum(), source))
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other)
+            assert float(one.abs().sum()) > 1e-6
 
 
 def test_independent_pixels_have_no_sweeps() -> None:
