@@ -30,7 +30,7 @@ from epns_pyro.training.schedules import HorizonSchedule, KLSchedule, RateSchedu
 TURNS = 4  # laws of steps in a random direction, for recorded positions
 WINDOW = 10  # steps of the windows in which hidden states are inferred
 NEIGHBOURS = 8  # of a body in recordings with more than twice as many bodies
-SWEEPS = {"sweeps": 4, "apart": 8, "pseudo_likelihood": True, "distances": True}  # of images of simulated cells
+SWEEPS = {"sweeps": 5, "apart": 8, "pseudo_likelihood": True, "distances": True}  # of images of simulated cells
 BODIES_PER_BATCH = 320  # 64 states of 5 bodies
 
 
@@ -152,8 +152,9 @@ def cells_quick(system: SystemConfig) -> RunConfig:
     """Minutes on two CPU cores, for the small system."""
     # The windows of simulated systems are the benchmarked ones; those of recorded cells are as large as the cells need.
     # Sweeps are for them too: a film of hundreds of cells takes long to draw even once.
-    size, sweeps = ({"window": 13, "spacing": 2.25}, SWEEPS) if isinstance(system, CellsConfig) else ({}, {})
-    batch, validated = (16, 100) if isinstance(system, CellsConfig) else _as_many_cells(system)
+    simulated = isinstance(system, CellsConfig)
+    size, sweeps = ({"window": 13, "spacing": 2.25}, SWEEPS) if simulated else ({}, {})
+    batch, validated = (16, 100) if simulated else _as_many_cells(system)
     return RunConfig(
         system=system,
         model=CellsModelConfig.parse({"network": {"name": "windows"} | size} | sweeps),
@@ -170,12 +171,12 @@ def cells_quick(system: SystemConfig) -> RunConfig:
             recalibrate=False,
         ),
         training=TrainingConfig(
-            steps=800,
+            steps=800 if simulated else 2000,
             batch=batch,
             learning_rate=3e-3,
             clip_norm=50.0,
-            kl=KLSchedule(start=1.0),  # so latents are used only for what pixels cannot know from each other
-            validate_every=400,
+            kl=KLSchedule(start=1.0 if simulated else 0.0),  # latents only for what pixels do not know from each other
+            validate_every=400 if simulated else 500,
             checkpoint_every=50,
             log_every=5,
             validation_transitions=validated,
