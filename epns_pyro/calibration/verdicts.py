@@ -302,7 +302,7 @@ class Evidence:
     def _verdict(self, word: Word, sentence: str, at: tuple[float, ...]) -> Verdict:
         alive = float(self.one["alive"].min())
         more = "" if self.decorrelation is None or word == Word.TOO_FEW_DATA else f"; {self.trials}"
-        more += "" if alive > 0.995 else f"; up to {percent(1 - alive)} of the members were no longer plausible and are left out"
+        more += "" if alive > 0.995 else f"; up to {percent(1 - alive)} of the members are left out: no longer plausible, or without bodies"
         return Verdict(self.subject, word, sentence + more, self.rule, at, self.tests.smallest, self.trajectories, self.power)
 
 

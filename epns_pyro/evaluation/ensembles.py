@@ -39,16 +39,16 @@ def forecast(
     seed: int,
     keep: Keep,
     *,
-    there: np.ndarray | None = None,
+    there: Callable[[np.ndarray, slice], np.ndarray] | None = None,
     schedule: np.ndarray | None = None,
     past: np.ndarray | None = None,
     away: Callable[[np.ndarray, slice], np.ndarray] | None = None,
 ) -> Kept:
     """Sample futures of x0 (trajectory, *site, channel) block by block, and join what `keep` keeps of them.
 
-    Every block has a random stream of its own, made from (seed, block); which blocks there are depends on sizes only. With `there`
-    (trajectory, time, body) bodies leave the futures when they left the recording (see `followed`). Schedule and past are
-    those of `Forecaster.sample`. What `away` says of states and the trajectories they are of, (sample, trajectory, time), is kept as AWAY.
+    Every block has a random stream of its own, made from (seed, block); which blocks there are depends on sizes only. Bodies that `there`
+    leaves out of states and the trajectories they are of, (sample, trajectory, time, body), leave the futures. Schedule and past are those
+    of `Forecaster.sample`. What `away` says of states and the trajectories they are of, (sample, trajectory, time), is kept as AWAY.
     """
     path = (steps + 1) * x0[0].size * NUMBER
     width = max(1, min(len(x0), BLOCK // path))
@@ -59,7 +59,7 @@ def forecast(
         for block in blocks(members, height):
             given = {name: part[some] for name, part in (("schedule", schedule), ("past", past)) if part is not None}
             states = forecaster.sample(x0[some], steps, block.stop - block.start, _block_seed(seed, number), **given)
-            parts.append(keep(states if there is None else without(states, there[some])))
+            parts.append(keep(states if there is None else without(states, there(states, some))))
             if away is not None:
                 parts[-1][AWAY] = xr.Dataset({AWAY: (ENSEMBLE, away(states, some))})
             number += 1
@@ -79,15 +79,14 @@ def recorded(store: Store, split: str, rows: np.ndarray, keep: Keep) -> Kept:
     path = (store.steps(split) + 1) * store.spec.channels * int(np.prod(store.sites(split))) * NUMBER
     some = (rows[block] for block in blocks(len(rows), max(1, BLOCK // path)))
     read = (store.read(split, block, start=store.system.forecast_frame) for block in some)
-    return _join([kept_of(store.system, x, keep) for x in read], "trajectory")
+    return _join([kept_of(store.system, x, keep, followed(store.system, x)) for x in read], "trajectory")
 
 
-def kept_of(system: System, x: np.ndarray, keep: Keep, entries: str = KEPT) -> Kept:
-    """Join, block by block, what `keep` keeps of recorded states (trajectory, time, *site, channel)."""
+def kept_of(system: System, x: np.ndarray, keep: Keep, there: np.ndarray | None = None) -> Kept:
+    """Join, block by block, what `keep` keeps of recorded states (trajectory, time, *site, channel), of bodies that are `there`."""
     kept = []
     for some in blocks(len(x), max(1, BLOCK // (x[0].size * NUMBER))):
-        there = followed(system, x[some], entries)
-        kept.append(keep(x[some] if there is None else without(x[some], there)))
+        kept.append(keep(x[some] if there is None else without(x[some], there[some])))
     return _join(kept, "trajectory")
 
 
@@ -120,7 +119,7 @@ def schedule_of(system: System, x: np.ndarray, entries: str = KEPT) -> np.ndarra
 
 
 def without(x: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Return states (*sample, trajectory, time, body, channel) with NaN for bodies that are not there: `there` (trajectory, time, body)."""
+    """Return states (*sample, trajectory, time, body, channel) without the bodies, NaN, that are not `there` (*sample, ..., time, body)."""
     return np.where(there[..., None], x, np.nan)
 
 
@@ -140,11 +139,17 @@ def displacement(spec: StateSpec, forecast: np.ndarray, truth: np.ndarray) -> np
 
 
 def observe(system: System, x: np.ndarray) -> xr.Dataset:
-    """Evaluate all observables on states (*dims, time, *site, channel): (sample, trajectory, time) or (trajectory, time)."""
+    """Evaluate all observables on states (*dims, time, *site, channel): (sample, trajectory, time) or (trajectory, time).
+
+    Where no body is left, a member is not alive, and the truth has no value, also of what is averaged over earlier frames.
+    """
     time = system.frame_dt * np.arange(x.shape[-2 - len(system.spec.sites)])
     alive = system.alive(x) if _is_ensemble(system, x) else None
     with np.errstate(over="ignore", invalid="ignore"):
-        return observable_dataset(system.observables(x), time, time_unit=system.time_unit, alive=alive)
+        data = observable_dataset(system.observables(x), time, time_unit=system.time_unit, alive=alive)
+    if alive is None and allows_absence(system.spec) and not (left := presence(system.spec, x).any(-1)).all():
+        return data.where(xr.DataArray(left, dims=PATH))
+    return data
 
 
 def as_fields(system: System, x: np.ndarray) -> xr.Dataset:

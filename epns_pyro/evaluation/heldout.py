@@ -17,11 +17,13 @@ from epns_pyro.data import Store
 from epns_pyro.derived import judged_fields
 from epns_pyro.evaluation import ensembles
 from epns_pyro.evaluation.ensembles import AWAY, Kept
+from epns_pyro.evaluation.field_of_view import FieldOfView, field_of_view
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.evaluation.trials import trials
 from epns_pyro.state import StateSpec
 from epns_pyro.training.run import EvaluationConfig
 
+VIEW = "field_of_view"  # attribute of diagnostics: the region in which bodies are judged
 MEASURED = 256 * 2**20  # bytes of ensembles (at their lead times) that are measured at once
 
 
@@ -57,18 +59,22 @@ def measure(
     lead_times, keep = system.frame_dt * frames, ensembles.at_frames(system, frames)
     placed = len(system.spec.sites) == 1 and system.spec.position is not None and system.spec.position.dynamic
     rng = np.random.default_rng((settings.seed, 1))
+    view = field_of_view(store) if settings.entries == ensembles.KEPT else None
     scales = {f.name: f.scale for f in store.context().spec.fields}
     state = system.spec.channels * int(np.prod(store.sites(split))) * ensembles.NUMBER
     fit = MEASURED // (settings.members * len(frames) * state * (1 + len(references)))
     measured: dict[str, list[xr.Dataset]] = {}
     for block in ensembles.blocks(count, max(1, min(settings.block, fit))):
         path = held_out.read(block)
-        truth = ensembles.kept_of(system, path, keep, settings.entries)
         x0, there = path[:, 0] if system.frames_given == 1 else held_out.initial(block), ensembles.followed(system, path, settings.entries)
+        in_members = there
+        if view is not None and there is not None:
+            there, in_members = view.judged(system.spec, path, there)
+        truth, judged = ensembles.kept_of(system, path, keep, there), _judged(system.spec, in_members, view)
         schedule = ensembles.schedule_of(system, path, settings.entries)
         seed, away = _seed(settings.seed, split, block.start), _from(system.spec, path) if placed else None
         seen, *others = (
-            ensembles.forecast(one, x0, steps, settings.members, seed + i, keep, there=there, schedule=schedule, past=past, away=away)
+            ensembles.forecast(one, x0, steps, settings.members, seed + i, keep, there=judged, schedule=schedule, past=past, away=away)
             for i, one in enumerate((forecaster, *references.values()))
             for past in [held_out.past(block, one.earlier_frames)]
         )
@@ -84,8 +90,17 @@ def measure(
     image = next((f"{f.name} image" for f in system.spec.dynamic_fields if f.kind == "label"), "")
     judge = {"observables": judge_observables, "fields": judge_fields, "labels": lambda d: [judge_labels(d, image)]}
     verdicts = {name: judge[name](found) for name, found in diagnostics.items()}
+    if view is not None and system.spec.position is not None:
+        diagnostics = {name: found.assign_attrs({VIEW: view.words(system.spec.position.unit)}) for name, found in diagnostics.items()}
     away = joined[AWAY][AWAY] if placed else None
     return HeldOut(diagnostics, verdicts, joined["forecast"], held_out.label(joined["truth"]), lead_times, away)
+
+
+def _judged(spec: StateSpec, there: np.ndarray | None, view: FieldOfView | None) -> Callable[[np.ndarray, slice], np.ndarray] | None:
+    """Return what says which bodies of members, of some trajectories, are judged; None if all are."""
+    if there is None:
+        return None
+    return lambda states, some: there[some] if view is None else there[some] & view.stays(spec, states)
 
 
 def _from(spec: StateSpec, path: np.ndarray) -> Callable[[np.ndarray, slice], np.ndarray]:

@@ -202,7 +202,7 @@ def test_deaths_are_reported():
     forecast, truth = KNOWN["perfect"].draw(np.random.default_rng(0), trajectories=60, members=20, steps=3)
     forecast["level"].values[:4, :, -1] = np.nan
     (verdict,) = v.judge_observables(diagnose(forecast[["level"]], truth[["level"]], rng=np.random.default_rng(0)))
-    assert verdict.sentence.endswith("; up to 20% of the members were no longer plausible and are left out")
+    assert verdict.sentence.endswith("; up to 20% of the members are left out: no longer plausible, or without bodies")
 
 
 def test_wrong_dependence_over_time_is_found():

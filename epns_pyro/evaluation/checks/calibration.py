@@ -12,6 +12,7 @@ from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
 from epns_pyro.evaluation.evaluated import Evaluated, Subject
 from epns_pyro.evaluation.figures import calibration
 from epns_pyro.evaluation.figures.style import largest
+from epns_pyro.evaluation.heldout import VIEW
 from epns_pyro.evaluation.lines import lines
 from epns_pyro.evaluation.parts import Figure, Key, Section
 from epns_pyro.evaluation.record import HeadlineLine, VerdictRecord
@@ -63,6 +64,8 @@ BODIES = {
 def pit(found: Evaluated) -> Section:
     run = found.record.run
     bodies = BODIES.get(run.evaluation.get("entries", ""), "") if run.system == "recorded" else ""
+    if region := found.groups.get("observables", xr.Dataset()).attrs.get(VIEW):
+        bodies += f" Bodies leave the field of view: each counts until it leaves {region}, in the truth and in every member by itself."
     section = Section(
         "pit",
         "PIT-ECDF by lead time",
