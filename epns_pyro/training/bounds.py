@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from epns_pyro.context import DataContext
-from epns_pyro.data import Store
+from epns_pyro.data import Store, Windows
 from epns_pyro.models import Transition
 from epns_pyro.training.equations import IntegratorEquation, require_integrator
 from epns_pyro.training.motion import weigh
@@ -38,7 +38,7 @@ def fit_bounds(transition: Transition, store: Store, context: DataContext, windo
     like = next(transition.parameters())
     device, dtype = like.device, like.dtype
     transition.double()
-    drawn = IntegratorEquation.draw(store, context, STRONG * windows, seed)
+    drawn = Windows(store, "train", 1, STRONG * windows, seed=seed, context=context, dtype=torch.float64).draw()
     x0, following = drawn.x0.to(device), drawn.path[:, 0].to(device)
     strengths = [integrator(*integrator.bodies.present(x)).log_max_kick.flatten(1).nan_to_num().amax(1) for x in x0.split(BLOCK)]
     strongest = torch.cat(strengths).argsort(descending=True)[:windows]

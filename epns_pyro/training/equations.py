@@ -6,7 +6,7 @@ Errors are in rows, one per body that is there, in units in which they are expec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -27,9 +27,10 @@ from epns_pyro.models.symplectic.transition import SymplecticTransition
 LARGEST_LAW = 1000  # parameters: the method solves systems of so many equations
 DIFFERENCE = 1e-6  # of a parameter, for derivatives
 SMALL = 0.03  # typical changes: errors are relative to what was observed, but for changes smaller than this
-CANDIDATES = 20  # windows drawn for each that a potential is fitted to
+CANDIDATES = 20  # windows drawn for each that a law is fitted to
 MOST_PAIRS = 40_000  # pairs of bodies in these, and in a block of candidates
 DEFAULT_WINDOWS = 400  # that a potential is fitted to
+THROWN = 3.0  # times a force's derivative: that of a step which is larger says nothing
 SIMPSON = (1 / 6, 4 / 6, 1 / 6)
 
 
@@ -49,6 +50,8 @@ class Equation(ABC):
         With the parameters of the law.
     linear : list of Parameter
         Those in which forces are linear.
+    simple : list of Parameter
+        Those of a law of nature, which are fitted before all others.
     silent : list of Parameter
         Those that have to be zero for `linear` alone to say what the forces are.
     target : Tensor, (row, channel)
@@ -61,6 +64,7 @@ class Equation(ABC):
 
     module: nn.Module
     linear: list[nn.Parameter]
+    simple: list[nn.Parameter]
     silent: list[nn.Parameter]
     target: Tensor
 
@@ -75,8 +79,15 @@ class Equation(ABC):
 
     @classmethod
     def draw(cls, store: Store, context: DataContext, windows: int, seed: int) -> Batch:
-        """Draw windows of one step from the training set, float64."""
-        return Windows(store, "train", 1, windows, seed=seed, context=context, dtype=torch.float64).draw()
+        """Draw windows of one step from the training set, float64: half of them are those, among more, in which two bodies are closest.
+
+        Encounters are rare, and say most about the law: near each other bodies have the strongest forces.
+        """
+        windows = max(2, min(windows, MOST_PAIRS // context.sites[0] ** 2))
+        drawn = Windows(store, "train", 1, CANDIDATES * windows, seed=seed, context=context, dtype=torch.float64).draw()
+        closest = _closest(context, drawn.x0).argsort()[: windows // 2]
+        chosen = torch.cat([torch.arange(windows - len(closest), device=closest.device), closest]).unique()
+        return Batch(drawn.x0[chosen], drawn.path[chosen])
 
     @abstractmethod
     def forces(self) -> Tensor:
@@ -101,16 +112,25 @@ class Equation(ABC):
 
     def derivatives(self, parameters: list[nn.Parameter]) -> Tensor:
         """Derivatives of the forces: (row * channel, parameter)."""
-        here, columns = self.forces(), []
-        for parameter in parameters:
-            flat = parameter.view(-1)
-            for i in range(len(flat)):
-                value = flat[i].clone()
-                step = DIFFERENCE * max(1.0, abs(float(value)))
-                flat[i] = value + step
-                columns.append(((self.forces() - here) / step).flatten())
-                flat[i] = value
-        return torch.stack(columns, -1)
+        return differences(self.forces, parameters)
+
+    def slopes(self, parameters: list[nn.Parameter]) -> Tensor:
+        """Derivatives of the changes, or what hardly differs: (row * channel, parameter)."""
+        return self.derivatives(parameters)
+
+
+def differences(predict: Callable[[], Tensor], parameters: list[nn.Parameter]) -> Tensor:
+    """Differentiate predictions (row, channel) by differences: (row * channel, parameter)."""
+    here, columns = predict(), []
+    for parameter in parameters:
+        flat = parameter.view(-1)
+        for i in range(len(flat)):
+            value = flat[i].clone()
+            step = DIFFERENCE * max(1.0, abs(float(value)))
+            flat[i] = value + step
+            columns.append(((predict() - here) / step).flatten())
+            flat[i] = value
+    return torch.stack(columns, -1)
 
 
 class IntegratorEquation(Equation):
@@ -121,7 +141,7 @@ class IntegratorEquation(Equation):
         super().__init__(transition, context, x0, following)
         bodies = integrator.bodies
         self._integrator, self._network, self.module = integrator, integrator.network, integrator.network
-        self.linear = list(integrator.network.linear_parameters)
+        self.linear, self.simple = list(integrator.network.linear_parameters), list(integrator.network.simple_parameters)
         self.silent = [p for layer in integrator.network.last_layers for p in layer.parameters()]
         self._unit = bodies.per_channel(x0.new_tensor([context.step_scales[f.name] for f in bodies.free.fields]))
         change = bodies.to_free(bodies.spec.dynamic(self.following)) - bodies.to_free(bodies.persistence(self.x))
@@ -144,7 +164,26 @@ class IntegratorEquation(Equation):
         self._memory = self._integrator.start(self.x, self.there)
 
     def changes(self) -> Tensor:
-        return (self._integrator(self.x, self.there, self._memory).change / self._unit)[self.rows] / self._size
+        return self._changes(self._memory)
+
+    def _changes(self, memory: tuple[Tensor, ...]) -> Tensor:
+        return (self._integrator(self.x, self.there, memory).change / self._unit)[self.rows] / self._size
+
+    def slopes(self, parameters: list[nn.Parameter]) -> Tensor:
+        """Derivatives through the steps; what frames start from follows the law in one correction.
+
+        Where bodies meet, a small change of the law throws them elsewhere, and a derivative says nothing: there it is that of the forces.
+        """
+        near = self._memory or self._integrator.start(self.x, self.there)
+
+        def changes() -> Tensor:
+            return self._changes(self._memory or self._integrator.start(self.x, self.there, near))
+
+        through, at_place = (
+            each.unflatten(0, self.target.shape) for each in (differences(changes, parameters), self.derivatives(parameters))
+        )
+        thrown = through.square().sum((-2, -1)) > THROWN**2 * at_place.square().sum((-2, -1))
+        return torch.where(thrown[:, None, None], at_place, through).flatten(0, 1)
 
     def settle(self) -> None:
         """Leave all else to training."""
@@ -159,25 +198,13 @@ class PotentialEquation(Equation):
         super().__init__(transition, context, x0, following)
         transition, potential = require_potential(transition)
         self._transition, self.module = transition, potential
-        self.linear, self.silent = list(potential.linear_parameters), list(potential.silent_parameters)
+        self.linear, self.silent, self.simple = list(potential.linear_parameters), list(potential.silent_parameters), []
         self._unit = context.step_scales[transition.velocity]
         (q, v), (q_next, v_next) = transition.phase(self.x), transition.phase(self.following)
         self._duration = torch.as_tensor(self.bodies.duration(self.x), dtype=x0.dtype, device=x0.device)[..., None]
         half_way = (q + q_next) / 2 + self._duration / 8 * (v - v_next)
         self._velocity, self._mean_velocity, self._places = v, (q_next - q) / self._duration, (q, half_way, q_next)
         self.target = ((v_next - v) / self._unit)[self.rows]
-
-    @classmethod
-    def draw(cls, store: Store, context: DataContext, windows: int, seed: int) -> Batch:
-        """Draw windows: of half of them the start is one of those, among more, in which two bodies are closest.
-
-        Encounters are rare, and say most about the law: near each other bodies have the strongest forces.
-        """
-        windows = max(2, min(windows, MOST_PAIRS // context.sites[0] ** 2))
-        drawn = super().draw(store, context, CANDIDATES * windows, seed)
-        closest = _closest(context, drawn.x0).argsort()[: windows // 2]
-        chosen = torch.cat([torch.arange(windows - len(closest), device=closest.device), closest]).unique()
-        return Batch(drawn.x0[chosen], drawn.path[chosen])
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -1,10 +1,14 @@
 """Fit an equation of motion before training: a law of few numbers is found by a second-order method in seconds.
 
-Three stages, each from the result of the last, on fixed windows of one step in double precision:
+Stages, each from the result of the last, on fixed windows of one step in double precision:
 
-1. linear regression of the changes of velocity on forces, for the parameters in which these are linear;
-2. Levenberg and Marquardt's method on all parameters of the law, for the same changes;
-3. the same for the errors of the model's own steps, with the derivatives of stage 2, which hardly differ.
+1. linear regression of the changes of velocity on forces, for the parameters in which these are linear, from several places;
+2. Levenberg and Marquardt's method on the parameters of a law of nature, for the errors of the model's own steps: a difference over frames
+   is not the force at a place, and a law with all freedom would bend to be right about that;
+3. the same on all parameters, with derivatives of forces at a place, which hardly differ. A law of nature that is nearly as good is kept:
+   it also holds where the data do not lead.
+
+A law without a simple part is fitted to the changes on all parameters, and then to the errors of steps.
 
 Errors are those of Student's t per body, with a scale s that falls as the law becomes right: what no law foresees, as after an encounter
 that the frame is too long for, counts for little. log p = -d log s - (nu + d) / 2 log(1 + |e|^2 / (nu s^2)) + const.
@@ -28,7 +32,13 @@ logger = logging.getLogger(__name__)
 
 TAIL = 2.0  # nu
 FARTHEST = 0.5  # that a parameter moves in one iteration
+TRIAL, WORTH = 6, 0.3  # iterations, and nats per body that all freedom has to gain in them over a law of nature
+ENOUGH = 0.02  # nats per body: with exact derivatives, an iteration that gains less is the last
 UNSEEN = 1e-8  # parameters of which data say less than this share of what they say of the best known stay where they are
+
+
+Predict = Callable[[], Tensor]  # (row, channel)
+Slopes = Callable[[list[nn.Parameter]], Tensor]  # (row * channel, parameter)
 
 
 class Fit(NamedTuple):
@@ -52,33 +62,55 @@ def fit_law(transition: Transition, store: Store, context: DataContext, windows:
     x0, following = drawn.x0.to(device), drawn.path[:, 0].to(device)
     transition.double()
     with torch.no_grad():
-        fit = fit_equation(kind(transition, context, x0, following))
+        equation = kind(transition, context, x0, following)
+        usual = len(x0) - len(x0) // 2  # encounters come last
+        first = kind(transition, context, x0[:usual], following[:usual]) if equation.simple else None
+        fit = fit_equation(equation, first=first)
     transition.to(dtype)
     return fit
 
 
-def fit_equation(equation: Equation, *, iterations: int = 30) -> Fit:
+def fit_equation(equation: Equation, *, first: Equation | None = None, iterations: int = 30) -> Fit:
     """Fit a law to its windows; bodies that are absent, NaN, count for nothing.
 
     Parameters
     ----------
     equation : Equation
         In float64, without gradients.
+    first : Equation, optional
+        The same, on those of its windows that are not chosen for their encounters, from which a simple law is found.
     iterations : int
         Of stage 2 and of stage 3.
     """
-    fits: list[tuple[Fit, dict[str, Tensor]]] = []
-    for _ in equation.starts():  # the one with the best end counts
-        _regress(equation)
-        _descend(equation, equation.forces, iterations)
-        fit = _descend(equation, equation.changes, iterations)
-        fits.append((fit, {name: value.clone() for name, value in equation.module.state_dict().items()}))
-    fit, best = max(fits, key=lambda each: each[0].log_density)
-    if len(fits) > 1:
-        equation.module.load_state_dict(best)
+    _start(equation if first is None else first)
+    if first is not None:
+        _descend(first, first.changes, first.slopes, first.simple, iterations, enough=ENOUGH)
+    if not equation.simple:
+        _descend(equation, equation.forces, equation.derivatives, equation.parameters, iterations)
+        fit = _descend(equation, equation.changes, equation.derivatives, equation.parameters, iterations)
+    else:
+        simple = _descend(equation, equation.changes, equation.slopes, equation.simple, iterations, enough=ENOUGH)
+        before = {name: value.clone() for name, value in equation.module.state_dict().items()}
+        fit = _descend(equation, equation.changes, equation.derivatives, equation.parameters, TRIAL)
+        logger.info("law of nature: log density %.3f per body; with some freedom %.3f", simple.log_density, fit.log_density)
+        if fit.log_density < simple.log_density + WORTH:
+            equation.module.load_state_dict(before)
+            fit = simple
+        else:
+            fit = _descend(equation, equation.changes, equation.derivatives, equation.parameters, iterations)
     equation.settle()
     logger.info("equation of motion: typical errors of %.2g, relative to the change of a frame", fit.scale)
     return fit
+
+
+def _start(equation: Equation) -> None:
+    """Set the law to the best of its starts: by linear regression from each."""
+    starts: list[tuple[float, dict[str, Tensor]]] = []
+    for _ in equation.starts():
+        _regress(equation)
+        density = weigh(equation.target - equation.forces())[1].log_density
+        starts.append((density, {name: value.clone() for name, value in equation.module.state_dict().items()}))
+    equation.module.load_state_dict(max(starts, key=lambda each: each[0])[1])
 
 
 def _regress(equation: Equation) -> None:
@@ -97,14 +129,16 @@ def _regress(equation: Equation) -> None:
     _move(linear, solution)
 
 
-def _descend(equation: Equation, predict: Callable[[], Tensor], iterations: int) -> Fit:
+def _descend(
+    equation: Equation, predict: Predict, slopes: Slopes, parameters: list[nn.Parameter], iterations: int, *, enough: float = 0.0
+) -> Fit:
     """Minimise minus the log density of errors by Levenberg and Marquardt's method."""
-    parameters, target = equation.parameters, equation.target
+    target = equation.target
     errors, damping = target - predict(), 1e-3
     weights, best = weigh(errors)
     columns = None
     for _ in range(iterations):
-        columns = equation.derivatives(parameters) if columns is None else columns
+        columns = slopes(parameters) if columns is None else columns
         step = _solve(columns, weights, errors, damping).clamp(-FARTHEST, FARTHEST)
         _move(parameters, step)
         tried = target - predict()
@@ -113,7 +147,7 @@ def _descend(equation: Equation, predict: Callable[[], Tensor], iterations: int)
             gained = fit.log_density - best.log_density
             errors, weights, best, columns, damping = tried, tried_weights, fit, None, damping / 5
             logger.debug("damping %.1g, typical error %.3g, log density %.4f", damping, fit.scale, fit.log_density)
-            if gained < equation.enough:
+            if gained < max(enough, equation.enough):
                 break
         else:
             _move(parameters, -step)

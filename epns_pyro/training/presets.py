@@ -83,7 +83,7 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
         model=ParticlesConfig.parse(
             {
                 "backbone": {"name": "vector", "width": 32, "layers": 2},
-                "integrator": {"velocity": "inferred", "iterations": 4, "refinements": 2, "network": {"name": "central"}},
+                "integrator": {"velocity": "inferred", "iterations": 12, "refinements": 2, "network": {"name": "central"}},
                 "emission": {"name": "mixture", "widths": 10, "narrowest": 1e-5, "widest": 3.0, "minimum": 1e-3},
                 "linear_path": False,
                 "guess_unit": "noise",

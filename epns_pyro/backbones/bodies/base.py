@@ -168,6 +168,11 @@ class Backbone(nn.Module, ABC):
         """Return logarithms of what bounds the output: nothing tells of them where the output is far from its bound."""
         return ()
 
+    @property
+    def simple_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Parameters of a law of nature, a special case of what the network can say; none where it has no such part."""
+        return ()
+
     def starts(self) -> Iterator[None]:
         """Set the parameters, one after the other, to all places from which a fit should start; by default that where they are."""
         yield

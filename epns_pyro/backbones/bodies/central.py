@@ -25,8 +25,9 @@ from epns_pyro.backbones.bodies.graphs import Graph, GraphConfig
 from epns_pyro.geometry import Space
 
 LENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # eps_k before training, in units of the scale of positions
-SHORTEST = (0.001, 0.1)  # the first of them where a fit starts: a law that knows no length, and one that is softened
+SHORTEST = (0.001, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4)  # the first of them where fits start: no softening, or some
 EXPONENTS = (0.0, -1.0, -2.0, -3.0)  # of the distance, by head before training: a spring ... the force of a charge
+ATOMS = (0.0, -3.0, -8.0, -14.0)  # where another fit starts: a charge, and the two powers of Lennard and Jones
 NEAREST = 1e-12  # squared: keeps a force finite where two bodies are in one place
 LARGEST = 300.0  # length to which a vector is bounded before training: nothing throws a body out
 
@@ -69,13 +70,19 @@ class CentralNetwork(Backbone):
     def bounds(self) -> tuple[nn.Parameter, ...]:
         return (self.log_largest,) if self.signature.out_vectors else ()
 
+    @property
+    def simple_parameters(self) -> tuple[nn.Parameter, ...]:
+        return (*self.linear_parameters, self.log_lengths)
+
     @torch.no_grad()
     def starts(self) -> Iterator[None]:
         before = {name: value.clone() for name, value in self.state_dict().items()}
-        for shortest in SHORTEST:
-            self.load_state_dict(before)
-            self.log_lengths[0] = math.log(shortest)
-            yield
+        for powers, lengths in ((EXPONENTS, SHORTEST), (ATOMS, SHORTEST[:1])):
+            for shortest in lengths:
+                self.load_state_dict(before)
+                self.log_lengths[0] = math.log(shortest)
+                self.exponents[:, 0] = self.exponents.new_tensor(powers).repeat(self.outputs)
+                yield
 
     @torch.no_grad()
     def scale_output(self, factor: float) -> Backbone:

@@ -23,10 +23,12 @@ from torch import Tensor
 
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
+from epns_pyro.models.bodies.broyden import Broyden
 from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig, Motion
 
 DOUBTS = 2  # numbers that say how well a velocity is known: how strong forces were where it was found, and how far that missed
 FOUND = 1e-4  # velocities that miss by less than so many typical changes are found
+DIGITS = 8  # last digits of a velocity, up to which it is solved for
 FACTOR = 4  # a frame is walked again in so many times as many steps
 
 
@@ -85,7 +87,7 @@ class InferredIntegrator(Integrator):
         doubt = torch.stack([motion.log_max_kick[..., 0] * torch.tanh(missed), missed], -1)
         return lead, doubt
 
-    def start(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+    def start(self, x: Tensor, mask: Tensor | None = None, near: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
         """Infer by how much the velocity leads its mean over the frame that ends in x: (*batch, body, space), and the doubt about it.
 
         The gradient is that of the last iteration. Doubts, (*batch, body, 2), are the logarithms of the largest kick in the frame before
@@ -93,13 +95,11 @@ class InferredIntegrator(Integrator):
         """
         dt, mean = self.bodies.frame_dt, self.bodies.spec.get(x, self.velocity)
         with torch.no_grad():
-            lead = self._forces(x, mask)(torch.zeros_like(mean), mean) * self.vectors[self.velocity] / 2
-            best, least = lead, torch.full(x.shape[:-2], torch.inf, dtype=x.dtype, device=x.device)
-            for _ in range(self.iterations):
-                error = mean + self._walk(x, mask, mean + lead, -1.0).moved / dt
-                missed = self._largest(error, mask)
-                best = torch.where((missed < least)[..., None, None], lead, best)
-                least, lead = torch.minimum(missed, least), lead + error
+            if near:
+                best = near[0]
+            else:
+                first = self._forces(x, mask)(torch.zeros_like(mean), mean) * self.vectors[self.velocity] / 2
+                best = self._meet(x, mask, first)
         walk = self._walk(x, mask, mean + best, -1.0)
         error = mean + walk.moved / dt
         missed = error.detach().square().sum(-1) / self.vectors[self.velocity] ** 2
@@ -110,6 +110,33 @@ class InferredIntegrator(Integrator):
     def _largest(self, vectors: Tensor, mask: Tensor | None) -> Tensor:
         squared = vectors.square().sum(-1)
         return (squared if mask is None else squared * mask).amax(-1)
+
+    def _meet(self, x: Tensor, mask: Tensor | None, lead: Tensor) -> Tensor:
+        """Return leads (*batch, body, space) from which a walk backward meets the place before, as nearly as the iterations allow.
+
+        Broyden's method, with v <- v + error as its first step; a state that is met to the last digits is left alone.
+        """
+        flat = lead.reshape(-1, *lead.shape[-2:])
+        best, least = flat.clone(), flat.new_full(flat.shape[:1], torch.inf)
+        x, there = x.reshape(-1, *x.shape[-2:]), None if mask is None else mask.expand(x.shape[:-1]).reshape(len(flat), -1)
+        mean = self.bodies.spec.get(x, self.velocity)
+        digits = (DIGITS * torch.finfo(x.dtype).eps) ** 2 * (mean.square().sum(-1).amax(-1) + self.vectors[self.velocity] ** 2)
+        rows, solver = torch.arange(len(flat), device=x.device), Broyden()
+        for _ in range(self.iterations):
+            present = None if there is None else there[rows]
+            error = mean[rows] + self._walk(x[rows], present, mean[rows] + flat[rows], -1.0).moved / self.bodies.frame_dt
+            if present is not None:
+                error = error * present[..., None]
+            missed = self._largest(error, None)
+            better = missed < least[rows]
+            best[rows[better]], least[rows[better]] = flat[rows[better]], missed[better]
+            go_on = missed > digits[rows]
+            if not go_on.any():
+                break
+            flat[rows] += solver.step(error.flatten(1)).view_as(error)
+            rows = rows[go_on]
+            solver.keep(go_on)
+        return best.view_as(lead)
 
     # -- walking over a frame ------------------------------------------------------------------------------------------------
 

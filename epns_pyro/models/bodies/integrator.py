@@ -79,8 +79,11 @@ class Integrator(nn.Module):
         """Number of channels of a motion's signs."""
         return self.fields
 
-    def start(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return the memory that the first frame starts from, for states x (*batch, body, channel): none."""
+    def start(self, x: Tensor, mask: Tensor | None = None, near: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
+        """Return the memory that the first frame starts from, for states x (*batch, body, channel): none.
+
+        `near` is that of a law which differs little: it is corrected, in place of a search.
+        """
         return ()
 
     def forward(self, x: Tensor, mask: Tensor | None = None, memory: tuple[Tensor, ...] = ()) -> Motion:

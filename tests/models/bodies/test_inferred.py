@@ -96,7 +96,7 @@ def test_the_velocity_is_that_of_the_true_law_with_an_error_of_second_order() ->
 
 def test_backward_from_the_inferred_velocity_the_frame_before_is_met() -> None:
     x, _ = recording(1)
-    integrator, mean = with_gravity(iterations=60), SPEC.get(x[:, 0], "velocity")
+    integrator, mean = with_gravity(iterations=12), SPEC.get(x[:, 0], "velocity")
     lead, _ = integrator.start(x[:, 0])
     moved = integrator._walk(x[:, 0], None, mean + lead, -1.0).moved
     torch.testing.assert_close(moved, -DT * mean, rtol=0, atol=1e-12)
