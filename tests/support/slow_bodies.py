@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from epns_pyro.backbones import Features
-from epns_pyro.backbones.bodies.edges import Edges, bounded
+from epns_pyro.backbones.bodies.edges import NOWHERE, POINT, Edges, bounded, displacements
+from epns_pyro.backbones.bodies.graphs import Graph
 from epns_pyro.backbones.bodies.pairwise import NEAR, POWERS, UNIT, PairwiseNetwork
 from epns_pyro.durations import along, relative
+from epns_pyro.geometry import Space
 from epns_pyro.models.bodies.integrator import Integrator, Motion
 
 
@@ -21,17 +23,27 @@ def inner_products(vectors: Tensor) -> Tensor:
     return torch.stack([(vectors[..., i, :] * vectors[..., j, :]).sum(-1) for i in range(count) for j in range(i, count)], -1)
 
 
+def edges(positions: Tensor, graph: Graph, space: Space | None = None, pairs: Tensor | None = None) -> Edges:
+    """The edges of a graph, one function of the distance after the other."""
+    relative = displacements(positions, graph, space)
+    length = (relative.square().sum(-1, keepdim=True) + NOWHERE).sqrt()
+    seen = [length / (length + scale) for scale in (0.1, 1.0, 10.0)] + [((length + 0.03) / (length + 3.0)).log()]
+    if pairs is not None:
+        seen.append(graph.pairs(pairs))
+    return Edges(relative / (length + POINT), length, torch.cat(seen, -1), 1 / (1 + length))
+
+
 def pairwise(network: PairwiseNetwork, positions: Tensor, features: Features) -> Features:
     """The sums over pairs: every layer of a pair reads what both bodies and the pair say, in one vector."""
     s, graph = network.signature, network.graph.connect(positions, features.mask, network.signature.geometry)
-    edges, arrows = Edges.between(positions, graph, s.geometry, features.pairs), bounded(features.vectors)
+    seen, arrows = edges(positions, graph, s.geometry, features.pairs), bounded(features.vectors)
     ours, theirs = graph.receivers(features.scalars), graph.senders(features.scalars)
-    ends = torch.cat([edges.distance, ours.expand(*edges.distance.shape[:-1], -1), theirs], -1)
-    scalars, along_axis, across = (network.pair(ends) * edges.envelope).split(network.sizes, -1)
-    near = UNIT / (edges.length[..., None] + NEAR)
+    ends = torch.cat([seen.distance, ours.expand(*seen.distance.shape[:-1], -1), theirs], -1)
+    scalars, along_axis, across = (network.pair(ends) * seen.envelope).split(network.sizes, -1)
+    near = UNIT / (seen.length[..., None] + NEAR)
     powers = torch.cat([near**p for p in range(POWERS)], -1)
     pull = (along_axis.unflatten(-1, (-1, POWERS)) * powers).sum(-1, keepdim=True)
-    vectors = pull * edges.direction[..., None, :]
+    vectors = pull * seen.direction[..., None, :]
     if s.in_vectors:
         vectors = vectors + across.unflatten(-1, (-1, s.in_vectors)) @ (graph.senders(arrows) - graph.receivers(arrows))
     scalars, vectors = graph.collect(scalars), graph.collect(vectors)

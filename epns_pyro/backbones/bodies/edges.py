@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from epns_pyro.geometry import Space
 DISTANCE_CHANNELS = 4
 NOWHERE = 1e-12  # squared: keeps the gradient of a distance finite where two bodies are in one place
 POINT = 1e-3  # below this distance a direction is shortened towards zero
+SCALES = (0.1, 1.0, 10.0)  # of the distance features: d / (d + scale)
+NEAR, FAR = 0.03, 3.0  # log (d + NEAR) / (d + FAR)
 REACH = 3.0  # longer vectors are hard to distinguish; in units of their scale
 
 
@@ -27,7 +30,8 @@ class Edges(NamedTuple):
     length : Tensor, (*edge, 1)
         The distance, in units of the scale of positions.
     distance : Tensor, (*edge, DISTANCE_CHANNELS + attributes of pairs)
-        Bounded functions of the distance, then the attributes of the pair.
+        Bounded functions of the distance d that resolve short, medium and long scales, d / (d + SCALES) and log (d + NEAR) / (d + FAR);
+        then the attributes of the pair.
     envelope : Tensor, (*edge, 1)
         Weight of a message: it falls to zero for bodies farther apart than any in training.
     """
@@ -42,9 +46,11 @@ class Edges(NamedTuple):
         """Measure the edges between bodies at positions (*batch, body, space), in units of their scale; `pairs` as in `Features`."""
         relative = displacements(positions, graph, space)
         length = (relative.square().sum(-1, keepdim=True) + NOWHERE).sqrt()
-        seen = distance_features(length)
-        seen = seen if pairs is None else torch.cat([seen, graph.pairs(pairs)], -1)
-        return cls(relative / (length + POINT), length, seen, 1 / (1 + length))
+        inverse = (length + _constants((POINT, 1.0, *SCALES, FAR), length)).reciprocal()
+        shortening, envelope, scaled = inverse.split([1, 1, DISTANCE_CHANNELS], -1)
+        shares, near = ((length + _constants((0.0, 0.0, 0.0, NEAR), length)) * scaled).split([len(SCALES), 1], -1)
+        seen = torch.cat([shares, near.log(), *(() if pairs is None else (graph.pairs(pairs),))], -1)
+        return cls(relative * shortening, length, seen, envelope)
 
     def expand(self, graph: Graph, batch: torch.Size) -> Edges:
         """Return the edges of `graph.expand(batch)`, where these are those of `graph`."""
@@ -75,11 +81,6 @@ def displacements(positions: Tensor, graph: Graph, space: Space | None = None) -
     return space.along(lambda sides: graph.receivers(sides.expand_as(positions))).displacement(ours, theirs)
 
 
-def distance_features(length: Tensor) -> Tensor:
-    """Return functions of a distance (*edge, 1) that resolve long, medium and short scales: (*edge, DISTANCE_CHANNELS)."""
-    return torch.cat([length / torch.cat([length + scale for scale in (0.1, 1.0, 10.0)], -1), ((length + 0.03) / (length + 3.0)).log()], -1)
-
-
 def bounded(vectors: Tensor) -> Tensor:
     """Shorten vectors (..., space), in units of their scale, to lengths below REACH: v / sqrt(1 + |v|^2 / REACH^2).
 
@@ -94,6 +95,19 @@ def gram(vectors: Tensor) -> Tensor:
     if count < 2:  # nothing to choose
         return vectors.square().sum(-1)
     return (vectors @ vectors.mT).flatten(-2).index_select(-1, _upper(count, vectors.device))
+
+
+def _constants(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """Return numbers as a tensor of the type and on the device of another; a tracer makes its own, see `index_table`."""
+    made = _new_constants if torch.compiler.is_compiling() else _kept_constants
+    return made(values, like.dtype, like.device)
+
+
+def _new_constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+_kept_constants = functools.cache(torch.inference_mode(False)(_new_constants))
 
 
 @index_table

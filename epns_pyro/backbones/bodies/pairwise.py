@@ -71,7 +71,7 @@ class PairwiseNetwork(Backbone):
         def evaluate(positions: Tensor, vectors: Tensor) -> Features:
             graph = standing or self.graph.connect(positions, features.mask, space)
             edges, arrows = Edges.between(positions, graph, space), bounded(vectors)
-            hidden = linear(edges.distance, by_distance) + (ends(graph) if known is None else known)
+            hidden = _plus(ends(graph) if known is None else known, edges.distance, by_distance)
             out = self._sums(after_first(self.pair, hidden), edges, arrows, graph)
             return out if alone is None else alone(out, arrows)
 
@@ -81,14 +81,14 @@ class PairwiseNetwork(Backbone):
         """Sum over the pairs of every body, given what the last layer says of each: weights (*edge, sum of `sizes`)."""
         s = self.signature
         scalars, along, across = (weights * edges.envelope).split(self.sizes, -1)
-        near = UNIT / (edges.length + NEAR)
+        near = UNIT * (edges.length + NEAR).reciprocal()
         pull, *lower = reversed(along.unflatten(-1, (-1, POWERS)).unbind(-1))
         for factor in lower:  # Horner's rule
             pull = torch.addcmul(factor, near, pull)
         vectors = pull[..., None] * edges.direction[..., None, :]
         if s.in_vectors:
             vectors = vectors + across.unflatten(-1, (-1, s.in_vectors)) @ (graph.senders(arrows) - graph.receivers(arrows))
-        return Features(graph.collect(scalars), graph.collect(vectors))
+        return Features(graph.collect(scalars) if s.out_scalars else arrows.new_zeros(*arrows.shape[:-2], 0), graph.collect(vectors))
 
     def _own(self, network: nn.Sequential, scalars: Tensor) -> Callable[[Features, Tensor], Features]:
         """Return what adds to sums over pairs what a body does by itself, given its vectors."""
@@ -97,12 +97,17 @@ class PairwiseNetwork(Backbone):
         known = linear(scalars, by_scalars, bias)
 
         def add(out: Features, arrows: Tensor) -> Features:
-            hidden = known + linear(gram(arrows), by_products) if s.in_vectors else known
+            hidden = _plus(known, gram(arrows), by_products) if s.in_vectors else known
             change, gates = after_first(network, hidden).tensor_split([s.out_scalars], -1)
             vectors = out.vectors + gates.unflatten(-1, (-1, s.in_vectors)) @ arrows if s.in_vectors else out.vectors
             return Features(out.scalars + change if s.out_scalars else out.scalars, vectors)
 
         return add
+
+
+def _plus(known: Tensor, values: Tensor, weight: Tensor) -> Tensor:
+    """Return known + linear(values, weight) in one operation, (*batch, channel)."""
+    return torch.addmm(known.reshape(-1, known.shape[-1]), values.reshape(-1, values.shape[-1]), weight.mT).view(known.shape)
 
 
 @BACKBONES.register("pairwise")

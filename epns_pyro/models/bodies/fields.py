@@ -132,6 +132,8 @@ class BodyFields(nn.Module):
 
         vectors = [self._vector(read, name) for name in self.vectors]
         vectors += [x.new_tensor(direction).expand(*x.shape[:-1], -1) for direction in self.space.special_directions]
+        if len(vectors) == 1:
+            return vectors[0].unsqueeze(-2)
         return torch.stack(vectors, -2) if vectors else x.new_zeros(*x.shape[:-1], 0, self.spec.space)
 
     def sides(self, x: Tensor) -> Tensor | None:

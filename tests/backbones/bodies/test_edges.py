@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import slow_bodies
 import torch
 
 from epns_pyro.backbones import BACKBONES, Features, Signature
@@ -41,6 +42,21 @@ def test_edges_are_bounded_however_far_bodies_are() -> None:
     assert edges.direction.norm(dim=-1).max() <= 1
     assert edges.envelope.min() >= 0
     assert edges.envelope.max() <= 1
+
+
+@pytest.mark.parametrize("attributes", [0, 2])
+@pytest.mark.parametrize("graph", [GraphConfig(), GraphConfig(kind="nearest", neighbours=2)], ids=["complete", "nearest"])
+def test_edges_and_their_gradients_are_those_of_the_plain_formulas(graph: GraphConfig, attributes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.randn(3, 5, 2, dtype=torch.float64, generator=generator).mul(3).requires_grad_()
+    pairs = torch.randn(3, 5, 5, attributes, dtype=torch.float64, generator=generator) if attributes else None
+    connected = graph.connect(positions)
+    fast, slow = (make(positions, connected, None, pairs) for make in (Edges.between, slow_bodies.edges))
+    for one, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        weight = torch.randn(one.shape, dtype=torch.float64, generator=generator)
+        gradients = (torch.autograd.grad((weight * value).sum(), positions, retain_graph=True)[0] for value in (one, other))
+        torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["vector", "tensor-product", "fusion"])
