@@ -117,13 +117,15 @@ def measure(versions: dict[str, Version], chosen: list[tuple[str, str]], rounds:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    columns = f"{'model':28} {'task':13} {'version':10} {'operators':>9} {'kernels':>8} {'MFLOP':>8} {'floor ms':>9} {'ms':>9}"
+    columns = (
+        f"{'model':28} {'task':13} {'version':10} {'operators':>9} {'kernels':>8} {'MFLOP':>8} {'floor ms':>9} {'peak MB':>8} {'ms':>9}"
+    )
     print(f"{columns} {'quartiles':>19} {'ratio to the first':>22}")
     for r in rows:
         floor, middle, low, high = (1e3 * r[name] for name in ("floor", "seconds", "seconds_q1", "seconds_q3"))
         what = f"{r['model']:28} {r['task']:13} {r['version'][:10]:10} {r['operators']:9} {r['kernels']:8} {r['flop'] / 1e6:8.0f}"
         ratio = f"{r['ratio']:8.2f} ({r['ratio_q1']:.2f}-{r['ratio_q3']:.2f})"
-        print(f"{what} {floor:9.2f} {middle:9.2f} {low:9.2f}-{high:9.2f} {ratio}")
+        print(f"{what} {floor:9.2f} {r['peak'] / 2**20:8.0f} {middle:9.2f} {low:9.2f}-{high:9.2f} {ratio}")
 
 
 @click.command()

@@ -8,9 +8,12 @@ version 0.2 are used, so that older commits can be compared. Weights do not chan
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import importlib.util
 import json
+import resource
 import sys
 import tempfile
 import time
@@ -137,16 +140,20 @@ def task(model: str, name: str) -> tuple[Callable[[], None], int]:
 
 
 def count(model: str, name: str) -> dict[str, float]:
-    """Count the operators, kernels, bytes and floating-point operations of a step, once its tables are made."""
+    """Count the operators, kernels, bytes and floating-point operations of a step, once its tables are made.
+
+    `peak` is the most memory, bytes, that this process has had so far: that of the task where larger tasks come later.
+    """
     run, steps = task(model, name)
     run()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     with Counter() as counter:
         run()
     with FlopCounterMode(display=False) as flops:
         run()
     parameters = sum(p.numel() for p in work(model).transition.parameters())
     counted = {"operators": counter.operators, "kernels": counter.kernels, "bytes": counter.bytes, "flop": flops.get_total_flops()}
-    return {"parameters": parameters} | {what: round(number / steps) for what, number in counted.items()}
+    return {"parameters": parameters, "peak": peak} | {what: round(number / steps) for what, number in counted.items()}
 
 
 def seconds(model: str, name: str, calls: int) -> float:
@@ -186,6 +193,8 @@ class _PackageFrom:
 def main() -> None:
     sys.meta_path.insert(0, _PackageFrom(Path(sys.argv[1])))
     torch.set_num_threads(1)
+    with contextlib.suppress(ImportError):  # as the command line does, in versions that have it
+        importlib.import_module("epns_pyro.heap").keep_freed_memory()
     answers = {"count": count, "seconds": seconds, "rates": rates}
     for line in sys.stdin:
         what, *arguments = json.loads(line)

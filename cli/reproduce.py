@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,7 @@ def reproduce(
         changes=overrides(changes),
     )
     plan.check()
+    asked = jobs
     with workers_of(None if dry_run else cluster) as found:
         jobs = min(found.size if found else jobs or cores(), len(plan.jobs))
         if not dry_run:
@@ -80,7 +82,8 @@ def reproduce(
                 unfinished = run(plan, jobs=jobs, report=report, cluster=found)
         except KeyboardInterrupt:
             _tell(plan, {})
-            console().print(f"interrupted: everything is kept. Continue with:\n  {command(plan)}", soft_wrap=True)
+            workers = f" --cluster {shlex.quote(cluster)}" if cluster else f" --jobs {asked}" if asked else ""
+            console().print(f"interrupted: everything is kept. Continue with:\n  {command(plan)}{workers}", soft_wrap=True)
             raise
     _tell(plan, unfinished)
 

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 )
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting, e.g. training.batch=128; repeatable.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps; the same as --set training.steps=N.")
+@click.option(
+    "--compile/--no-compile",
+    "compiling",
+    default=None,
+    help="Compile a step of training first, which takes minutes and a C++ compiler; the same as --set training.compile=true.",
+)
 @click.option("--seed", type=SEED, help="Seed of all random numbers.  [default: 0]")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the run.  [default: runs/FAMILY]")
 @click.option("--resume", is_flag=True, help="Continue the run in --out from its last checkpoint.")
@@ -44,6 +50,7 @@ def train(
     file: Path | None,
     changes: tuple[str, ...],
     steps: int | None,
+    compiling: bool | None,
     seed: int | None,
     out: Path | None,
     resume: bool,
@@ -64,7 +71,9 @@ def train(
     folder = RunFolder(out or Path("runs") / family)
     hardware = Hardware(accelerator, devices, num_nodes)
     settings = overrides(changes)
-    settings |= {key: value for key, value in (("training.steps", steps), ("seed", seed)) if value is not None}
+    settings |= {
+        key: value for key, value in (("training.steps", steps), ("training.compile", compiling), ("seed", seed)) if value is not None
+    }
     settings |= {"imports": imported(ctx)} if imported(ctx) else {}
     store, config = _prepare(family, data, preset, file, settings, folder, resume)
     check_trainable(store, config)

@@ -1,7 +1,7 @@
-"""Sampling with one compiled graph per step: networks, integrator and draws, by torch.compile.
+"""One compiled graph per step, by torch.compile: to sample it (networks, integrator and draws), and for its bound in training.
 
-Only steps are compiled, never the Pyro programs. The graph draws the same random numbers as the plain step, so futures of one seed are the
-same to rounding. It is kept on disk by PyTorch, for every run of the same architecture.
+Only steps are compiled, never the Pyro programs. Random numbers are those of the plain step, so futures of one seed, bounds and gradients
+are the same to rounding. Graphs are kept on disk by PyTorch, for every run of the same architecture.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from epns_pyro.inference.elbo import Bound, Noise, bound_and_carry
 from epns_pyro.inference.rollout import sample_step
-from epns_pyro.models import Transition
+from epns_pyro.models import Feedback, Transition
 from epns_pyro.models.transition import Carry
 
 PAYS_FROM = 20_000  # steps of a block of states: what compiling takes, minutes, is then less than what it saves
@@ -75,3 +76,50 @@ class CompiledSampler:
                 warnings.warn(f"the step is not one graph ({reason}): it is sampled without compiling", stacklevel=2)
                 self.compiled = False
         return sample_step(self.transition, carry)
+
+
+def compiled_bound(transition: Transition) -> CompiledBound | None:
+    """Return the compiled bound of a transition's step; None, with a warning, on a computer that cannot compile."""
+    if next(transition.parameters()).device.type == "cpu" and find_compiler() is None:
+        warnings.warn("no C++ compiler was found: training is not compiled; install g++ or clang++, or name one in CXX", stacklevel=3)
+        return None
+    return CompiledBound(transition)
+
+
+class CompiledBound:
+    """`bound_and_carry` of a transition as one graph, with its gradient; the first call compiles it, and calls with gradients another time.
+
+    A step that cannot be one graph is worked out plainly, with a warning.
+
+    Parameters
+    ----------
+    transition : Transition
+    backend : str or callable
+        Of torch.compile.
+    """
+
+    def __init__(self, transition: Transition, backend: str | Callable[..., Any] = "inductor") -> None:
+        def bound(x: Tensor, memory: tuple[Tensor, ...], following: Tensor, noise: Tensor, feed: Feedback | None) -> tuple[Any, ...]:
+            made, carry = bound_and_carry(transition, Carry(x, memory), following, lambda like: noise, feed)
+            return *made, *((carry.x, carry.memory) if carry else ())
+
+        self.transition, self.compiled = transition, True
+        self._latents: torch.Size | None = None
+        self._bound = torch.compile(bound, fullgraph=True, dynamic=False, backend=backend)
+
+    def __call__(self, carry: Carry, following: Tensor, noise: Noise, feed: Feedback | None) -> tuple[Bound, Carry | None]:
+        if self.compiled:
+            if self._latents is None:  # tables that are made at first use have to be there when the graph is made
+                with torch.no_grad():
+                    made, _ = bound_and_carry(self.transition, carry, following, torch.zeros_like, feed)
+                self._latents = made.kl.shape[1:]
+            drawn = noise(carry.x.new_empty(len(carry), *self._latents))
+            try:
+                log_likelihood, kl, *rest = self._bound(carry.x, carry.memory, following, drawn, feed)
+            except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                warnings.warn(f"the step is not one graph ({reason}): training goes on without compiling", stacklevel=2)
+                self.compiled = False
+                return bound_and_carry(self.transition, carry, following, lambda like: drawn, feed)
+            return Bound(log_likelihood, kl), Carry(*rest) if rest else None
+        return bound_and_carry(self.transition, carry, following, noise, feed)

@@ -6,6 +6,7 @@ compares the two. All values are in nats.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from torch.distributions import kl_divergence
 
 from epns_pyro.models import Feedback, Transition
 from epns_pyro.models.normal import unmasked
-from epns_pyro.models.transition import Step
+from epns_pyro.models.transition import Carry, Step
 
 Noise = Callable[[Tensor], Tensor]  # like (batch, entity, latent) -> standard Normal noise of that shape
 
@@ -46,6 +47,29 @@ def elbo_step(step: Step, x_next: Tensor, noise: Noise = torch.randn_like) -> St
     return StepBound(law.log_prob(value), kl_divergence(posterior.base_dist, prior.base_dist), emission)
 
 
+class Bound(NamedTuple):
+    """The ELBO of a step in two parts: log p(x' | h, z) (batch,), and KL(q || p) (batch, entity, latent)."""
+
+    log_likelihood: Tensor
+    kl: Tensor
+
+
+def bound_and_carry(
+    transition: Transition, carry: Carry, following: Tensor, noise: Noise, feed: Feedback | None
+) -> tuple[Bound, Carry | None]:
+    """Return the ELBO of the step from a carry to the states that follow and, with feedback, the carry of the next step."""
+    step = transition.step(carry)
+    found = elbo_step(step, following, noise)
+    bound = Bound(found.log_likelihood, found.kl)
+    if feed is None:
+        return bound, None
+    fed = transition.spec.dynamic(following) if feed is Feedback.TEACHER else found.emission.mean.detach()
+    return bound, step.advance(fed, following)
+
+
+BoundOf = Callable[[Carry, Tensor, Noise, Feedback | None], tuple[Bound, Carry | None]]  # `bound_and_carry` of one transition
+
+
 class Loss(NamedTuple):
     """The objective of a minibatch and its parts, per transition, means over batch and time.
 
@@ -65,14 +89,15 @@ class Loss(NamedTuple):
 class Objective(nn.Module):
     """The negative ELBO along a window of a path, as the trainer minimises it.
 
-    A module, so that data-parallel wrappers see the forward pass.
+    A module, so that data-parallel wrappers see the forward pass. `bound` is `bound_and_carry` of the transition, by default as it is.
     """
 
-    def __init__(self, transition: Transition, feedback: Feedback = Feedback.PUSHFORWARD) -> None:
+    def __init__(self, transition: Transition, feedback: Feedback = Feedback.PUSHFORWARD, bound: BoundOf | None = None) -> None:
         super().__init__()
         if feedback is Feedback.ANCESTRAL:
             raise ValueError("along an observed path either the observed state or the mean is fed back, not a sample")
         self.transition, self.feedback = transition, feedback
+        self._bound = bound or functools.partial(bound_and_carry, transition)
 
     def forward(
         self,
@@ -104,13 +129,10 @@ class Objective(nn.Module):
         transition, steps = self.transition, path.shape[1]
         carry, likelihoods, divergences = transition.started(x0, past), [], []
         for t in range(steps):
-            step, following = transition.step(carry), path[:, t]
-            bound = elbo_step(step, following, noise)
+            bound, following = self._bound(carry, path[:, t], noise, self.feedback if t + 1 < steps else None)
+            carry = following or carry
             likelihoods.append(bound.log_likelihood.mean())
             divergences.append(bound.kl.flatten(0, -3).mean(0))
-            if t + 1 < steps:
-                fed = transition.spec.dynamic(following) if self.feedback is Feedback.TEACHER else bound.emission.mean.detach()
-                carry = step.advance(fed, following)
         log_likelihood = torch.stack(likelihoods).mean()
         kl = torch.stack(divergences).mean(0)  # (entity, latent)
         return weighted(log_likelihood, kl, kl_weight, free_bits, share)

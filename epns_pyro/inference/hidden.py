@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from epns_pyro.durations import with_durations
 from epns_pyro.errors import ConfigError
+from epns_pyro.inference.compiled import compiled_bound
 from epns_pyro.inference.elbo import Bounds, Loss, Noise, Objective, elbo_step, weighted
 from epns_pyro.inference.rollout import Block, stream_seed
 from epns_pyro.models import Feedback, Transition
@@ -63,9 +64,19 @@ def bound_parts(transition: Transition, x0: Tensor, path: Tensor, noise: Noise =
     return steps + around(transition, frames, law, e, fields), bound.kl
 
 
-def objective(transition: Transition, feedback: Feedback) -> nn.Module:
-    """Return what is minimised in training: of recorded states, or of recordings of hidden ones."""
-    return Objective(transition, feedback) if transition.recording is None else HiddenObjective(transition)
+def objective(transition: Transition, feedback: Feedback, *, compiled: bool = False) -> nn.Module:
+    """Return what is minimised in training: of recorded states, with compiled steps on request, or of recordings of hidden ones.
+
+    Raises
+    ------
+    ConfigError
+        If what cannot be compiled is asked for.
+    """
+    if transition.recording is None:
+        return Objective(transition, feedback, compiled_bound(transition) if compiled else None)
+    if compiled:
+        raise ConfigError("training.compile: expected false where states are hidden, found true: their steps are not of one graph")
+    return HiddenObjective(transition)
 
 
 def around(transition: Transition, frames: Frames, law: PathLaw, e: Tensor, fields: Tensor) -> Tensor:

@@ -69,6 +69,9 @@ class TrainingConfig(Config):
         was fitted, that of `symplectic` is trained on. By default 400 for a pair potential of `symplectic`, else 0.
     memory : int
         Bytes of training data held in memory; larger sets stream through a pool of this size.
+    compile : bool
+        Whether the bound of a step and its gradient become one graph of torch.compile. It takes minutes at the start, so it is for long
+        training; without a C++ compiler training goes on as before, with a warning.
     strides : tuple of int
         A window takes every k-th frame, with k drawn from these: one model for steps of several durations. For recorded particles.
     """
@@ -91,6 +94,7 @@ class TrainingConfig(Config):
     max_bad_steps: Positive = 20
     motion_windows: Annotated[int, pydantic.Field(ge=0, le=10**6)] | None = None
     memory: Positive = 2 * 2**30
+    compile: bool = False
     strides: Annotated[tuple[Count, ...], pydantic.Field(min_length=1)] = (1,)
 
     @property

@@ -98,7 +98,7 @@ class Trainer:
         self._motion_windows = windows_to_fit(self.transition, training.motion_windows)
         if self._motion_windows:
             hold(self.transition)
-        minimised = objective(self.transition, training.feedback_mode)
+        minimised = objective(self.transition, training.feedback_mode, compiled=training.compile)
         optimizer = torch.optim.AdamW(
             minimised.parameters(), lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay, fused=True
         )

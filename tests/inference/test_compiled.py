@@ -1,4 +1,4 @@
-"""Compiled sampling: one graph per step, the same futures to rounding, and plain sampling where there can be no graph."""
+"""Compiled steps: one graph each, the same futures, bounds and gradients to rounding, and plain steps where there can be no graph."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import torch
 from worlds import context, particles, trajectories
 
 from epns_pyro.inference import compiled
-from epns_pyro.inference.compiled import CompiledSampler
+from epns_pyro.inference.compiled import CompiledBound, CompiledSampler
+from epns_pyro.inference.elbo import Objective
+from epns_pyro.inference.hidden import objective
 from epns_pyro.inference.rollout import rollout_blocks
+from epns_pyro.models import Feedback
 from epns_pyro.models.bodies.particles import ParticlesConfig, ParticleTransition
 from epns_pyro.models.transition import Carry
 from epns_pyro.simulator import Simulator
@@ -103,11 +106,62 @@ def test_a_step_that_is_no_graph_is_sampled_plainly() -> None:
     np.testing.assert_array_equal(found, futures(transition, 2))
 
 
+def gradients(objective: Objective, x0: torch.Tensor, path: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    objective.zero_grad()
+    draws = torch.Generator().manual_seed(3)
+    noise = lambda like: torch.randn(like.shape, dtype=like.dtype, generator=draws)  # noqa: E731
+    with pyro.validation_enabled(False):
+        loss = objective(x0, path, kl_weight=0.5, noise=noise).loss
+    loss.backward()
+    return loss.detach(), torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("feedback", [Feedback.TEACHER, Feedback.PUSHFORWARD])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_bound_of_a_step_is_one_graph_and_its_gradient_that_of_plain_steps(name: str, feedback: Feedback) -> None:
+    transition, graphs = model(name).train(), []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    x0, path = trajectories(context(world(name)), steps=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", message="Dynamo|.*lru_cache")
+        bound = CompiledBound(transition, backend=count)
+        here, there = (gradients(Objective(transition, feedback, one), x0, path) for one in (bound, None))
+    for one, other in zip(here, there, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+    assert bound.compiled
+    assert len(graphs) == 2  # the last step of a window feeds nothing back
+
+
+def test_a_bound_that_is_no_graph_is_worked_out_plainly() -> None:
+    class Asking(ParticleTransition):
+        def step(self, carry: Carry):
+            again = float(carry.x.abs().max()) > 0.0  # read off the state, in Python
+            return super().step(Carry(carry.x.clone()) if again else carry)
+
+    torch.manual_seed(0)
+    settings = {"width": 8, "integrator": None, "backbone": {"name": "vector", "width": 8}}
+    transition = Asking(ParticlesConfig.parse(settings), context("celestial")).double()
+    x0, path = trajectories(context("celestial"))
+    bound = CompiledBound(transition, backend="eager")
+    with pytest.warns(UserWarning, match="the step is not one graph .*: training goes on without compiling"):
+        found = gradients(Objective(transition, bound=bound), x0, path)
+    assert not bound.compiled
+    for one, other in zip(found, gradients(Objective(transition), x0, path), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 def test_without_a_compiler_a_simulator_samples_as_before(sim: Simulator, monkeypatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler was found"):
         assert sim.compile().sampler is None
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler was found: training is not compiled"):
+        objective(sim.transition, Feedback.TEACHER, compiled=True)
 
 
 @pytest.mark.slow
