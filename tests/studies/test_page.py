@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -16,6 +17,7 @@ import pytest
 import small_study
 from click.testing import CliRunner
 
+from epns_pyro import cluster
 from epns_pyro.cli import main
 from epns_pyro.evaluation.parts import Judged, Page, Section, Text
 from epns_pyro.report import write_page
@@ -109,6 +111,21 @@ def test_an_interrupt_names_the_command_that_goes_on(tmp_path: Path, monkeypatch
     monkeypatch.setattr(work, "judge", judged)
     assert reproduce(out=out).exit_code == 0
     assert "are finished" not in (out / "celestial.html").read_text()
+
+
+def test_an_interrupt_names_the_workers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Here:
+        size = 1
+        map = staticmethod(map)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "connect", lambda address: contextlib.nullcontext(Here()))
+    monkeypatch.setattr(work, "run", interrupted)
+    result = reproduce("--cluster", "slurm:4", out=tmp_path / "study")
+    assert result.exit_code == 130
+    assert re.search(r"Continue with:\n  epns-pyro reproduce celestial .* --cluster slurm:4\n", result.stdout)
 
 
 @pytest.mark.slow
