@@ -2,7 +2,7 @@
 
     python benchmarks/sweeps_cells.py RUN --out benchmarks/results/sweeps_cells.csv
 
-From recorded frames of the test set, images are drawn with few sweeps and with many, and compared with the recorded next frames: mean
+From recorded frames, images are drawn with few sweeps and with many, and compared with the recorded next frames: mean
 difference in per cent of the true mean, with its standard error. Latents come from the prior, as in a forecast, or from the posterior,
 which has seen the next frame: an error that only the prior makes is one of the latents. Latents "recorded" start the sweeps at the
 recorded next frame instead of a first draw: sweeps whose conditional distribution is right leave it as it is, in distribution. Without
@@ -47,6 +47,7 @@ def drawn(sim: epns_pyro.Simulator, x: np.ndarray, x_next: np.ndarray, latents: 
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), default=Path("data/cells16.zarr"), show_default=True)
+@click.option("--split", default="test", show_default=True)
 @click.option("--transitions", default=300, show_default=True)
 @click.option("--sweeps", multiple=True, type=int, default=(0, 1, 2, 4, 8, 16), show_default=True)
 @click.option("--latents", "kinds", multiple=True, default=("prior", "posterior"), show_default=True)
@@ -54,10 +55,18 @@ def drawn(sim: epns_pyro.Simulator, x: np.ndarray, x_next: np.ndarray, latents: 
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/sweeps_cells.csv"), show_default=True)
 def main(
-    run: Path, data: Path, transitions: int, sweeps: tuple[int, ...], kinds: tuple[str, ...], apart: int | None, seed: int, out: Path
+    run: Path,
+    data: Path,
+    split: str,
+    transitions: int,
+    sweeps: tuple[int, ...],
+    kinds: tuple[str, ...],
+    apart: int | None,
+    seed: int,
+    out: Path,
 ) -> None:
     sim, store = epns_pyro.load(run), open_store(data)
-    x, x_next = draw_transitions(store, "test", transitions)
+    x, x_next = draw_transitions(store, split, transitions)
 
     def measured(after: np.ndarray) -> dict[str, np.ndarray]:
         observables = store.system.observables(np.stack([x, after], 1))
