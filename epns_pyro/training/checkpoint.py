@@ -36,6 +36,7 @@ from epns_pyro.training.validation import Validation
 FORMAT = "epns-pyro checkpoint"
 OLDEST, VERSION = 1, 2
 EMBEDDED = 2  # embeddings of a category in a model; older checkpoints lack their weights
+LATER = frozenset({"average"})  # parts that a checkpoint of this version may lack
 CONTENT = frozenset({"config", "system", "context", "store", "weights", "optimizer", "noise", "windows", "counters", "versions"})
 
 
@@ -66,7 +67,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        By the names of `CONTENT`: `context` a DataContext, `counters` Counters, the rest plain data and tensors.
+        By the names of `CONTENT` and `LATER`: `context` a DataContext, `counters` Counters, the rest plain data and tensors.
 
     Raises
     ------
@@ -101,7 +102,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _validated(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Check the plain parts of a checkpoint and the type of its tensors; return them as typed values."""
     try:
-        parts = _Content.model_validate({name: content[name] for name in CONTENT})
+        parts = _Content.model_validate({name: content[name] for name in CONTENT | LATER & content.keys()})
         context = context_from_plain(content["context"])
     except pydantic.ValidationError as error:
         item = error.errors()[0]
@@ -113,7 +114,7 @@ def _validated(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     for name, weight in parts.weights.items():
         if weight.layout is not torch.strided or weight.is_quantized or weight.is_complex() or not weight.isfinite().all():
             raise CheckpointError(_changed(path, f"weights.{name}: not finite real numbers"))
-    return {name: getattr(parts, name) for name in CONTENT} | {"context": context}
+    return {name: getattr(parts, name) for name in CONTENT | LATER} | {"context": context}
 
 
 def _changed(path: Path, what: str) -> str:
@@ -206,6 +207,7 @@ class _Content(pydantic.BaseModel):
     context: Plain
     store: str
     weights: dict[str, torch.Tensor]
+    average: dict[str, Any] | None = None
     optimizer: dict[str, Any]
     noise: torch.Tensor
     windows: Annotated[dict[str, Any], pydantic.BeforeValidator(lambda raw: _Windows.model_validate(raw).model_dump())]

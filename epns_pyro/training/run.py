@@ -56,6 +56,9 @@ class TrainingConfig(Config):
         Nats per latent dimension and entity below which a KL has no gradient.
     feedback : {"pushforward", "teacher"}
         What is fed back in windows longer than one step: the mean of the emission, or the observed state.
+    average : float
+        What is validated and kept is an average of the weights over the last steps. This is the standard deviation of the numbers of those
+        steps, as a share of all steps so far; 0: the weights of the last step. See `epns_pyro.training.averaging`.
     clip_norm : float
         Gradients with a larger norm are scaled down to this norm.
     log_every, validate_every, checkpoint_every : int
@@ -86,6 +89,7 @@ class TrainingConfig(Config):
     horizon: HorizonSchedule = HorizonSchedule()
     free_bits: pydantic.NonNegativeFloat = 0.0
     feedback: Literal["pushforward", "teacher"] = "pushforward"
+    average: Annotated[float, pydantic.Field(ge=0, le=0.25)] = 0.05
     clip_norm: pydantic.PositiveFloat = 1.0
     log_every: Positive = 20
     validate_every: Positive = 250

@@ -1,7 +1,8 @@
 """Training: a loop on Lightning Fabric over minibatches of windows.
 
-The loop logs, validates and writes a checkpoint at regular intervals of steps. The complete state (weights,
-optimiser, generators, windows, counters) is in the checkpoint, so an interrupted and resumed run equals an uninterrupted one.
+The loop logs, validates and writes a checkpoint at regular intervals of steps. What is validated and kept is an average of the weights
+over the last part of training. The complete state (weights, optimiser, generators, windows, counters) is in the checkpoint, so an
+interrupted and resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from epns_pyro.inference.hidden import objective
 from epns_pyro.machine import limit_weights, weights_that_fit
 from epns_pyro.models.bodies.particles import ParticleTransition
 from epns_pyro.models.building import build
+from epns_pyro.training.averaging import Average
 from epns_pyro.training.bounds import fit_bounds
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
 from epns_pyro.training.equations import hold, windows_to_fit
@@ -103,6 +105,7 @@ class Trainer:
             minimised.parameters(), lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay, fused=True
         )
         self._objective, self._optimizer = self.fabric.setup(minimised, optimizer)
+        self._weights = Average(self.transition, training.average)
         self._windows = self._open_windows(training)
         self._noise = torch.Generator(device=self.fabric.device).manual_seed(config.seed)
         self._validator = validator(
@@ -186,6 +189,7 @@ class Trainer:
         value, log_likelihood, kl, norm = self._average(torch.stack([loss.loss.detach(), loss.log_likelihood, loss.kl, norm])).tolist()
         if math.isfinite(value) and math.isfinite(norm):
             self._optimizer.step()
+            self._weights.update()
             self._counters.count(log_likelihood=log_likelihood, kl=kl, gradient_norm=norm)
         else:
             self._skip()
@@ -236,7 +240,8 @@ class Trainer:
 
     def _validate(self, log: MetricsLog) -> None:
         # Only one process decides: several could differ in the last digit, and then take different decisions.
-        validation = self.fabric.broadcast(self._validator.evaluate() if self.fabric.is_global_zero else None)
+        with self._weights.applied():
+            validation = self.fabric.broadcast(self._validator.evaluate() if self.fabric.is_global_zero else None)
         self._counters.validation = validation
         log.write(self._counters.step, **{f"val_{name}": value for name, value in validation.__dict__.items()})
         if validation.elbo > self._counters.best:
@@ -247,18 +252,20 @@ class Trainer:
 
     def _save(self, path: Any) -> None:
         if self.fabric.is_global_zero:
-            write_checkpoint(
-                path,
-                config=plain(self.config),
-                system=plain(self.store.system.config),
-                context=context_to_plain(self.context),
-                store=str(self.store.path),
-                weights=self.transition.state_dict(),
-                optimizer=self._optimizer.state_dict(),
-                noise=self._noise.get_state(),
-                windows=self._windows.state_dict(),
-                counters=asdict(self._counters),
-            )
+            with self._weights.applied():
+                write_checkpoint(
+                    path,
+                    config=plain(self.config),
+                    system=plain(self.store.system.config),
+                    context=context_to_plain(self.context),
+                    store=str(self.store.path),
+                    weights=self.transition.state_dict(),
+                    average=self._weights.state_dict(),
+                    optimizer=self._optimizer.state_dict(),
+                    noise=self._noise.get_state(),
+                    windows=self._windows.state_dict(),
+                    counters=asdict(self._counters),
+                )
         self.fabric.barrier()
 
     def _restore(self, content: dict[str, Any]) -> None:
@@ -269,6 +276,7 @@ class Trainer:
             raise CheckpointError(f"{self.folder.last}: was trained on other data than {self.store.path}")
         restore = {
             "weights": self.transition.load_state_dict,
+            "average": lambda known: self._weights.load_state_dict(known) if known else self._weights.start(content["counters"].step),
             "optimizer": self._restore_optimizer,
             "noise": self._noise.set_state,
             "windows": self._windows.load_state_dict,

@@ -44,6 +44,9 @@ def column(folder: Path, name: str) -> list[float]:
 def assert_same_state(a: dict, b: dict) -> None:
     for name, tensor in a["weights"].items():
         assert torch.equal(tensor, b["weights"][name]), name
+    for name, tensor in a["average"]["weights"].items():
+        assert torch.equal(tensor, b["average"]["weights"][name]), name
+    assert a["average"]["steps"] == b["average"]["steps"]
     for key, moments in a["optimizer"]["state"].items():
         for name, value in moments.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(b["optimizer"]["state"][key][name]))
@@ -96,6 +99,18 @@ def interrupted_and_resumed(store: Store, folder: Path, run: RunConfig, stop: in
     assert state(folder)["counters"]["step"] == stop
     torch.manual_seed(stop)  # whatever torch's global generator does in between
     trainer(store, folder, run).fit(resume=True)
+
+
+def test_a_run_of_before_weights_were_averaged_goes_on(store: Store, tmp_path: Path) -> None:
+    """Its weights are those of its last step, and the average starts there."""
+    with pytest.raises(KeyboardInterrupt):
+        trainer(store, tmp_path / "run", config()).fit(on_progress=lambda progress: os.kill(os.getpid(), signal.SIGINT))
+    old = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    steps, live = old.pop("average").values()
+    old["weights"] |= live
+    torch.save(old, tmp_path / "run" / "last.ckpt")
+    trainer(store, tmp_path / "run", config()).fit(resume=True)
+    assert state(tmp_path / "run")["average"]["steps"] == config().training.steps > steps
 
 
 def test_a_finished_run_is_not_trained_over(store: Store, uninterrupted: Path, tmp_path: Path) -> None:
