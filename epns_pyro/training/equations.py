@@ -134,7 +134,10 @@ def differences(predict: Callable[[], Tensor], parameters: list[nn.Parameter]) -
 
 
 class IntegratorEquation(Equation):
-    """The forces of an integrator; errors are relative to what was observed, because such systems have hardly any noise."""
+    """The forces of an integrator; errors are relative to what was observed, because such systems have hardly any noise.
+
+    Channels are those of the fields that are kicked: what a rate carries, such as a position, follows from its rate.
+    """
 
     def __init__(self, transition: Transition, context: DataContext, x0: Tensor, following: Tensor) -> None:
         integrator = require_integrator(transition)
@@ -143,9 +146,12 @@ class IntegratorEquation(Equation):
         self._integrator, self._network, self.module = integrator, integrator.network, integrator.network
         self.linear, self.simple = list(integrator.network.linear_parameters), list(integrator.network.simple_parameters)
         self.silent = [p for layer in integrator.network.last_layers for p in layer.parameters()]
+        kicked = {**integrator.vectors, **integrator.scalars}
+        self._kicked = [f.name for f in bodies.free.fields if f.name in kicked]
+        self._channels = bodies.per_channel(x0.new_tensor([float(f.name in kicked) for f in bodies.free.fields])) > 0
         self._unit = bodies.per_channel(x0.new_tensor([context.step_scales[f.name] for f in bodies.free.fields]))
         change = bodies.to_free(bodies.spec.dynamic(self.following)) - bodies.to_free(bodies.persistence(self.x))
-        observed = (change / self._unit)[self.rows]
+        observed = (change / self._unit)[self.rows][:, self._channels]
         self._size = SMALL + observed.norm(dim=-1, keepdim=True)
         self.target = observed / self._size
         self._memory: tuple[Tensor, ...] = ()
@@ -154,7 +160,9 @@ class IntegratorEquation(Equation):
     def forces(self) -> Tensor:
         """Forces at the present positions: differences of positions are mean forces about the time between, to second order."""
         out = self._network(self._positions, self._features)
-        return self._integrator.bodies.join(out.vectors, out.scalars)[self.rows] / self._size
+        parts = dict(zip(self._integrator.vectors, out.vectors.unbind(-2), strict=True))
+        parts |= dict(zip(self._integrator.scalars, out.scalars.split(1, -1), strict=False))
+        return torch.cat([parts[name] for name in self._kicked], -1)[self.rows] / self._size
 
     def starts(self) -> Iterator[None]:
         yield from self._network.starts()
@@ -167,7 +175,7 @@ class IntegratorEquation(Equation):
         return self._changes(self._memory)
 
     def _changes(self, memory: tuple[Tensor, ...]) -> Tensor:
-        return (self._integrator(self.x, self.there, memory).change / self._unit)[self.rows] / self._size
+        return (self._integrator(self.x, self.there, memory).change / self._unit)[self.rows][:, self._channels] / self._size
 
     def slopes(self, parameters: list[nn.Parameter]) -> Tensor:
         """Derivatives through the steps; what frames start from follows the law in one correction.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import xarray as xr
+import yaml
 
-from epns_pyro.data import Windows, generate
+from epns_pyro.data import Windows, generate, open_store
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.symplectic.transition import SymplecticConfig
 from epns_pyro.systems import ChargedConfig, GravityConfig, NBodyConfig, SetConfig, SpringsConfig
@@ -58,6 +60,33 @@ def test_forces_of_bodies_that_meet_are_found(tmp_path):
         pull = transition.integrator.acceleration(spec.pack(position=place, velocity=torch.zeros_like(place)))[0, 0]
         truth = distance / (distance**2 + store.system.force.softening**2) ** 1.5
         assert abs(float(pull) / truth - 1) < 0.02
+
+
+def test_a_law_is_found_where_positions_and_velocities_are_recorded(tmp_path):
+    """Then positions are not kicked: they follow from velocities."""
+    rng, dt, stiffness = np.random.default_rng(0), 0.1, 1.5
+    position, velocity = rng.normal(size=(2, 80, 3, 2))
+    frames = []
+    for _ in range(4):
+        frames.append((position, velocity))
+        for _ in range(50):
+            velocity = velocity - 3 * stiffness * dt / 50 * (position - position.mean(1, keepdims=True))
+            position = position + dt / 50 * velocity
+    names, dims = ("position", "velocity"), ("trajectory", "time", "body", "space")
+    data = {name: (dims, np.stack(values, 1)) for name, values in zip(names, zip(*frames, strict=True), strict=True)}
+    for split, some in {"train": slice(0, 70), "val": slice(70, 80)}.items():
+        xr.Dataset(data).isel(trajectory=some).to_zarr(tmp_path / "x.zarr", group=split, mode="a", consolidated=False)
+    fields = [{"name": "position", "irreps": "1o", "translates": True}, {"name": "velocity", "irreps": "1o", "rate_of": "position"}]
+    (tmp_path / "x.zarr.yaml").write_text(yaml.safe_dump({"fields": fields, "space": 2, "frame_dt": dt}))
+    store = open_store(tmp_path / "x.zarr")
+    config = preset("particles", "quick", store.system.config).override({"model.integrator.network": "central"})
+    torch.manual_seed(0)
+    transition = config.model.build(store.context())
+    assert fit_law(transition, store, store.context(), 60, seed=0).scale < 1e-2
+    x = torch.as_tensor(store.read("val")[:, 0])
+    found = transition.integrator.double().acceleration(x.double()).detach().numpy()
+    r = store.spec.get(x, "position").numpy()
+    np.testing.assert_allclose(found, -3 * stiffness * (r - r.mean(1, keepdims=True)), atol=0.2)
 
 
 def test_what_no_law_foresees_does_not_spoil_it(tmp_path):
