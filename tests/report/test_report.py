@@ -25,6 +25,7 @@ from epns_pyro.evaluation.figures.style import SMALL, thinned
 from epns_pyro.evaluation.parts import Panel
 from epns_pyro.evaluation.record import EvaluationRecord
 from epns_pyro.report import svg, write_report
+from epns_pyro.report.pages import write_player
 from epns_pyro.report.viewers import MAX_CHARACTERS, pack, viewer
 
 COMMON = ["verdicts", "look", "likelihood", "fans", "distances", "two-sample", "pit", "coverage", "spread", "skill", "ranks"]
@@ -212,6 +213,7 @@ addEventListener("load", () => setTimeout(() => {
   const pixels = () => new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
   const press = (key) => canvas.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
   const box = (e) => e.getBoundingClientRect(), before = pixels(), found = { colours: new Set(before).size };
+  found.drawn = before.reduce((sum, pixel) => (31 * sum + pixel) >>> 0, 7);
   press("ArrowRight"); found.moved = pixels().some((pixel, i) => pixel !== before[i]);
   press(" "); found.playing = document.getElementById("play").textContent; press(" ");
   Object.assign(found, {
@@ -219,7 +221,7 @@ addEventListener("load", () => setTimeout(() => {
     empty: all("figure svg").filter((e) => box(e).width < 20 || box(e).height < 15).length,
     outside: all("figure svg, canvas, .badge, h2").filter((e) => box(e).right > innerWidth).length,
     ink: getComputedStyle(document.body).color,
-    line: getComputedStyle(document.querySelector("figure svg path[style*=stroke]")).stroke,
+    line: getComputedStyle(document.querySelector("figure svg path[style*=stroke]") || root).stroke,
   });
   parent.postMessage(JSON.stringify(found), "*");
 }, 400));
@@ -266,6 +268,24 @@ def test_a_browser_shows_the_page_without_errors(kind: str, width: int, dark: bo
     assert all(light) if dark else not any(light)
     assert found["line"] != "none"
     assert (tmp_path / "seen" / f"{width}.png").stat().st_size > 20_000
+
+
+@BROWSER
+@pytest.mark.parametrize("space", [2, 3])
+def test_a_film_of_bodies_is_the_same_with_one_that_is_always_absent(space: int, tmp_path: Path) -> None:
+    walk = np.random.default_rng(0).normal(size=(3, 1, 12, 5, space)).cumsum(2)
+    walk[..., 4:8, 1, :] = np.nan  # away for a while
+    drawn = []
+    for bodies in (5, 6):
+        position = np.concatenate([walk, np.full((3, 1, 12, bodies - 5, space), np.nan)], 3)
+        data = xr.Dataset(
+            {"position": (("source", "trajectory", "time", "body", "space"), position)},
+            coords={"source": ["truth", "member 1", "member 2"], "time": np.arange(12.0)},
+        )
+        page = write_player(data, time_unit="s", title="film", out=tmp_path / f"{bodies}.html")
+        drawn.append(browse(page, tmp_path / f"seen{bodies}", 1280))
+    assert drawn[0]["colours"] >= 4
+    assert drawn[0]["drawn"] == drawn[1]["drawn"]
 
 
 @BROWSER

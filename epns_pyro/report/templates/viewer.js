@@ -1,16 +1,19 @@
 // Bodies in space: truth and members side by side in one pose, or members over truth; drag or arrow keys turn.
 (async () => {
-  const data = JSON.parse(byId("player-data").textContent), TAIL = 28;
+  const data = JSON.parse(byId("player-data").textContent), TAIL = 28, ABSENT = 5e8;  // a body that is absent is farther than that
   const values = await unpack(data.values, Float32Array), [sources, trajectories, frames, bodies] = data.shape;
-  const pose = { turn: 0.6, tilt: 0.45, zoom: 1 };
+  const flat = !values.some((value, i) => i % 3 === 2 && Math.abs(value) > 0);  // bodies in a plane are seen from above
+  const pose = flat ? { turn: 0, tilt: Math.PI / 2, zoom: 1 } : { turn: 0.6, tilt: 0.45, zoom: 1 };
   const start = (source, trajectory, frame, body) => (((source * trajectories + trajectory) * frames + frame) * bodies + body) * 3;
+  const place = (...where) => { const at = start(...where); return values.subarray(at, at + 3); };
+  const present = (point) => point.every((value) => Math.abs(value) < ABSENT);
 
   // Centre and reach of the true trajectory; the reach leaves out the tenth of positions that are farthest.
   const scenes = Array.from({ length: trajectories }, (_, trajectory) => {
     const points = [];
-    for (let t = 0; t < frames; t += 3) for (let b = 0; b < bodies; b++) points.push(values.subarray(start(0, trajectory, t, b), start(0, trajectory, t, b) + 3));
-    const centre = [0, 1, 2].map((k) => points.reduce((sum, p) => sum + p[k], 0) / points.length);
-    const far = points.map((p) => Math.hypot(...centre.map((c, k) => p[k] - c))).sort((a, b) => a - b);
+    for (let t = 0; t < frames; t += 3) for (let b = 0; b < bodies; b++) points.push(place(0, trajectory, t, b));
+    const seen = points.filter(present), centre = [0, 1, 2].map((k) => seen.reduce((sum, p) => sum + p[k], 0) / (seen.length || 1));
+    const far = seen.map((p) => Math.hypot(...centre.map((c, k) => p[k] - c))).sort((a, b) => a - b);
     return { centre, reach: far[Math.floor(0.9 * (far.length - 1))] * 1.25 || 1 };
   });
 
@@ -35,13 +38,15 @@
   }
 
   function bodiesOf(player, source, project, strength) {
-    const { pen, frame, trajectory } = player, at = (t, b) => project(...values.subarray(start(source, trajectory, t, b), start(source, trajectory, t, b) + 3));
+    const { pen, frame, trajectory } = player, at = (t, b) => { const point = place(source, trajectory, t, b); return present(point) ? project(...point) : null; };
     Object.assign(pen, { strokeStyle: role(source ? "--model" : "--ink"), fillStyle: role(source ? "--model" : "--ink"), lineWidth: source ? 1.2 : 1.4, lineCap: "round" });
-    const order = Array.from({ length: bodies }, (_, b) => [b, at(frame, b)]).sort((p, q) => q[1][2] - p[1][2]);
+    const order = Array.from({ length: bodies }, (_, b) => [b, at(frame, b)]).filter(([, point]) => point).sort((p, q) => q[1][2] - p[1][2]);
     for (const [b, [x, y]] of order) {
       for (let t = Math.max(1, frame - TAIL); t <= frame; t++) {
+        const [from, to] = [at(t - 1, b), at(t, b)];
+        if (!from || !to) continue;
         pen.globalAlpha = strength * 0.75 * (1 - (frame - t) / (TAIL + 1));
-        pen.beginPath(); pen.moveTo(...at(t - 1, b).slice(0, 2)); pen.lineTo(...at(t, b).slice(0, 2)); pen.stroke();
+        pen.beginPath(); pen.moveTo(...from.slice(0, 2)); pen.lineTo(...to.slice(0, 2)); pen.stroke();
       }
       pen.globalAlpha = strength;
       pen.beginPath(); pen.arc(x, y, 2 + 4.5 * data.size[trajectory][b], 0, 2 * Math.PI); pen.fill();
