@@ -131,6 +131,8 @@ class LabelField:
         Windows that hold the pixels a cell can take.
     side, neighbourhood : int
         Sides of the dither pattern, and of the square of pixels that a pixel depends on.
+    apart : int
+        Least distance of the pixels of a group: at least out of that square, and at most `side`.
     """
 
     def __init__(self, tissue: Tissue, crops: Crops, side: int, neighbourhood: int, apart: int = 1) -> None:

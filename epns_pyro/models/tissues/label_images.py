@@ -81,7 +81,8 @@ class LabelImage(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Score images (*batch, y, x, 1): nats, (*batch,).
 
-        With sweeps it is the logarithm of an unbiased estimate, so a lower bound in expectation.
+        With sweeps it is the logarithm of an unbiased estimate, so a lower bound in expectation. Where gradients are recorded and sweeps
+        have weights of their own it is the score of the first draw, and its gradient is also that of the fit of the sweeps.
         """
         batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
         field, first = self._flat(batch)

@@ -19,6 +19,7 @@ from epns_pyro.models.tissues.revision import Revision
 
 CELL_RADIUS = 3.0  # pixels: the unit of a cell's moments as network inputs
 EXPECTATION_FEATURES = AREA_FEATURES + 7
+EXPECTED = EXPECTATION_FEATURES + 3  # with the disc that `distance_features` reads
 DISTANCE_FEATURES = 4
 
 
@@ -48,19 +49,20 @@ class DraftMarginals:
         return gained.new_zeros(cells, 3).index_add(0, self.field.candidates.cell[pixels.rows], gained)[:, None]
 
     def expectation(self, past: Tensor, classes: range) -> Tensor:
-        """Return the expected area and centre of each cell before some classes are drawn: (cell, class, EXPECTATION_FEATURES).
+        """Return the expected area and centre of each cell before some classes are drawn: (cell, class, EXPECTED).
 
         Features: the expected area, also relative to the mean of all cells, and the expected centre, with pixels not drawn yet as in the
         draft; the surplus of the pixels drawn so far (`past`, (cell, class, 3)); and the standard deviation of the area not drawn yet.
+        The last three are the disc of `distance_features`.
         """
         return self._features(past, self._open[:, classes.start : classes.stop])
 
     def expectation_of_group(self, others: Tensor, group: range) -> Tensor:
-        """Return the same for a group of classes, (cell, 1, EXPECTATION_FEATURES), with the surplus `others` (cell, 1, 3) of all others."""
+        """Return the same for a group of classes, (cell, 1, EXPECTED), with the surplus `others` (cell, 1, 3) of all others."""
         return self._features(others, _root(self._variance[:, group.start : group.stop].sum(1, keepdim=True)))
 
     def expectation_of_each(self, labels: Tensor, groups: range) -> Tensor:
-        """Return the same for some groups, with all other pixels of images (pixel,): (cell, group, EXPECTATION_FEATURES)."""
+        """Return the same for some groups, with all other pixels of images (pixel,): (cell, group, EXPECTED)."""
         count = len(self.field.groups)
         surplus, variance = (
             of_class.unflatten(1, (count, -1)).sum(2) for of_class in (self._per_class(self._surplus(labels, slice(None))), self._variance)
@@ -211,7 +213,7 @@ class NeighbourScores(nn.Module):
         pixels : PixelBatch
         labels : Tensor, (pixel,)
             The images of the whole batch; a pixel reads only pixels of earlier classes. None: laws by the draft alone.
-        expectation : Tensor, (cell, class, EXPECTATION_FEATURES)
+        expectation : Tensor, (cell, class, EXPECTED)
             Of the classes in `pixels`.
         """
         cells, medium, stays, outside = rows
@@ -290,6 +292,12 @@ class PixelScores(NeighbourScores):
         How often every pixel is drawn again, given all others.
     training_sweeps : int, optional
         The same in the law that training scores; None: as many.
+    distances : bool
+        See `NeighbourScores`.
+    separate : bool
+        Whether sweeps have weights of their own, `again`, which are fitted to recorded images.
+    apart : int
+        Least distance of pixels that a sweep draws at the same time.
     """
 
     def __init__(

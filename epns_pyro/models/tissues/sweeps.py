@@ -4,8 +4,9 @@
     x^k = x^{k-1} but in group c,  x^k_c ~ g(x_c | x^{k-1} outside of c, h, z)      group by group, several times
 
 The first pixels of a class-by-class draw are drawn blind: what is around them comes later, and does not always fit. A coarse pixel of a
-cell that never came there stays behind as a fragment. Sweeps take it back. A group holds pixels that are too far apart to depend on each
-other.
+cell that never came there stays behind as a fragment. Sweeps take it back. The pixels of a group are
+drawn independently, so they must be too far apart to depend on each other: as far as the scores of a pixel see, and, since a cell keeps its
+area, farther than a cell is wide (`apart`).
 
 **The density.** An image can be reached on many ways, so its density is a sum over them. The same g, used backwards, proposes a way:
 
@@ -15,8 +16,10 @@ Both sides of a ratio have the same rest. The estimate is unbiased for any g, so
 ELBO is. It is tight where g is the conditional law of p(x'), for then the sweeps are reversible. The gradient is that of p(x^0) and g on
 the way that was proposed; q is held fixed.
 
-Training, which is where gradients are recorded, may score a law of fewer sweeps (`training_sweeps`). g and the first draw are the same in
-both, and more sweeps come closer to the law whose conditionals g are.
+**Training**, which is where gradients are recorded, is of one of two kinds. Where g has weights of its own, the first draw is fitted to
+recorded images, and g too, by pseudo-likelihood: every pixel given all others (Besag 1975, Statistical analysis of non-lattice data). Else
+it follows the gradient of the bound, of a law of fewer sweeps if `training_sweeps` says so. g and the first draw are the same in both laws,
+and more sweeps come closer to the law whose conditionals g are.
 """
 
 from __future__ import annotations
