@@ -144,6 +144,7 @@ def import_labels(
     """Import label images: a zarr array (time, y, x) or (movie, time, y, x), a TIFF stack, or a folder of TIFFs."""
     from epns_pyro.data.importers.labels import import_labels as run
     from epns_pyro.data.importers.lineage import find_lineage
+    from epns_pyro.data.importers.track_splits import too_few
 
     with progress_bars() as progress:
         store = run(
@@ -159,6 +160,9 @@ def import_labels(
             periodic=periodic,
             progress=progress,
         )
+    if "test" in store.splits and too_few(tested := store.size("test"), store.steps("test")):
+        sets = f"{tested} trajector{'y' if tested == 1 else 'ies'}"
+        console().print(f"the test set has {sets}, too few for verdicts: use a shorter --segment, or more films", soft_wrap=True)
     if (lineage := find_lineage(path)) is not None:
         console().print(f"{lineage.summary}; epns-pyro data info lists the cells that appear within a trajectory", soft_wrap=True)
     _summarise(store)

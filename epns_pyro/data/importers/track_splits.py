@@ -33,6 +33,11 @@ def default_shares(segments: int) -> Split:
     return Split(train=0.9 - test, val=0.1, test=test)
 
 
+def too_few(tested: int, steps: int) -> bool:
+    """Return whether so many test trajectories, each of so many steps, are too few for verdicts."""
+    return tested * max(1, steps // 2 // SHORTEST) < FEWEST
+
+
 def assign(stretches: Sequence[Stretch], names: Sequence[str], *, how: str, margin: int, tests: Sequence[int], shares: Split) -> list[str]:
     """Return the set of every stretch, `MARGIN` for those that are left out.
 

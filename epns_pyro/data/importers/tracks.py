@@ -23,7 +23,7 @@ from epns_pyro.data.importers.track_recording import LIKELIHOOD, Tracks
 from epns_pyro.data.importers.track_report import ImportReport
 from epns_pyro.data.importers.track_segments import FIRST_VALUE, Cut, Recording, Segment, read_segment
 from epns_pyro.data.importers.track_singles import SingleCut
-from epns_pyro.data.importers.track_splits import FEWEST, MARGIN, SHORTEST, Stretch
+from epns_pyro.data.importers.track_splits import MARGIN, Stretch
 from epns_pyro.data.importers.track_spool import Spool
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
@@ -233,7 +233,7 @@ class _Work:
         if lost := sum(self._rows[key] for key, name in homes.items() if name == MARGIN):
             self._dropped[f"of segments closer than {margin} frames to another set"] += lost
         tested = list(homes.values()).count("test")
-        if (shares.test or tests) and tested * max(1, self._segment // 2 // SHORTEST) < FEWEST:
+        if (shares.test or tests) and track_splits.too_few(tested, self._segment):
             more = (
                 "or record more"
                 if self._options.singles or self._bodies == 1

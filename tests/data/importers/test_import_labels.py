@@ -89,6 +89,15 @@ def test_films_are_cut_into_segments(films, tmp_path):
     assert as_set(store.spec.get(labels_in_order(store), "cell")) == as_set(compact(films[0]).reshape(3, 2, 8, 10))
 
 
+def test_a_test_set_too_small_for_verdicts_is_said(films, tmp_path):
+    zarr.create_array(tmp_path / "films.zarr", data=films)
+    command = ["data", "import-labels", str(tmp_path / "films.zarr"), "--out", str(tmp_path / "store.zarr")]
+    run = CliRunner().invoke(main, command, env={"COLUMNS": "200"})
+    assert run.exit_code == 0, run.output
+    tested = open_store(tmp_path / "store.zarr").size("test")
+    assert f"the test set has {tested} trajectory, too few for verdicts: use a shorter --segment, or more films" in run.output
+
+
 def test_types_from_a_table_an_array_and_beside_the_labels(films, tmp_path):
     zarr.create_array(tmp_path / "films.zarr", data=films[:2])
     expected = {0: {3: 1, 7: 2, 8: 2, 40: 1}, 1: {3: 2, 7: 2, 8: 1, 40: 3}}
