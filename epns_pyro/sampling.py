@@ -33,6 +33,7 @@ from epns_pyro.runs import load
 if TYPE_CHECKING:
     import xarray as xr
     import zarr
+    from torch import Tensor
 
     from epns_pyro.data import Store
     from epns_pyro.simulator import Simulator
@@ -171,8 +172,14 @@ class Ensemble:
             feedback=Feedback.PUSHFORWARD if request.mean_feedback else Feedback.ANCESTRAL,
             block_size=self.members_per_block * self.trajectories,
             only=(number,),
+            inferred=self._inferred,
         )
         return block.samples, self._labelled(block.states)
+
+    @cached_property
+    def _inferred(self) -> Tensor | None:
+        """Hidden states that all members start from: they are drawn together, once for all blocks."""
+        return self.sim.inferred(self.x0, self.request.members, self.request.seed)
 
     def _labelled(self, states: np.ndarray) -> xr.Dataset:
         dataset = to_dataset(self.sim.spec, states, DIMS, frame_dt=self.request.frame_dt or self.sim.context.frame_dt)

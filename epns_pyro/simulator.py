@@ -180,13 +180,15 @@ class Simulator:
         schedule: Tensor | np.ndarray | None = None,
         past: Tensor | np.ndarray | None = None,
         only: Container[int] | None = None,
+        inferred: Tensor | None = None,
     ) -> Iterator[Block]:
-        """Sample futures block by block, for ensembles larger than memory; see `rollout`. `only`: numbers of the blocks, all by default."""
+        """Sample futures block by block, see `rollout`; `only` some numbers of blocks, from what `inferred` returned for all members."""
         if steps < 1 or members < 1:
             raise ShapeError(f"a rollout needs at least one step and one member, found steps {steps}, members {members}")
         if seed < 0 or (block_size is not None and block_size < 1):
             raise ConfigError(f"a rollout needs seed >= 0 and block_size >= 1, found seed {seed}, block_size {block_size}")
-        start, states = self._start(x0, members, seed)
+        start = self._given(x0)[:, -1] if self.infers_states else self._given(x0)
+        states = self.inferred(x0, members, seed) if inferred is None else inferred
         if schedule is not None:
             _, schedule = self._pair(x0[:, -1] if x0.ndim > start.dim() else x0, schedule)
             if schedule.shape[1] != steps:
@@ -368,17 +370,15 @@ class Simulator:
         """
         if not self.infers_states:
             raise ConfigError("states are recorded, not hidden: there is nothing to infer, use the last frame")
-        _, states = self._start(torch.as_tensor(frames), members, seed)
-        return self.context.to_global(states)
+        return self.context.to_global(self.inferred(frames, members, seed))
 
-    def _start(self, x0: Tensor | np.ndarray, members: int, seed: int) -> tuple[Tensor, Tensor | None]:
-        """Return what time 0 of a rollout is, (trajectory, *site, channel), and the states it starts from if they are inferred."""
-        frames = self._given(x0)
+    def inferred(self, x0: Tensor | np.ndarray, members: int, seed: int) -> Tensor | None:
+        """Draw the same in the coordinates of the model, as `rollout_blocks` takes it; None where states are not hidden."""
         if not self.infers_states:
-            return frames, None
+            return None
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            return frames[:, -1], infer_last(self.transition, frames, members)
+            return infer_last(self.transition, self._given(x0), members)
 
     def _given(self, x0: Tensor | np.ndarray) -> Tensor:
         """Check what a rollout is given: states (trajectory, *site, channel), or frames (trajectory, time, *site, channel)."""

@@ -11,11 +11,13 @@ import yaml
 from click.testing import CliRunner
 
 import epns_pyro
+from epns_pyro import simulator as simulator_module
 from epns_pyro.cli import main
 from epns_pyro.data import Store, open_store
 from epns_pyro.errors import ConfigError, DataError
 from epns_pyro.evaluation import evaluate
 from epns_pyro.evaluation.checks.likelihood import LikelihoodCheck
+from epns_pyro.sampling import Ensemble, Request
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.run import EvaluationConfig, RunFolder
 
@@ -162,3 +164,18 @@ def test_states_that_are_recorded_are_not_inferred(store: Store, simulator: Simu
 
 def _plain(store: Store):
     return epns_pyro.preset("particles", data=store.system.config).override(SETTINGS).model.build(store.context())
+
+
+def test_hidden_states_are_inferred_once_for_all_blocks_of_an_ensemble(run: Path, store: Store, monkeypatch) -> None:
+    """A block is what it is when all members are inferred again for it alone."""
+    ensemble, asked = Ensemble.of(Request(run, members=5, steps=2, store=store.path, seed=3)), []
+    monkeypatch.setattr(ensemble.sim.transition, "block_size", 2 * ensemble.trajectories)
+    monkeypatch.setattr(simulator_module, "infer_last", lambda *a, f=simulator_module.infer_last: asked.append(1) or f(*a))
+    parts = [ensemble.sample(number) for number in range(ensemble.blocks)]
+    assert (len(parts), len(asked)) == (3, 1)
+    for number, (samples, dataset) in enumerate(parts):
+        size = 2 * ensemble.trajectories
+        (alone,) = ensemble.sim.rollout_blocks(ensemble.x0, steps=2, members=5, seed=3, block_size=size, only=(number,))
+        assert alone.samples == samples
+        np.testing.assert_array_equal(store.spec.get(alone.states, "position"), dataset["position"])
+    assert len(asked) == 4
