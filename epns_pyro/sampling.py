@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from epns_pyro.cluster import Cluster
 from epns_pyro.data import open_store, to_dataset
@@ -33,7 +34,6 @@ from epns_pyro.runs import load
 if TYPE_CHECKING:
     import xarray as xr
     import zarr
-    from torch import Tensor
 
     from epns_pyro.data import Store
     from epns_pyro.simulator import Simulator
@@ -135,7 +135,7 @@ class Ensemble:
 
     @property
     def members_per_block(self) -> int:
-        return max(1, self.sim.transition.block_size // self.trajectories)
+        return max(1, self.sim.transition.at_once(torch.as_tensor(self.x0)) // self.trajectories)
 
     @property
     def blocks(self) -> int:
@@ -177,7 +177,7 @@ class Ensemble:
         return block.samples, self._labelled(block.states)
 
     @cached_property
-    def _inferred(self) -> Tensor | None:
+    def _inferred(self) -> torch.Tensor | None:
         """Hidden states that all members start from: they are drawn together, once for all blocks."""
         return self.sim.inferred(self.x0, self.request.members, self.request.seed)
 

@@ -194,7 +194,7 @@ class Simulator:
             if schedule.shape[1] != steps:
                 raise ShapeError(f"the schedule: expected {steps} steps after the initial states, found {schedule.shape[1]}")
             schedule = schedule if states is None else durations_alone(self.spec, states, schedule)
-        held = min(block_size or self.transition.block_size, members * len(start)) * start[0].numel() * start.element_size()
+        held = min(block_size or self.transition.at_once(start), members * len(start)) * start[0].numel() * start.element_size()
         require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller block_size")
         more: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule, "inferred": states}
         more |= {"past": self._past(past, x0), "sampler": self.sampler, "only": only}

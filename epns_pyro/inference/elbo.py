@@ -179,7 +179,7 @@ def path_bounds(
         Recorded states before x0, for a transition with a history.
     """
     batch, steps = path.shape[:2]
-    block_size, rows = block_size or transition.block_size, []
+    block_size, rows = block_size or transition.at_once(x0), []
     for step, x_next in _steps(transition, x0, path, max(1, block_size // num_samples), past):
         posterior, prior = step.posterior(x_next), step.prior
         at_once = max(1, block_size // len(x_next))
@@ -200,7 +200,7 @@ def path_bounds(
 def latent_kl(transition: Transition, x0: Tensor, path: Tensor, *, block_size: int | None = None, past: Tensor | None = None) -> Tensor:
     """Return the mean KL(q || p) of every latent dimension along paths, teacher-forced: (entity, latent), nats per transition."""
     total, count = torch.zeros(()), 0
-    for step, x_next in _steps(transition, x0, path, block_size or transition.block_size, past):
+    for step, x_next in _steps(transition, x0, path, block_size or transition.at_once(x0), past):
         total = total + kl_divergence(step.posterior(x_next).base_dist, step.prior.base_dist).sum(0)
         count += len(x_next)
     return total / count

@@ -68,7 +68,7 @@ def rollout_blocks(
     """
     if feedback is Feedback.TEACHER:
         raise ValueError("a forecast has no observed states to feed back")
-    block_size = block_size or transition.block_size
+    block_size = block_size or transition.at_once(x0)
     width = min(len(x0), block_size)
     height = max(1, block_size // width)
     blocks = [(s, t) for s in range(0, members, height) for t in range(0, len(x0), width)]

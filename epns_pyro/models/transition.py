@@ -136,6 +136,10 @@ class Transition(nn.Module, ABC):
     earlier_frames: int = 0  # how many recorded states before the present one a step depends on; of these fewer may be known
     block_size: int = 4096  # states that evaluation and sampling pass through the networks at a time
 
+    def at_once(self, x: Tensor) -> int:
+        """Return how many states like x (*batch, *site, channel) pass through the networks at a time: fewer where sites are more."""
+        return self.block_size
+
     @abstractmethod
     def step(self, carry: Carry) -> Step:
         """Make the step from a carry."""

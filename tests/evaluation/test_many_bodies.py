@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from epns_pyro.backbones.bodies import graphs
 from epns_pyro.backbones.bodies.vector import VectorNetwork
 from epns_pyro.context import DataContext
+from epns_pyro.geometry import Space
 from epns_pyro.inference.elbo import path_bounds
 from epns_pyro.models.bodies.particles import ParticlesConfig
 from epns_pyro.state import Field, StateSpec
@@ -50,3 +52,31 @@ def test_neighbours_are_searched_once_per_step_however_many_samples(graph, monke
     assert len(searches) == 3 + 3 * 4  # now also by encoder, posterior and emission
     for one, other in zip(found, again, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("space", [1, 2, 3])
+def test_the_edges_within_a_radius_are_counted_where_bodies_fill_a_box(space):
+    bodies, radius, side = 400, 0.5, 12**0.5
+    generator = np.random.default_rng(0)
+    positions = torch.tensor(side * generator.random((8, bodies, space)))
+    graph = graphs.GraphConfig(kind="radius", radius=radius)
+    around = graph.connect(positions, None, Space(space, (side,) * space))
+    found = around.collect(torch.ones_like(around.senders(positions[..., :1]))).sum() / 8
+    assert graph.edges(bodies, space) == pytest.approx(float(found), rel=0.1)
+    assert graphs.GraphConfig(kind="radius", radius=100.0).edges(bodies, space) == graphs.GraphConfig().edges(bodies, space)
+
+
+def test_fewer_states_of_more_bodies_pass_through_the_networks_at_a_time():
+    backbone = {"name": "vector", "width": 8, "layers": 1, "graph": {"kind": "nearest", "neighbours": 3}}
+
+    def model(bodies):
+        context = DataContext(spec=SPEC, sites=(bodies,), frame_dt=1.0, step_scales={"position": 1.0, "velocity": 1.0})
+        return ParticlesConfig.parse({"backbone": backbone, "integrator": None, "width": 8, "latent": 2}).build(context)
+
+    few = model(60)
+    assert few.at_once(torch.zeros(1, 60, SPEC.channels)) == few.block_size
+    many = few.at_once(torch.zeros(1, 600, SPEC.channels))
+    assert many == model(600).block_size
+    assert few.block_size / 12 < many < few.block_size / 8
+    few.block_size = 7
+    assert few.at_once(torch.zeros(1, 60, SPEC.channels)) == 7

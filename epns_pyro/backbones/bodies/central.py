@@ -56,7 +56,7 @@ class CentralNetwork(Backbone):
             self.log_largest = nn.Parameter(torch.tensor(LARGEST).log().repeat(s.out_vectors, 1))
 
     def largest(self, bodies: int) -> int:
-        return self.graph.edges(bodies) * self.linear.out_features
+        return self.graph.edges(bodies, self.signature.space) * self.linear.out_features
 
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:

@@ -85,7 +85,7 @@ class Estag(HistoryNetwork):
         self.out_vectors = nn.Linear(config.vectors, s.out_vectors, bias=False)
 
     def largest(self, bodies: int) -> int:
-        return self.frames * self.graph.edges(bodies) * self.per_edge
+        return self.frames * self.graph.edges(bodies, self.signature.space) * self.per_edge
 
     def forward(self, window: Window) -> Features:
         known, features, space = window.known, window.features, self.signature.space_of(window.features)

@@ -7,6 +7,7 @@ A graph gathers features at both ends of its edges and sums messages at the rece
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal
@@ -172,9 +173,12 @@ class GraphConfig(Config):
             raise ValueError(f"only a complete graph has a dense path, found kind {self.kind!r}")
         return self
 
-    def edges(self, bodies: int) -> int:
-        """Return how many edges so many bodies have; with a radius, have at most."""
+    def edges(self, bodies: int, space: int) -> int:
+        """Return how many edges so many bodies have; with a radius, about how many where they fill a box of `space` dimensions evenly."""
         others = max(1, bodies - 1)
+        if self.radius is not None:  # positions spread evenly with a standard deviation of 1 are in a box with sides of sqrt(12)
+            ball = math.pi ** (space / 2) / math.gamma(space / 2 + 1) * self.radius**space
+            return max(bodies, math.ceil(bodies * others * min(1.0, ball / 12 ** (space / 2))))
         return bodies * (others if self.neighbours is None else min(self.neighbours, others))
 
     @property

@@ -53,7 +53,7 @@ class MessagePassing(Backbone):
         self.read_out = perceptron(config.width, config.width, s.out_scalars + s.out_vectors * s.space)
 
     def largest(self, bodies: int) -> int:
-        return self.graph.edges(bodies) * max(self.embed.out_features, self.edge_channels)
+        return self.graph.edges(bodies, self.signature.space) * max(self.embed.out_features, self.edge_channels)
 
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:

@@ -44,7 +44,7 @@ class PairwiseNetwork(Backbone):
         self.alone = perceptron(seen, config.width, made, small_output=True) if seen and made else None
 
     def largest(self, bodies: int) -> int:
-        return self.graph.edges(bodies) * max(self.width, sum(self.sizes))
+        return self.graph.edges(bodies, self.signature.space) * max(self.width, sum(self.sizes))
 
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:

@@ -231,7 +231,9 @@ class TensorProductNetwork(Backbone):
             self.out_vectors = nn.Linear(hidden["1o"], s.out_vectors, bias=False)
 
     def largest(self, bodies: int) -> int:
-        return self.graph.edges(bodies) * max(product.largest for product in self.modules() if isinstance(product, TensorProduct))
+        return self.graph.edges(bodies, self.signature.space) * max(
+            product.largest for product in self.modules() if isinstance(product, TensorProduct)
+        )
 
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:

@@ -92,7 +92,7 @@ class VectorNetwork(Backbone):
             self.out_vectors = nn.Linear(config.vectors, s.out_vectors, bias=False)
 
     def largest(self, bodies: int) -> int:
-        return self.graph.edges(bodies) * max(self.norm.normalized_shape[0], self.signature.space * self.vectors)
+        return self.graph.edges(bodies, self.signature.space) * max(self.norm.normalized_shape[0], self.signature.space * self.vectors)
 
     @property
     def last_layers(self) -> tuple[nn.Linear, ...]:

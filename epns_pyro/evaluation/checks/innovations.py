@@ -212,7 +212,7 @@ def rank_scores(transition: Transition, paths: torch.Tensor, *, seed: int) -> np
     """
     spec, (count, steps) = transition.spec, (len(paths), paths.shape[1] - 1)
     carries, following = transition.carries(paths[:, 0], paths[:, 1:]), paths[:, 1:].flatten(0, 1)
-    size = max(1, transition.block_size // DRAWS)
+    size = max(1, transition.at_once(paths) // DRAWS)
     parts = []
     with torch.random.fork_rng(devices=[paths.device] if paths.is_cuda else []):
         torch.manual_seed(seed)

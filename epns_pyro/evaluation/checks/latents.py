@@ -71,7 +71,7 @@ def latents(simulator: Simulator, store: Store, settings: EvaluationConfig) -> L
     past, x, x_next = _transitions(simulator, store, settings)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(settings.seed + 1)
-        carry, size, parts = transition.started(x, past), transition.block_size, []
+        carry, size, parts = transition.started(x, past), transition.at_once(x), []
         for some, following in zip(carry.split(size), x_next.split(size), strict=True):
             parts.append(_of_block(transition.step(some), following, settings.guide_draws))
     kl, loc, prior_loc, prior_scale, z, draws = (np.concatenate(part, -3) for part in zip(*parts, strict=True))

@@ -74,8 +74,7 @@ class ParticleTransition(Transition):
                 layer.weight.mul_(START)
             if (kicked := kicked_noise(context)) is not None:
                 self.guess_scalars[-1].bias[changed:] = config.emission.start(bodies.free, kicked)
-        largest = max(network.largest(context.sites[0]) for network in self.modules() if isinstance(network, (Backbone, HistoryNetwork)))
-        self.block_size = max(1, min(1024, AT_ONCE // largest))
+        self._sites, self.block_size = context.sites[0], self._that_fit(context.sites[0])
         if config.linear_path:
             self._start_linear_path(min(latent, spec.space), latent)
 
@@ -96,6 +95,13 @@ class ParticleTransition(Transition):
 
     def step(self, carry: Carry) -> ParticleStep:
         return ParticleStep(self, carry)
+
+    def at_once(self, x: Tensor) -> int:
+        return self.block_size if x.shape[-2] == self._sites else self._that_fit(x.shape[-2])
+
+    def _that_fit(self, bodies: int) -> int:
+        largest = max(network.largest(bodies) for network in self.modules() if isinstance(network, (Backbone, HistoryNetwork)))
+        return max(1, min(1024, AT_ONCE // largest))
 
     def start(self, x0: Tensor) -> Carry:
         motion = self.integrator.start(*self._placed(x0)) if self.integrator else ()
