@@ -258,13 +258,11 @@ def require_integrator(transition: Transition) -> Integrator:
     Raises
     ------
     ConfigError
-        If it has none, one of too many parameters, or one of recorded velocities.
+        If it has none, or one of too many parameters.
     """
     integrator = transition.integrator if isinstance(transition, ParticleTransition) else None
     if integrator is None:
         raise ConfigError(NO_LAW)
-    if len(integrator.bodies.dynamic_vectors) > 1:
-        raise ConfigError("training.motion_windows: the law of recorded velocities is learned in training: set it to 0")
     _require_few(integrator.network, "use model.integrator.network=central")
     return integrator
 
