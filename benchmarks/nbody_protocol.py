@@ -23,6 +23,7 @@ import epns_pyro
 from epns_pyro.data import Store, generate, open_store
 from epns_pyro.models import Feedback
 from epns_pyro.simulator import Simulator
+from epns_pyro.training.checkpoint import read_checkpoint
 from epns_pyro.training.presets import preset
 
 GIVEN, PREDICTED, SAMPLES, INTERVAL = 10, 20, 5, 39  # 39 members: the 2nd to the 38th are an exact 90% interval
@@ -66,7 +67,8 @@ def main() -> None:
             train(system, store, folders[-1], seed, options.steps)
         for folder in folders:
             simulator = epns_pyro.load(folder, which="last").to(torch.float64)  # springs are foreseen to the rounding of single precision
-            trained = {"seed": simulator.config.seed, "training steps": simulator.config.training.steps}
+            steps = read_checkpoint(folder / "last.ckpt")["counters"].step  # fewer than its settings say if it was interrupted
+            trained = {"seed": simulator.config.seed, "training steps": steps}
             row = {"method": "epns-pyro", "system": system} | trained | judge(simulator, store, options.test)
             rows.append(row)
         table = pd.DataFrame(rows)
