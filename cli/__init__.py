@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from epns_pyro._version import __version__
 from epns_pyro.cli._common import Group
 from epns_pyro.heap import keep_freed_memory
-
-# GNU OpenMP reads this when torch is loaded, which is later. Left to itself it lets idle threads spin for milliseconds, and as soon as
-# another process wants a core training with two threads becomes several times slower; a short spin costs nothing on an idle machine.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 COMMANDS = {
     "compare": "epns_pyro.cli.report:compare",

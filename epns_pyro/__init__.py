@@ -9,6 +9,7 @@ Observations                             observations to condition on
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,11 @@ _HOMES = {
     "preset": "epns_pyro.training.presets",
     "train": "epns_pyro.runs",
 }
+
+# GNU OpenMP reads this when torch is loaded, which is later unless the caller was first. Left to itself it lets idle threads spin for
+# milliseconds, and as soon as another process wants a core work with two threads becomes several times slower; a short spin costs nothing.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 sys.meta_path.append(OldModules())  # last, so that it is asked only for modules not found elsewhere
 

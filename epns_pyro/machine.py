@@ -78,3 +78,18 @@ def weights_that_fit() -> int:
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def threads_for(*, little: bool) -> Iterator[None]:
+    """Run torch on one thread in the block if its work is little; what the environment says (OMP_NUM_THREADS) stays as it is.
+
+    Two threads gain nothing then on an idle computer, and on a busy one each operation waits for a thread that waits for a core.
+    """
+    before = torch.get_num_threads()
+    if little and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -37,6 +37,7 @@ from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.evaluation.record import EvaluationRecord, Run, SetSize
 from epns_pyro.evaluation.references import references
 from epns_pyro.evaluation.summary import headline
+from epns_pyro.machine import threads_for
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.checkpoint import versions
 from epns_pyro.training.run import EvaluationConfig, RunFolder
@@ -87,7 +88,7 @@ def evaluate(
         )
         raise DataError(f"{store.path}: the model {words[0]} states, the store describes them {words[1]}: open both with one description")
     started = time.perf_counter()
-    with _written_together(folder.evaluation) as out:
+    with _written_together(folder.evaluation) as out, threads_for(little=simulator.transition.is_little(1)):
         inputs = Inputs(simulator, store, settings, references(simulator, store), out)
         sections: dict[str, Any] = {}
         for check in CHECKS:

@@ -10,6 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from epns_pyro.machine import threads_for
 from epns_pyro.models import Feedback, Transition
 from epns_pyro.models.transition import Carry
 
@@ -78,7 +79,8 @@ def rollout_blocks(
         samples, trajectories = slice(s, min(s + height, members)), slice(t, min(t + width, len(x0)))
         start = x0[trajectories]
         # A member that diverges must not stop the rollout of the others: from there on it is recorded as NaN, and no longer moved.
-        with pyro.validation_enabled(False), torch.random.fork_rng(devices=[x0.device] if x0.is_cuda else []):
+        alone = torch.random.fork_rng(devices=[x0.device] if x0.is_cuda else [])
+        with pyro.validation_enabled(False), alone, threads_for(little=transition.is_little(len(start))):
             torch.manual_seed(stream_seed(seed, number))
             same = start.expand(samples.stop - samples.start, *start.shape) if inferred is None else inferred[samples, trajectories]
             x = same.flatten(0, 1)

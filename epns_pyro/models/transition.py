@@ -140,6 +140,10 @@ class Transition(nn.Module, ABC):
         """Return how many states like x (*batch, *site, channel) pass through the networks at a time: fewer where sites are more."""
         return self.block_size
 
+    def is_little(self, states: int) -> bool:
+        """Return whether so many states at a time are too little work for more than one thread."""
+        return False
+
     @abstractmethod
     def step(self, carry: Carry) -> Step:
         """Make the step from a carry."""

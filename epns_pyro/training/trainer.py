@@ -24,7 +24,7 @@ from torch import Tensor
 from epns_pyro.data import Store, Windows
 from epns_pyro.errors import CheckpointError, ConfigError, TrainingError
 from epns_pyro.inference.hidden import objective
-from epns_pyro.machine import limit_weights, weights_that_fit
+from epns_pyro.machine import limit_weights, threads_for, weights_that_fit
 from epns_pyro.models.bodies.particles import ParticleTransition
 from epns_pyro.models.building import build
 from epns_pyro.training.averaging import Average
@@ -135,7 +135,8 @@ class Trainer:
             raise CheckpointError(f"{self.folder.last}: exists already: continue it with resume=True")
         log = MetricsLog(self.folder, start=counters.step, enabled=self.fabric.is_global_zero)
         # Non-finite numbers are counted and reported here; validation inside every distribution would stop training at the first.
-        with log, interruptible() as interrupted, pyro.validation_enabled(False):
+        little = self.transition.is_little(training.batch)
+        with log, interruptible() as interrupted, pyro.validation_enabled(False), threads_for(little=little):
             if counters.step == 0 and self._motion_windows:
                 fitted = (self.transition, self.store, self.context, self._motion_windows)
                 fit_law(*fitted, seed=self.config.seed)

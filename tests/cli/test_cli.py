@@ -179,7 +179,7 @@ def test_simulate_does_not_overwrite(trained: Path, tmp_path: Path) -> None:
 def test_idle_threads_spin_briefly_unless_told_otherwise(own: dict[str, str], expected: str) -> None:
     """It has to be said before torch is loaded."""
     environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | own
-    script = "import os, sys, epns_pyro.cli; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    script = "import os, sys, epns_pyro; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [expected, "False"]
 

@@ -99,6 +99,9 @@ class ParticleTransition(Transition):
     def at_once(self, x: Tensor) -> int:
         return self.block_size if x.shape[-2] == self._sites else self._that_fit(x.shape[-2])
 
+    def is_little(self, states: int) -> bool:
+        return 1 < self.block_size >= states
+
     def _that_fit(self, bodies: int) -> int:
         largest = max(network.largest(bodies) for network in self.modules() if isinstance(network, (Backbone, HistoryNetwork)))
         return max(1, min(1024, AT_ONCE // largest))
