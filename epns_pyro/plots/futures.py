@@ -15,6 +15,7 @@ from epns_pyro.data.layout import TIME, TRAJECTORY
 from epns_pyro.derived import lead_frames
 from epns_pyro.errors import DataError, nearest
 from epns_pyro.plain import parse_json
+from epns_pyro.presence import allows_absence, presence
 from epns_pyro.simulator import Simulator
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import SYSTEMS, System
@@ -117,6 +118,8 @@ def sample_futures(
 ) -> Futures:
     """Sample futures of a recorded initial state, beside all recorded futures of that state.
 
+    Where bodies come and go, truth and futures hold those of the initial state, until the recording has lost them.
+
     Parameters
     ----------
     sim : Simulator
@@ -136,7 +139,17 @@ def sample_futures(
     blocks = sim.rollout_blocks(starts[trajectory][None], steps=steps, members=members, seed=seed)
     model = np.concatenate([block.states[:, 0] for block in blocks])
     exact = model.astype(np.float64) if model.dtype.kind == "f" else model
+    if allows_absence(store.spec) and len(same) == 1:
+        truth, exact = _of_the_same_bodies(store.spec, truth, exact)
     return Futures(sim.system, {TRUTH: truth, MODEL: exact}, store.frame_dt)
+
+
+def _of_the_same_bodies(spec: StateSpec, truth: np.ndarray, futures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leave out of truth (1, time, body, channel) and futures (sample, time, body, channel) who entered later or has left the recording."""
+    there = presence(spec, truth)
+    there = there & there[:, :1]
+    stays = there[:, np.arange(futures.shape[1]).clip(max=there.shape[1] - 1)]  # after the recording as in its last frame
+    return np.where(there[..., None], truth, np.nan), np.where(stays[..., None], futures, np.nan)
 
 
 def recorded(store: Store, *, split: str | None = None, first: int = 0, steps: int | None = None) -> Futures:

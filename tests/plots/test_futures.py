@@ -15,7 +15,9 @@ from epns_pyro.evaluation.figures.style import INK, MODEL
 from epns_pyro.evaluation.parts import Panel
 from epns_pyro.plots import panels, paper
 from epns_pyro.plots.film import save_film
-from epns_pyro.plots.futures import Futures, is_futures, read_futures, recorded, sample_futures
+from epns_pyro.plots.futures import Futures, _of_the_same_bodies, is_futures, read_futures, recorded, sample_futures
+from epns_pyro.presence import presence
+from epns_pyro.state import Field, StateSpec
 from epns_pyro.systems.recorded_cells import RecordedCellsConfig
 
 
@@ -45,6 +47,16 @@ def test_all_recorded_futures_of_one_state_are_the_truth(sim, tmp_path) -> None:
 
     found = sample_futures(sim, generate(config, tmp_path / "x.zarr", 0), trajectory=4, members=2, steps=3)
     assert found.states["truth"].shape[:2] == (3, 4)
+
+
+def test_truth_and_futures_hold_the_same_bodies_where_they_come_and_go() -> None:
+    spec = StateSpec((Field("position", "1o", translates=True),), space=2)
+    truth, futures = np.zeros((1, 4, 3, 2)), np.ones((2, 6, 3, 2))
+    truth[0, :2, 1], futures[:, :, 1] = np.nan, np.nan  # enters later, and is in no future
+    truth[0, 2:, 2] = np.nan  # leaves
+    found = _of_the_same_bodies(spec, truth, futures)
+    np.testing.assert_array_equal(presence(spec, found[0])[0].T, [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]])
+    np.testing.assert_array_equal(presence(spec, found[1])[0].T, [[1] * 6, [0] * 6, [1, 1, 0, 0, 0, 0]])
 
 
 def test_quantiles_are_those_of_the_observable(futures) -> None:
