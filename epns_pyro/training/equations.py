@@ -19,6 +19,7 @@ from epns_pyro.data.windows import Batch
 from epns_pyro.errors import ConfigError
 from epns_pyro.models import Transition
 from epns_pyro.models.bodies.fields import BodyFields, position_field
+from epns_pyro.models.bodies.inferred import InferredIntegrator
 from epns_pyro.models.bodies.integrator import Integrator
 from epns_pyro.models.bodies.particles import ParticleTransition
 from epns_pyro.models.symplectic.potentials import PairPotential
@@ -328,6 +329,9 @@ def windows_to_fit(transition: Transition, asked: int | None) -> int:
 
 
 def hold(transition: Transition) -> None:
-    """Take a law that is going to be fitted out of training, but not a potential: that is trained on with its noise."""
-    if equation_type(transition) is IntegratorEquation:
-        require_integrator(transition).network.requires_grad_(False)
+    """Take a law that is going to be fitted out of training if velocities are inferred: such systems have hardly any noise.
+
+    All others are trained on with their noise.
+    """
+    if isinstance(transition, ParticleTransition) and isinstance(integrator := require_integrator(transition), InferredIntegrator):
+        integrator.network.requires_grad_(False)

@@ -68,8 +68,8 @@ class TrainingConfig(Config):
     max_bad_steps : int
         Steps with a non-finite loss or gradient are skipped and counted; this many in a row stop training.
     motion_windows : int, optional
-        Windows of one step that the equation of motion is fitted to before training; 0: it is only trained. That of `particles` stays as it
-        was fitted, that of `symplectic` is trained on. By default 400 for a pair potential of `symplectic`, else 0.
+        Windows of one step that the equation of motion is fitted to before training; 0: it is only trained. A law of inferred velocities
+        stays as it was fitted, others are trained on. By default 400 for a pair potential of `symplectic`, else 0.
     memory : int
         Bytes of training data held in memory; larger sets stream through a pool of this size.
     compile : bool

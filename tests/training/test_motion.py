@@ -13,7 +13,7 @@ from epns_pyro.errors import ConfigError
 from epns_pyro.models.symplectic.transition import SymplecticConfig
 from epns_pyro.systems import ChargedConfig, GravityConfig, NBodyConfig, SetConfig, SpringsConfig
 from epns_pyro.training.bounds import fit_bounds
-from epns_pyro.training.equations import DEFAULT_WINDOWS, PotentialEquation, require_integrator, windows_to_fit
+from epns_pyro.training.equations import DEFAULT_WINDOWS, PotentialEquation, hold, require_integrator, windows_to_fit
 from epns_pyro.training.motion import _solve, fit_law
 from epns_pyro.training.presets import preset
 from epns_pyro.training.run import RunFolder
@@ -87,6 +87,14 @@ def test_a_law_is_found_where_positions_and_velocities_are_recorded(tmp_path):
     found = transition.integrator.double().acceleration(x.double()).detach().numpy()
     r = store.spec.get(x, "position").numpy()
     np.testing.assert_allclose(found, -3 * stiffness * (r - r.mean(1, keepdims=True)), atol=0.2)
+
+
+@pytest.mark.parametrize(("family", "held"), [("springs", True), ("nbody", False)])
+def test_a_fitted_law_is_trained_on_where_velocities_are_recorded(tmp_path, celestial, family, held):
+    store = celestial if family == "nbody" else generate(SYSTEMS["springs"], tmp_path / "store.zarr")
+    transition = preset(family).override({"model.integrator.network": "central"}).model.build(store.context())
+    hold(transition)
+    assert {p.requires_grad for p in transition.integrator.network.parameters()} == {not held}
 
 
 def test_what_no_law_foresees_does_not_spoil_it(tmp_path):
