@@ -9,8 +9,8 @@ Observations                             observations to condition on
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+from os import environ as _environment
 from typing import TYPE_CHECKING, Any
 
 from epns_pyro._moved import OldModules
@@ -34,8 +34,8 @@ _HOMES = {
 
 # GNU OpenMP reads this when torch is loaded, which is later unless the caller was first. Left to itself it lets idle threads spin for
 # milliseconds, and as soon as another process wants a core work with two threads becomes several times slower; a short spin costs nothing.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+if "OMP_WAIT_POLICY" not in _environment:
+    _environment.setdefault("GOMP_SPINCOUNT", "3000")
 
 sys.meta_path.append(OldModules())  # last, so that it is asked only for modules not found elsewhere
 

@@ -63,15 +63,17 @@ def fresh_model(name: str, about: DataContext) -> Transition:
 
 
 def bounds_while_training(model: Transition, x0: Tensor, path: Tensor, updates: int) -> list[float]:
-    """ELBO before and after every update."""
+    """ELBO before and after every update; the last ones are small, so that the noise of gradients settles."""
     objective, bounds = Objective(model), []
     optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, updates + 1)
     for update in range(updates + 1):
         torch.manual_seed(update)
         loss = objective(x0, path).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        decay.step()
         bounds.append(-loss.item())
     return bounds
 
