@@ -76,14 +76,22 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
     """Minutes on two CPU cores, for bodies that follow a law of pairs nearly without noise: the law is what there is to learn.
 
     Velocities are inferred from positions, forces are central and fitted before training, and what the networks say is measured in
-    noise. The noise is a mixture: nearly none, and sometimes, where bodies meet, as much as in the data.
+    noise. The noise is a mixture: nearly none, and sometimes, where bodies meet, as much as in the data. Forces without softening throw
+    bodies that meet anywhere, and then the next frame is doubtful, too.
     """
+    carry_doubt = isinstance(system, ChargedConfig)
     return RunConfig(
         system=system,
         model=ParticlesConfig.parse(
             {
                 "backbone": {"name": "vector", "width": 32, "layers": 2},
-                "integrator": {"velocity": "inferred", "iterations": 12, "refinements": 2, "network": {"name": "central"}},
+                "integrator": {
+                    "velocity": "inferred",
+                    "iterations": 12,
+                    "refinements": 2,
+                    "carry_doubt": carry_doubt,
+                    "network": {"name": "central"},
+                },
                 "emission": {"name": "mixture", "widths": 10, "narrowest": 1e-5, "widest": 3.0, "minimum": 1e-3},
                 "linear_path": False,
                 "guess_unit": "noise",

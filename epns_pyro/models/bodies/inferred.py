@@ -59,6 +59,7 @@ class InferredIntegrator(Integrator):
         (self.velocity,) = velocities
         self.reads_vectors = self.network.signature.in_vectors > 0 and self.network.reads_vectors
         self.refinements, self.tolerance, self.iterations = config.refinements, config.tolerance, config.iterations
+        self.carry_doubt = config.carry_doubt
 
     @property
     def signs(self) -> int:
@@ -67,9 +68,7 @@ class InferredIntegrator(Integrator):
     def forward(self, x: Tensor, mask: Tensor | None = None, memory: tuple[Tensor, ...] = ()) -> Motion:
         """Integrate states x (*batch, body, channel) over one frame.
 
-        The memory holds the lead of the velocity and the doubt about it; by default they are inferred. Carried along, a velocity is as
-        good as the law was for the frame: there is doubt about an inferred one alone. How far a frame was missed says nothing of the
-        next: in a rollout that is the model's own draw, and doubt would feed on itself.
+        The memory holds the lead of the velocity and the doubt about it; by default they are inferred.
         """
         lead, doubt = memory or self.start(x, mask)
         mean = self.bodies.spec.get(x, self.velocity)
@@ -79,6 +78,21 @@ class InferredIntegrator(Integrator):
         if mask is not None:
             lead = lead * mask[..., None]
         return Motion(following - mean, (1 + walk.strength).log()[..., None] / 2, (lead, torch.zeros_like(doubt)), doubt)
+
+    def remember(self, x: Tensor, motion: Motion, y: Tensor) -> tuple[Tensor, ...]:
+        """Return the lead, and the doubt about it: carried along, a velocity is as good as the law was for the frame.
+
+        In a rollout what the law missed is the model's own draw, so doubt that is carried feeds on itself. It is worth that where bodies
+        meet at forces without bound.
+        """
+        lead, doubt = motion.memory
+        if self.carry_doubt:
+            spec = self.bodies.spec
+            foreseen = spec.get(x, self.velocity) + motion.change
+            missed = (spec.get_dynamic(y, self.velocity) - foreseen).nan_to_num().square().sum(-1) / self.vectors[self.velocity] ** 2
+            missed = (1 + missed / FOUND**2).log() / 2
+            doubt = torch.stack([motion.log_max_kick[..., 0] * torch.tanh(missed), missed], -1)
+        return lead, doubt
 
     def start(self, x: Tensor, mask: Tensor | None = None, near: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
         """Infer by how much the velocity leads its mean over the frame that ends in x: (*batch, body, space), and the doubt about it.

@@ -158,6 +158,9 @@ class IntegratorConfig(Config):
     tolerance: float = pydantic.Field(
         default=0.1, gt=0, description="with refinements: largest change of a step's kick to the next, in typical changes per frame"
     )
+    carry_doubt: bool = pydantic.Field(
+        default=False, description="with velocity inferred: whether a frame that went otherwise than foreseen makes the next one doubtful"
+    )
     network: Annotated[BackboneConfig, one_of(BACKBONES)] = pydantic.Field(default="pairwise", validate_default=True)
 
     def build(self, context: DataContext) -> Integrator:

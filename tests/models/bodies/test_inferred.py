@@ -225,3 +225,18 @@ def test_doubt_is_where_bodies_met_in_the_frame_before_and_only_at_the_start() -
     motion = integrator(near)
     torch.testing.assert_close(motion.doubt, doubt)
     assert not motion.memory[1].any()
+
+
+def test_doubt_is_carried_on_request_where_a_frame_went_otherwise_than_foreseen() -> None:
+    integrator, (x, _) = with_gravity(), recording(1)
+    motion = integrator(x[:, 0])
+    foreseen = SPEC.pack_dynamic(position=SPEC.get(x[:, 0], "position"), velocity=SPEC.get(x[:, 0], "velocity") + motion.change)
+    thrown = foreseen.clone()
+    thrown[0, 1] += 1.0
+    assert not integrator.remember(x[:, 0], motion, thrown)[1].any()
+    integrator.carry_doubt = True
+    assert integrator.remember(x[:, 0], motion, foreseen)[1].abs().max() < 1e-6
+    lead, doubt = integrator.remember(x[:, 0], motion, thrown)
+    torch.testing.assert_close(lead, motion.memory[0])
+    assert doubt[0, 1].min() > 0
+    assert doubt[0, 1, 1] > 1
