@@ -31,12 +31,23 @@ def find_compiler() -> str | None:
     return next(filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS)))), None)
 
 
+def _can_compile(transition: Transition, what: str) -> bool:
+    """Return whether this computer can compile the steps of a transition; if not, warn that `what` is not compiled."""
+    if next(transition.parameters()).device.type != "cpu" or find_compiler() is not None:
+        return True
+    warnings.warn(f"no C++ compiler was found: {what} is not compiled; install g++ or clang++, or name one in CXX", stacklevel=4)
+    return False
+
+
+def _warn_of_plain_steps(error: Exception, consequence: str) -> None:
+    """Warn that a step is not one graph, with the first line of the reason."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    warnings.warn(f"the step is not one graph ({reason}): {consequence} without compiling", stacklevel=3)
+
+
 def compiled_sampler(transition: Transition) -> CompiledSampler | None:
     """Return the compiled sampler of a transition; None, with a warning, on a computer that cannot compile."""
-    if next(transition.parameters()).device.type == "cpu" and find_compiler() is None:
-        warnings.warn("no C++ compiler was found: sampling is not compiled; install g++ or clang++, or name one in CXX", stacklevel=3)
-        return None
-    return CompiledSampler(transition)
+    return CompiledSampler(transition) if _can_compile(transition, "sampling") else None
 
 
 class CompiledSampler:
@@ -72,18 +83,14 @@ class CompiledSampler:
             try:
                 return Carry(*self._step(carry.x, carry.memory))
             except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                warnings.warn(f"the step is not one graph ({reason}): it is sampled without compiling", stacklevel=2)
+                _warn_of_plain_steps(error, "it is sampled")
                 self.compiled = False
         return sample_step(self.transition, carry)
 
 
 def compiled_bound(transition: Transition) -> CompiledBound | None:
     """Return the compiled bound of a transition's step; None, with a warning, on a computer that cannot compile."""
-    if next(transition.parameters()).device.type == "cpu" and find_compiler() is None:
-        warnings.warn("no C++ compiler was found: training is not compiled; install g++ or clang++, or name one in CXX", stacklevel=3)
-        return None
-    return CompiledBound(transition)
+    return CompiledBound(transition) if _can_compile(transition, "training") else None
 
 
 class CompiledBound:
@@ -117,8 +124,7 @@ class CompiledBound:
             try:
                 log_likelihood, kl, *rest = self._bound(carry.x, carry.memory, following, drawn, feed)
             except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                warnings.warn(f"the step is not one graph ({reason}): training goes on without compiling", stacklevel=2)
+                _warn_of_plain_steps(error, "training goes on")
                 self.compiled = False
                 return bound_and_carry(self.transition, carry, following, lambda like: drawn, feed)
             return Bound(log_likelihood, kl), Carry(*rest) if rest else None
