@@ -129,7 +129,7 @@ def _measure(
         out["fields"] = field_values(
             fields[[*real, "alive"]], true_fields[real], rng=rng, scales=scales, lead_times=lead_times, references=naive
         )
-    for name in (f.name for f in spec.dynamic_fields if f.kind == "label"):
+    for name in [f.name for f in spec.dynamic_fields if f.kind == "label"][:1]:  # of the image; mothers follow from it
         naive = {key: other["fields"][name] for key, other in others.items()}
         out["labels"] = label_values(
             fields[name], true_fields[name], rng=rng, alive=fields["alive"], lead_times=lead_times, references=naive

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from epns_pyro.data import Store
 from epns_pyro.evaluation.forecasters import Forecaster
+from epns_pyro.lineage import following, has_lineage
 from epns_pyro.state import StateSpec
 
 FITTED_ON = 40  # training trajectories
@@ -64,7 +65,8 @@ class LabelPersistence(Forecaster):
             other = np.take_along_axis(around, lot.argmax(0)[None], 0)[0]
             lost = (rng.random(now.shape) < self.stray) | (lot.max(0) < 0)
             other = np.where(lost, (now + rng.integers(1, labels, size=now.shape)) % labels, other)
-            x = self.spec.advance(x, np.where(moves, other, now)[..., None].astype(x.dtype))
+            after = np.where(moves, other, now).astype(x.dtype)
+            x = following(self.spec, x, after) if has_lineage(self.spec) else self.spec.advance(x, after[..., None])
             path.append(x)
         return np.stack(path, 1).reshape(members, len(x0), steps + 1, *x0.shape[1:])
 

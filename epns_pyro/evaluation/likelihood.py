@@ -18,6 +18,7 @@ from epns_pyro.evaluation.label_forecasters import label_of, of_new_cells
 from epns_pyro.evaluation.record import Likelihood, LikelihoodRow
 from epns_pyro.evaluation.trials import trials
 from epns_pyro.fields import LEARN
+from epns_pyro.lineage import has_lineage
 from epns_pyro.presence import presence
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.run import EvaluationConfig
@@ -151,6 +152,12 @@ def _left_out(store: Store, x: np.ndarray, x_next: np.ndarray) -> str:
     new = of_new_cells(spec.get(x, label), spec.get(x_next, label), spec[label].size)
     if not new.any():
         return ""
+    if has_lineage(spec):
+        born = (new & (spec.get(x_next, "mother") > 0)).sum()
+        return (
+            f"{born} of {new.size} pixels of these frames belong to cells that are born in them by divisions: scored by the model, not by "
+            f"references; {new.sum() - born} belong to cells that appear otherwise: not scored"
+        )
     return f"{new.sum()} of {new.size} pixels of these frames belong to cells that appear in them, which no model forecasts: not scored"
 
 

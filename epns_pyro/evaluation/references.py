@@ -23,7 +23,7 @@ def references(simulator: Simulator, store: Store) -> dict[str, Forecaster]:
         found["persistence"] = Persistence(context)
         if not _has_truth(store):
             found["autoregression"] = Autoregression.fit(store, context)
-    elif kinds == {"label"}:
+    elif "label" in kinds:
         found["persistence"] = LabelPersistence.fit(store, by_distance=False)
         found["distance to border"] = LabelPersistence.fit(store, by_distance=True)
     if _has_truth(store):

@@ -2,6 +2,7 @@
 
 from epns_pyro.systems.active import Active, ActiveConfig
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig, trajectory_seeds
+from epns_pyro.systems.growth import GrowingTissue, GrowingTissueConfig
 from epns_pyro.systems.nbody import NBody, NBodyConfig
 from epns_pyro.systems.pair_systems import Charged, ChargedConfig, Gravity, GravityConfig, Springs, SpringsConfig
 from epns_pyro.systems.potts import Cells, CellsConfig, ContactEnergies
@@ -20,6 +21,8 @@ __all__ = [
     "ContactEnergies",
     "Gravity",
     "GravityConfig",
+    "GrowingTissue",
+    "GrowingTissueConfig",
     "NBody",
     "NBodyConfig",
     "Observable",

@@ -5,6 +5,7 @@ Energies are dimensionless, lengths in pixels, times in Monte Carlo steps (MCS).
 
 from __future__ import annotations
 
+from abc import ABC
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, final
 
 import numpy as np
@@ -72,9 +73,8 @@ def _sets(train: int, held_out: int, initial_states: int) -> dict[str, SetConfig
     }
 
 
-@SYSTEMS.register("cells")
-class CellsConfig(SystemConfig):
-    """Settings of the cellular system; the defaults are 64 cells, `small` are 16.
+class PottsConfig(SystemConfig, ABC):
+    """Settings that all systems of the Cellular Potts model share.
 
     Parameters
     ----------
@@ -102,7 +102,6 @@ class CellsConfig(SystemConfig):
         1: frame 0 is not used for training, because it consists of perfect squares.
     """
 
-    name: Literal["cells"] = "cells"
     lattice: Pair = (72, 72)
     blocks: Pair = (8, 8)
     block_size: pydantic.PositiveInt = 5
@@ -117,12 +116,6 @@ class CellsConfig(SystemConfig):
     plausible_area: tuple[pydantic.NonNegativeFloat, pydantic.PositiveFloat] = (0.64, 1.2)
     implausible_share: float = pydantic.Field(12 / 64, ge=0, le=1)
     burn_in: int = pydantic.Field(1, ge=0)
-    sets: dict[str, SetConfig] = pydantic.Field(default_factory=lambda: _sets(800, 100, 5))
-
-    @classmethod
-    def small(cls) -> Self:
-        """Return the small preset: 16 cells on 40 x 40 pixels, 20 MCS per frame."""
-        return cls(lattice=(40, 40), blocks=(4, 4), frame_mcs=20, sets=_sets(400, 50, 2))
 
     @property
     def cells(self) -> int:
@@ -157,6 +150,29 @@ class CellsConfig(SystemConfig):
             size = self.contact_matrix.shape[0]
             raise ValueError(f"contact_energies: {self.types} types and the medium need a matrix of {self.types + 1} rows, found {size}")
         return self
+
+
+def blocks_of_cells(config: PottsConfig) -> np.ndarray:
+    """Return a label image of square blocks in the middle of the lattice, numbered row by row: (y, x), int16."""
+    block = np.arange(1, config.cells + 1, dtype=np.int16).reshape(config.blocks)
+    block = block.repeat(config.block_size, 0).repeat(config.block_size, 1)
+    top, left = ((size - side) // 2 for size, side in zip(config.lattice, block.shape, strict=True))
+    image = np.zeros(config.lattice, np.int16)
+    image[top : top + block.shape[0], left : left + block.shape[1]] = block
+    return image
+
+
+@SYSTEMS.register("cells")
+class CellsConfig(PottsConfig):
+    """Settings of the cellular system, see `PottsConfig`; the defaults are 64 cells, `small` are 16."""
+
+    name: Literal["cells"] = "cells"
+    sets: dict[str, SetConfig] = pydantic.Field(default_factory=lambda: _sets(800, 100, 5))
+
+    @classmethod
+    def small(cls) -> Self:
+        """Return the small preset: 16 cells on 40 x 40 pixels, 20 MCS per frame."""
+        return cls(lattice=(40, 40), blocks=(4, 4), frame_mcs=20, sets=_sets(400, 50, 2))
 
     def build(self) -> Cells:
         return Cells(self)
@@ -196,11 +212,7 @@ class Cells(TissueSystem):
         c = self.config
         types = np.zeros((n, c.cells + 1), np.int16)
         types[:, 1:] = rng.integers(1, c.types + 1, size=(n, c.cells))
-        block = np.arange(1, c.cells + 1, dtype=np.int16).reshape(c.blocks).repeat(c.block_size, 0).repeat(c.block_size, 1)
-        top, left = ((size - side) // 2 for size, side in zip(c.lattice, block.shape, strict=True))
-        image = np.zeros((n, *c.lattice), np.int16)
-        image[:, top : top + block.shape[0], left : left + block.shape[1]] = block
-        return self._states(image, types)
+        return self._states(np.broadcast_to(blocks_of_cells(c), (n, *c.lattice)), types)
 
     def simulate(self, x0: np.ndarray, steps: int, seeds: np.ndarray, *, workers: int | None = None) -> np.ndarray:
         """Run from label images x0 (n, y, x, channel) for `steps` frames: (n, steps + 1, y, x, channel), int16.

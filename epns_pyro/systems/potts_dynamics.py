@@ -59,11 +59,14 @@ class PottsState(NamedTuple):
         Pixels of each label.
     type : numpy.ndarray, (label + wall,), uint8
         Type of each label.
+    target : numpy.ndarray, (label + wall,), float64
+        Area without a cost of each label, pixels: that of all cells at first.
     """
 
     label: np.ndarray
     area: np.ndarray
     type: np.ndarray
+    target: np.ndarray
 
 
 @njit(cache=True)
@@ -77,7 +80,7 @@ def potts_state(image: np.ndarray, types: np.ndarray, potts: Potts) -> PottsStat
         label[pixel] = image[pixel]
         area[image[pixel]] += 1
     label[image.size], kind[wall] = wall, potts.J.shape[0] - 1
-    return PottsState(label, area, kind)
+    return PottsState(label, area, kind, np.full(wall + 1, potts.target_area))
 
 
 @hot
@@ -96,9 +99,9 @@ def area_change(state: PottsState, potts: Potts, target: int, new: int) -> float
     """Return the change of lambda sum_cells (area - target_area)^2 if pixel `target` took the label `new`; the medium has no target."""
     old, change = state.label[target], 0.0
     if new != 0:
-        change += potts.stiffness * (2.0 * (state.area[new] - potts.target_area) + 1.0)
+        change += potts.stiffness * (2.0 * (state.area[new] - state.target[new]) + 1.0)
     if old != 0:
-        change -= potts.stiffness * (2.0 * (state.area[old] - potts.target_area) - 1.0)
+        change -= potts.stiffness * (2.0 * (state.area[old] - state.target[old]) - 1.0)
     return change
 
 

@@ -14,6 +14,7 @@ from epns_pyro.systems import (
     CellsConfig,
     ChargedConfig,
     GravityConfig,
+    GrowingTissueConfig,
     NBodyConfig,
     RecordedCellsConfig,
     RecordedConfig,
@@ -39,6 +40,8 @@ CASES: dict[str, tuple[SystemConfig, np.ndarray | None]] = {
     "silicon, no noise": (SiliconConfig(sigma=0, bodies=4), None),
     "cells": (CellsConfig.small(), None),
     "cells, periodic": (CellsConfig.small().override({"boundary": "periodic"}), None),
+    "tissue": (GrowingTissueConfig(death_rate=1e-3), None),
+    "tissue, periodic": (GrowingTissueConfig(boundary="periodic", lattice=(30, 34), most_cells=30), None),
     "recorded": (RecordedConfig(spec=asdict(PLANE), frame_dt=0.1), None),
     "recorded_cells": (RecordedCellsConfig(lattice=(40, 40), cells=16, types=4), CellsConfig.small().build()),
 }

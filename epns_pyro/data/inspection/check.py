@@ -16,6 +16,7 @@ from epns_pyro.data.inspection.outliers import Outliers, Wrapped
 from epns_pyro.data.inspection.places import Places
 from epns_pyro.data.stores import Store
 from epns_pyro.data.writing import Progress
+from epns_pyro.lineage import has_lineage
 from epns_pyro.state import StateSpec
 
 LONGEST_STEP = 20  # in typical ones: what lasts longer is a gap
@@ -119,7 +120,9 @@ def _inspectors(spec: StateSpec, sound: list[layout.Variable], frame_dt: float) 
         elif field.is_pair:
             inspectors.append(NonFinite(spec, field))
         elif field.kind == "label":
-            inspectors.append(Labels(field, periodic=spec.periodic))
+            of_image = field.name == spec.dynamic_fields[0].name or not has_lineage(spec)
+            mothers = "mother" if has_lineage(spec) else ""
+            inspectors.append(Labels(field, periodic=spec.periodic, mothers=mothers) if of_image else OutOfRange(field))
         elif field.kind not in ("duration", "box"):
             inspectors.append(OutOfRange(field))
         if field.rate_of in names:

@@ -28,10 +28,14 @@ class EmptyFrames(Tally):
 
 
 class Labels(Inspector):
-    """Impossible labels, empty frames, and labels that jump, appear late, disappear for some frames, or never occur."""
+    """Impossible labels, empty frames, and labels that jump, appear late, disappear for some frames, or never occur.
 
-    def __init__(self, field: Field, *, periodic: bool = False) -> None:
-        self._field, self._periodic = field, periodic
+    `mothers`: name of the field that holds the mother of every cell, where there is one. Then daughters are no surprise, and labels are
+    reserved for them.
+    """
+
+    def __init__(self, field: Field, *, periodic: bool = False, mothers: str = "") -> None:
+        self._field, self._periodic, self._mothers = field, periodic, mothers
         self._negative, self._beyond, self._empty = Tally(), Tally(), EmptyFrames()
         self._jumps, self._gaps, self._births = Tally(BY_LABEL), Tally(BY_LABEL), Tally(BY_LABEL)
         self._born_pixels = self._returned_pixels = 0
@@ -53,6 +57,9 @@ class Labels(Inspector):
         before, after = (np.logical_or.accumulate(p, axis=1) for p in (present, present[:, ::-1]))
         self._gaps.add(_starts(before & after[:, ::-1] & ~present), first)
         come, seen_before = _starts(present), np.pad(before[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        if self._mothers:
+            mothers = arrays[self._mothers].reshape(flat.shape)
+            come &= count_labels(flat, mothers > 0, self._field.size) == 0
         self._births.add(come & ~seen_before, first)
         self._born_pixels += int(areas[come & ~seen_before].sum())
         self._returned_pixels += int(areas[come & seen_before].sum())
@@ -107,7 +114,7 @@ class Labels(Inspector):
                 "cut trajectories where cells appear or divide (--segment), or give daughters their mother's label",
             )
         unused = np.flatnonzero(~self._seen[1:]) + 1
-        if unused.size:
+        if unused.size and not self._mothers:
             some = ", ".join(map(str, unused[:5])) + (", ..." if unused.size > 5 else "")
             yield WARNING, f"field {name!r}: {unused.size} of {declared} declared labels never occur ({some}): they cost memory and time"
 
