@@ -113,3 +113,11 @@ def by_time(stretches: Sequence[Stretch], margin: int, shares: Split) -> list[st
     for i in free:
         home[i] = "train"
     return home
+
+
+def used_whole(stretches: Sequence[Stretch], homes: Sequence[str], tests: Sequence[int]) -> list[int]:
+    """Return the recordings, but for those of the test set, of which everything is for training."""
+    sets: dict[int, set[str]] = {}
+    for stretch, home in zip(stretches, homes, strict=True):
+        sets.setdefault(stretch.recording, set()).add(home)
+    return [number for number, found in sets.items() if found == {"train"} and number not in tests]

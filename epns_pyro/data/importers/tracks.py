@@ -232,6 +232,13 @@ class _Work:
             raise DataError(f"{self._tracks[0].path}: no segment is left for training: give longer recordings, or a shorter --segment")
         if lost := sum(self._rows[key] for key, name in homes.items() if name == MARGIN):
             self._dropped[f"of segments closer than {margin} frames to another set"] += lost
+        divided = how == track_splits.BY_TIME and (shares.val or shares.test)
+        if divided and (whole := track_splits.used_whole(stretches, found, tests)):
+            others = " or --split track" if self._options.singles else ""
+            self._notes.append(
+                f"{', '.join(names[number] for number in whole)}: too short to be split by time with a margin of {margin} frames, so all "
+                f"of it is for training: use a smaller --margin, a shorter --segment{others}"
+            )
         tested = list(homes.values()).count("test")
         if (shares.test or tests) and track_splits.too_few(tested, self._segment):
             more = (

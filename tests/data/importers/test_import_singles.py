@@ -91,6 +91,18 @@ def test_a_whole_track_is_a_trajectory_without_a_segment(cells):
     assert len(tracks_of(store, "train")) == store.size("train")
 
 
+def test_a_film_too_short_to_be_split_by_time_is_not_used_for_training_in_silence(cells):
+    _, file = cells
+    short = imported(file, "short.zarr", split="time", margin=120)
+    assert short.splits == ("train",)
+    assert any(
+        note.startswith("cells: too short to be split by time with a margin of 120 frames") for note in ImportReport.of(short.path).notes
+    )
+    for name, options in {"long": {}, "asked": {"shares": Split(val=0, test=0)}}.items():
+        store = imported(file, f"{name}.zarr", split="time", **options)
+        assert not any("too short to be split" in note for note in ImportReport.of(store.path).notes)
+
+
 def test_only_such_tracks_can_be_split_by_track(cells):
     with pytest.raises(ConfigError, match="--split track: only bodies that do not influence each other"):
         imported(cells[1], singles=False, split="track")
