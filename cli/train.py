@@ -192,5 +192,5 @@ def _fit(trainer, *, resume: bool) -> None:
                 "check the data with epns-pyro data info, or give the state what it lacks (velocities, `history: 4`)",
                 soft_wrap=True,
             )
-        elif best > validation.elbo:
-            console().print(f"the best parameters, of step {step} ({best:.2f} nats), are kept", soft_wrap=True)
+        elif step < trainer.config.training.steps:
+            console().print(f"the parameters of step {step} ({best:.2f} nats), which are better, are kept", soft_wrap=True)

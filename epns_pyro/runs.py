@@ -32,7 +32,7 @@ def load(run: str | Path, *, which: str = "best", device: str | torch.device = "
     run : str or Path
         Folder that `epns-pyro train` wrote, or "pretrained:NAME" for a simulator that comes with the package ("pretrained:nbody").
     which : {"best", "last"}
-        The parameters with the best validation ELBO, or the newest.
+        The parameters that training keeps, the newest that validation cannot tell from the best, or the newest of all.
     device : str or torch.device
     imports : iterable of str
         Modules or Python files that register what the run needs; their code is executed. A run never loads code by itself.
@@ -104,7 +104,7 @@ def train(
     Returns
     -------
     Simulator
-        With the parameters of the best validation ELBO.
+        With the parameters that training keeps.
 
     Raises
     ------

@@ -36,7 +36,7 @@ from epns_pyro.training.validation import Validation
 FORMAT = "epns-pyro checkpoint"
 OLDEST, VERSION = 1, 2
 EMBEDDED = 2  # embeddings of a category in a model; older checkpoints lack their weights
-LATER = frozenset({"average"})  # parts that a checkpoint of this version may lack
+LATER = frozenset({"average", "best_elbos"})  # parts that a checkpoint of this version may lack
 CONTENT = frozenset({"config", "system", "context", "store", "weights", "optimizer", "noise", "windows", "counters", "versions"})
 
 
@@ -212,6 +212,7 @@ class _Content(pydantic.BaseModel):
     noise: torch.Tensor
     windows: Annotated[dict[str, Any], pydantic.BeforeValidator(lambda raw: _Windows.model_validate(raw).model_dump())]
     counters: Counters
+    best_elbos: torch.Tensor | None = None
     versions: dict[str, str]
 
 

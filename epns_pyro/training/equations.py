@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store, Windows
 from epns_pyro.data.windows import Batch
+from epns_pyro.derived import has_hidden_states
 from epns_pyro.errors import ConfigError
 from epns_pyro.models import Transition
 from epns_pyro.models.bodies.fields import BodyFields, position_field
@@ -30,7 +31,7 @@ DIFFERENCE = 1e-6  # of a parameter, for derivatives
 SMALL = 0.03  # typical changes: errors are relative to what was observed, but for changes smaller than this
 CANDIDATES = 20  # windows drawn for each that a law is fitted to
 MOST_PAIRS = 40_000  # pairs of bodies in these, and in a block of candidates
-DEFAULT_WINDOWS = 400  # that a potential is fitted to
+DEFAULT_WINDOWS = 400  # that a law is fitted to
 THROWN = 3.0  # times a force's derivative: that of a step which is larger says nothing
 SIMPSON = (1 / 6, 4 / 6, 1 / 6)
 
@@ -310,7 +311,7 @@ def equation_type(transition: Transition) -> type[Equation]:
 def windows_to_fit(transition: Transition, asked: int | None) -> int:
     """Return the number of windows that the equation of motion of a transition is fitted to before training: 0 for none.
 
-    Where nothing was asked for, a pair potential is fitted, and nothing else.
+    Where nothing was asked for, a pair potential is fitted, and a law of nature of bodies whose states are recorded.
 
     Raises
     ------
@@ -318,14 +319,21 @@ def windows_to_fit(transition: Transition, asked: int | None) -> int:
         If windows were asked for, and there is no law that can be fitted.
     """
     if asked is None:
-        try:
-            require_potential(transition)
-        except ConfigError:
-            return 0
-        return DEFAULT_WINDOWS
+        return DEFAULT_WINDOWS if _is_fitted_by_default(transition) else 0
     if asked:
         equation_type(transition)
     return asked
+
+
+def _is_fitted_by_default(transition: Transition) -> bool:
+    try:
+        if isinstance(transition, SymplecticTransition):
+            require_potential(transition)
+            return True
+        law = require_integrator(transition).network
+    except ConfigError:
+        return False
+    return bool(law.simple_parameters) and not has_hidden_states(transition.spec)
 
 
 def hold(transition: Transition) -> None:

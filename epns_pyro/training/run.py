@@ -2,7 +2,7 @@
 
 RUN/config.yaml        every setting, defaults included: `epns-pyro train --config RUN/config.yaml` repeats the run
 RUN/last.ckpt          the newest state of training: `--resume` continues from it
-RUN/best.ckpt          the state with the best validation ELBO: what `epns_pyro.load` returns
+RUN/best.ckpt          the newest state that validation cannot tell from the best: what `epns_pyro.load` returns
 RUN/metrics.csv        training and validation, a row per record
 RUN/evaluation/        written by `epns-pyro evaluate`
 RUN/report.html        written by `epns-pyro report`
@@ -69,7 +69,8 @@ class TrainingConfig(Config):
         Steps with a non-finite loss or gradient are skipped and counted; this many in a row stop training.
     motion_windows : int, optional
         Windows of one step that the equation of motion is fitted to before training; 0: it is only trained. A law of inferred velocities
-        stays as it was fitted, others are trained on. By default 400 for a pair potential of `symplectic`, else 0.
+        stays as it was fitted, others are trained on. By default 400 for a pair potential of `symplectic` and for forces of pairs
+        (`model.integrator.network=central`) between bodies whose states are recorded, else 0.
     memory : int
         Bytes of training data held in memory; larger sets stream through a pool of this size.
     compile : bool

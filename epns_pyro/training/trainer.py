@@ -32,6 +32,7 @@ from epns_pyro.training.bounds import fit_bounds
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
 from epns_pyro.training.equations import hold, windows_to_fit
 from epns_pyro.training.interrupts import interruptible
+from epns_pyro.training.keeping import Keeper
 from epns_pyro.training.metrics import MetricsLog
 from epns_pyro.training.motion import fit_law
 from epns_pyro.training.noise import fit_noise
@@ -111,7 +112,7 @@ class Trainer:
         self._validator = validator(
             store, self.context, self.transition, training.validation_transitions, window=training.horizon.end, device=self.fabric.device
         )
-        self._counters = Counters()
+        self._counters, self._keeper = Counters(), Keeper()
 
     # -- the loop --------------------------------------------------------------------------------------------------------
 
@@ -143,7 +144,7 @@ class Trainer:
                 if isinstance(self.transition, ParticleTransition):
                     fit_bounds(*fitted, seed=self.config.seed + 1)
                     fit_noise(*fitted, seed=self.config.seed + 2)
-            if counters.step == 0:  # the initial model is close to persistence, so the best kept state is never worse
+            if counters.step == 0:  # the initial model is close to persistence, so the kept state is never worse
                 self._validate(log)
             while counters.step < training.steps:
                 started = time.perf_counter()
@@ -164,7 +165,7 @@ class Trainer:
 
     @property
     def best(self) -> tuple[int, float]:
-        """Step and validation ELBO of the best state, which is kept; step 0 is persistence with the noise of the data."""
+        """Step and validation ELBO of the state that is kept; step 0 is persistence with the noise of the data."""
         return self._counters.best_step, self._counters.best
 
     def _step(self, fraction: float) -> None:
@@ -242,10 +243,10 @@ class Trainer:
     def _validate(self, log: MetricsLog) -> None:
         # Only one process decides: several could differ in the last digit, and then take different decisions.
         with self._weights.applied():
-            validation = self.fabric.broadcast(self._validator.evaluate() if self.fabric.is_global_zero else None)
+            validation, elbos = self.fabric.broadcast(self._validator.evaluate() if self.fabric.is_global_zero else None)
         self._counters.validation = validation
         log.write(self._counters.step, **{f"val_{name}": value for name, value in validation.__dict__.items()})
-        if validation.elbo > self._counters.best:
+        if self._keeper.takes(elbos, later=self._counters.best_step > 0):
             self._counters.best, self._counters.best_step = validation.elbo, self._counters.step
             self._save(self.folder.best)
 
@@ -266,6 +267,7 @@ class Trainer:
                     noise=self._noise.get_state(),
                     windows=self._windows.state_dict(),
                     counters=asdict(self._counters),
+                    best_elbos=self._keeper.best,
                 )
         self.fabric.barrier()
 
@@ -281,6 +283,7 @@ class Trainer:
             "optimizer": self._restore_optimizer,
             "noise": self._noise.set_state,
             "windows": self._windows.load_state_dict,
+            "best_elbos": lambda known: self._keeper.resume(known, content["counters"].best),
         }
         for part, read in restore.items():
             try:

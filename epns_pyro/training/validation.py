@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store
@@ -48,6 +50,13 @@ class Validation:
         return None if self.oracle is None else self.oracle - self.elbo
 
 
+class Validated(NamedTuple):
+    """Numbers of a validation, and what they are means of: the ELBO of every transition or window, (transition,), in nats."""
+
+    numbers: Validation
+    elbos: Tensor
+
+
 class Validator:
     """Validates a transition on the same transitions of the set `val`, with the same noise, every time."""
 
@@ -59,7 +68,7 @@ class Validator:
         self._past, self._x, self._x_next = (as_tensor(context.to_local(states), device) for states in (past, x, x_next))
 
     @torch.no_grad()
-    def evaluate(self) -> Validation:
+    def evaluate(self) -> Validated:
         likelihoods, divergences, block_size = [], [], self._transition.block_size
         with torch.random.fork_rng(devices=[self._x.device] if self._x.is_cuda else []):
             torch.manual_seed(SEED)
@@ -68,16 +77,7 @@ class Validator:
                 step = elbo_step(self._transition.step(self._transition.started(x, past)), x_next)
                 likelihoods.append(step.log_likelihood)
                 divergences.append(step.kl)
-        log_likelihood = float(torch.cat(likelihoods).mean())
-        kl = torch.cat(divergences).mean(0)  # (entity, latent)
-        return Validation(
-            elbo=log_likelihood - float(kl.sum()),
-            log_likelihood=log_likelihood,
-            kl=float(kl.sum()),
-            active=int((kl.mean(0) >= ACTIVE).sum()),
-            latent=kl.shape[-1],
-            oracle=self._oracle,
-        )
+        return validated(torch.cat(likelihoods), torch.cat(divergences), self._oracle)
 
 
 class RecordingValidator:
@@ -90,7 +90,7 @@ class RecordingValidator:
         self._windows = as_tensor(context.to_local(draw_windows(store, "val", transitions, window)), device)
 
     @torch.no_grad()
-    def evaluate(self) -> Validation:
+    def evaluate(self) -> Validated:
         steps = self._windows.shape[1] - 1
         likelihoods, divergences = [], []
         with torch.random.fork_rng(devices=[self._windows.device] if self._windows.is_cuda else []):
@@ -99,15 +99,21 @@ class RecordingValidator:
                 rest, divergence = bound_parts(self._transition, x[:, 0], x[:, 1:])
                 likelihoods.append(rest / steps)
                 divergences.append(divergence)
-        log_likelihood, kl = float(torch.cat(likelihoods).mean()), torch.cat(divergences).mean(0)
-        return Validation(
-            elbo=log_likelihood - float(kl.sum()),
-            log_likelihood=log_likelihood,
-            kl=float(kl.sum()),
-            active=int((kl.mean(0) >= ACTIVE).sum()),
-            latent=kl.shape[-1],
-            oracle=None,
-        )
+        return validated(torch.cat(likelihoods), torch.cat(divergences), None)
+
+
+def validated(likelihoods: Tensor, divergences: Tensor, oracle: float | None) -> Validated:
+    """Return the numbers for log-likelihoods (transition,) and KL terms (transition, entity, latent)."""
+    log_likelihood, kl = float(likelihoods.mean()), divergences.mean(0)
+    numbers = Validation(
+        elbo=log_likelihood - float(kl.sum()),
+        log_likelihood=log_likelihood,
+        kl=float(kl.sum()),
+        active=int((kl.mean(0) >= ACTIVE).sum()),
+        latent=kl.shape[-1],
+        oracle=oracle,
+    )
+    return Validated(numbers, (likelihoods - divergences.sum((-2, -1))).cpu())
 
 
 def validator(

@@ -92,7 +92,7 @@ def test_a_law_is_found_where_positions_and_velocities_are_recorded(tmp_path):
 @pytest.mark.parametrize(("family", "held"), [("springs", True), ("nbody", False)])
 def test_a_fitted_law_is_trained_on_where_velocities_are_recorded(tmp_path, celestial, family, held):
     store = celestial if family == "nbody" else generate(SYSTEMS["springs"], tmp_path / "store.zarr")
-    transition = preset(family).override({"model.integrator.network": "central"}).model.build(store.context())
+    transition = preset(family).model.build(store.context())
     hold(transition)
     assert {p.requires_grad for p in transition.integrator.network.parameters()} == {not held}
 
@@ -202,12 +202,18 @@ def test_starts_are_chosen_where_bodies_are_close(celestial):
     assert chosen.quantile(0.75) > drawn.median()  # far ones are there too
 
 
-def test_a_pair_potential_is_fitted_unless_settings_say_otherwise(celestial):
+def test_laws_of_nature_are_fitted_unless_settings_say_otherwise(celestial):
     context = celestial.context()
     assert windows_to_fit(potential(context), None) == DEFAULT_WINDOWS
     assert windows_to_fit(potential(context), 0) == 0
     assert windows_to_fit(potential(context, potential="network"), None) == 0
-    assert windows_to_fit(preset("nbody").model.build(context), None) == 0
+    for changes, windows in (
+        ({}, DEFAULT_WINDOWS),
+        ({"model.integrator": None}, 0),
+        ({"model.integrator.network": "pairwise"}, 0),
+        ({"model.integrator.network": "central"}, DEFAULT_WINDOWS),
+    ):
+        assert windows_to_fit(preset("nbody").override(changes).model.build(context), None) == windows
     with pytest.raises(ConfigError, match="only a pair potential can be fitted"):
         windows_to_fit(potential(context, potential="network"), 10)
 

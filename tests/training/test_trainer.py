@@ -25,7 +25,7 @@ from epns_pyro.training.checkpoint import read_checkpoint
 from epns_pyro.training.metrics import read_metrics
 from epns_pyro.training.run import RunConfig, RunFolder
 from epns_pyro.training.trainer import Hardware, Progress, Trainer
-from epns_pyro.training.validation import Validation, Validator, draw_transitions
+from epns_pyro.training.validation import Validated, Validation, Validator, draw_transitions
 
 SUPPORT = Path(small.__file__).parent
 
@@ -181,10 +181,15 @@ def test_the_rate_follows_its_schedule_and_gradients_are_clipped(store: Store, t
     assert state(tmp_path / "run")["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.1)
 
 
+def found_by_chance(elbo: float) -> Validated:
+    """A validation on one transition."""
+    return Validated(Validation(elbo, 0.0, 0.0, 0, 3, None), torch.tensor([elbo]))
+
+
 def test_the_best_state_is_kept_apart_from_the_last(store: Store, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run", config(steps=4, validate_every=1))
     elbos = iter([2.0, 3.0, 5.0, float("nan"), 4.0])
-    run._validator.evaluate = lambda: Validation(next(elbos), 0.0, 0.0, 0, 3, None)
+    run._validator.evaluate = lambda: found_by_chance(next(elbos))
     assert run.fit().elbo == 4.0
     assert run.best == (2, 5.0)
     assert read_checkpoint(tmp_path / "run" / "best.ckpt")["counters"].step == 2
@@ -196,7 +201,7 @@ def test_what_does_not_beat_persistence_leaves_persistence(store: Store, tmp_pat
     """The state before the first step is kept where no later one is better."""
     run = trainer(store, tmp_path / "run", config(steps=3, validate_every=1))
     elbos = iter([2.0, 1.0, -5.0, 1.5])
-    run._validator.evaluate = lambda: Validation(next(elbos), 0.0, 0.0, 0, 3, None)
+    run._validator.evaluate = lambda: found_by_chance(next(elbos))
     run.fit()
     assert run.best == (0, 2.0)
     assert epns_pyro.load(tmp_path / "run").step == 0
@@ -206,8 +211,10 @@ def test_validation_is_the_bound_of_the_library(store: Store, uninterrupted: Pat
     sim = epns_pyro.load(uninterrupted, which="last")
     found = Validator(store, sim.context, sim.transition, 20, device=torch.device("cpu"))
     x, x_next = (torch.as_tensor(part, dtype=torch.float32) for part in draw_transitions(store, "val", 20))
-    first, again = found.evaluate(), found.evaluate()
+    (first, elbos), (again, elbos_again) = found.evaluate(), found.evaluate()
     assert first == again
+    assert torch.equal(elbos, elbos_again)
+    assert float(elbos.mean()) == pytest.approx(first.elbo, rel=1e-5)
     torch.manual_seed(0)
     many = sim.bounds(x, x_next[:, None], num_samples=500)
     assert first.kl == pytest.approx(float(many.kl.mean()), rel=1e-5)

@@ -52,14 +52,14 @@ def test_transitions_come_with_the_frames_before_them(store: Store) -> None:
 def test_validation_is_given_the_past(store: Store, tmp_path: Path) -> None:
     trainer = small.trainer(store, tmp_path / "run", config())
     transition, context = trainer.transition, trainer.context
-    found = Validator(store, context, transition, 20, device=torch.device("cpu")).evaluate()
+    found = Validator(store, context, transition, 20, device=torch.device("cpu")).evaluate().numbers
     past, x, x_next = (torch.as_tensor(part, dtype=torch.float32) for part in draw_with_past(store, "val", 20, 2))
     with torch.no_grad():
         transition.history.vector_weights.normal_()
-        assert Validator(store, context, transition, 20, device=torch.device("cpu")).evaluate().elbo != pytest.approx(found.elbo)
+        assert Validator(store, context, transition, 20, device=torch.device("cpu")).evaluate().numbers.elbo != pytest.approx(found.elbo)
         torch.manual_seed(SEED)
         step = elbo_step(transition.step(transition.started(x, past)), x_next)
-    again = Validator(store, context, transition, 20, device=torch.device("cpu")).evaluate()
+    again = Validator(store, context, transition, 20, device=torch.device("cpu")).evaluate().numbers
     assert again.log_likelihood == pytest.approx(float(step.log_likelihood.mean()), rel=1e-5)
 
 
