@@ -1,8 +1,8 @@
 """Which state of a training is kept: the newest that validation cannot tell from the best.
 
 Most of the error of a validation ELBO is in a few transitions, such as close encounters. By its mean alone a state may be kept that was
-only luckier there than all states after it, which were trained for longer and at lower learning rates. So a later state is kept unless it is
-worse than the best one by more than a standard error of the difference, transition by transition: the one-standard-error rule of Breiman
+only luckier there than all states after it, which were trained for longer and at lower learning rates. So a later state is kept unless it
+is worse than the best one by more than a standard error of the difference, transition by transition: the one-standard-error rule of Breiman
 et al. (Classification and Regression Trees, 1984), for the time of training.
 """
 
