@@ -336,10 +336,15 @@ def _is_fitted_by_default(transition: Transition) -> bool:
     return bool(law.simple_parameters) and not has_hidden_states(transition.spec)
 
 
-def hold(transition: Transition) -> None:
-    """Take a law that is going to be fitted out of training if velocities are inferred: such systems have hardly any noise.
+def is_held(transition: Transition) -> bool:
+    """Return whether a law stays as it was fitted: velocities are inferred, and such systems have hardly any noise.
 
-    All others are trained on with their noise.
+    Others are trained on with their noise.
     """
-    if isinstance(transition, ParticleTransition) and isinstance(integrator := require_integrator(transition), InferredIntegrator):
-        integrator.network.requires_grad_(False)
+    return isinstance(transition, ParticleTransition) and isinstance(transition.integrator, InferredIntegrator)
+
+
+def hold(transition: Transition) -> None:
+    """Take a law that is going to be fitted out of training where it stays as it was fitted."""
+    if is_held(transition):
+        require_integrator(transition).network.requires_grad_(False)

@@ -30,7 +30,7 @@ from epns_pyro.models.building import build
 from epns_pyro.training.averaging import Average
 from epns_pyro.training.bounds import fit_bounds
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
-from epns_pyro.training.equations import hold, windows_to_fit
+from epns_pyro.training.equations import hold, is_held, windows_to_fit
 from epns_pyro.training.interrupts import interruptible
 from epns_pyro.training.keeping import Keeper
 from epns_pyro.training.metrics import MetricsLog
@@ -143,7 +143,8 @@ class Trainer:
                 fit_law(*fitted, seed=self.config.seed)
                 if isinstance(self.transition, ParticleTransition):
                     fit_bounds(*fitted, seed=self.config.seed + 1)
-                    fit_noise(*fitted, seed=self.config.seed + 2)
+                    if is_held(self.transition):
+                        fit_noise(*fitted, seed=self.config.seed + 2)
             if counters.step == 0:  # the initial model is close to persistence, so the kept state is never worse
                 self._validate(log)
             while counters.step < training.steps:

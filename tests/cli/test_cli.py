@@ -29,6 +29,7 @@ SMALL = [
         "model.backbone.vectors=4",
         "model.backbone.layers=1",
         "training.batch=8",
+        "training.motion_windows=20",
         "training.validation_transitions=20",
     )
 ]

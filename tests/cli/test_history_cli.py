@@ -18,7 +18,7 @@ from epns_pyro.systems import NBodyConfig
 
 SETS = {name: {"trajectories": 6, "steps": 6} for name in ("train", "val", "test")}
 SMALL = ["model.width=8", "model.hidden_vectors=3", "model.latent=3", "model.backbone.width=8", "model.backbone.vectors=4"]
-SMALL += ["model.backbone.layers=1", "training.batch=8", "training.validation_transitions=20"]
+SMALL += ["model.backbone.layers=1", "training.batch=8", "training.validation_transitions=20", "training.motion_windows=20"]
 FRAMES = 3
 
 
