@@ -16,10 +16,14 @@ from epns_pyro.data import generate, open_store
 from epns_pyro.training.presets import preset
 from epns_pyro.training.validation import as_tensor, draw_transitions
 
+NETWORK = {"model.integrator.network": "pairwise"}  # any force between pairs, found by training alone
+
 VARIANTS = {
-    "integrator, coupled emission, latents": {},
-    "integrator, coupled emission, latents without linear path": {"model.linear_path": False},
-    "integrator, diagonal emission, latents": {"model.emission": "diagonal"},
+    "integrator with a fitted law, coupled emission, latents": {},
+    "integrator with a fitted law, coupled emission, latents without linear path": {"model.linear_path": False},
+    "integrator, coupled emission, latents": NETWORK,
+    "integrator, coupled emission, latents without linear path": NETWORK | {"model.linear_path": False},
+    "integrator, diagonal emission, latents": NETWORK | {"model.emission": "diagonal"},
     "coupled emission, latents": ALONE,
     "coupled emission, latents without linear path": ALONE | {"model.linear_path": False},
     "coupled emission, latents shared by all bodies": ALONE | {"model.linear_path": False, "model.latents": "shared"},
