@@ -9,6 +9,8 @@ import click
 
 from epns_pyro.cli._common import RUN, console, device_option, fail, overrides, progress_bars, with_imports
 
+SIZES = {"members", "trajectories", "stretch"}  # of forecasts
+
 
 @click.command()
 @click.argument("run", type=RUN)
@@ -18,7 +20,12 @@ from epns_pyro.cli._common import RUN, console, device_option, fail, overrides, 
 @device_option
 @with_imports
 def evaluate(run: Path, data: Path | None, members: int | None, changes: tuple[str, ...], device: str) -> None:
-    """Test the simulator in RUN on held-out data; writes RUN/evaluation/."""
+    """Test the simulator in RUN on held-out data; writes RUN/evaluation/.
+
+    States of more than 32 bodies are tested with fewer members and steps, so that it takes minutes: the report says with how many. --set
+    work=4e11 allows ten times as much; --members, --set members=, trajectories= or stretch= are kept. If it was interrupted, the same
+    command goes on with the forecasts that are there.
+    """
     from epns_pyro.pretrained import is_pretrained
 
     if is_pretrained(run):
@@ -42,11 +49,16 @@ def evaluate_run(run: Path, data: Path | None = None, settings: dict | None = No
     path = data or Path(simulator.store)
     if not path.exists():
         raise DataError(f"{path}: the data that {run} was trained on are not there: name their new place with --data")
-    config = simulator.config.evaluation.override(settings or {})
+    changes = settings or {}
+    if changes.keys() & SIZES:
+        changes = {"work": None} | changes  # who asks for sizes gets them
+    config = simulator.config.evaluation.override(changes)
     with progress_bars() as show:
         found = judge(simulator, open_store(path), RunFolder(run), config, progress=show)
     out = console()
     out.print(verdict(found.record), soft_wrap=True)
+    if found.record.run.sizes:
+        out.print(f"Sizes: {found.record.run.sizes}.", soft_wrap=True)
     width = max(len(line.label) for line in found.record.headline)
     for line in found.record.headline:
         out.print(f"{line.label:<{width}}  {line.value}  ({line.note})", soft_wrap=True)

@@ -12,8 +12,9 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -36,13 +37,14 @@ if TYPE_CHECKING:
     import zarr
 
     from epns_pyro.data import Store
-    from epns_pyro.simulator import Simulator
+    from epns_pyro.simulator import Block, Simulator
 else:
     xr, zarr = later("xarray"), later("zarr")
 
 DIMS = ("sample", "trajectory", "time")
 PROGRESS = "epns_pyro_progress"
 CHUNK_BYTES = 16 * 2**20
+PART_BYTES = 32 * 2**20  # of states that are in memory at once; of a longer block, futures are collected in a file
 
 
 @dataclass(frozen=True)
@@ -159,10 +161,29 @@ class Ensemble:
         asked = {key: value for key, value in asdict(self.request).items() if key not in ("run", "store", "imports")}
         return json.dumps(asked | {"from": digest.hexdigest(), "members_per_block": self.members_per_block})
 
-    def sample(self, number: int) -> tuple[slice, xr.Dataset]:
-        """Sample a block by its number: which members it has, and their states with `alive`."""
-        request = self.request
-        (block,) = self.sim.rollout_blocks(
+    @property
+    def width(self) -> int:
+        """Number of trajectories that are sampled at a time."""
+        if self.sim.spec.duration is not None:  # times are those of all trajectories together
+            return self.trajectories
+        return min(self.trajectories, max(1, self.sim.transition.at_once(torch.as_tensor(self.x0))))
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame of the trajectories that one member has at a time."""
+        return self.x0[0].size * self.width * max(4, self.x0.itemsize)
+
+    @property
+    def members_per_group(self) -> int:
+        """Members of a block whose futures are in memory at once: a divisor of those of a block."""
+        fit = max(1, PART_BYTES // (self.frame_bytes * (self.request.steps + 1)))
+        return max(d for d in range(1, self.members_per_block + 1) if self.members_per_block % d == 0 and (d <= fit or d == 1))
+
+    def sample(self, number: int) -> Iterator[tuple[slice, slice, xr.Dataset]]:
+        """Sample a block by its number, in parts: which members and trajectories they have, and their states with `alive`."""
+        request, across = self.request, -(-self.trajectories // self.width)
+        span = max(1, PART_BYTES // (self.frame_bytes * min(self.members_per_block, request.members)))
+        blocks = self.sim.rollout_blocks(
             self.x0,
             steps=request.steps,
             members=request.members,
@@ -170,11 +191,13 @@ class Ensemble:
             schedule=self.schedule,
             past=self.past,
             feedback=Feedback.PUSHFORWARD if request.mean_feedback else Feedback.ANCESTRAL,
-            block_size=self.members_per_block * self.trajectories,
-            only=(number,),
+            block_size=self.members_per_block * self.width,
+            only=range(number * across, (number + 1) * across),
             inferred=self._inferred,
+            span=span,
         )
-        return block.samples, self._labelled(block.states)
+        for block in whole_futures(blocks, request.steps + 1, self.members_per_group):
+            yield block.samples, block.trajectories, self._labelled(block.states)
 
     @cached_property
     def _inferred(self) -> torch.Tensor | None:
@@ -218,13 +241,13 @@ class Ensemble:
         shutil.rmtree(partial, ignore_errors=True)
         request, example = self.request, self._example()
         group = zarr.create_group(partial, attributes=Identity.of(self.sim.system).attributes())
-        whole = {"sample": request.members, "time": request.steps + 1}
+        whole = {"sample": request.members, "trajectory": self.trajectories, "time": request.steps + 1}
         for name, variable in example.variables.items():
             sizes = {str(d): whole.get(str(d), n) for d, n in variable.sizes.items()}
             group.create_array(
                 str(name),
                 shape=tuple(sizes.values()),
-                chunks=tuple(_chunks(sizes, self.members_per_block, variable.dtype.itemsize).values()),
+                chunks=tuple(_chunks(sizes, self.members_per_group, self.width, variable.dtype.itemsize).values()),
                 dtype=variable.dtype,
                 dimension_names=list(sizes),
                 compressors=zarr.codecs.ZstdCodec(level=0, checksum=True),  # without a checksum a changed byte is read as data
@@ -239,17 +262,17 @@ class Ensemble:
         """One step of one member, which has all variables of the ensemble."""
         schedule = None if self.schedule is None else self.schedule[:, :1]
         request, sim = replace(self.request, members=1, steps=1), replace(self.sim, sampler=None)
-        return replace(self, request=request, sim=sim, schedule=schedule).sample(0)[1]
+        *_, dataset = next(replace(self, request=request, sim=sim, schedule=schedule, x0=self.x0, past=self.past).sample(0))
+        return dataset
 
     def _write_block(self, number: int, *, path: Path) -> int:
         """Sample a block into the store that is there; return its number. The first block has what all members share."""
-        samples, dataset = self.sample(number)
         arrays = dict(zarr.open_group(path, mode="r+", use_consolidated=False).arrays())
-        for name, variable in dataset.variables.items():
-            if "sample" in variable.dims:
-                arrays[str(name)][samples] = variable.values
-            elif number == 0:
-                arrays[str(name)][...] = variable.values
+        for samples, trajectories, dataset in self.sample(number):
+            place = {"sample": samples, "trajectory": trajectories}
+            for name, variable in dataset.variables.items():
+                if "sample" in variable.dims or number == 0:
+                    arrays[str(name)][tuple(place.get(str(d), slice(None)) for d in variable.dims)] = variable.values
         return number
 
     def _for_workers(self) -> Request:
@@ -308,9 +331,36 @@ def _schedule(store: Store, split: str, index: int | None, steps: int, first: in
     return store.read(split, index, stop=first + steps + 1)[:, first + 1 :]
 
 
-def _chunks(sizes: dict[str, int], members: int, itemsize: int) -> dict[str, int]:
-    """Return the sizes of a chunk: the members of a block, and as many frames as keep it small."""
-    chunks = {d: min(members, n) if d == "sample" else n for d, n in sizes.items()}
+def whole_futures(blocks: Iterable[Block], frames: int, group: int) -> Iterator[Block]:
+    """Turn blocks that come in parts along time into blocks of whole futures, of at most `group` members where there is more than one part.
+
+    The parts are collected in a file, which is gone afterwards.
+    """
+    with tempfile.TemporaryFile() as file:
+        for block in blocks:
+            if block.states.shape[2] == frames:
+                yield block
+                continue
+            members, trajectories, steps, *state = block.states.shape
+            frame = block.states[0, 0, 0].nbytes
+            for row, part in enumerate(block.states.reshape(-1, steps, *state)):
+                file.seek((row * frames + block.times.start) * frame)
+                file.write(np.ascontiguousarray(part).tobytes())
+            if block.times.start + steps < frames:
+                continue
+            for first in range(0, members, group):
+                count = min(group, members - first)
+                shape = (count, trajectories, frames, *state)
+                file.seek(first * trajectories * frames * frame)
+                states = np.frombuffer(file.read(count * trajectories * frames * frame), block.states.dtype).reshape(shape)
+                samples = slice(block.samples.start + first, block.samples.start + first + count)
+                yield block._replace(samples=samples, states=states, times=slice(0, frames))
+
+
+def _chunks(sizes: dict[str, int], members: int, trajectories: int, itemsize: int) -> dict[str, int]:
+    """Return the sizes of a chunk: the members and trajectories that are written together, and as many frames as keep it small."""
+    together = {"sample": members, "trajectory": trajectories}
+    chunks = {d: min(together.get(d, n), n) for d, n in sizes.items()}
     frame = itemsize * math.prod(n for d, n in chunks.items() if d != "time")
     return {d: min(n, max(1, CHUNK_BYTES // max(1, frame))) if d == "time" else n for d, n in chunks.items()}
 

@@ -154,8 +154,7 @@ class Simulator:
             One variable per field, dims (sample, trajectory, time, *site[, space]); `alive` (sample, trajectory, time) is False from
             the first implausible frame on. The initial state is time 0; time is in physical units.
         """
-        start = self._given(x0)
-        size = 2 * members * (steps + 1) * start.numel() * start.element_size()
+        size = 2 * members * (steps + 1) * self._given(x0).nbytes
         require_memory(size, f"{members} futures of {len(x0)} states over {steps} steps", "ask for fewer, or use rollout_blocks")
         settings: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule, "past": past}
         blocks = self.rollout_blocks(x0, steps=steps, members=members, **settings)
@@ -181,8 +180,9 @@ class Simulator:
         past: Tensor | np.ndarray | None = None,
         only: Container[int] | None = None,
         inferred: Tensor | None = None,
+        span: int | None = None,
     ) -> Iterator[Block]:
-        """Sample futures block by block, see `rollout`; `only` some numbers of blocks, from what `inferred` returned for all members."""
+        """Sample futures block by block, see `rollout`; `only` some, by number, `inferred` for all of them; in parts of `span` steps."""
         if steps < 1 or members < 1:
             raise ShapeError(f"a rollout needs at least one step and one member, found steps {steps}, members {members}")
         if seed < 0 or (block_size is not None and block_size < 1):
@@ -195,12 +195,12 @@ class Simulator:
                 raise ShapeError(f"the schedule: expected {steps} steps after the initial states, found {schedule.shape[1]}")
             schedule = schedule if states is None else durations_alone(self.spec, states, schedule)
         held = min(block_size or self.transition.at_once(start), members * len(start)) * start[0].numel() * start.element_size()
-        require_memory(2 * held * (steps + 1), f"a block of futures over {steps} steps", "ask for fewer steps or a smaller block_size")
+        some = min(steps, span or steps) if states is None else steps
+        require_memory(2 * held * (some + 1), f"a block of futures over {some} steps", "ask for fewer steps or a smaller block_size")
         more: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule, "inferred": states}
-        more |= {"past": self._past(past, x0), "sampler": self.sampler, "only": only}
+        more |= {"past": self._past(past, x0), "sampler": self.sampler, "only": only, "span": some}
         blocks = rollout_blocks(self.transition, start, steps=steps, members=members, **more)
-        if states is not None:
-            blocks = recorded_blocks(self.transition, start, blocks, seed=seed)
+        blocks = blocks if states is None else recorded_blocks(self.transition, start, blocks, seed=seed)
         return (block._replace(states=self.context.to_global(block.states)) for block in blocks)
 
     # -- likelihood --------------------------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ def test_simulate_with_workers_of_its_own(run: Path, store: Store, tmp_path: Pat
     command = ["simulate", str(run), "--from", str(store.path), "--members", "5", "--steps", "2", "--cluster", "local:2", "--out", str(out)]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
-    expected = Ensemble.of(Request(run, members=5, steps=2, store=store.path)).sample(0)[1]
+    _, _, expected = next(Ensemble.of(Request(run, members=5, steps=2, store=store.path)).sample(0))
     xr.testing.assert_allclose(xr.load_dataset(out), expected)
 
 

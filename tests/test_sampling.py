@@ -92,6 +92,40 @@ def test_blocks_have_chunks_of_their_own(ensemble: Ensemble, tmp_path: Path, mon
     ensemble.write(tmp_path / "futures.zarr")
     chunks = xr.open_zarr(tmp_path / "futures.zarr", consolidated=False, chunks=None)["position"].encoding["chunks"]
     assert chunks[:3] == (ensemble.members_per_block, ensemble.trajectories, 1)
-    np.testing.assert_array_equal(
-        opened(tmp_path / "futures.zarr")["position"][-1], ensemble.sample(ensemble.blocks - 1)[1]["position"][-1]
-    )
+    (last,) = ensemble.sample(ensemble.blocks - 1)
+    np.testing.assert_array_equal(opened(tmp_path / "futures.zarr")["position"][-1], last[2]["position"][-1])
+
+
+@pytest.mark.parametrize("part", [600, 60])
+def test_long_futures_in_parts_are_those_in_one(ensemble: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    """Memory holds `part` bytes of states: a part of a block along time, then a part of its members."""
+    ensemble = replace(ensemble, request=replace(ensemble.request, members=300, steps=9))
+    ensemble.write(tmp_path / "whole.zarr")
+    monkeypatch.setattr(sampling, "PART_BYTES", part * ensemble.frame_bytes)
+    assert ensemble.members_per_group < ensemble.members_per_block
+    largest, whole_futures = [], sampling.whole_futures
+
+    def watched(blocks, frames, group):
+        for block in whole_futures((largest.append(b.states.nbytes) or b for b in blocks), frames, group):
+            largest.append(block.states.nbytes)
+            yield block
+
+    monkeypatch.setattr(sampling, "whole_futures", watched)
+    ensemble.write(tmp_path / "parts.zarr")
+    xr.testing.assert_identical(opened(tmp_path / "parts.zarr"), opened(tmp_path / "whole.zarr"))
+    one_member, one_frame = 10 * ensemble.frame_bytes, ensemble.members_per_block * ensemble.frame_bytes
+    assert max(largest) <= 2 * max(part * ensemble.frame_bytes, one_member, one_frame)
+
+
+def test_more_trajectories_than_pass_at_once_are_sampled_some_at_a_time(
+    ensemble: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble.sim.transition, "block_size", 2)
+    some = replace(ensemble, request=replace(ensemble.request, members=2))
+    assert (some.width, some.members_per_block, some.blocks) == (2, 1, 2)
+    assert some.trajectories > 2
+    some.write(tmp_path / "futures.zarr")
+    found = opened(tmp_path / "futures.zarr")
+    xr.testing.assert_equal(found, some.sim.rollout(some.x0, steps=STEPS, members=2, seed=3, block_size=2))
+    for name, variable in found.data_vars.items():
+        assert variable.notnull().all(), name

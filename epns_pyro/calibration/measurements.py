@@ -25,6 +25,7 @@ from epns_pyro.errors import DataError, nearest
 LEAD_TIMES = 10  # length of the default grid of lead times
 COMPONENTS = 64  # of a longer vector, this many evenly spaced components are used
 VECTOR_SCORES = {"energy_score": energy_score, "variogram_score": variogram_score}
+SCORED = 1000  # members that vector scores compare in pairs: their fair estimators are unbiased for any number
 SHARPNESS = 0.9  # level of the interval whose width is reported as sharpness
 
 
@@ -262,9 +263,9 @@ def _vector_values(
         "alive": np.isfinite(ensemble).all(-1).sum(0),
     }
     for name, score in VECTOR_SCORES.items():
-        measured[name] = score(ensemble / scale, y / scale)
+        measured[name] = score(ensemble[:SCORED] / scale, y / scale)
         if references:
-            measured[f"{name}_reference"] = np.stack([score(reference / scale, y / scale) for reference in references])
+            measured[f"{name}_reference"] = np.stack([score(reference[:SCORED] / scale, y / scale) for reference in references])
     return measured
 
 

@@ -26,6 +26,7 @@ from epns_pyro.calibration.pit import central_interval
 from epns_pyro.errors import DataError, nearest
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
+FEWEST = 19  # trajectories that intervals of 90% can be learnt from
 
 
 def fit(

@@ -18,6 +18,7 @@ import xarray as xr
 
 from epns_pyro.data import Store
 from epns_pyro.evaluation import heldout, initial_state, likelihood
+from epns_pyro.evaluation.archive import Archive
 from epns_pyro.evaluation.evaluated import Evaluated, Subject
 from epns_pyro.evaluation.forecasters import Forecaster, Model
 from epns_pyro.evaluation.parts import Section
@@ -45,6 +46,8 @@ class Inputs:
         RUN/evaluation/ while it is being written.
     progress : callable
         Called as ``progress(done, total)`` by checks that take long.
+    archive : Archive, optional
+        What an interrupted evaluation has left.
     """
 
     simulator: Simulator
@@ -53,6 +56,7 @@ class Inputs:
     references: Mapping[str, Forecaster]
     folder: Path
     progress: Callable[[int, int], None] = lambda done, total: None
+    archive: Archive | None = None
     _forecasts: dict[str, heldout.HeldOut] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -68,14 +72,14 @@ class Inputs:
     @cached_property
     def compared(self) -> initial_state.Compared | None:
         """Compare runs of model and truth from one initial state; None where the store has too few."""
-        return initial_state.compare(self.model, self.store, self.settings, dict(self.references))
+        return initial_state.compare(self.model, self.store, self.settings, dict(self.references), archive=self.archive)
 
     def forecasts(self, split: str) -> heldout.HeldOut:
         """Forecast the held-out trajectories of a set and diagnose the forecasts; for the set `test` those of the references too."""
         if split not in self._forecasts:
             others = self.references if split == "test" else {}
             self._forecasts[split] = heldout.measure(
-                self.model, self.store, split, self.settings, references=others, progress=self.progress
+                self.model, self.store, split, self.settings, references=others, progress=self.progress, archive=self.archive
             )
         return self._forecasts[split]
 

@@ -16,6 +16,7 @@ from epns_pyro.calibration.measurements import choose_lead_times, observable_dat
 from epns_pyro.data import Store, to_dataset
 from epns_pyro.derived import judged_fields
 from epns_pyro.durations import with_durations
+from epns_pyro.evaluation.archive import Archive, Kept
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.presence import allows_absence, presence
 from epns_pyro.state import StateSpec
@@ -27,7 +28,6 @@ NUMBER = 8  # bytes of a channel while it is worked on, whatever it is stored as
 ENSEMBLE, PATH = ("sample", "trajectory", "time"), ("trajectory", "time")
 AWAY = "displacement"  # what is kept of how far positions are from the truth
 
-Kept = dict[str, xr.Dataset]
 Keep = Callable[[np.ndarray], Kept]  # states (sample, trajectory, time, *site, channel) or (trajectory, time, ...) -> what to keep of them
 
 
@@ -43,12 +43,14 @@ def forecast(
     schedule: np.ndarray | None = None,
     past: np.ndarray | None = None,
     away: Callable[[np.ndarray, slice], np.ndarray] | None = None,
+    archive: Archive | None = None,
 ) -> Kept:
     """Sample futures of x0 (trajectory, *site, channel) block by block, and join what `keep` keeps of them.
 
     Every block has a random stream of its own, made from (seed, block); which blocks there are depends on sizes only. Bodies that `there`
     leaves out of states and the trajectories they are of, (sample, trajectory, time, body), leave the futures. Schedule and past are those
     of `Forecaster.sample`. What `away` says of states and the trajectories they are of, (sample, trajectory, time), is kept as AWAY.
+    Blocks that an interrupted evaluation has left in the archive are taken from there.
     """
     path = (steps + 1) * x0[0].size * NUMBER
     width = max(1, min(len(x0), BLOCK // path))
@@ -58,10 +60,15 @@ def forecast(
         parts = []
         for block in blocks(members, height):
             given = {name: part[some] for name, part in (("schedule", schedule), ("past", past)) if part is not None}
-            states = forecaster.sample(x0[some], steps, block.stop - block.start, _block_seed(seed, number), **given)
-            parts.append(keep(states if there is None else without(states, there(states, some))))
-            if away is not None:
-                parts[-1][AWAY] = xr.Dataset({AWAY: (ENSEMBLE, away(states, some))})
+            count, stream = block.stop - block.start, _block_seed(seed, number)
+
+            def sampled(some: slice = some, count: int = count, stream: int = stream, given: dict[str, np.ndarray] = given) -> Kept:
+                states = forecaster.sample(x0[some], steps, count, stream, **given)
+                kept = keep(states if there is None else without(states, there(states, some)))
+                return kept if away is None else kept | {AWAY: xr.Dataset({AWAY: (ENSEMBLE, away(states, some))})}
+
+            key = (forecaster.label, steps, count, stream, x0[some], *given.values())
+            parts.append(sampled() if archive is None else archive.recall(key, sampled))
             number += 1
         columns.append(_join(parts, "sample"))
     return _join(columns, "trajectory")
@@ -74,11 +81,13 @@ def initial(store: Store, split: str, rows: np.ndarray | slice) -> np.ndarray:
     return x[:, 0] if given == 1 else x
 
 
-def recorded(store: Store, split: str, rows: np.ndarray, keep: Keep) -> Kept:
-    """Read trajectories of a set block by block, from the first natural frame on, and join what `keep` keeps of them."""
-    path = (store.steps(split) + 1) * store.spec.channels * int(np.prod(store.sites(split))) * NUMBER
+def recorded(store: Store, split: str, rows: np.ndarray, keep: Keep, steps: int | None = None) -> Kept:
+    """Read trajectories of a set block by block, from the first natural frame on, all or so many steps; join what `keep` keeps of them."""
+    first, longest = store.system.forecast_frame, store.steps(split)
+    last = longest if steps is None else min(longest, first + steps)
+    path = (last + 1) * store.spec.channels * int(np.prod(store.sites(split))) * NUMBER
     some = (rows[block] for block in blocks(len(rows), max(1, BLOCK // path)))
-    read = (store.read(split, block, start=store.system.forecast_frame) for block in some)
+    read = (store.read(split, block, start=first, stop=last + 1) for block in some)
     return _join([kept_of(store.system, x, keep, followed(store.system, x)) for x in read], "trajectory")
 
 

@@ -11,6 +11,7 @@ inference_data.nc   ArviZ InferenceData
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shlex
 import shutil
@@ -30,6 +31,7 @@ from epns_pyro.data import Store
 from epns_pyro.derived import has_hidden_states
 from epns_pyro.errors import DataError
 from epns_pyro.evaluation import heldout, likelihood
+from epns_pyro.evaluation.archive import Archive
 from epns_pyro.evaluation.check import Inputs
 from epns_pyro.evaluation.checks import CHECKS
 from epns_pyro.evaluation.ensembles import as_fields, initial, schedule_of
@@ -37,6 +39,7 @@ from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.evaluation.record import EvaluationRecord, Run, SetSize
 from epns_pyro.evaluation.references import references
 from epns_pyro.evaluation.summary import headline
+from epns_pyro.evaluation.work import plan
 from epns_pyro.machine import threads_for
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.checkpoint import versions
@@ -45,6 +48,7 @@ from epns_pyro.training.run import EvaluationConfig, RunFolder
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 EXAMPLES, EXAMPLE_MEMBERS = 3, 3
+KEPT = "evaluation.kept"  # folder of a run: what an interrupted evaluation has sampled
 
 
 @dataclass(frozen=True)
@@ -88,29 +92,35 @@ def evaluate(
         )
         raise DataError(f"{store.path}: the model {words[0]} states, the store describes them {words[1]}: open both with one description")
     started = time.perf_counter()
+    sizes = plan(simulator, store, settings)
+    settings = sizes.settings
+    if sizes.words:
+        logger.info("%s", sizes.words)
+    archive = Archive(folder.path / KEPT, _identity(simulator, store, settings))
     with _written_together(folder.evaluation) as out, threads_for(little=simulator.transition.is_little(1)):
-        inputs = Inputs(simulator, store, settings, references(simulator, store), out)
+        inputs = Inputs(simulator, store, settings, references(simulator, store), out, archive=archive)
         sections: dict[str, Any] = {}
         for check in CHECKS:
             with _stage(check.title, progress) as inputs.progress:
                 if (found := check.measure(inputs)) is not None:
                     sections[check.key] = found
         with _stage("examples", progress):
-            _write_examples(inputs.model, store, settings, out)
+            _write_examples(inputs.model, store, settings, out, count=1 if sizes.words else EXAMPLES)
             _write_inference_data(store, inputs.forecasts("test"), inputs.scored, settings, out)
-        run = _about(simulator, store, folder, settings, time.perf_counter() - started)
+        run = _about(simulator, store, folder, settings, time.perf_counter() - started).model_copy(update={"sizes": sizes.words})
         record = EvaluationRecord(run=run, **sections)
         record = record.model_copy(update={"headline": headline(record)})
         record.write(out)
+    archive.close()
     return Evaluation(record, inputs.forecasts("test").verdicts)
 
 
-def _write_examples(model: Forecaster, store: Store, settings: EvaluationConfig, out: Path) -> None:
+def _write_examples(model: Forecaster, store: Store, settings: EvaluationConfig, out: Path, count: int) -> None:
     system = store.system
-    truth = store.read("test", slice(0, EXAMPLES), start=system.forecast_frame)
+    truth = store.read("test", slice(0, count), start=system.forecast_frame)
     schedule = schedule_of(system, truth, settings.entries)
     given = {} if schedule is None else {"schedule": schedule}
-    sampled = model.sample(initial(store, "test", slice(0, EXAMPLES)), truth.shape[1] - 1, EXAMPLE_MEMBERS, settings.seed + 5, **given)
+    sampled = model.sample(initial(store, "test", slice(0, count)), truth.shape[1] - 1, EXAMPLE_MEMBERS, settings.seed + 5, **given)
     both = np.concatenate([truth[None].astype(sampled.dtype), sampled])
     data = as_fields(system, both).rename(sample="source")
     sources = ["truth", *(f"member {i + 1}" for i in range(EXAMPLE_MEMBERS))]
@@ -152,6 +162,16 @@ def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: Eval
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         evaluate_seconds=round(seconds, 1),
     )
+
+
+def _identity(simulator: Simulator, store: Store, settings: EvaluationConfig) -> str:
+    """Return a digest of what forecasts depend on: weights, data, settings, versions."""
+    digest = hashlib.sha256()
+    for name, weights in simulator.transition.state_dict().items():
+        digest.update(name.encode() + weights.detach().cpu().numpy().tobytes())
+    sets = [(name, store.fingerprint(name)) for name in store.splits]
+    digest.update(repr((sets, settings.model_dump(mode="json"), versions())).encode())
+    return digest.hexdigest()
 
 
 @contextmanager

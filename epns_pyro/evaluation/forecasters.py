@@ -9,12 +9,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from epns_pyro.inference.rollout import sample_one_step
 from epns_pyro.models import Feedback
 from epns_pyro.models.program import PathProgram
 from epns_pyro.simulator import Simulator
 from epns_pyro.systems import System, trajectory_seeds
 from epns_pyro.training.stock_pyro import sample_futures
 from epns_pyro.training.validation import as_tensor
+
+FEW = 32  # bodies: states of more are large
 
 
 class Forecaster(ABC):
@@ -67,6 +70,8 @@ class Model(Forecaster):
         schedule: np.ndarray | None = None,
         past: np.ndarray | None = None,
     ) -> np.ndarray:
+        if steps == 1 and schedule is None and self._shares_a_step(x0):
+            return self._one_step(x0, members, seed, past)
         more: dict[str, Any] = {"feedback": self.feedback, "schedule": schedule, "past": past}
         blocks = self.simulator.rollout_blocks(x0, steps=steps, members=members, seed=seed, **more)
         first = next(blocks)
@@ -75,6 +80,17 @@ class Model(Forecaster):
         for block in chain([first], blocks):
             out[block.samples, block.trajectories] = block.states
         return out
+
+    def _shares_a_step(self, x0: np.ndarray) -> bool:
+        """Return whether a state is so large that members of single steps are sampled by one step, not each by its own."""
+        sim = self.simulator
+        bodies = len(sim.spec.sites) == 1 and x0.shape[-2] > FEW and not sim.infers_states
+        return bodies and self.feedback is Feedback.ANCESTRAL
+
+    def _one_step(self, x0: np.ndarray, members: int, seed: int, past: np.ndarray | None) -> np.ndarray:
+        sim = self.simulator
+        before = None if past is None else sim.local(past)
+        return sim.context.to_global(sample_one_step(sim.transition, sim.local(x0), members, seed, past=before)).cpu().numpy()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from epns_pyro.calibration.verdicts import Verdict, judge_fields, judge_labels, 
 from epns_pyro.data import Store
 from epns_pyro.derived import judged_fields
 from epns_pyro.evaluation import ensembles
+from epns_pyro.evaluation.archive import Archive
 from epns_pyro.evaluation.ensembles import AWAY, Kept
 from epns_pyro.evaluation.field_of_view import FieldOfView, field_of_view
 from epns_pyro.evaluation.forecasters import Forecaster
@@ -51,8 +52,12 @@ def measure(
     *,
     references: Mapping[str, Forecaster],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    archive: Archive | None = None,
 ) -> HeldOut:
-    """Forecast up to `settings.trajectories` trajectories of a set, or stretches of them, and diagnose observables and fields."""
+    """Forecast up to `settings.trajectories` trajectories of a set, or stretches of them, and diagnose observables and fields.
+
+    `archive` is that of `ensembles.forecast`.
+    """
     system, held_out = store.system, trials(store, split, settings)
     count, steps = len(held_out), held_out.steps
     frames = ensembles.lead_frames(steps)
@@ -74,7 +79,9 @@ def measure(
         schedule = ensembles.schedule_of(system, path, settings.entries)
         seed, away = _seed(settings.seed, split, block.start), _from(system.spec, path) if placed else None
         seen, *others = (
-            ensembles.forecast(one, x0, steps, settings.members, seed + i, keep, there=judged, schedule=schedule, past=past, away=away)
+            ensembles.forecast(
+                one, x0, steps, settings.members, seed + i, keep, there=judged, schedule=schedule, past=past, away=away, archive=archive
+            )
             for i, one in enumerate((forecaster, *references.values()))
             for past in [held_out.past(block, one.earlier_frames)]
         )

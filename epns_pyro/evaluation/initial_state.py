@@ -13,6 +13,7 @@ from epns_pyro.calibration.scores import difference_of_means, ks_distance
 from epns_pyro.calibration.two_sample import classifier_test, energy_test, ks_test, relabellings_for
 from epns_pyro.data import Store
 from epns_pyro.evaluation import ensembles
+from epns_pyro.evaluation.archive import Archive
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.evaluation.record import Distance, JointTest
 from epns_pyro.training.run import EvaluationConfig
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 GROUP = "same_init"
 FEWEST = 40  # runs per initial state: fewer are too few to compare distributions
+TOGETHER = 1000  # runs of each that all observables are compared by: these tests take all pairs of runs
 LEFT = 10  # runs that must still be finite at the last report frame
 SECOND = "truth (second ensemble)"
 
@@ -42,7 +44,14 @@ class Compared(NamedTuple):
     fans: xr.Dataset
 
 
-def compare(forecaster: Forecaster, store: Store, settings: EvaluationConfig, references: dict[str, Forecaster]) -> Compared | None:
+def compare(
+    forecaster: Forecaster,
+    store: Store,
+    settings: EvaluationConfig,
+    references: dict[str, Forecaster],
+    *,
+    archive: Archive | None = None,
+) -> Compared | None:
     """Compare distributions of observables at the report frames, for every initial state of the set `same_init`.
 
     Runs that are no longer finite are left out and counted; an initial state from which fewer than LEFT runs of the model are left at
@@ -53,15 +62,15 @@ def compare(forecaster: Forecaster, store: Store, settings: EvaluationConfig, re
     Compared
         None if the store has no such set, or too few runs from every initial state.
     """
-    if GROUP not in store.splits or not (starts := _starts(store)):
+    if GROUP not in store.splits or not (starts := starts_of(store)):
         return None
     system = store.system
-    steps = store.steps(GROUP) - system.forecast_frame
+    steps = steps_of(store, settings)
     frames = [f for f in system.report_frames if f <= steps] or sorted({max(1, steps * k // 4) for k in (1, 2, 3, 4)})
     rng = np.random.default_rng((settings.seed, 4))
     records, tests, fans = [], [], []
     for number, rows in enumerate(starts):
-        sources = _sources(forecaster, references, store, rows, settings, settings.seed + 10 + number)
+        sources = _sources(forecaster, references, store, rows, settings, settings.seed + 10 + number, archive)
         names = [n for n in (system.key_observables or tuple(sources["truth"].data_vars)) if n in sources["truth"]]
         fans.append(xr.concat([_quantiles(data, names) for data in sources.values()], "source").assign_coords(source=list(sources)))
         values = {key: _values(data, names, frames) for key, data in sources.items()}  # (run, observable, frame)
@@ -77,21 +86,27 @@ def compare(forecaster: Forecaster, store: Store, settings: EvaluationConfig, re
 
 
 def _sources(
-    forecaster: Forecaster, references: dict[str, Forecaster], store: Store, rows: np.ndarray, settings: EvaluationConfig, seed: int
+    forecaster: Forecaster,
+    references: dict[str, Forecaster],
+    store: Store,
+    rows: np.ndarray,
+    settings: EvaluationConfig,
+    seed: int,
+    archive: Archive | None,
 ) -> dict[str, xr.Dataset]:
     """Observables of runs from one initial state, each (run, time): model, truth, a second ensemble of the truth, persistence."""
     system, first = store.system, store.system.forecast_frame
-    keep, steps = ensembles.observables(system), store.steps(GROUP) - first
+    keep, steps = ensembles.observables(system), steps_of(store, settings)
     rows, second = rows[: settings.initial_members], rows[settings.initial_members : 2 * settings.initial_members]
     # After a burn-in the runs have different states: each forecast starts from one true run.
     x0, members = (ensembles.initial(store, GROUP, rows), 1) if first else (ensembles.initial(store, GROUP, rows[:1]), len(rows))
 
     def runs(one: Forecaster, seed: int) -> xr.Dataset:
-        data = ensembles.forecast(one, x0, steps, members, seed, keep)["observables"]
+        data = ensembles.forecast(one, x0, steps, members, seed, keep, archive=archive)["observables"]
         return data.squeeze("sample" if first else "trajectory").rename({"trajectory" if first else "sample": "run"})
 
     def true(rows: np.ndarray) -> xr.Dataset:
-        return ensembles.recorded(store, GROUP, rows, keep)["observables"].rename(trajectory="run")
+        return ensembles.recorded(store, GROUP, rows, keep, steps)["observables"].rename(trajectory="run")
 
     sources = {"model": runs(forecaster, seed), "truth": true(rows)}
     if len(second) >= FEWEST:
@@ -101,7 +116,13 @@ def _sources(
     return sources
 
 
-def _starts(store: Store) -> list[np.ndarray]:
+def steps_of(store: Store, settings: EvaluationConfig) -> int:
+    """Return how many steps of the runs are compared."""
+    longest = store.steps(GROUP) - store.system.forecast_frame
+    return min(settings.initial_steps or longest, longest)
+
+
+def starts_of(store: Store) -> list[np.ndarray]:
     """Return the trajectories of the set that share an initial state, in the order of the set."""
     x0 = store.read(GROUP, stop=1)[:, 0].reshape(store.size(GROUP), -1)
     same = (x0[1:] == x0[:-1]).all(1)
@@ -153,7 +174,7 @@ def _table(records: list[dict], names: list[str], frames: list[int], about: xr.D
 
 
 def _together(values: dict[str, np.ndarray], time: float, number: int, rng: np.random.Generator, relabellings: int) -> JointTest:
-    model, truth = values["model"][:, :, -1], values["truth"][:, :, -1]
+    model, truth = values["model"][:TOGETHER, :, -1], values["truth"][:TOGETHER, :, -1]
     energy, classifier = (test(model, truth, rng=rng, relabellings=relabellings) for test in (energy_test, classifier_test))
     return JointTest(
         initial_state=number,

@@ -75,6 +75,7 @@ class Run(Record):
     training: dict[str, Any] = {}
     config_yaml: str | None = None
     evaluation: dict[str, Any] = {}
+    sizes: str = ""  # what was made smaller, because states hold many bodies
     versions: dict[str, str] = {}
     command: str | None = None
     store: str | None = None

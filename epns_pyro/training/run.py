@@ -119,16 +119,27 @@ class EvaluationConfig(Config):
     stretch : int, optional
         Steps of a held-out forecast: longer trajectories are cut into stretches of this length, each forecast from its first frame. By
         default recordings with fewer than 20 test trajectories are cut into about 50 stretches of at least 8 steps; others are not cut.
+    frames : int
+        Recorded frames that one step is sampled after.
     initial_members : int
         Runs of model and truth from each initial state of the set `same_init`.
+    initial_steps : int, optional
+        Steps of these runs that are compared; by default all.
     importance_samples : int
         Number of samples of the IWAE bound.
     likelihood_transitions : int
         Test transitions that are scored.
+    innovations : int, optional
+        Test transitions whose innovations are compared with those before; by default as many as are scored.
     guide_transitions, guide_draws : int
         Numbers of transitions, and of samples of the guide, in the simulation-based calibration of the guide.
     long_trajectories : int
         Trajectories of the set `long`, each forecast by one member.
+    long_steps : int, optional
+        Steps of these forecasts; by default ten lengths of training trajectories where truth can be simulated, else as many as recorded.
+    work : float, optional
+        How much may be computed for the forecasts of states of many bodies, in numbers that networks write; other parts of an evaluation
+        get shares of it. Sizes are made smaller until they fit, see `epns_pyro.evaluation.work`; null: they are as set.
     bodies : int
         Bodies that are looked at where steps are scored: of states with many bodies fewer transitions are scored, and with fewer samples,
         since every body tells something. See `for_bodies`.
@@ -146,12 +157,17 @@ class EvaluationConfig(Config):
     members: Count = 39
     trajectories: Count = 100
     stretch: Count | None = None
+    frames: Count = 150
     initial_members: Count = 200
+    initial_steps: Count | None = None
     importance_samples: Count = 64
     likelihood_transitions: Count = 2000
+    innovations: Count | None = None
     guide_transitions: Count = 200
     guide_draws: Count = 99
     long_trajectories: Count = 20
+    long_steps: Count | None = None
+    work: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] | None = 4e10
     bodies: Count = 50_000
     block: Count = 20
     entries: Literal["kept", "recorded"] = "kept"

@@ -166,3 +166,16 @@ def test_unknown_lead_times_and_variables_are_refused(data):
         m.observable_values(*(x[SCALARS] for x in data), rng=seeded(), lead_times=[2.7])
     with pytest.raises(DataError, match="no variable 'vektor': did you mean 'vector'"):
         m.field_values(*data, rng=seeded(), vectors={"all": ("vektor",)})
+
+
+def test_scores_of_pairs_take_some_of_many_members_and_ranks_take_all(data, monkeypatch):
+    forecast, truth = data
+    monkeypatch.setattr(m, "SCORED", 5)
+    found = m.field_values(forecast, truth, rng=seeded(), references={"again": forecast})
+    fewer = m.field_values(forecast.isel(sample=slice(5)), truth, rng=seeded(), references={"again": forecast.isel(sample=slice(5))})
+    for name in ("energy_score", "variogram_score", "energy_score_reference", "variogram_score_reference"):
+        np.testing.assert_allclose(found[name], fewer[name])
+    monkeypatch.undo()
+    whole = m.field_values(forecast, truth, rng=seeded(), references={"again": forecast})
+    xr.testing.assert_identical(found[["pit", "joint_pit", "alive"]], whole[["pit", "joint_pit", "alive"]])
+    assert not np.allclose(found["energy_score"], whole["energy_score"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import xarray as xr
 
 from epns_pyro.calibration.verdicts import Word
-from epns_pyro.calibration.wording import listing, number
+from epns_pyro.calibration.wording import listing, number, sentence
 from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
 from epns_pyro.evaluation.evaluated import Evaluated, Subject
 from epns_pyro.evaluation.figures import calibration
@@ -66,6 +66,8 @@ def pit(found: Evaluated) -> Section:
     bodies = BODIES.get(run.evaluation.get("entries", ""), "") if run.system == "recorded" else ""
     if region := found.groups.get("observables", xr.Dataset()).attrs.get(VIEW):
         bodies += f" Bodies leave the field of view: each counts until it leaves {region}, in the truth and in every member by itself."
+    if run.sizes:
+        bodies += f" Sizes were chosen for many bodies; the verdicts say what such tests would find. {sentence(run.sizes)}"
     section = Section(
         "pit",
         "PIT-ECDF by lead time",

@@ -20,6 +20,7 @@ from epns_pyro.data import Store
 from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
 from epns_pyro.evaluation.evaluated import Evaluated
 from epns_pyro.evaluation.figures.style import BAD, GREY, LINE, MODEL
+from epns_pyro.evaluation.forecasters import FEW
 from epns_pyro.evaluation.parts import Figure, Key, Panel, PanelSize, Section, Table, Text
 from epns_pyro.evaluation.record import Count, HeadlineLine, Real, Record
 from epns_pyro.models import Transition
@@ -30,7 +31,7 @@ from epns_pyro.training.run import EvaluationConfig
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DRAWS = 19  # steps sampled from the model, among which an observed step is ranked
+DRAWS, FEW_DRAWS = 19, 9  # steps sampled from the model, among which an observed step is ranked; for states of many bodies
 FEWEST_STEPS = 3  # of a trajectory: two innovations, after the first step, give one pair
 FLIPS = 1999  # random sign changes: the smallest p-value is 1 / (FLIPS + 1)
 SMALL = 0.2  # correlations up to this size may come from unfinished training; a missing velocity gives larger ones
@@ -178,10 +179,12 @@ def innovations(simulator: Simulator, store: Store, settings: EvaluationConfig) 
     longest = store.steps("test") - first
     if simulator.infers_states or any(f.kind != "real" for f in spec.dynamic_fields) or longest < FEWEST_STEPS:
         return None
-    count = min(settings.trajectories, store.size("test"), max(1, settings.likelihood_transitions // FEWEST_STEPS))
-    steps = max(FEWEST_STEPS, min(longest, settings.likelihood_transitions // count))
+    wanted = settings.innovations or settings.likelihood_transitions
+    count = min(settings.trajectories, store.size("test"), max(1, wanted // FEWEST_STEPS))
+    steps = max(FEWEST_STEPS, min(longest, wanted // count))
     paths = simulator.local(store.read("test", slice(0, count), start=first, stop=first + steps + 1))
-    scores, rng = rank_scores(simulator.transition, paths, seed=settings.seed), np.random.default_rng((settings.seed, 7))
+    draws = FEW_DRAWS if paths.shape[-2] > FEW else DRAWS
+    scores, rng = rank_scores(simulator.transition, paths, seed=settings.seed, draws=draws), np.random.default_rng((settings.seed, 7))
     states = _features(spec, paths[:, :-1].double().cpu().numpy())
     found = []
     for f in spec.dynamic_fields:
@@ -196,14 +199,14 @@ def innovations(simulator: Simulator, store: Store, settings: EvaluationConfig) 
 
 
 @torch.no_grad()
-def rank_scores(transition: Transition, paths: torch.Tensor, *, seed: int) -> np.ndarray:
+def rank_scores(transition: Transition, paths: torch.Tensor, *, seed: int, draws: int = DRAWS) -> np.ndarray:
     """Rank observed steps among steps sampled from the model at the same observed states.
 
     Parameters
     ----------
     transition : Transition
     paths : Tensor, (trajectory, time, *site, channel)
-    seed : int
+    seed, draws : int
 
     Returns
     -------
@@ -212,16 +215,16 @@ def rank_scores(transition: Transition, paths: torch.Tensor, *, seed: int) -> np
     """
     spec, (count, steps) = transition.spec, (len(paths), paths.shape[1] - 1)
     carries, following = transition.carries(paths[:, 0], paths[:, 1:]), paths[:, 1:].flatten(0, 1)
-    size = max(1, transition.at_once(paths) // DRAWS)
+    size = max(1, transition.at_once(paths) // draws)
     parts = []
     with torch.random.fork_rng(devices=[paths.device] if paths.is_cuda else []):
         torch.manual_seed(seed)
         for carry, after in zip(carries.split(size), following.split(size), strict=True):
             step = transition.step(carry)
-            law, value = step.observe(step.emission(step.prior.sample((DRAWS,))), after)
-            draws = law.sample()
-            below, equal = (draws < value).sum(0), (draws == value).sum(0)
-            u = (below + torch.rand(value.shape, device=value.device, dtype=value.dtype) * (equal + 1)) / (DRAWS + 1)
+            law, value = step.observe(step.emission(step.prior.sample((draws,))), after)
+            drawn = law.sample()
+            below, equal = (drawn < value).sum(0), (drawn == value).sum(0)
+            u = (below + torch.rand(value.shape, device=value.device, dtype=value.dtype) * (equal + 1)) / (draws + 1)
             known = (spec.dynamic(carry.x) + spec.dynamic(after)).isfinite()
             parts.append(torch.where(known, 2 * u - 1, torch.nan).double().cpu())
     return torch.cat(parts).unflatten(0, (count, steps)).numpy()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from epns_pyro.evaluation.lines import state
 from epns_pyro.evaluation.parts import Section, Table, Text
 from epns_pyro.evaluation.record import Count, HeadlineLine, Real, Record
 
-FRAMES = 150  # recorded frames that one step is sampled after, at most
 NOTHING = "–"
 
 
@@ -55,9 +55,10 @@ class OneStepCheck(Check[OneStep]):
     key, title, record = "one_step", "single steps", OneStep
 
     def measure(self, inputs: Inputs) -> OneStep | None:
-        frames = min(FRAMES, inputs.settings.likelihood_transitions)
+        frames = min(inputs.settings.frames, inputs.settings.likelihood_transitions)
         settings = inputs.settings.override({"stretch": 1, "trajectories": frames})
-        found = heldout.measure(inputs.model, inputs.store, "test", settings, references={}, progress=inputs.progress)
+        more: dict[str, Any] = {"references": {}, "progress": inputs.progress, "archive": inputs.archive}
+        found = heldout.measure(inputs.model, inputs.store, "test", settings, **more)
         data = found.diagnostics["observables"].isel(lead_time=0)
         inputs.save("one_step", found.diagnostics["observables"])
         words = {v.subject: v.word for v in found.verdicts["observables"]}

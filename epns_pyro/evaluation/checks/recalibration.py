@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+from epns_pyro.calibration import recalibration
 from epns_pyro.calibration.wording import sentence
 from epns_pyro.errors import DataError
 from epns_pyro.evaluation import heldout
@@ -12,6 +13,7 @@ from epns_pyro.evaluation.check import Check, Inputs
 from epns_pyro.evaluation.evaluated import Evaluated, Subject
 from epns_pyro.evaluation.figures import model as figures
 from epns_pyro.evaluation.parts import Figure, Key, Section, Table
+from epns_pyro.evaluation.trials import trials
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,9 @@ class RecalibrationCheck(Check[dict[str, str]]):
 
     def measure(self, inputs: Inputs) -> dict[str, str] | None:
         if not inputs.settings.recalibrate or "val" not in inputs.store.splits:
+            return None
+        if (count := len(trials(inputs.store, "val", inputs.settings))) < recalibration.FEWEST:
+            logger.info("no recalibration: the set 'val' has %d trajectories, %d are needed", count, recalibration.FEWEST)
             return None
         try:
             learnt, sentences = heldout.recalibrate(inputs.forecasts("val"), inputs.forecasts("test"))

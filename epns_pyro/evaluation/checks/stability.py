@@ -13,6 +13,7 @@ from epns_pyro.calibration.wording import sentence
 from epns_pyro.data import Store
 from epns_pyro.durations import nominal
 from epns_pyro.evaluation import ensembles
+from epns_pyro.evaluation.archive import Archive
 from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
 from epns_pyro.evaluation.evaluated import Evaluated
 from epns_pyro.evaluation.figures import model as figures
@@ -31,7 +32,7 @@ class StabilityCheck(Check[Stability]):
     key, title, record = "stability", "long horizon", Stability
 
     def measure(self, inputs: Inputs) -> Stability:
-        found, alive = stability(inputs.model, inputs.store, inputs.settings)
+        found, alive = stability(inputs.model, inputs.store, inputs.settings, archive=inputs.archive)
         inputs.save("stability", alive)
         return found
 
@@ -86,7 +87,17 @@ def _rule(record: Stability) -> str:
     )
 
 
-def stability(forecaster: Forecaster, store: Store, settings: EvaluationConfig) -> tuple[Stability, xr.Dataset]:
+def long_runs(store: Store, settings: EvaluationConfig) -> tuple[str, int, int, bool]:
+    """Return the set that long runs start from, how many there are, their steps, and whether true ones are simulated afresh."""
+    first, group = store.system.forecast_frame, "long" if "long" in store.splits else "test"
+    simulated = group == "test" and store.system.can_simulate and store.system.can_continue
+    longest = HORIZON * (store.steps("train") - first) if simulated else store.steps(group) - first
+    return group, min(settings.long_trajectories, store.size(group)), min(settings.long_steps or longest, longest), simulated
+
+
+def stability(
+    forecaster: Forecaster, store: Store, settings: EvaluationConfig, *, archive: Archive | None = None
+) -> tuple[Stability, xr.Dataset]:
     """Run the model from each initial state for much longer than training trajectories, and count the runs that stay plausible.
 
     Where the true transition density is known, also measure the density of the steps of these runs.
@@ -94,20 +105,17 @@ def stability(forecaster: Forecaster, store: Store, settings: EvaluationConfig) 
     The initial states and the true runs are those of the set `long`, otherwise of the set `test`. If the true process can be simulated,
     both run for HORIZON times the length of training trajectories; if not, both have the length of the recorded runs.
     """
-    system, first = store.system, store.system.forecast_frame
-    group = "long" if "long" in store.splits else "test"
-    count, seed = min(settings.long_trajectories, store.size(group)), settings.seed + 3
+    system, seed = store.system, settings.seed + 3
+    group, count, steps, simulated = long_runs(store, settings)
     x0 = nominal(system.spec, ensembles.initial(store, group, slice(0, count)))
 
     def follow(one: Forecaster, steps: int, seed: int) -> xr.Dataset:
-        return ensembles.forecast(one, x0, steps, 1, seed, lambda x: {"": _long(system, x)})[""]
+        return ensembles.forecast(one, x0, steps, 1, seed, lambda x: {"long": _long(system, x)}, archive=archive)["long"]
 
-    if group == "test" and system.can_simulate and system.can_continue:
-        steps = HORIZON * (store.steps("train") - first)
+    if simulated:
         truth = follow(Truth(system), steps, seed + 1)
     else:
-        steps = store.steps(group) - first
-        truth = ensembles.recorded(store, group, np.arange(count), lambda x: {"": _long(system, x[None])})[""]
+        truth = ensembles.recorded(store, group, np.arange(count), lambda x: {"long": _long(system, x[None])}, steps)["long"]
     runs = {"model": follow(forecaster, steps, seed), "truth": truth}
     data = xr.Dataset(
         {"alive": (("source", "time"), np.stack([one["alive"].values.mean((0, 1)) for one in runs.values()]))},

@@ -21,6 +21,7 @@ from epns_pyro.symmetry import density_invariance_error
 from epns_pyro.training.run import EvaluationConfig
 
 STEPS = 5  # length of the futures that are transformed by random group elements
+FUTURES, BODIES = 4, 128  # of so many futures, or fewer with so many bodies in all
 ELEMENTS, FAR = 5, 100  # random elements of each kind; factor by which translations of the second kind are larger
 ALLOWED = 1e-9  # relative change of the log density
 
@@ -76,7 +77,10 @@ def breaks(record: Symmetry) -> bool:
 def equivariance(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Symmetry:
     """Measure |log p(g x, g z | g x_0) - log p(x, z | x_0)| / |log p| of the trained model in float64, on states as they are stored."""
     transition = copy.deepcopy(simulator.transition).cpu().double()
-    x = torch.as_tensor(simulator.context.to_local(store.read("test", slice(0, 4), start=store.system.first_frame)))[:, : STEPS + 1]
+    sites = store.sites("test")
+    futures = FUTURES if len(sites) != 1 else max(1, min(FUTURES, BODIES // sites[0]))
+    first = store.system.first_frame
+    x = torch.as_tensor(simulator.context.to_local(store.read("test", slice(0, futures), start=first, stop=first + STEPS + 1)))
     x = x.double() if x.dtype.is_floating_point else x.long()
     with torch.no_grad():
         prior = transition.at(x[:, 0]).prior
