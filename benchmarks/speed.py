@@ -88,7 +88,13 @@ def machine() -> dict[str, Any]:
     )
     processor = f"{names[0]}, {len(names)} cores" if names else platform.processor()
     versions = {"epns_pyro": __version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
-    return {"processor": processor, "threads": 1, **versions, "commit": git("describe", "--always", "--dirty")}
+    return {
+        "processor": processor,
+        "threads": 1,
+        **versions,
+        "commit": git("describe", "--always", "--dirty"),
+        "tree": git("rev-parse", "HEAD:epns_pyro"),  # of the package: it stays the same when a commit is rebased
+    }
 
 
 def quartiles(values: list[float]) -> list[float]:
