@@ -33,6 +33,8 @@ class DataContext:
     cell_reach : float, optional
         For label images: the distance along y and x, in pixels, from the centre of a cell within which its pixels lie before and after one
         step, except in a few extreme steps. None if it was not measured.
+    event_rates : tuple of float
+        For label images with lineage: the fractions of cells that die and that divide in a step. Empty if they were not measured.
     second_difference_correlations : tuple of float
         Where the velocity is hidden, the correlations of a second difference of the position with the next one and with the one after;
         empty if they were not measured.
@@ -46,6 +48,7 @@ class DataContext:
     absences: bool = False
     cell_reach: float | None = None
     second_difference_correlations: tuple[float, ...] = ()
+    event_rates: tuple[float, ...] = ()
 
     def to_local(self, x: Array, *, among_dynamic: bool = False) -> Array:
         """Measure translating fields from the origin: x (*batch, *site, channel), in double precision if there is an origin.

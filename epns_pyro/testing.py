@@ -244,7 +244,7 @@ def log_density(program: EPNSModel | EPNSGuide) -> Density:
         data = {f"z_{t + 1}": z[:, t] for t in range(path.shape[1])}
         trace = poutine.trace(poutine.condition(program, data=data)).get_trace(x0, path)
         trace.compute_log_prob()
-        return reduce(torch.add, (site["log_prob"] for name, site in trace.nodes.items() if name[:2] in ("x_", "z_")))
+        return reduce(torch.add, (site["log_prob"] for name, site in trace.nodes.items() if name[:2] in ("x_", "z_", "e_")))
 
     return density
 

@@ -15,6 +15,7 @@ from epns_pyro.durations import along, drift, noise_power, relative
 from epns_pyro.errors import DataError
 from epns_pyro.geometry import Space
 from epns_pyro.later import later
+from epns_pyro.lineage import has_lineage, per_label
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.systems.lattice import MOST_LABELS
 
@@ -94,6 +95,7 @@ def compute_context(store: Store, split: str = "train") -> DataContext:
         absences=absences,
         cell_reach=_cell_reach(store, split),
         second_difference_correlations=bends.correlations,
+        event_rates=_event_rates(store, split),
     )
 
 
@@ -117,6 +119,27 @@ def _cell_reach(store: Store, split: str) -> float | None:
         reaches.append(reach[~np.isnan(reach)])
     found = np.concatenate(reaches)
     return float(np.quantile(found, REACH_SHARE)) if found.size else None
+
+
+def _event_rates(store: Store, split: str) -> tuple[float, ...]:
+    """Count which fractions of the cells of a set die and divide in a step; () for states without lineage.
+
+    A cell that is gone without daughters has died, and one with two has divided.
+    """
+    if not has_lineage(store.spec) or store.steps(split) < 1:
+        return ()
+    spec, size, total = store.spec, store.spec["cell"].size, np.zeros(3)
+    for block in store.blocks(split):
+        x = store.read(split, block)
+        labels = spec.get(x, "cell")
+        there = per_label(labels, (labels > 0).astype(bool), size)
+        mother = per_label(labels, spec.get(x, "mother"), size).astype(np.int64)
+        first = there[:, 1:] & ~there[:, :-1]
+        daughters = np.zeros(first.shape, np.int64)
+        np.add.at(daughters, (*np.indices(first.shape[:2])[..., None], mother[:, 1:] * first), first)
+        gone = there[:, :-1] & ~there[:, 1:]
+        total += there[:, :-1].sum(), (gone & (daughters == 0)).sum(), (gone & (daughters == 2)).sum()
+    return tuple(map(float, total[1:] / max(total[0], 1)))
 
 
 def _origin(mean: np.ndarray, spread: float) -> tuple[float, ...]:

@@ -84,7 +84,7 @@ class EPNSModel(_Unrolled):
     """p(x_{1:T}, z_{1:T} | x_0) = prod_t Normal(z_t; mu(h_t), sigma(h_t)) p(x_t | h_t, z_t), h_t = f(x_{t-1}).
 
     Sites per step t = 1 .. T: ``h_t`` (deterministic), ``z_t`` (entity, latent), ``x_t`` (*site, dynamic channel), in the plate
-    ``trajectory``.
+    ``trajectory``; for cells that divide and die also ``e_t`` (label - 1), what happens to each.
 
     Parameters
     ----------
@@ -136,6 +136,9 @@ class EPNSModel(_Unrolled):
                 with self._weighted():
                     z = pyro.sample(f"z_{t}", step.prior)
                 emission = step.emission(z)
+                if step.events is not None:
+                    seen = None if path is None else step.seen_events(observed(spec, path, t))
+                    emission = step.after_events(emission, pyro.sample(f"e_{t}", step.events, obs=seen))
                 if path is None:
                     following = None if schedule is None else observed(spec, schedule, t)
                     y = self._sample(f"x_{t}", emission)

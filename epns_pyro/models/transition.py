@@ -96,6 +96,19 @@ class Step(ABC):
         self.spec, self.carry, self.h = spec, carry, h
 
     @property
+    def events(self) -> TorchDistribution | None:
+        """p(e | h), what happens to entities, where it is a part of the emission that can be seen in the next state; else None."""
+        return None
+
+    def seen_events(self, x_next: Tensor) -> Tensor:
+        """Return what happened up to a full next state, where there are events."""
+        raise TypeError(f"{type(self).__name__} has no events")
+
+    def after_events(self, emission: TorchDistribution, event: Tensor) -> TorchDistribution:
+        """Return the emission given what happens, p(x' | h, z, e), where there are events."""
+        raise TypeError(f"{type(self).__name__} has no events")
+
+    @property
     @abstractmethod
     def prior(self) -> Independent:
         """p(z | h) = Normal(mu(h), sigma(h)), event (entity, latent)."""

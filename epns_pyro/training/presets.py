@@ -19,6 +19,7 @@ from epns_pyro.systems import (
     CellsConfig,
     ChargedConfig,
     GravityConfig,
+    GrowingTissueConfig,
     NBodyConfig,
     RecordedConfig,
     SpringsConfig,
@@ -196,6 +197,14 @@ def cells_quick(system: SystemConfig) -> RunConfig:
     )
 
 
+def tissue_quick(system: SystemConfig) -> RunConfig:
+    """Minutes on two CPU cores, for cells that grow, divide and die."""
+    changes: dict[str, Any] = {f"model.{key}": value for key, value in (SWEEPS | {"sweeps": 2, "latent": 4}).items()}
+    changes |= {"model.network": {"name": "windows", "window": 15, "spacing": 2.5}, "training.kl": {"start": 1.0}}
+    changes |= {"training.steps": 800, "training.batch": 8, "training.validate_every": 200, "training.validation_transitions": 100}
+    return cells_quick(system).override(changes)
+
+
 def cells_default(system: SystemConfig) -> RunConfig:
     """The default system of 64 cells, at the published batch size and with its free bits; meant for a GPU."""
     quick = cells_quick(system)
@@ -273,6 +282,7 @@ FAMILIES.register("cells")(
         {"quick": Preset(cells_quick, CellsConfig.small, "cells16"), "paper": Preset(cells_default, CellsConfig, "cells64")},
     )
 )
+FAMILIES.register("tissue")(Family("label images", has_labels, {"quick": Preset(tissue_quick, GrowingTissueConfig, "tissue")}))
 
 
 def get_preset(family: str, name: str) -> Preset:

@@ -8,12 +8,13 @@ from epns_pyro.data.inspection.findings import ERROR
 from epns_pyro.data.strides import Strides
 from epns_pyro.data.windows import check_window, pool_shape
 from epns_pyro.errors import ConfigError, DataError, EpnsError
+from epns_pyro.lineage import has_lineage
 from epns_pyro.models.building import build
 from epns_pyro.state import StateSpec
 from epns_pyro.training.presets import preset
 from epns_pyro.training.run import RunConfig
 
-FAMILY_OF_SYSTEM = {"nbody": "nbody", "recorded": "nbody", "cells": "cells", "recorded_cells": "cells"}
+FAMILY_OF_SYSTEM = {"nbody": "nbody", "recorded": "nbody", "cells": "cells", "recorded_cells": "cells", "tissue": "tissue"}
 
 
 def find_refusal(store: Store) -> str:
@@ -82,6 +83,8 @@ def _unreadable(spec: StateSpec) -> str:
         return f"field {labels[0]!r} holds labels of bodies, which a model cannot use as numbers: leave it out, or declare it a category"
     if labels and len(spec.sites) != 2:
         return f"label images have the two axes (y, x), found ({sites}): train on slices or projections"
+    if has_lineage(spec):
+        return ""
     if len(spec.sites) == 2 and not (spec.names == ("cell", "type") and spec["cell"].kind == "label" and spec["type"].of == "cell"):
         return (
             f"label images need the two fields 'cell' (kind: label) and 'type' (kind: category, of: cell), found {', '.join(spec.names)}: "

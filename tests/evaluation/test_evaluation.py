@@ -58,7 +58,14 @@ CELLS = CellsConfig.small().override(
     {"lattice": (16, 16), "blocks": (2, 2), "sets": sets(6, same_init={"trajectories": 80, "steps": 6, "initial_states": 2})}
 )
 MODELS = {
-    "nbody": ("model.width=8", "model.hidden_vectors=3", "model.latent=3", "model.backbone.width=8", "model.backbone.layers=1", "training.motion_windows=20"),
+    "nbody": (
+        "model.width=8",
+        "model.hidden_vectors=3",
+        "model.latent=3",
+        "model.backbone.width=8",
+        "model.backbone.layers=1",
+        "training.motion_windows=20",
+    ),
     "cells": ("model.latent=2", "model.prior_width=8", "model.network.width=8", "model.network.depth=1", "model.network.window=9"),
 }
 SYSTEMS: dict[str, SystemConfig] = {"nbody": NBODY, "cells": CELLS}

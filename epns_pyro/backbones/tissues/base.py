@@ -18,13 +18,15 @@ GRIDS = Registry("network for label images")
 class GridSignature:
     """Declare what a network on label images takes from the data: types, labels, size of the lattice, and reach of cells.
 
-    `reach`: largest distance along y or x from a cell's centre to its pixels in the next frame; None where it was not measured.
+    `reach`: largest distance along y or x from a cell's centre to its pixels in the next frame; None where it was not measured. `ages`:
+    whether tissues say how old cells are.
     """
 
     types: int
     cells: int
     lattice: Size
     reach: float | None = None
+    ages: bool = False
 
 
 class Draft(NamedTuple):

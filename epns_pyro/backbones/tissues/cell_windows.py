@@ -1,8 +1,8 @@
 """The default network: one convolution pass over the lattice, shared by all cells, then a small window around every cell.
 
 The shared pass does not read labels. Features of a pixel: its type, which of its eight neighbours belong to the same cell, the area of
-that cell, and its position in the cell. Every cell adds its type and area and, in its window, two masks: its own pixels, and those of
-the other cells of its type.
+that cell, and its position in the cell. Every cell adds its type and area, its age where that is known, and, in its window, two masks: its
+own pixels, and those of the other cells of its type.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class CellWindows(GridNetwork):
 
     def __init__(self, signature: GridSignature, latent: int, config: CellWindowsConfig) -> None:
         super().__init__()
-        self.config, self.types = config, signature.types
+        self.config, self.types, self.ages = config, signature.types, signature.ages
         width = self.width = config.width
         self.side = config.window or window_for(signature.reach, signature.lattice)
         self.basis = LocalBasis(config.nodes, config.spacing or self.side / (config.nodes + 1))
         self.context = DilatedStack(1 + signature.types + 1 + len(NEIGHBOURS) + AREA_FEATURES + 2, width, config.dilations)
-        self.cell = nn.Linear(signature.types + 1 + AREA_FEATURES, width)
+        self.cell = nn.Linear(signature.types + 1 + AREA_FEATURES * (1 + signature.ages), width)
         self.own = nn.Conv2d(2, width, config.kernel)
         self.local = nn.Sequential(*(Pointwise(width) for _ in range(config.depth)))
         self.changed = nn.Conv2d(4, width, config.kernel)
@@ -91,7 +91,8 @@ class CellWindows(GridNetwork):
         """Features of a cell that do not depend on its surroundings: (*batch, cell, channel)."""
         dtype = self.cell.weight.dtype
         kinds = F.one_hot(tissue.types, self.types + 1).to(dtype)
-        return self.cell(torch.cat([kinds, area_features(tissue.areas.to(dtype))], -1))
+        ages = [area_features(tissue.known_ages.to(dtype))] if self.ages else []
+        return self.cell(torch.cat([kinds, area_features(tissue.areas.to(dtype)), *ages], -1))
 
     def _masks(self, conv: nn.Conv2d, tissue: Tissue, *images: Tissue) -> Tensor:
         """Convolve the mask of each cell and that of the other cells of its type: (*batch, cell, place, channel).

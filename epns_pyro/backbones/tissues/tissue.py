@@ -45,12 +45,15 @@ class Tissue:
     periodic : bool
     reach : int
         The centre of a cell is computed from pixels within this distance: fragments farther away do not move it.
+    ages : Tensor, (*batch, cell), optional
+        int64; frames since the first one of the cell, where they are known.
     """
 
     labels: Tensor
     types: Tensor
     periodic: bool
     reach: int
+    ages: Tensor | None = None
 
     @property
     def lattice(self) -> Size:
@@ -95,6 +98,11 @@ class Tissue:
         parts = [middle(p[..., 1:, :], self.reach, periodic=self.periodic) for p in (self.rows, self.columns)]
         return torch.stack(parts, -1)
 
+    @property
+    def known_ages(self) -> Tensor:
+        """Ages of cells, (*batch, cell); 0 where they are not known."""
+        return torch.zeros_like(self.types) if self.ages is None else self.ages
+
     @cached_property
     def origin(self) -> Tensor:
         """The pixel in the middle of all borders between cells, (*batch, 2 = y, x): the reference point of the interlacing pattern.
@@ -116,7 +124,7 @@ class Tissue:
 
     def with_labels(self, labels: Tensor) -> Tissue:
         """Return the same cells with other pixels, labels (*batch, y, x); types are kept."""
-        return Tissue(labels, self.types, self.periodic, self.reach)
+        return Tissue(labels, self.types, self.periodic, self.reach, self.ages)
 
     def crops(self, size: Size) -> Crops:
         """Return windows of `size` around the cells."""

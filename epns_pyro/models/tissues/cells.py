@@ -15,6 +15,7 @@ from epns_pyro.backbones.tissues.tissue import Crops, Size, Tissue
 from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
+from epns_pyro.lineage import has_lineage
 from epns_pyro.models.normal import Normal
 from epns_pyro.models.tissues.label_images import LabelImage
 from epns_pyro.models.tissues.pixel_scores import PixelScores
@@ -59,7 +60,7 @@ class CellsTransition(Transition):
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
 
-    def step(self, carry: Carry) -> CellsStep:
+    def step(self, carry: Carry) -> Step:
         return CellsStep(self, carry)
 
     @property
@@ -91,11 +92,14 @@ class CellsTransition(Transition):
 
 
 class CellsStep(Step):
-    """The laws of one step of a label image; the image becomes a tissue once. h is (*batch, row, width)."""
+    """The laws of one step of a label image; the image becomes a tissue once. h is (*batch, row, width).
 
-    def __init__(self, transition: CellsTransition, carry: Carry) -> None:
-        self.transition, self.tissue = transition, transition.tissue(carry.x)
-        super().__init__(transition.spec, carry, transition.network.hidden(self.tissue))
+    A tissue may be given, and its h, where they are not those of the state.
+    """
+
+    def __init__(self, transition: CellsTransition, carry: Carry, tissue: Tissue | None = None, h: Tensor | None = None) -> None:
+        self.transition, self.tissue = transition, transition.tissue(carry.x) if tissue is None else tissue
+        super().__init__(transition.spec, carry, transition.network.hidden(self.tissue) if h is None else h)
 
     @cached_property
     def prior(self) -> Independent:
@@ -119,8 +123,12 @@ class CellsStep(Step):
 
     def posterior(self, x_next: Tensor) -> Independent:
         """q(z | h, x') = Normal(mu_p + sigma_p a(h, x'), sigma_p exp(b(h, x'))): at first, and for absent cells, the prior."""
+        return self.posterior_of(self.spec.get(x_next, self.transition.label).long())
+
+    def posterior_of(self, labels: Tensor) -> Independent:
+        """The same, of next images labels (*batch, y, x)."""
         transition, tissue = self.transition, self.tissue
-        following = tissue.with_labels(self.spec.get(x_next, transition.label).long())
+        following = tissue.with_labels(labels)
         innovation = transition.network.innovation(tissue, self.h, following)
         shift, log_scale = self._of_cells(transition.posterior_net(innovation))
         shift = shift + transition.direct(innovation) * tissue.present[..., None]
@@ -141,6 +149,8 @@ def label_fields(spec: StateSpec) -> tuple[str, str]:
     ConfigError
         If the state is not a label image.
     """
+    if has_lineage(spec):
+        return "cell", "type"
     dynamic = [f.name for f in spec.dynamic_fields]
     if len(dynamic) != 1 or spec[dynamic[0]].kind != "label" or len(spec.sites) != 2:
         raise ConfigError(f"a model of cells needs one dynamic field, of labels, on a two-dimensional lattice; found {', '.join(dynamic)}")
@@ -198,7 +208,9 @@ class CellsModelConfig(TransitionConfig):
         return self
 
     def build(self, context: DataContext) -> CellsTransition:
-        return CellsTransition(self, context)
+        from epns_pyro.models.tissues.dividing import DividingTransition  # it is built on this module
+
+        return (DividingTransition if has_lineage(context.spec) else CellsTransition)(self, context)
 
     def doubt(self, context: DataContext) -> str:
         return self.network.doubt(self.signature(context))
@@ -207,4 +219,4 @@ class CellsModelConfig(TransitionConfig):
         """Return what the network has to know about the data."""
         label, type_ = label_fields(context.spec)
         types = context.spec[type_].size - 1 if type_ else 1
-        return GridSignature(types, context.spec[label].size - 1, Size(*context.sites), context.cell_reach)
+        return GridSignature(types, context.spec[label].size - 1, Size(*context.sites), context.cell_reach, has_lineage(context.spec))
