@@ -85,7 +85,6 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
     noise. The noise is a mixture: nearly none, and sometimes, where bodies meet, as much as in the data. Forces without softening throw
     bodies that meet anywhere, and then the next frame is doubtful, too.
     """
-    carry_doubt = isinstance(system, ChargedConfig)
     return RunConfig(
         system=system,
         model=ParticlesConfig.parse(
@@ -95,7 +94,6 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
                     "velocity": "inferred",
                     "iterations": 12,
                     "refinements": 2,
-                    "carry_doubt": carry_doubt,
                     "network": {"name": "central"},
                 },
                 "emission": {"name": "mixture", "widths": 10, "narrowest": 1e-5, "widest": 3.0, "minimum": 1e-3},

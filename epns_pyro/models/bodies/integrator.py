@@ -39,7 +39,7 @@ class Motion(NamedTuple):
     memory : tuple of Tensor, each (*batch, ...)
         What the next frame starts from, beside its state; empty where that is all.
     doubt : Tensor, (*batch, body, channel), optional
-        Signs that where the frame started from is not known well.
+        Further signs of how far the frame may be wrong, and of how well it is known where it started from.
     """
 
     change: Tensor
@@ -102,8 +102,11 @@ class Integrator(nn.Module):
         change = bodies.as_differences(change, x, spec.advance(x, end)) if bodies.differences else change
         return Motion(change, (1 + torch.stack(strengths).amax(0)).log() / 2)
 
-    def remember(self, x: Tensor, motion: Motion, y: Tensor) -> tuple[Tensor, ...]:
-        """Return the memory after a frame that began in states x (*batch, body, channel) and brought y (*batch, body, dynamic channel)."""
+    def remember(self, x: Tensor, motion: Motion, y: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the memory after a frame that began in states x (*batch, body, channel) and brought y (*batch, body, dynamic channel).
+
+        Bodies where a mask (*batch, body) is False, or that have left, NaN in y, count for nothing.
+        """
         return motion.memory
 
     @property
@@ -157,9 +160,6 @@ class IntegratorConfig(Config):
     )
     tolerance: float = pydantic.Field(
         default=0.1, gt=0, description="with refinements: largest change of a step's kick to the next, in typical changes per frame"
-    )
-    carry_doubt: bool = pydantic.Field(
-        default=False, description="with velocity inferred: whether a frame that went otherwise than foreseen makes the next one doubtful"
     )
     network: Annotated[BackboneConfig, one_of(BACKBONES)] = pydantic.Field(default="pairwise", validate_default=True)
 

@@ -113,11 +113,12 @@ class ParticleTransition(Transition):
     def remembered(self, carry: Carry, following: Tensor) -> tuple[Tensor, ...]:
         held = self.split(carry)[1]
         motion = self.integrator(*self._placed(carry.x), held) if self.integrator and held else None
+        memory = self.memory_after(carry, motion, self.spec.dynamic(following))
         if motion and self.history:  # it starts with the first state that is known
             known = presence(self.spec, carry.x).any(-1)[..., None, None]
             afresh = self.integrator.start(*self._placed(following))
-            motion = motion._replace(memory=tuple(torch.where(known, *pair) for pair in zip(motion.memory, afresh, strict=True)))
-        return self.memory_after(carry, motion, self.spec.dynamic(following))
+            return memory[:1] + tuple(torch.where(known, *pair) for pair in zip(memory[1:], afresh, strict=True))
+        return memory
 
     def _placed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the states that an equation of motion starts from, and which bodies are present; finite also before a recording."""
@@ -132,7 +133,10 @@ class ParticleTransition(Transition):
     def memory_after(self, carry: Carry, motion: Motion | None, y: Tensor) -> tuple[Tensor, ...]:
         """Return the memory of the carry after a step to y (*batch, body, dynamic channel)."""
         frames = (self.history.advance(*self.split(carry)[0], carry.x),) if self.history else ()
-        return frames + (self.integrator.remember(self._placed(carry.x)[0], motion, y) if self.integrator and motion else ())
+        if not self.integrator or not motion:
+            return frames
+        x, mask = self._placed(carry.x)
+        return frames + self.integrator.remember(x, motion, y, mask)
 
     @property
     def has_motion(self) -> bool:
