@@ -39,6 +39,8 @@ class RecordedCellsConfig(SystemConfig):
         A cell is implausible if its area is outside this range by more than this factor.
     implausible_share : float
         A trajectory is no longer alive when more than this fraction of its cells is implausible.
+    lineage : bool
+        Whether states say where cells come from and how old they are, see `epns_pyro.lineage`.
     """
 
     name: Literal["recorded_cells"] = "recorded_cells"
@@ -51,6 +53,7 @@ class RecordedCellsConfig(SystemConfig):
     area: tuple[pydantic.NonNegativeInt, pydantic.PositiveInt] | None = None
     area_multiple: float = pydantic.Field(2.0, ge=1)
     implausible_share: float = pydantic.Field(12 / 64, ge=0, le=1)
+    lineage: bool = False
 
     def build(self) -> RecordedCells:
         return RecordedCells(self)
@@ -70,6 +73,7 @@ class RecordedCells(TissueSystem):
             types=config.types,
             periodic=config.periodic,
             implausible_share=config.implausible_share,
+            lineage=config.lineage,
         )
         self.config, self.frame_dt, self.time_unit = config, config.frame_dt, config.time_unit
 

@@ -23,6 +23,7 @@ from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
 from epns_pyro.errors import DataError
 from epns_pyro.later import later
+from epns_pyro.lineage import AGES, has_lineage
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import RecordedCellsConfig, System
 from epns_pyro.systems.lattice import MOST_LABELS
@@ -57,7 +58,8 @@ def import_labels(
     path : str or Path
         A zarr array, or a zarr group with an array `cell`, (time, y, x) or (movie, time, y, x); a TIFF stack; a folder of TIFF stacks,
         one per film; or a folder of single TIFF images, the frames of one film. Files are taken in natural order. A table of tracks of
-        the Cell Tracking Challenge beside the images (man_track.txt or res_track.txt) must agree with them.
+        the Cell Tracking Challenge beside the images (man_track.txt or res_track.txt) must agree with them. If a cell divides into two
+        within a trajectory, states hold mothers and ages (see `epns_pyro.lineage`), and as many labels are reserved as occur.
     out : str or Path
         Must not exist; it appears after everything has been imported, or not at all.
     types : str or Path, optional
@@ -119,11 +121,21 @@ def _write(segments: _Segments, temporary: Path, system: System, split: Split, p
 
 @dataclass(frozen=True)
 class _Segment:
-    """One trajectory: labels (time, y, x) uint16 without gaps, and the type of every label (cell,)."""
+    """One trajectory: labels (time, y, x) uint16 without gaps; of every label (cell,) the type, and the mother and first frame if known."""
 
     movie: Movie
     labels: np.ndarray
     types: np.ndarray
+    mothers: np.ndarray
+    born: np.ndarray
+
+    @property
+    def divides(self) -> bool:
+        """Whether a cell is replaced by two daughters from one frame to the next."""
+        there = self.areas > 0
+        first, last = there.argmax(0), len(there) - there[::-1].argmax(0)
+        found = collections.Counter(m for i, m in enumerate(self.mothers.tolist()) if m and 0 < first[i] == last[m - 1])
+        return 2 in found.values()
 
     @property
     def areas(self) -> np.ndarray:
@@ -145,7 +157,8 @@ def _cut(movie: Movie, types_of: Types | None, view: View, segment: int | None, 
         if len(names) >= MOST_LABELS:
             raise DataError(f"{movie.name}: holds {len(names)} labels, at most {MOST_LABELS - 1} fit: cut it (segment), or crop it")
         types = types_of(movie, names) if types_of else np.ones(len(names), dtype=np.int64)
-        yield _Segment(movie, numbered(part, names), types)
+        mothers, born = lineage.of(names, start) if lineage else (np.zeros(len(names), np.int64), np.zeros(len(names), np.int64))
+        yield _Segment(movie, numbered(part, names), types, mothers, born)
 
 
 def _refuse_empty(movie: Movie, frames: np.ndarray) -> None:
@@ -162,6 +175,8 @@ class _Segments:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._types: list[np.ndarray] = []
+        self._origins: list[tuple[np.ndarray, np.ndarray]] = []
+        self._divide = False
         self._first = ""
         self._shape: tuple[int, ...] = ()
         self._areas = (sys.maxsize, 0)
@@ -179,6 +194,8 @@ class _Segments:
         self._areas = min(self._areas[0], areas.min(initial=sys.maxsize)), max(self._areas[1], areas.max(initial=0))
         self._file.write(segment.labels.tobytes())
         self._types.append(segment.types)
+        self._origins.append((segment.mothers, segment.born))
+        self._divide |= segment.divides
 
     @property
     def count(self) -> int:
@@ -199,7 +216,9 @@ class _Segments:
         if self.frames < 2:
             raise DataError(f"{self._first}: has {self.frames} frame: a step needs at least 2")
         cells, types = max(map(len, self._types)), max(int(t.max(initial=1)) for t in self._types)
-        settings = {"lattice": self.lattice, "cells": cells, "types": types, "area": tuple(map(int, self._areas))}
+        if self._divide:  # in forecasts, too
+            cells = min(2 * cells, MOST_LABELS - 1)
+        settings = {"lattice": self.lattice, "cells": cells, "types": types, "area": tuple(map(int, self._areas)), "lineage": self._divide}
         return RecordedCellsConfig.parse(settings | {"periodic": periodic, "frame_dt": frame_dt, "time_unit": time_unit}).build()
 
     def state(self, number: int, spec: StateSpec) -> np.ndarray:
@@ -208,7 +227,11 @@ class _Segments:
         self._file.seek(number * size)
         labels = np.frombuffer(self._file.read(size), np.uint16).reshape(self._shape)
         table = np.concatenate([[0], self._types[number]]).astype(np.int16)
-        return spec.pack(cell=labels.astype(np.int16), type=table[labels])
+        if not has_lineage(spec):
+            return spec.pack(cell=labels.astype(np.int16), type=table[labels])
+        mothers, born = (np.concatenate([[0], values]) for values in self._origins[number])
+        ages = ((np.arange(len(labels))[:, None, None] - born[labels]).clip(0, AGES - 1) * (labels > 0)).astype(np.int16)
+        return spec.pack(cell=labels.astype(np.int16), type=table[labels], mother=mothers.astype(np.int16)[labels], age=ages)
 
 
 def _neighbouring_types(path: Path) -> Types | None:

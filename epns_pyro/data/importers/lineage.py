@@ -55,6 +55,20 @@ class Lineage:
                         "is it the table of another film?"
                     )
 
+    def of(self, names: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mothers and the first frames of cells with sorted labels `names` (cell,), all of the table.
+
+        Returns
+        -------
+        mother : numpy.ndarray, (cell,)
+            The place of the mother in `names`, counted from 1; 0 without one there.
+        born : numpy.ndarray, (cell,)
+            First frame, counted from frame `start` of the film; negative for cells that are older.
+        """
+        rows = self.table.set_index("label").loc[names]
+        place = {int(name): 1 + i for i, name in enumerate(names)}
+        return np.array([place.get(int(p), 0) for p in rows["parent"]], dtype=np.int64), rows["begin"].to_numpy() - start
+
     @property
     def summary(self) -> str:
         """Describe how many cells appear, divide and end within the film."""

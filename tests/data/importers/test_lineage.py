@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
+import torch
 from click.testing import CliRunner
 
 from epns_pyro.cli import main
 from epns_pyro.data import check, import_labels
 from epns_pyro.data.importers.lineage import find_lineage
 from epns_pyro.errors import DataError
+from epns_pyro.inference.elbo import path_bounds
+from epns_pyro.lineage import has_lineage
+from epns_pyro.models.tissues.cells import CellsModelConfig
+from epns_pyro.models.tissues.events import DIES, DIVIDES
 
 TABLE = "3 0 3 0\n7 4 7 3\n9 4 7 3\n5 0 7 0\n8 2 5 0\n"
 
@@ -39,7 +44,35 @@ def test_what_appears_divides_and_ends_is_counted(folder, tmp_path):
         "1 end before the last frame without a division; epns-pyro data info lists the cells that appear within a trajectory"
     ) in result.output
     found = [str(finding) for finding in check(import_labels(folder, tmp_path / "whole.zarr"))]
-    assert any("labels first appear within a trajectory 3 times, first in trajectory 0, frame 2, label 4" in line for line in found)
+    assert any("labels first appear within a trajectory 1 times, first in trajectory 0, frame 2, label 4" in line for line in found)
+
+
+def test_divisions_within_a_trajectory_are_kept(folder, tmp_path):
+    cut = import_labels(folder, tmp_path / "cut.zarr", segment=4)  # the division is between two trajectories
+    assert not has_lineage(cut.spec)
+    store = import_labels(folder, tmp_path / "whole.zarr")
+    assert has_lineage(store.spec)
+    assert store.spec["cell"].size - 1 == 10  # as many labels again for forecasts
+    x = store.read(store.splits[0])[0]
+    cell, _, mother, age = (store.spec.get(x, name) for name in store.spec.names)
+    for label, expected in ((1, 0), (2, 0), (3, 1), (4, 0), (5, 1)):  # 3, 5, 7, 8, 9 in the table
+        assert np.unique(mother[cell == label]).tolist() == [expected]
+    assert [int(age[t][cell[t] == 3][0]) for t in (4, 5, 7)] == [0, 1, 3]
+    assert [int(age[t][cell[t] == 2][0]) for t in (0, 7)] == [0, 7]
+    assert [int(age[t][cell[t] == 4][0]) for t in (2, 5)] == [0, 3]
+
+
+def test_a_model_scores_the_divisions_of_a_film(folder, tmp_path):
+    store = import_labels(folder, tmp_path / "whole.zarr")
+    context = store.context(store.splits[0])
+    assert context.event_rates == pytest.approx((1 / 21, 1 / 21))  # 21 cells before a step: 8 is gone after frame 5, 3 divides at frame 4
+    inner = {"name": "windows", "width": 6, "depth": 1, "nodes": 3, "dilations": (1, 2)}
+    transition = CellsModelConfig.parse({"network": inner, "latent": 2, "prior_width": 8, "interlacing": 2}).build(context)
+    x = torch.as_tensor(store.read(store.splits[0])).long()
+    seen = transition.at(x[:, 3]).seen_events(x[:, 4])[0]
+    assert (seen >= DIVIDES).nonzero()[:, 0].tolist() == [0]
+    assert transition.at(x[:, 5]).seen_events(x[:, 6])[0].tolist()[3] == DIES
+    assert path_bounds(transition, x[:, 0], x[:, 1:]).elbo.isfinite().all()
 
 
 def test_frames_are_counted_from_the_first(folder, tmp_path):
