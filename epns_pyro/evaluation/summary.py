@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from epns_pyro.calibration.verdicts import FALSE_ALARM
 from epns_pyro.calibration.wording import precision
 from epns_pyro.evaluation.checks import CHECKS
-from epns_pyro.evaluation.lines import Line, lines
+from epns_pyro.evaluation.lines import Line, beyond_chance, lines
 from epns_pyro.evaluation.record import EvaluationRecord, HeadlineLine
 
 
@@ -20,7 +21,7 @@ def verdict(record: EvaluationRecord) -> str:
     faults = sorted((fault for check, seen in found if seen is not None for fault in check.faults(seen)), key=lambda fault: fault.severity)
     if not faults:
         return _praise(judged)
-    rest = "" if any(line.state == "fault" for line in judged) else f" {_praise(judged)}"
+    rest = "" if beyond_chance(judged) else f" {_praise(judged)}"
     return f"Use with care: {'; '.join(fault.words for fault in faults)}.{rest}"
 
 
@@ -37,6 +38,12 @@ def _praise(judged: list[Line]) -> str:
     if silent == len(judged):
         return "There are too few held-out data to say whether the ensemble can be trusted."
     doubt = f" For {silent} more, there are too few data to say." if silent else ""
+    failed = sorted((line for line in judged if line.state == "fault"), key=lambda line: line.p_value)
+    if failed and not beyond_chance(judged):
+        own = " and ".join(f"{line.subject} is {line.word}" for line in failed)
+        tests = "its own test" if len(failed) == 1 else "their own tests"
+        share = f"{FALSE_ALARM:.0%} of right quantities fail such a test"
+        return f"No fault beyond chance in {len(judged) - silent} quantities on held-out data. By {tests} {own}; {share}.{doubt}"
     return f"No test of {len(judged) - silent} quantities on held-out data found a fault in the ensemble.{doubt}"
 
 

@@ -115,6 +115,29 @@ def test_the_first_sentence_has_the_strongest_evidence_first() -> None:
 
 
 @pytest.mark.parametrize(
+    ("p_value", "sentence", "note", "good"),
+    [
+        (
+            0.02,
+            "No fault beyond chance in 9 quantities on held-out data. By its own test q8 is biased; 5% of right",
+            "no more than chance",
+            None,
+        ),
+        (0.005, "Use with care: q8 is biased.", "q8 biased", False),
+    ],
+)
+def test_one_weak_fault_among_many_quantities_is_no_more_than_chance(p_value: float, sentence: str, note: str, good: bool | None) -> None:
+    """A quantity by itself has 5% false alarms, so right ensembles of nine quantities often have one."""
+    metrics = judged(*["calibrated"] * 8, "biased")
+    for found in metrics["verdicts"]["observables"]:
+        found["p_value"] = 0.5 if found["word"] == "calibrated" else p_value
+    assert verdict(record(**metrics)).startswith(sentence)
+    (line,) = (line for line in headline(record(**metrics)) if line.label == "calibrated on held-out data")
+    assert (line.value, line.good) == ("8 of 9 quantities", good)
+    assert note in line.note
+
+
+@pytest.mark.parametrize(
     ("changed", "label"),
     [
         (DYING, "plausible after 9 steps"),

@@ -13,7 +13,7 @@ from epns_pyro.evaluation.evaluated import Evaluated, Subject
 from epns_pyro.evaluation.figures import calibration
 from epns_pyro.evaluation.figures.style import largest
 from epns_pyro.evaluation.heldout import VIEW
-from epns_pyro.evaluation.lines import lines
+from epns_pyro.evaluation.lines import beyond_chance, lines
 from epns_pyro.evaluation.parts import Figure, Key, Section
 from epns_pyro.evaluation.record import HeadlineLine, VerdictRecord
 
@@ -41,14 +41,19 @@ class CalibrationCheck(Check[Verdicts]):
         good = [v for v in judged if v.word == Word.CALIBRATED]
         faults = [f"{v.subject} {v.word}" for v in judged if v.word != Word.CALIBRATED]
         more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+        certain = bool(beyond_chance(lines(record)))
+        chance = ": no more than chance" if faults and not certain else ""
         yield HeadlineLine(
             label="calibrated on held-out data",
             value=f"{len(good)} of {len(judged)} quantities",
-            note=", ".join(faults[:NAMED]) + more or "no test fails",
-            good=len(good) == len(judged) if judged else None,
+            note=", ".join(faults[:NAMED]) + more + chance or "no test fails",
+            good=None if chance or not judged else not faults,
         )
 
     def faults(self, record: Verdicts) -> Iterator[Fault]:
+        """Yield what failed, unless all of it is no more than chance among so many quantities."""
+        if not beyond_chance(lines(record)):
+            return
         at_fault = sorted((line for line in lines(record) if line.state == "fault"), key=lambda line: line.p_value)
         for word in dict.fromkeys(line.word for line in at_fault):
             subjects = [line.subject for line in at_fault if line.word == word]
