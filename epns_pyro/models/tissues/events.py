@@ -9,8 +9,8 @@ angle doubled. The network gives the chance of each event, and k. Its first gues
 
 from __future__ import annotations
 
-import logging
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,8 +22,6 @@ from torch.nn import functional as F
 
 from epns_pyro.backbones.tissues.tissue import Tissue
 from epns_pyro.models.normal import Shape
-
-logger = logging.getLogger(__name__)
 
 DIRECTIONS = 16  # of divisions, evenly spaced over half a turn
 UNKNOWN, STAYS, DIES, DIVIDES = -1, 0, 1, 2  # DIVIDES + d: along direction d; UNKNOWN: seen, and not scored
@@ -172,5 +170,5 @@ class Events(TorchDistribution):
         room = self.free.sum(-1).expand(batch)[..., None] // 2
         kept = torch.where((event >= DIVIDES) & (place >= room), STAYS, event)
         if not torch.equal(kept, event):
-            logger.warning("no labels are left for cells that divide, which stay: give the store more room for cells")
+            warnings.warn("no labels are left for cells that divide, which stay: give the store more room for cells", stacklevel=2)
         return F.one_hot(names, self.free.shape[-1]).mul(kept[..., None]).sum(-2)[..., 1:]
