@@ -9,10 +9,10 @@ angle doubled. The network gives the chance of each event, and k. Its first gues
 
 from __future__ import annotations
 
+import logging
 import math
-import warnings
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -22,6 +22,8 @@ from torch.nn import functional as F
 
 from epns_pyro.backbones.tissues.tissue import Tissue
 from epns_pyro.models.normal import Shape
+
+logger = logging.getLogger(__name__)
 
 DIRECTIONS = 16  # of divisions, evenly spaced over half a turn
 UNKNOWN, STAYS, DIES, DIVIDES = -1, 0, 1, 2  # DIVIDES + d: along direction d; UNKNOWN: seen, and not scored
@@ -124,6 +126,12 @@ def event_scores(chances: Tensor, focus: Tensor, halves: Halves) -> Tensor:
     return torch.cat([three[..., :DIVIDES], three[..., DIVIDES:] + along.log_softmax(-1)], -1)
 
 
+@cache
+def say_that_no_labels_are_left() -> None:
+    """Warn once in a process, not at every step of every member."""
+    logger.warning("no labels are left for cells that divide, which stay: give the store more room for cells")
+
+
 class Events(TorchDistribution):
     """p(e | x) = prod over cells Categorical(e_i): what happens to the cells in a step.
 
@@ -170,5 +178,5 @@ class Events(TorchDistribution):
         room = self.free.sum(-1).expand(batch)[..., None] // 2
         kept = torch.where((event >= DIVIDES) & (place >= room), STAYS, event)
         if not torch.equal(kept, event):
-            warnings.warn("no labels are left for cells that divide, which stay: give the store more room for cells", stacklevel=2)
+            say_that_no_labels_are_left()
         return F.one_hot(names, self.free.shape[-1]).mul(kept[..., None]).sum(-2)[..., 1:]
