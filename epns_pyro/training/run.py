@@ -271,12 +271,15 @@ class RunFolder:
 
 
 def migrate_config(raw: Any) -> Any:
-    """Return the plain data of a config of version 0.1 with the current names of its keys; other data unchanged."""
+    """Return the plain data of an older config with the current names of its keys, and without keys that are gone; other data unchanged."""
     if not isinstance(raw, dict):
         return raw
     sections = {name: section for name in ("model", "evaluation") if isinstance(section := raw.get(name), dict)}
     if sections.get("model", {}).get("name") == "cells":
         raw = raw | {"model": _renamed(sections["model"], "sight", "neighbourhood")}
+    if isinstance(integrator := sections.get("model", {}).get("integrator"), dict):
+        kept = {key: value for key, value in integrator.items() if key != "carry_doubt"}
+        raw = raw | {"model": raw["model"] | {"integrator": kept}}
     if "evaluation" in sections:
         raw = raw | {"evaluation": _renamed(sections["evaluation"], "piece", "block")}
     return raw

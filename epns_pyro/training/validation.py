@@ -103,7 +103,7 @@ class RecordingValidator:
 
 
 def validated(likelihoods: Tensor, divergences: Tensor, oracle: float | None) -> Validated:
-    """Return the numbers for log-likelihoods (transition,) and KL terms (transition, entity, latent)."""
+    """Return the numbers for log-likelihoods, (transition,) or means over (window,), and KL terms (transition, entity, latent)."""
     log_likelihood, kl = float(likelihoods.mean()), divergences.mean(0)
     numbers = Validation(
         elbo=log_likelihood - float(kl.sum()),
@@ -113,7 +113,8 @@ def validated(likelihoods: Tensor, divergences: Tensor, oracle: float | None) ->
         latent=kl.shape[-1],
         oracle=oracle,
     )
-    return Validated(numbers, (likelihoods - divergences.sum((-2, -1))).cpu())
+    per_row = divergences.sum((-2, -1)).unflatten(0, (len(likelihoods), -1)).mean(1)
+    return Validated(numbers, (likelihoods - per_row).cpu())
 
 
 def validator(

@@ -271,3 +271,10 @@ def test_a_log_changed_by_hand_is_refused_in_a_line(tmp_path: Path, text: str) -
     (tmp_path / "metrics.csv").write_text(text)
     with pytest.raises(DataError, match=r"metrics\.csv: line \d is not step,name,value"):
         read_metrics(tmp_path / "metrics.csv")
+
+
+def test_a_key_that_is_gone_is_left_out_of_older_configs() -> None:
+    config = epns_pyro.preset("charged")
+    raw = config.model_dump(mode="json")
+    raw["model"]["integrator"]["carry_doubt"] = True
+    assert RunConfig.parse(raw) == config
