@@ -26,6 +26,7 @@ STRONG = 20  # of so many windows that with the strongest forces is used
 BLOCK = 1000  # windows that are integrated at a time
 FARTHER = 2.0  # logarithm of a bound over that before training, up to which it is searched
 CANDIDATES, ROUNDS = 15, 4  # of a search
+SEARCHES = 4  # of a bound: what frames start from follows the one that was found before
 GAIN = 0.01  # nats per body: a bound that gains less is none
 
 
@@ -43,16 +44,17 @@ def fit_bounds(transition: Transition, store: Store, context: DataContext, windo
     strengths = [integrator(*integrator.bodies.present(x)).log_max_kick.flatten(1).nan_to_num().amax(1) for x in x0.split(BLOCK)]
     strongest = torch.cat(strengths).argsort(descending=True)[:windows]
     equation = IntegratorEquation(transition, context, x0[strongest], following[strongest])
-    equation.start()
     for bound in integrator.network.bounds:
+        high = float(bound.max()) + FARTHER
 
         def density(logarithm: float, bound: nn.Parameter = bound) -> float:
             bound.fill_(logarithm)
             return weigh(equation.target - equation.changes())[1].log_density
 
-        found = _highest(density, 0.0, float(bound.max()) + FARTHER)
-        bound.fill_(found)
-        logger.info("equation of motion: largest force %.3g typical changes per frame", math.exp(found))
+        for _ in range(SEARCHES):
+            equation.start()
+            bound.fill_(_highest(density, 0.0, high))
+        logger.info("equation of motion: largest force %.3g typical changes per frame", math.exp(float(bound.max())))
     transition.to(dtype)
 
 
