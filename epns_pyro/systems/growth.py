@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Literal, Self, final
 import numpy as np
 import pydantic
 
-from epns_pyro.errors import ShapeError
 from epns_pyro.later import later
 from epns_pyro.lineage import AGES, per_label, per_pixel
 from epns_pyro.systems.base import SYSTEMS, SetConfig
 from epns_pyro.systems.lattice import MOST_LABELS, square_lattice
-from epns_pyro.systems.potts import Pair, PottsConfig, blocks_of_cells
+from epns_pyro.systems.potts import Pair, PottsConfig, begin, blocks_of_cells
 from epns_pyro.systems.threads import limited
 from epns_pyro.systems.tissues import TissueSystem
 
@@ -128,21 +127,15 @@ class GrowingTissue(TissueSystem):
         `seeds` (n,) uint64, one per trajectory: the result does not depend on the number of threads (`workers`, default: all), nor on the
         other trajectories.
         """
-        x0, seeds = np.asarray(x0), np.asarray(seeds)
-        if seeds.shape != x0.shape[:1]:
-            raise ShapeError(f"seeds: expected one per trajectory, {x0.shape[:1]}, found {seeds.shape}")
-        if steps < 0:
-            raise ShapeError(f"steps: expected 0 or more frames, found {steps}")
-        images, types = self.read(x0[:, None], typed=True, what="the initial state")
+        x0 = np.asarray(x0)
+        frames, types, seeds = begin(self, x0, steps, seeds)
         labels = self.spec["cell"].size
-        mothers, ages = (per_label(images[:, 0], self.spec.get(x0, name).astype(np.int64), labels) for name in ("mother", "age"))
+        mothers, ages = (
+            per_label(self.spec.get(x0, "cell"), self.spec.get(x0, name).astype(np.int64), labels) for name in ("mother", "age")
+        )
         born, used, mothers = -ages, self.used(x0), mothers.astype(np.uint16)
-        frames = np.empty((len(x0), steps + 1, self.lattice.pixels), np.uint16)
-        frames[:, 0] = images.reshape(len(x0), -1)
         with limited(workers):
-            dynamics.trajectories(
-                frames, types, mothers, born, used, self.lattice, self.potts, self.growth, self.config.frame_mcs, seeds.astype(np.uint64)
-            )
+            dynamics.trajectories(frames, types, mothers, born, used, self.lattice, self.potts, self.growth, self.config.frame_mcs, seeds)
         images = frames.reshape(len(x0), steps + 1, *self.config.lattice)
         ages = (np.arange(steps + 1)[:, None] - born[:, None]).clip(0, AGES - 1)
         types, mothers = (np.broadcast_to(table[:, None], ages.shape) for table in (types, mothers))

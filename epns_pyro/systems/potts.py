@@ -162,6 +162,32 @@ def blocks_of_cells(config: PottsConfig) -> np.ndarray:
     return image
 
 
+def begin(system: TissueSystem, x0: np.ndarray, steps: int, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Check what a simulation is given, and return what it needs.
+
+    Returns
+    -------
+    frames : numpy.ndarray, (n, steps + 1, pixel), uint16
+        Labels; only frame 0 is set.
+    types : numpy.ndarray, (n, label)
+    seeds : numpy.ndarray, (n,), uint64
+
+    Raises
+    ------
+    ShapeError
+        If there is not one seed per state of x0, (n, y, x, channel), or a negative number of steps.
+    """
+    seeds = np.asarray(seeds)
+    if seeds.shape != x0.shape[:1]:
+        raise ShapeError(f"seeds: expected one per trajectory, {x0.shape[:1]}, found {seeds.shape}")
+    if steps < 0:
+        raise ShapeError(f"steps: expected 0 or more frames, found {steps}")
+    images, types = system.read(x0[:, None], typed=True, what="the initial state")
+    frames = np.empty((len(x0), steps + 1, int(np.prod(images.shape[-2:]))), np.uint16)
+    frames[:, 0] = images.reshape(len(x0), -1)
+    return frames, types, seeds.astype(np.uint64)
+
+
 @SYSTEMS.register("cells")
 class CellsConfig(PottsConfig):
     """Settings of the cellular system, see `PottsConfig`; the defaults are 64 cells, `small` are 16."""
@@ -220,17 +246,11 @@ class Cells(TissueSystem):
         `seeds` (n,) uint64, one per trajectory: the result does not depend on the number of threads (`workers`, default: all), nor on the
         other trajectories.
         """
-        x0, seeds = np.asarray(x0), np.asarray(seeds)
-        if seeds.shape != x0.shape[:1]:
-            raise ShapeError(f"seeds: expected one per trajectory, {x0.shape[:1]}, found {seeds.shape}")
-        if steps < 0:
-            raise ShapeError(f"steps: expected 0 or more frames, found {steps}")
-        images, types = self.read(x0[:, None], typed=True, what="the initial state")
-        frames = np.empty((len(x0), steps + 1, self.lattice.pixels), np.uint16)
-        frames[:, 0] = images.reshape(len(x0), -1)
+        x0 = np.asarray(x0)
+        frames, types, seeds = begin(self, x0, steps, seeds)
         attempts = self.config.frame_mcs * self.lattice.pixels
         with limited(workers):
-            dynamics.trajectories(frames, types, self.lattice, self.potts, attempts, seeds.astype(np.uint64))
+            dynamics.trajectories(frames, types, self.lattice, self.potts, attempts, seeds)
         return self._states(frames.reshape(len(x0), steps + 1, *self.config.lattice), types)
 
     # -- what is measured --------------------------------------------------------------------------------------------------
