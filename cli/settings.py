@@ -17,7 +17,7 @@ LONGEST = 56  # characters of a setting and its value
 
 @click.command()
 @click.argument("family", metavar="[nbody|particles|cells]", default="nbody")
-@click.option("--preset", default="quick", show_default=True, metavar="quick|paper", help="Preset that gives the values.")
+@click.option("--preset", default="quick", show_default=True, metavar="quick|pairs|paper", help="Preset that gives the values.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting first; other choices have other settings.")
 @with_imports
 def settings(family: str, preset: str, changes: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("family", metavar="nbody|particles|cells")
 @click.option("--data", "data", type=click.Path(path_type=Path), help="Store to train on.  [default: simulated once, in data/]")
-@click.option("--preset", default="quick", show_default=True, metavar="quick|paper", help="Settings to start from.")
+@click.option("--preset", default="quick", show_default=True, metavar="quick|pairs|paper", help="Settings to start from.")
 @click.option(
     "--config",
     "file",
