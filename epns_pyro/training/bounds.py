@@ -25,14 +25,18 @@ logger = logging.getLogger(__name__)
 STRONG = 20  # of so many windows that with the strongest forces is used
 BLOCK = 1000  # windows that are integrated at a time
 FARTHER = 2.0  # logarithm of a bound over that before training, up to which it is searched
-CANDIDATES, ROUNDS = 15, 4  # of a search
-SEARCHES = 4  # of a bound: what frames start from follows the one that was found before
+CANDIDATES = 13  # of a first scan
+PRECISION = 0.003  # of the logarithm of a bound
+GOLDEN = (5**0.5 - 1) / 2
 GAIN = 0.01  # nats per body: a bound that gains less is none
 
 
 @torch.no_grad()
 def fit_bounds(transition: Transition, store: Store, context: DataContext, windows: int, *, seed: int) -> None:
-    """Fit the bounds of the forces of an integrator to so many windows with the strongest forces."""
+    """Fit the bounds of the forces of an integrator to so many windows with the strongest forces.
+
+    What frames start from is inferred anew with every bound that is tried: kept, it would fit the bound that it was inferred with.
+    """
     integrator = require_integrator(transition)
     if not integrator.network.bounds:
         return
@@ -45,25 +49,34 @@ def fit_bounds(transition: Transition, store: Store, context: DataContext, windo
     strongest = torch.cat(strengths).argsort(descending=True)[:windows]
     equation = IntegratorEquation(transition, context, x0[strongest], following[strongest])
     for bound in integrator.network.bounds:
-        high = float(bound.max()) + FARTHER
 
         def density(logarithm: float, bound: nn.Parameter = bound) -> float:
             bound.fill_(logarithm)
+            equation.start()
             return weigh(equation.target - equation.changes())[1].log_density
 
-        for _ in range(SEARCHES):
-            equation.start()
-            bound.fill_(_highest(density, 0.0, high))
+        bound.fill_(_highest(density, 0.0, float(bound.max()) + FARTHER))
         logger.info("equation of motion: largest force %.3g typical changes per frame", math.exp(float(bound.max())))
     transition.to(dtype)
 
 
 def _highest(function: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a function of one number, flat at large ones, is highest, the largest such number: a scan, refined around the best."""
-    best, spacing = high, high - low
-    for _ in range(ROUNDS):
-        grid = np.linspace(min(best + spacing, high), max(best - spacing, low), CANDIDATES)
-        values = np.array([function(at) for at in grid])
-        best = float(grid[np.argmax(values > values.max() - GAIN)])
-        spacing = 2 * (high - low) / (CANDIDATES - 1) if spacing == high - low else 2 * spacing / (CANDIDATES - 1)
-    return best
+    """Return where a function of one number, flat at large ones, is highest, the largest such number: a scan, then golden sections."""
+    grid = np.linspace(high, low, CANDIDATES)
+    values = np.array([function(at) for at in grid])
+    best = int(np.argmax(values > values.max() - GAIN))
+    if best == 0:
+        return high
+    left, right = float(grid[min(best + 1, CANDIDATES - 1)]), float(grid[best - 1])
+    near = [right - GOLDEN * (right - left), left + GOLDEN * (right - left)]
+    found = [function(at) for at in near]
+    while right - left > PRECISION:
+        if found[1] > found[0] - GAIN:
+            left, near, found = near[0], near[1:], found[1:]
+            near.append(left + GOLDEN * (right - left))
+            found.append(function(near[1]))
+        else:
+            right, near, found = near[1], near[:1], found[:1]
+            near.insert(0, right - GOLDEN * (right - left))
+            found.insert(0, function(near[0]))
+    return (left + right) / 2

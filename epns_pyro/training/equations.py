@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
-from scipy import stats
+from scipy import linalg, stats
 from torch import Tensor, nn
 
 from epns_pyro.context import DataContext
@@ -28,6 +28,7 @@ from epns_pyro.models.symplectic.transition import SymplecticTransition
 
 LARGEST_LAW = 1000  # parameters: the method solves systems of so many equations
 DIFFERENCE = 1e-6  # of a parameter, for derivatives
+DEPENDENT = 1e-5  # of the length of a column that is left beside others, below which it is one of them: differences err by less
 SMALL = 0.03  # typical changes: errors are relative to what was observed, but for changes smaller than this
 CANDIDATES = 20  # windows drawn for each that a law is fitted to
 MOST_PAIRS = 40_000  # pairs of bodies in these, and in a block of candidates
@@ -121,18 +122,32 @@ class Equation(ABC):
         return self.derivatives(parameters)
 
 
-def differences(predict: Callable[[], Tensor], parameters: list[nn.Parameter]) -> Tensor:
-    """Differentiate predictions (row, channel) by differences: (row * channel, parameter)."""
-    here, columns = predict(), []
+def differences(predict: Callable[[], Tensor], parameters: list[nn.Parameter], chosen: Tensor | None = None) -> Tensor:
+    """Differentiate predictions (row, channel) by differences: (row * channel, parameter); zero for all but the `chosen`, (parameter,)."""
+    here = predict()
+    columns: list[Tensor] = []
     for parameter in parameters:
         flat = parameter.view(-1)
         for i in range(len(flat)):
+            if chosen is not None and not chosen[len(columns)]:
+                columns.append(torch.zeros_like(here).flatten())
+                continue
             value = flat[i].clone()
             step = DIFFERENCE * max(1.0, abs(float(value)))
             flat[i] = value + step
             columns.append(((predict() - here) / step).flatten())
             flat[i] = value
     return torch.stack(columns, -1)
+
+
+def independent(columns: Tensor) -> Tensor:
+    """Return which columns of a matrix (row, column) are no sums of others, (column,): as many as its rank, the largest first."""
+    size = columns.norm(dim=0)
+    scaled = columns / torch.where(size > 0, size, 1.0)
+    _, triangle, order = linalg.qr(scaled.cpu().numpy(), mode="economic", pivoting=True)
+    found = torch.zeros(len(size), dtype=torch.bool)
+    found[torch.from_numpy(order[: len(triangle)][abs(triangle.diagonal()) > DEPENDENT])] = True
+    return found
 
 
 class IntegratorEquation(Equation):
@@ -182,16 +197,18 @@ class IntegratorEquation(Equation):
     def slopes(self, parameters: list[nn.Parameter]) -> Tensor:
         """Derivatives through the steps; what frames start from follows the law in one correction.
 
-        Where bodies meet, a small change of the law throws them elsewhere, and a derivative says nothing: there it is that of the forces.
+        Of parameters that do the same to forces, as where all attributes are 1 or -1, one is enough: steps take long. Where bodies meet,
+        a small change of the law throws them elsewhere, and a derivative says nothing: there it is that of the forces.
         """
         near = self._memory or self._integrator.start(self.x, self.there)
 
         def changes() -> Tensor:
             return self._changes(self._memory or self._integrator.start(self.x, self.there, near))
 
-        through, at_place = (
-            each.unflatten(0, self.target.shape) for each in (differences(changes, parameters), self.derivatives(parameters))
-        )
+        forces = self.derivatives(parameters)
+        chosen = independent(forces)
+        columns = differences(changes, parameters, chosen), forces * chosen.to(forces)
+        through, at_place = (each.unflatten(0, self.target.shape) for each in columns)
         thrown = through.square().sum((-2, -1)) > THROWN**2 * at_place.square().sum((-2, -1))
         return torch.where(thrown[:, None, None], at_place, through).flatten(0, 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from charges import charged
 
 from epns_pyro.data import generate
 from epns_pyro.systems import ChargedConfig, SetConfig, SpringsConfig
@@ -42,7 +43,9 @@ def test_kicks_of_a_known_size_are_found_in_held_out_frames(tmp_path):
 
 
 def test_noise_is_narrow_but_where_bodies_meet(tmp_path):
-    store, _, transition, _ = fitted(ChargedConfig(bodies=3, sets=SETS), tmp_path)
+    store = generate(ChargedConfig(bodies=3, sets=SETS), tmp_path / "store.zarr")
+    transition = charged(store.context())
+    fit_noise(transition, store, store.context(), 40, seed=1)
     x = torch.as_tensor(store.read("val")).float()
     with torch.no_grad():
         step = transition.step(transition.carries(x[:, 0], x[:, 1:]))
