@@ -143,6 +143,7 @@ def import_labels(
 ) -> None:
     """Import label images: a zarr array (time, y, x) or (movie, time, y, x), a TIFF stack, or a folder of TIFFs."""
     from epns_pyro.data.importers.labels import import_labels as run
+    from epns_pyro.data.importers.labels import label_hints
     from epns_pyro.data.importers.lineage import find_lineage
     from epns_pyro.data.importers.track_splits import too_few
 
@@ -160,6 +161,8 @@ def import_labels(
             periodic=periodic,
             progress=progress,
         )
+    for hint in label_hints(store):
+        console().print(hint, soft_wrap=True)
     if "test" in store.splits and too_few(tested := store.size("test"), store.steps("test")):
         sets = f"{tested} trajector{'y' if tested == 1 else 'ies'}"
         console().print(f"the test set has {sets}, too few for verdicts: use a shorter --segment, or more films", soft_wrap=True)

@@ -79,6 +79,10 @@ def train(
     check_trainable(store, config)
     if hardware.is_main and (doubt := config.model.doubt(store.context())):
         status_console().print(f"warning: {doubt}", style="yellow", soft_wrap=True)
+    if hardware.is_main and (side := config.training.crop) and side < max(store.sites("train")):
+        whole = " x ".join(map(str, store.sites("train")))
+        words = f"training sees {side} x {side} of {whole} pixels at a time, around a random cell (training.crop)"
+        status_console().print(f"{words}; its nats are of such parts", soft_wrap=True)
     new = not resume and hardware.is_main
     if new:
         folder.check_free()

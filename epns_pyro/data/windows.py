@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from epns_pyro.context import DataContext
+from epns_pyro.data.crops import check_crop, cropped
 from epns_pyro.data.stores import Store
 from epns_pyro.data.strides import Strides
 from epns_pyro.errors import CheckpointError, ConfigError, DataError
@@ -67,6 +68,8 @@ class Windows:
         A window takes every k-th frame, with k drawn from these; other strides than 1 need states that say how long their step lasts.
     earlier : int
         Frames before x0 that `draw_with_past` gives, for models with a history.
+    crop : int, optional
+        Of large label images a window shows a square of this side, pixels, around a random cell; see `epns_pyro.data.crops`.
     """
 
     def __init__(
@@ -86,11 +89,14 @@ class Windows:
         context: DataContext | None = None,
         strides: tuple[int, ...] = (1,),
         earlier: int = 0,
+        crop: int | None = None,
     ) -> None:
         if batch < 1 or batch % world_size:
             raise ConfigError(f"batch: {batch} windows cannot be shared evenly by {world_size} processes")
         store.require(split)
-        self.split, self.batch, self._earlier = split, batch, earlier
+        if crop is not None:
+            check_crop(store.spec)
+        self.split, self.batch, self._earlier, self._crop = split, batch, earlier, crop
         if earlier and strides != (1,):
             raise ConfigError(f"strides {strides}: a window of earlier frames needs even frames: use strides (1,), or no history")
         self.first_frame = store.system.first_frame if first_frame is None else first_frame
@@ -141,6 +147,8 @@ class Windows:
         if self._strides:
             between = self._pool.flatten(0, 1)[slots.to(device)]
             windows = self._strides.states(windows, between, frames[mine]).to(device)
+        if self._crop is not None:
+            windows = cropped(self._store.spec, windows, self._crop, self._rng.random((self.batch, 3))[mine])
         windows = windows.to(self._out)
         past = windows[:, :earlier]
         if earlier:

@@ -1,10 +1,10 @@
-"""How large the parts of an evaluation are, where a state holds many bodies.
+"""How large the parts of an evaluation are, where a state holds many bodies or is a recorded image.
 
-Sizes made for a few bodies take hours with a thousand. The work of a step is what the networks write in it, in numbers: that is counted,
-and so does not depend on the machine. `EvaluationConfig.work` is the budget of the forecasts, members x trajectories x steps x work of a
-step; the other parts get SHARES of it. Sizes that do not fit become smaller in the order in which that costs least of what can be said:
-members to 19, then to 9 (exact intervals of 50% and 80%; the power of a rank test hardly depends on more), trajectories to 50, then to 20,
-and last the steps. States of up to FEW bodies, and those of other kinds, are evaluated as set.
+Sizes made for a few bodies take hours with a thousand, or with a film of a million pixels. The work of a step is what the networks write
+in it, in numbers: that is counted, and so does not depend on the machine. `EvaluationConfig.work` is the budget of the forecasts, members
+x trajectories x steps x work of a step; the other parts get SHARES of it. Sizes that do not fit become smaller in the order in which that
+costs least of what can be said: members to 19, then to 9 (exact intervals of 50% and 80%; the power of a rank test hardly depends on
+more), trajectories to 50, then to 20, and last the steps. States of up to FEW bodies, and those of simulated cells, are evaluated as set.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ SAMPLE = 0.5  # work of one more sample of the latents, of that of a step
 MANY_MEMBERS, MEMBERS = 19, 9
 MANY_TRIALS, TRIALS = 50, 20
 FRAMES, SAMPLES, TRANSITIONS, LONG = 30, 8, 50, 3  # the fewest frames, importance samples, scored transitions, long runs
+IMAGES = 8  # the fewest frames and transitions of images: each holds many cells
 INNOVATIONS = 24  # the fewest transitions whose innovations are compared
 BLOCKS = 10  # parts that forecasts are made in: progress is shown, and an interrupted evaluation resumes, after each
 
@@ -46,9 +47,10 @@ class Plan:
 
 
 def plan(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Plan:
-    """Choose the sizes of an evaluation of states of many bodies."""
+    """Choose the sizes of an evaluation of states of many bodies, or of recorded images."""
     sites = store.sites("test")
-    if len(sites) != 1 or sites[0] <= FEW or settings.work is None:
+    image = len(sites) == 2 and not store.system.can_simulate
+    if settings.work is None or not (image or (len(sites) == 1 and sites[0] > FEW)):
         return Plan(settings, "")
     first = store.system.forecast_frame
     x = simulator.local(store.read("test", slice(0, 1), start=first, stop=first + 1)[:, 0])
@@ -69,8 +71,9 @@ def plan(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Plan
     members = changes.get("members", settings.members)
     changes["block"] = max(1, min(settings.block, math.ceil(sizes[0] / BLOCKS)))
 
-    frames = min(settings.frames, settings.likelihood_transitions)
-    if (fit := max(FRAMES, int(SHARES["one_step"] * work / (1 + SAMPLE * members)))) < frames:
+    there = store.size("test") * held_out.steps if image else settings.likelihood_transitions
+    frames, least = min(settings.frames, settings.likelihood_transitions, there), IMAGES if image else FRAMES
+    if (fit := max(least, int(SHARES["one_step"] * work / (1 + SAMPLE * members)))) < frames:
         changes["frames"] = fit
         words.append(f"single steps after {fit} frames ({frames})")
     if GROUP in store.splits and (starts := starts_of(store)):
@@ -84,18 +87,26 @@ def plan(simulator: Simulator, store: Store, settings: EvaluationConfig) -> Plan
     if (fit_runs, steps) != (runs, longest):
         changes |= {"long_trajectories": fit_runs, "long_steps": steps}
         words.append(f"{fit_runs} long runs of {steps} steps ({runs}, {longest})")
-    transitions, samples = settings.likelihood_transitions, settings.importance_samples
-    fit_transitions, fit_samples = scored_within(SHARES["scored"] * work / SAMPLE, transitions, samples)
+    transitions, samples = min(settings.likelihood_transitions, there), settings.importance_samples
+    least = IMAGES if image else TRANSITIONS
+    fit_transitions, fit_samples = scored_within(SHARES["scored"] * work / SAMPLE, transitions, samples, least)
     if (fit_transitions, fit_samples) != (transitions, samples):
         changes |= {"likelihood_transitions": fit_transitions, "importance_samples": fit_samples}
         words.append(f"{fit_transitions} scored transitions of {fit_samples} samples ({transitions}, {samples})")
+    drawn = min(settings.guide_transitions, there)
+    if image and (fit := max(IMAGES, int(SHARES["scored"] * work))) < drawn:
+        changes["guide_transitions"] = fit
+        words.append(f"the guide at {fit} transitions ({drawn})")
     compared = settings.innovations or transitions
     if (fit := max(INNOVATIONS, int(SHARES["innovations"] * work / (1 + SAMPLE * FEW_DRAWS)))) < compared:
         changes["innovations"] = fit
         words.append(f"innovations of {fit} transitions ({compared})")
     if not words:
         return Plan(settings, "")
-    return Plan(settings.override(changes), f"{sites[0]} bodies within evaluation.work = {settings.work:.2g}: {'; '.join(words)}")
+    if image and sizes[2] < held_out.steps:
+        words.append("more fits in smaller images: data import-labels --downscale")
+    what = "images of " + " x ".join(map(str, sites)) + " pixels" if image else f"{sites[0]} bodies"
+    return Plan(settings.override(changes), f"{what} within evaluation.work = {settings.work:.2g}: {'; '.join(words)}")
 
 
 def forecasts_within(work: float, count: int, members: int, steps: int) -> tuple[int, int, int]:
@@ -120,12 +131,12 @@ def runs_within(work: float, count: int, steps: int, fewest: int) -> tuple[int, 
     return count, steps
 
 
-def scored_within(work: float, transitions: int, samples: int) -> tuple[int, int]:
+def scored_within(work: float, transitions: int, samples: int, fewest: int = TRANSITIONS) -> tuple[int, int]:
     """Return numbers of transitions and samples whose product is at most `work`, or the fewest."""
     if transitions * samples > work:
         samples = min(samples, max(SAMPLES, int(work / transitions)))
     if transitions * samples > work:
-        transitions = min(transitions, max(TRANSITIONS, int(work / samples)))
+        transitions = min(transitions, max(fewest, int(work / samples)))
     return transitions, samples
 
 

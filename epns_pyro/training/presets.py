@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from epns_pyro.systems import (
     GravityConfig,
     GrowingTissueConfig,
     NBodyConfig,
+    RecordedCellsConfig,
     RecordedConfig,
     SpringsConfig,
     SystemConfig,
@@ -32,6 +34,8 @@ TURNS = 4  # laws of steps in a random direction, for recorded positions
 WINDOW = 10  # steps of the windows in which hidden states are inferred
 NEIGHBOURS = 8  # of a body in recordings with more than twice as many bodies
 SWEEPS = {"sweeps": 5, "apart": 8, "pseudo_likelihood": True, "distances": True}  # of images of simulated cells
+IMAGE_WORK = 2e11  # numbers that networks write for the forecasts of recorded images: four minutes of a core
+CROP = 128  # pixels; training sees squares of at least this side of larger images
 BODIES_PER_BATCH = 320  # 64 states of 5 bodies
 
 
@@ -160,6 +164,14 @@ def _as_many_cells(system: SystemConfig) -> tuple[int, int]:
     return min(16, max(1, 16 * 16 // cells)), min(100, max(10, 100 * 16 // cells))
 
 
+def _crop(system: SystemConfig) -> int | None:
+    """Return the side of the squares that training sees of large images: four cells across, and at least `CROP`; None for smaller ones."""
+    if not isinstance(system, RecordedCellsConfig) or system.periodic or system.area is None:
+        return None
+    side = max(CROP, math.ceil(4 * 2 * (system.area[1] / math.pi) ** 0.5))
+    return side if math.prod(system.lattice) > 2 * side**2 else None
+
+
 def cells_quick(system: SystemConfig) -> RunConfig:
     """Minutes on two CPU cores, for the small system."""
     # The windows of simulated systems are the benchmarked ones; those of recorded cells are as large as the cells need.
@@ -167,6 +179,8 @@ def cells_quick(system: SystemConfig) -> RunConfig:
     simulated = isinstance(system, CellsConfig)
     size, sweeps = ({"window": 13, "spacing": 2.25}, SWEEPS) if simulated else ({}, {})
     batch, validated = (16, 100) if simulated else _as_many_cells(system)
+    if crop := _crop(system):
+        batch, validated = 1, 50
     return RunConfig(
         system=system,
         model=CellsModelConfig.parse({"network": {"name": "windows"} | size} | sweeps),
@@ -181,6 +195,7 @@ def cells_quick(system: SystemConfig) -> RunConfig:
             guide_draws=19,
             long_trajectories=5,
             recalibrate=False,
+            work=IMAGE_WORK,
         ),
         training=TrainingConfig(
             steps=800 if simulated else 2000,
@@ -192,6 +207,7 @@ def cells_quick(system: SystemConfig) -> RunConfig:
             checkpoint_every=50,
             log_every=5,
             validation_transitions=validated,
+            crop=crop,
         ),
     )
 

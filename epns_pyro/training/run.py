@@ -78,6 +78,9 @@ class TrainingConfig(Config):
         training; without a C++ compiler training goes on as before, with a warning.
     strides : tuple of int
         A window takes every k-th frame, with k drawn from these: one model for steps of several durations. For recorded particles.
+    crop : int, optional
+        Of label images training and validation see squares of this side, pixels, around random cells; null: whole images. A step of
+        training then takes as long for a large image as for a small one. The model is for images of any size. Not for periodic ones.
     """
 
     steps: Positive = 2000
@@ -101,6 +104,7 @@ class TrainingConfig(Config):
     memory: Positive = 2 * 2**30
     compile: bool = False
     strides: Annotated[tuple[Count, ...], pydantic.Field(min_length=1)] = (1,)
+    crop: Annotated[int, pydantic.Field(ge=8)] | None = None
 
     @property
     def feedback_mode(self) -> Feedback:

@@ -110,7 +110,13 @@ class Trainer:
         self._windows = self._open_windows(training)
         self._noise = torch.Generator(device=self.fabric.device).manual_seed(config.seed)
         self._validator = validator(
-            store, self.context, self.transition, training.validation_transitions, window=training.horizon.end, device=self.fabric.device
+            store,
+            self.context,
+            self.transition,
+            training.validation_transitions,
+            window=training.horizon.end,
+            device=self.fabric.device,
+            crop=training.crop,
         )
         self._counters, self._keeper = Counters(), Keeper()
 
@@ -330,6 +336,7 @@ class Trainer:
             context=self.context,
             strides=training.strides,
             earlier=self.transition.earlier_frames,
+            crop=training.crop,
         )
 
     def _stopping(self, interrupted: bool) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store
+from epns_pyro.data.crops import cropped
 from epns_pyro.inference.elbo import elbo_step
 from epns_pyro.inference.hidden import bound_parts
 from epns_pyro.models import Transition
@@ -58,14 +59,20 @@ class Validated(NamedTuple):
 
 
 class Validator:
-    """Validates a transition on the same transitions of the set `val`, with the same noise, every time."""
+    """Validates a transition on the same transitions of the set `val`, with the same noise, every time; of large images on parts."""
 
-    def __init__(self, store: Store, context: DataContext, transition: Transition, transitions: int, *, device: torch.device) -> None:
+    def __init__(
+        self, store: Store, context: DataContext, transition: Transition, transitions: int, *, device: torch.device, crop: int | None = None
+    ) -> None:
         self._transition = transition
         past, x, x_next = draw_with_past(store, "val", transitions, transition.earlier_frames)
         system = store.system
         self._oracle = float(system.transition_log_prob(x, x_next).mean()) if system.has_oracle else None
         self._past, self._x, self._x_next = (as_tensor(context.to_local(states), device) for states in (past, x, x_next))
+        if crop is not None:
+            shares = np.random.default_rng(SEED).random((len(x), 3))
+            pairs = cropped(store.spec, torch.stack([self._x, self._x_next], 1), crop, shares)
+            self._x, self._x_next = pairs.unbind(1)
 
     @torch.no_grad()
     def evaluate(self) -> Validated:
@@ -118,11 +125,18 @@ def validated(likelihoods: Tensor, divergences: Tensor, oracle: float | None) ->
 
 
 def validator(
-    store: Store, context: DataContext, transition: Transition, transitions: int, *, window: int, device: torch.device
+    store: Store,
+    context: DataContext,
+    transition: Transition,
+    transitions: int,
+    *,
+    window: int,
+    device: torch.device,
+    crop: int | None = None,
 ) -> Validator | RecordingValidator:
     """Return what validates a transition on about so many transitions of `val`; hidden states are inferred in windows of a length."""
     if transition.recording is None:
-        return Validator(store, context, transition, transitions, device=device)
+        return Validator(store, context, transition, transitions, device=device, crop=crop)
     return RecordingValidator(store, context, transition, transitions, window=window, device=device)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import xarray as xr
 
-from epns_pyro.data import Store, generate, open_store
+from epns_pyro.data import Split, Store, generate, import_labels, open_store
 from epns_pyro.evaluation import evaluate, work
 from epns_pyro.evaluation.archive import Archive
 from epns_pyro.evaluation.checks.calibration import CalibrationCheck
@@ -21,12 +22,12 @@ from epns_pyro.evaluation.checks.stability import StabilityCheck
 from epns_pyro.evaluation.forecasters import Model
 from epns_pyro.evaluation.work import forecasts_within, numbers_per_step, plan, runs_within, scored_within
 from epns_pyro.simulator import Simulator
-from epns_pyro.systems import ActiveConfig
+from epns_pyro.systems import ActiveConfig, CellsConfig
 from epns_pyro.systems.base import SetConfig
 from epns_pyro.training.presets import preset
 from epns_pyro.training.run import EvaluationConfig, RunFolder
 
-BODIES = 40
+BODIES, STORED = 40, ("train", "val", "test")
 
 
 def sets(**more: SetConfig) -> dict[str, SetConfig]:
@@ -74,6 +75,29 @@ def test_sizes_below_the_fewest_stay() -> None:
     assert scored_within(100, 20, 64) == (20, 8)
     assert scored_within(1e6, 2000, 64) == (2000, 64)
     assert scored_within(8_000, 2000, 64) == (1000, 8)
+
+
+def test_an_evaluation_of_recorded_images_keeps_to_the_budget_and_one_of_simulated_cells_is_as_set(tmp_path: Path) -> None:
+    films, y, x = np.zeros((2, 6, 24, 24), np.uint8), *np.mgrid[:24, :24]
+    for film, t, cell in np.ndindex(2, 6, 4):
+        films[film, t][(y - 6 - 11 * (cell // 2)) ** 2 + (x - 5 - 11 * (cell % 2) - t % 2) ** 2 < 16] = cell + 1
+    for number in range(8):
+        tifffile.imwrite(tmp_path / f"{number}.tif", films[number % 2], photometric="minisblack")
+    store = import_labels(tmp_path, tmp_path / "out.zarr", split=Split(train=0.3, val=0.1, test=0.6))
+    config = preset("cells", "quick", store.system.config).override({"model.network.width": 4})
+    sim = Simulator(config.model.build(store.context()).eval(), store.system, store.context(), config, store=str(store.path))
+    step = numbers_per_step(sim.transition, torch.as_tensor(store.read("test", [0])[:, 0]))
+    assert plan(sim, store, config.evaluation).words == ""
+    found = plan(sim, store, config.evaluation.override({"work": 10.0 * step}))
+    settings = found.settings
+    assert (settings.members, settings.trajectories, settings.stretch, settings.frames) == (9, 5, 1, 8)
+    assert (settings.likelihood_transitions, settings.guide_transitions) == (8, 8)
+    assert found.words.startswith("images of 24 x 24 pixels within evaluation.work = ")
+    assert found.words.endswith("more fits in smaller images: data import-labels --downscale")
+    simulated = generate(
+        CellsConfig.small().override({"sets": {name: {"trajectories": 1, "steps": 2} for name in STORED}}), tmp_path / "s.zarr"
+    )
+    assert plan(sim, simulated, config.evaluation.override({"work": 1.0})).words == ""
 
 
 def test_the_work_of_a_step_grows_as_the_bodies_do_and_draws_nothing(many: Store, untrained: Simulator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     import zarr
 else:
     zarr = later("zarr")
+
+SIMULATED_AREA, LARGE_IMAGE = 64, 256**2  # pixels: of a cell in the simulated systems; of images that take long
 
 
 def import_labels(
@@ -100,6 +103,22 @@ def import_labels(
                 progress("reading films", number + 1, len(movies))
         _write(segments, temporary, segments.system(periodic, frame_dt, time_unit), split or Split(), progress)
     return open_store(out)
+
+
+def label_hints(store: Store) -> list[str]:
+    """Say which options make imported label images fit for training: `segment`, where no set is left to judge by, and `downscale`."""
+    config, hints = store.system.config, list[str]()
+    if "val" not in store.splits or "test" not in store.splits:
+        frames = store.steps("train") + 1
+        hints.append(f"too few trajectories to validate and test a model: cut films along time, e.g. --segment {max(2, frames // 10)}")
+    largest = config.area[1] if isinstance(config, RecordedCellsConfig) and config.area else 0
+    factor = math.isqrt(largest // SIMULATED_AREA)
+    if factor > 1 and math.prod(store.sites("train")) > LARGE_IMAGE:
+        hints.append(
+            f"the largest cell has {largest} pixels: with --downscale {factor} it has {largest // factor**2}, as in simulated tissues, "
+            f"and a forecast takes {factor**2} times less work"
+        )
+    return hints
 
 
 def _write(segments: _Segments, temporary: Path, system: System, split: Split, progress: Progress | None) -> None:

@@ -43,18 +43,13 @@ class Atoms(Tracks):
     ----------
     box : tuple of float
         Sides; empty where there are no periodic boundaries. Known once the first frame is.
-    time_unit : str
-        Where the file says it.
     bonds : numpy.ndarray, (bond, 2)
         Pairs of atoms, numbered from 1, where the topology has them.
-    frame_dt : float, optional
-        Time between two frames, likewise.
     """
 
     unit = "Å"
     declared = True
-    time_unit = ""
-    frame_dt: float | None = None
+    simulated = True
     bonds: np.ndarray = np.zeros((0, 2), dtype=np.int64)
 
     def __init__(self, path: Path) -> None:

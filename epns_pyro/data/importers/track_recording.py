@@ -31,12 +31,20 @@ class Tracks(ABC):
         Sides of the periodic box, in that unit; empty without one.
     declared : bool
         Whether the user declared the meaning of the columns.
+    frame_dt : float, optional
+        Time between two frame numbers, if the file has one, in `time_unit`.
+    time_unit : str
+    simulated : bool
+        Whether it is a simulation of molecules, whose bodies influence each other.
     """
 
     layout: ClassVar[str]
     unit: str = ""
     box: tuple[float, ...] = ()
     declared: bool = False
+    frame_dt: float | None = None
+    time_unit: str = ""
+    simulated: ClassVar[bool] = False
 
     def __init__(self, path: Path, columns: tuple[str, ...], axes: tuple[str, ...]) -> None:
         self.path, self.columns, self.axes = path, columns, axes

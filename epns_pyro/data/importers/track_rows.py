@@ -46,6 +46,7 @@ class Header:
         return found | ({LIKELIHOOD: lower[LIKELIHOOD]} if LIKELIHOOD in lower else {})
 
 
+TIMES = "position_t"  # column of TrackMate, in lower case
 TRACK_NAMES = ("track_id", "trackid", "track", "id")
 HEADERS = (
     Header("TrackMate", "frame", ("track_id",), ("position_x", "position_y", "position_z")),
@@ -159,16 +160,36 @@ class TextTracks(_Long):
     def _skip_explanations(self) -> None:
         """Skip the rows below a TrackMate header that describe the columns: names, short names and units."""
         frame, x = (self._table.names.index(self.roles[role]) for role in (FRAME, "x"))
-        head = [row for row in self._table.head[1:4] if len(row) == len(self._table.names)]
-        words = list(takewhile(lambda row: not re.fullmatch(r"-?\d+(\.0*)?", row[frame]), head))
+        head = [row for row in self._table.head[1:] if len(row) == len(self._table.names)]
+        words = list(takewhile(lambda row: not re.fullmatch(r"-?\d+(\.0*)?", row[frame]), head[:3]))
         self._table = replace(self._table, skip=self._table.skip + len(words))
-        units = [found[1] for row in words if (found := re.fullmatch(r"\((.+)\)", row[x]))]
-        self.unit = units[0] if units else ""
+        self.unit = _unit(words, x)
+        if TIMES in (lower := [name.lower() for name in self._table.names]):
+            column, rows = lower.index(TIMES), head[len(words) :]
+            self.frame_dt = _interval(rows, frame, column)
+            self.time_unit = _unit(words, column) if self.frame_dt else ""
 
     def raw(self) -> Iterator[pd.DataFrame]:
         for chunk in self._table.chunks():
             chunk.columns = self._names
             yield chunk
+
+
+def _unit(words: Sequence[Sequence[str]], column: int) -> str:
+    """Return the unit of a column that a TrackMate header gives in brackets; "" if it gives none."""
+    units = [found[1] for row in words if (found := re.fullmatch(r"\((.+)\)", row[column]))]
+    return units[0] if units else ""
+
+
+def _interval(rows: Sequence[Sequence[str]], frame: int, time: int) -> float | None:
+    """Return the time of frame 1 from the frame numbers and times of some rows; None unless they are in proportion."""
+    try:
+        pairs = [(float(row[frame]), float(row[time])) for row in rows]
+    except ValueError:
+        return None
+    found = [time / frame for frame, time in pairs if frame > 0]
+    even = bool(found) and min(found) > 0 and max(found) - min(found) <= 1e-3 * min(found)
+    return round(sorted(found)[len(found) // 2], 9) if even else None
 
 
 @final

@@ -77,7 +77,17 @@ def import_tracks(
     options = options or Options()
     files, left_out = _files(paths, tests)
     tracks = [open_tracks(file, options.columns or None, options.time_column) for file in files]
-    return import_recordings(tracks, out, options, tests=left_out, progress=progress)
+    return import_recordings(tracks, out, _timed(options, tracks), tests=left_out, progress=progress)
+
+
+def _timed(options: Options, tracks: Sequence[Tracks]) -> Options:
+    """Take the time between frames from the files where they have one, and the user has given none."""
+    if options.frame_dt or options.time_column:
+        return options
+    if len(known := {(t.frame_dt, t.time_unit) for t in tracks}) > 1:
+        found = " and ".join(f"{dt:g} {unit}".strip() if dt else "unknown" for dt, unit in sorted(known, key=str))
+        raise ConfigError(f"{tracks[0].path}: recordings have different times between frames ({found}): give --frame-dt, or import each")
+    return replace(options, frame_dt=tracks[0].frame_dt, time_unit=options.time_unit or tracks[0].time_unit)
 
 
 def import_recordings(
@@ -241,14 +251,15 @@ class _Work:
             )
         tested = list(homes.values()).count("test")
         if (shares.test or tests) and track_splits.too_few(tested, self._segment):
-            more = (
-                "or record more"
-                if self._options.singles or self._bodies == 1
-                else ("record more or, if bodies do not influence each other, let each track be a trajectory: --non-interacting")
-            )
+            share = "a larger part for the test in --shares, "
+            if any(t.simulated for t in self._tracks):
+                more = "or a longer simulation"
+            elif self._options.singles or self._bodies == 1 or self._options.pairs:
+                more = f"{share}or record more"
+            else:
+                more = f"{share}record more or, if bodies do not influence each other, let each track be a trajectory: --non-interacting"
             self._notes.append(
-                f"the test set has {tested} trajector{'y' if tested == 1 else 'ies'}, too few for verdicts: use a shorter --segment, a "
-                f"larger part for the test in --shares, {more}"
+                f"the test set has {tested} trajector{'y' if tested == 1 else 'ies'}, too few for verdicts: use a shorter --segment, {more}"
             )
         return {key: name for key, name in homes.items() if name != MARGIN}
 

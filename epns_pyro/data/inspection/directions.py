@@ -20,6 +20,7 @@ else:
     stats = later("scipy.stats")
 
 LEVEL = 0.01  # of all tests of one field together
+LEAST_RATIO = 1.1  # of changes along and across: a smaller one may be sure, as in a molecule that keeps its direction, and matters little
 FEWEST = 12  # trajectories; with fewer, the Normal approximation of the rank tests is too coarse
 WAY_OUT = (
     "declare `symmetry: axis` (with `axis: [...]`) or `symmetry: translations`, on import --symmetry, or add a static vector field with "
@@ -97,6 +98,8 @@ class Directions(Inspector):
         if tilted:
             values, axes = np.linalg.eigh(squares.mean(0))
             longest, ratio = np.take(axes, -1, -1), np.sqrt(values.max() / max(values.min(), 1e-300))
+            if ratio < LEAST_RATIO:
+                return
             along = ", ".join(f"{value:.2f}" for value in longest * np.sign(longest[np.abs(longest).argmax()]))
             yield (
                 WARNING,

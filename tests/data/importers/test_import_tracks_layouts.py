@@ -14,7 +14,7 @@ from epns_pyro.data import Split
 from epns_pyro.data.importers.track_fields import Column, Quantities
 from epns_pyro.data.importers.track_report import ImportReport
 from epns_pyro.data.importers.tracks import Options, import_tracks
-from epns_pyro.errors import DataError
+from epns_pyro.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -41,8 +41,25 @@ def test_the_same_walk_from_every_program(tmp_path, write):
     assert found.layouts == [expected.get(write.__name__, "idtracker")]
     if write is trackmate:
         assert store.spec["position"].unit == "micron"
+        assert (store.frame_dt, store.time_unit) == (0.5, "sec")
     if write in (trackmate, btrack):
         assert "z is 0 everywhere: space has 2 dimensions" in found.notes
+
+
+def test_a_time_between_frames_that_is_given_is_not_taken_from_the_file(tmp_path):
+    store, _ = imported(trackmate(tmp_path, walkers()), frame_dt=3.0, time_unit="h")
+    assert (store.frame_dt, store.time_unit) == (3.0, "h")
+
+
+def test_recordings_with_different_times_between_frames_are_refused(tmp_path):
+    first = trackmate(tmp_path, walkers())
+    other = first.with_name("other.csv")
+    lines = [line.split(",") for line in first.read_text().splitlines()]
+    time = lines[0].index("POSITION_T")
+    doubled = [[*line[:time], str(2 * float(line[time])), *line[time + 1 :]] for line in lines[4:]]
+    other.write_text("\n".join(",".join(line) for line in lines[:4] + doubled))
+    with pytest.raises(ConfigError, match=r"different times between frames \(0.5 sec and 1 sec\): give --frame-dt"):
+        import_tracks([first, other], tmp_path / "both.zarr", Options(segment=4))
 
 
 def test_a_z_that_varies_is_an_axis(tmp_path):
