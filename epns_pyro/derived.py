@@ -48,6 +48,13 @@ def as_differences(spec: StateSpec) -> StateSpec:
     return replace(spec, fields=tuple(replace(f, noise=0.0, hidden=False, differences=f.differences or f.hidden) for f in spec.fields))
 
 
+def has_positions_alone(spec: StateSpec) -> bool:
+    """Say whether states are made of positions recorded without error, with velocities that are their differences at even frames."""
+    position = spec.position
+    differenced = position is not None and any(f.differences and f.rate_of == position.name for f in spec.fields)
+    return differenced and not has_hidden_states(spec) and spec.duration is None
+
+
 def recorded_fields(spec: StateSpec) -> tuple[Field, ...]:
     """Return the fields that a recording must hold: all that are neither derived from others nor hidden."""
     return tuple(f for f in spec.fields if not (f.differences or f.lag_of or f.hidden))
@@ -154,11 +161,31 @@ def derive(spec: StateSpec, recorded: dict[str, np.ndarray], frame_dt: float, *,
         if field.differences:
             missing = np.isnan(values[field.name])
             values |= {f.name: _blank(values[f.name], missing) for f in recorded_fields(spec) if f.dynamic}
-    for field in _in_order(spec):
-        now = values[field.lag_of]
-        earlier = np.concatenate([now[:, :1], now[:, :-1]], axis=1)
-        values[field.name] = np.where(np.isnan(earlier) | np.isnan(now), now, earlier)
+    _add_lags(spec, values)
     return spec.pack(**{name: value[:, skip:] if value.shape[1] > 1 or not skip else value for name, value in values.items()})
+
+
+def displaced(spec: StateSpec, x: np.ndarray, moves: np.ndarray, frame_dt: float) -> np.ndarray:
+    """Return the states that `derive` builds from positions that were recorded elsewhere, at even frames.
+
+    Parameters
+    ----------
+    x : numpy.ndarray, (trajectory, time, *site, channel)
+        States, from the first of a trajectory on or with all earlier frames that the last of them remembers.
+    moves : numpy.ndarray, (trajectory, time + 1, *site, space)
+        What is added to the position of every frame, and of the frame before the first.
+    """
+    position = spec.position
+    if position is None:
+        raise ConfigError(f"expected one vector field that says where bodies are, found {', '.join(spec.names)}")
+    values = {f.name: np.zeros_like(spec.get(x, f.name)) for f in spec.fields}
+    values[position.name] = moves[:, 1:]
+    for field in spec.fields:
+        if field.differences:
+            change = np.diff(moves, axis=1) / frame_dt if field.rate_of == position.name else values[field.name]
+            values[field.name] = np.where(np.isnan(spec.get(x, field.name)), np.nan, change)
+    _add_lags(spec, values)
+    return spec.wrap(x + np.nan_to_num(spec.pack(**values)))
 
 
 def complete(spec: StateSpec, x: Array, free: dict[str, Array], frame_dt: float) -> Array:
@@ -200,6 +227,14 @@ def _stand_in(space: Space, position: np.ndarray, lasting: np.ndarray) -> np.nda
         change = space.displacement(position[:, :-gap], position[:, gap:]) / elapsed[..., None]
         velocity[:, gap:] = np.where(np.isnan(change), velocity[:, gap:], change)
     return velocity
+
+
+def _add_lags(spec: StateSpec, values: dict[str, np.ndarray]) -> None:
+    """Add the values of earlier frames to those of fields (trajectory, time, ...); before the first known one, the first known one."""
+    for field in _in_order(spec):
+        now = values[field.lag_of]
+        earlier = np.concatenate([now[:, :1], now[:, :-1]], axis=1)
+        values[field.name] = np.where(np.isnan(earlier) | np.isnan(now), now, earlier)
 
 
 def _in_order(spec: StateSpec) -> list[Field]:

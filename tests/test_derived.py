@@ -12,6 +12,7 @@ from epns_pyro.derived import (
     as_differences,
     complete,
     derive,
+    displaced,
     free_fields,
     has_hidden_states,
     judged_fields,
@@ -49,6 +50,17 @@ def test_a_history_of_three_steps_has_the_velocities_of_three_steps(path):
     np.testing.assert_allclose(spec.get(x, "velocity_1")[:, 1:], steps[:, :-1])
     np.testing.assert_allclose(spec.get(x, "velocity_2")[:, 2:], steps[:, :-2])
     np.testing.assert_allclose(spec.get(x, "velocity_2")[:, 0], steps[:, 0])  # the earliest that is known
+
+
+def test_displaced_states_are_those_of_displaced_recordings(path):
+    """With a body that appears, is missed for a frame, and leaves."""
+    spec = with_history(ALONE, 3)
+    path["position"][0, :2, 0] = path["position"][0, 5, 1] = path["position"][1, 7:, 2] = np.nan
+    moves = np.random.default_rng(1).normal(size=path["position"].shape)
+    moved = derive(spec, path | {"position": path["position"] + moves}, DT)
+    np.testing.assert_allclose(displaced(spec, derive(spec, path, DT), moves, DT), moved)
+    part = displaced(spec, derive(spec, path, DT)[:, 2:], moves[:, 2:], DT)
+    np.testing.assert_allclose(part[:, 2:], moved[:, 4:])  # whose earlier frames are there
 
 
 def test_the_next_state_follows_from_the_predicted_velocity(path):

@@ -11,6 +11,7 @@ import torch
 
 from epns_pyro.context import DataContext
 from epns_pyro.data.crops import check_crop, cropped
+from epns_pyro.data.jitter import Jitter
 from epns_pyro.data.stores import Store
 from epns_pyro.data.strides import Strides
 from epns_pyro.errors import CheckpointError, ConfigError, DataError
@@ -70,6 +71,8 @@ class Windows:
         Frames before x0 that `draw_with_past` gives, for models with a history.
     crop : int, optional
         Of large label images a window shows a square of this side, pixels, around a random cell; see `epns_pyro.data.crops`.
+    jitter : float
+        Largest standard deviation of errors that are added to recorded positions, in their unit; see `epns_pyro.data.jitter`.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Windows:
         strides: tuple[int, ...] = (1,),
         earlier: int = 0,
         crop: int | None = None,
+        jitter: float = 0.0,
     ) -> None:
         if batch < 1 or batch % world_size:
             raise ConfigError(f"batch: {batch} windows cannot be shared evenly by {world_size} processes")
@@ -103,6 +107,7 @@ class Windows:
         self._store, self._rank, self._world_size, self._context = store, rank, world_size, context
         self._frames = store.steps(split) + 1
         self._strides = None if strides == (1,) else Strides(store.spec, store.frame_dt, strides)
+        self._jitter = Jitter(store, jitter) if jitter else None
         self.length = length
         self._rng = np.random.default_rng(seed)
         self._blocks = store.blocks(split)
@@ -141,7 +146,8 @@ class Windows:
             frames = self._strides.frames(self._rng, self.batch, self.length, self.first_frame, self._frames)
         else:
             starts = self._rng.integers(self.first_frame, self._frames - self.length, size=self.batch)
-            frames = starts[:, None] + np.arange(-earlier, self.length + 1)
+            before = earlier + (self._jitter.earlier if self._jitter else 0)
+            frames = starts[:, None] + np.arange(-before, self.length + 1)
         slots, device = torch.from_numpy(self._rows[rows[mine]]), self._pool.device
         windows = self._pool.flatten(0, 1)[slots[:, None].to(device), torch.from_numpy(frames[mine].clip(min=0)).to(device)]
         if self._strides:
@@ -149,6 +155,10 @@ class Windows:
             windows = self._strides.states(windows, between, frames[mine]).to(device)
         if self._crop is not None:
             windows = cropped(self._store.spec, windows, self._crop, self._rng.random((self.batch, 3))[mine])
+        if self._jitter:
+            seeds = self._rng.integers(2**63, size=self.batch)
+            windows = self._jitter(windows, frames[mine], seeds[mine])[:, self._jitter.earlier :]
+            frames = frames[:, self._jitter.earlier :]
         windows = windows.to(self._out)
         past = windows[:, :earlier]
         if earlier:

@@ -118,7 +118,8 @@ def sample_futures(
 ) -> Futures:
     """Sample futures of a recorded initial state, beside all recorded futures of that state.
 
-    Where bodies come and go, truth and futures hold those of the initial state, until the recording has lost them.
+    They start at the first frame that has all before it that a model may know. Where bodies come and go, truth and futures hold those of
+    the initial state, until the recording has lost them.
 
     Parameters
     ----------
@@ -131,17 +132,23 @@ def sample_futures(
     members, steps, seed : int
     """
     split = split or next(name for name in ("same_init", "test", *store.splits) if name in store.splits)
-    starts = store.read(split, stop=1)[:, 0]
-    if not 0 <= trajectory < len(starts):
-        raise DataError(f"{store.path}: set {split!r} has trajectories 0 to {len(starts) - 1}, found {trajectory}")
-    same = np.flatnonzero([np.array_equal(x, starts[trajectory], equal_nan=x.dtype.kind == "f") for x in starts])[:MOST_RUNS]
-    truth = store.read(split, same, stop=steps + 1)
-    blocks = sim.rollout_blocks(starts[trajectory][None], steps=steps, members=members, seed=seed)
+    before = store.system.frames_given - 1 if sim.infers_states else sim.transition.earlier_frames
+    first = max(store.system.forecast_frame, before)
+    if not 0 <= trajectory < store.size(split):
+        raise DataError(f"{store.path}: set {split!r} has trajectories 0 to {store.size(split) - 1}, found {trajectory}")
+    if store.steps(split) < first:
+        raise DataError(f"{store.path}: a forecast starts at frame {first}, and set {split!r} has frames 0 to {store.steps(split)}")
+    known = store.read(split, start=first - before, stop=first + 1)
+    same = np.flatnonzero([np.array_equal(x, known[trajectory], equal_nan=x.dtype.kind == "f") for x in known])[:MOST_RUNS]
+    truth = store.read(split, same, start=first, stop=first + steps + 1)
+    own = known[trajectory][None]
+    start, past = (own, None) if sim.infers_states else (own[:, -1], own[:, :-1] if before else None)
+    blocks = sim.rollout_blocks(start, steps=steps, members=members, seed=seed, past=past)
     model = np.concatenate([block.states[:, 0] for block in blocks])
     exact = model.astype(np.float64) if model.dtype.kind == "f" else model
     if allows_absence(store.spec) and len(same) == 1:
         truth, exact = _of_the_same_bodies(store.spec, truth, exact)
-    return Futures(sim.system, {TRUTH: truth, MODEL: exact}, store.frame_dt)
+    return Futures(sim.system, {TRUTH: truth, MODEL: exact}, store.frame_dt, first * store.frame_dt)
 
 
 def _of_the_same_bodies(spec: StateSpec, truth: np.ndarray, futures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -81,6 +81,9 @@ class TrainingConfig(Config):
     crop : int, optional
         Of label images training and validation see squares of this side, pixels, around random cells; null: whole images. A step of
         training then takes as long for a large image as for a small one. The model is for images of any size. Not for periodic ones.
+    jitter : float
+        Largest standard deviation of errors of localisation that are added to recorded positions in training, per axis, in their unit, for
+        forecasts of recordings that are less exact than those for training; see `epns_pyro.data.jitter`. For recorded positions alone.
     """
 
     steps: Positive = 2000
@@ -105,6 +108,7 @@ class TrainingConfig(Config):
     compile: bool = False
     strides: Annotated[tuple[Count, ...], pydantic.Field(min_length=1)] = (1,)
     crop: Annotated[int, pydantic.Field(ge=8)] | None = None
+    jitter: pydantic.NonNegativeFloat = 0.0
 
     @property
     def feedback_mode(self) -> Feedback:

@@ -337,6 +337,7 @@ class Trainer:
             strides=training.strides,
             earlier=self.transition.earlier_frames,
             crop=training.crop,
+            jitter=training.jitter,
         )
 
     def _stopping(self, interrupted: bool) -> bool:

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from label_tissues import label_spec, tissues
+from small_tracks import walkers
 
+import epns_pyro
 from epns_pyro.cli import main
+from epns_pyro.data.importers.tracks import Options, import_tracks
 from epns_pyro.errors import DataError
 from epns_pyro.evaluation.figures.style import INK, MODEL
 from epns_pyro.evaluation.parts import Panel
@@ -17,6 +20,7 @@ from epns_pyro.plots import panels, paper
 from epns_pyro.plots.film import save_film
 from epns_pyro.plots.futures import Futures, _of_the_same_bodies, is_futures, read_futures, recorded, sample_futures
 from epns_pyro.presence import presence
+from epns_pyro.simulator import Simulator
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.systems.recorded_cells import RecordedCellsConfig
 
@@ -47,6 +51,27 @@ def test_all_recorded_futures_of_one_state_are_the_truth(sim, tmp_path) -> None:
 
     found = sample_futures(sim, generate(config, tmp_path / "x.zarr", 0), trajectory=4, members=2, steps=3)
     assert found.states["truth"].shape[:2] == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "first"),
+    [({"history": 3}, {}, 2), ({"noise": 0.001}, {}, 9), ({"history": 1}, {"model.history": {"frames": 3}}, 2)],
+    ids=["velocities", "hidden", "frames"],
+)
+def test_futures_start_where_all_is_known_that_a_model_may_know(options, changes, first, tmp_path) -> None:
+    walkers(tracks=40, length=40, spread=120).to_csv(tmp_path / "walkers.csv", index=False)
+    store = import_tracks([tmp_path / "walkers.csv"], tmp_path / "walkers.zarr", Options(frame_dt=0.5, segment=20, **options))
+    config = epns_pyro.preset("particles", data=store.system.config).override(changes)
+    context = store.context()
+    sim = Simulator(config.model.build(context).eval(), store.system, context, config, store=str(store.path))
+    found = sample_futures(sim, store, members=2, steps=4)
+    assert found.start == first * 0.5
+    expected = store.read("test", 0, start=first, stop=first + 1)[:, 0]
+    there = presence(store.spec, expected)
+    position = store.spec.get(expected, "position")
+    np.testing.assert_allclose(store.spec.get(found.states["truth"][:, 0], "position")[there], position[there])
+    drawn = store.spec.get(found.states["model"][:, 0], "position")
+    np.testing.assert_allclose(drawn[:, there[0]], np.broadcast_to(position[there], (2, *position[there].shape)), atol=0.02)
 
 
 def test_truth_and_futures_hold_the_same_bodies_where_they_come_and_go() -> None:

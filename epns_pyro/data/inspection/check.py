@@ -9,6 +9,7 @@ import numpy as np
 
 from epns_pyro.data import files, layout
 from epns_pyro.data.inspection.directions import Directions
+from epns_pyro.data.inspection.exactness import Exactness, less_exact, suits
 from epns_pyro.data.inspection.findings import ERROR, WARNING, Finding, Inspector
 from epns_pyro.data.inspection.labels import Entities, Labels
 from epns_pyro.data.inspection.numbers import Constant, ExactRate, NonFinite, OutOfRange, Rate, Still
@@ -25,10 +26,12 @@ LONGEST_STEP = 20  # in typical ones: what lasts longer is a gap
 def check(store: Store, *, progress: Progress | None = None) -> list[Finding]:
     """Read a whole store, a few chunks at a time, and return what is wrong with it; errors first."""
     found = missing_sets(store)
+    exactness = {split: Exactness(store.spec) for split in store.splits if suits(store.spec)}
     for split in store.splits:
         with store.naming(split):
             found += _structure(store, split)
-            found += _values(store, split, progress)
+            found += _values(store, split, progress, exactness.get(split))
+    found += less_exact(store.spec, exactness)
     return sorted(found, key=lambda finding: finding.level != ERROR)
 
 
@@ -74,12 +77,14 @@ def _clock(time: np.ndarray, frame_dt: float) -> Iterator[tuple[str, str]]:
         yield ERROR, f"frame_dt is {frame_dt:.4g}, but the coordinate 'time' advances by {np.median(steps):.4g} per frame"
 
 
-def _values(store: Store, split: str, progress: Progress | None) -> list[Finding]:
+def _values(store: Store, split: str, progress: Progress | None, exactness: Exactness | None) -> list[Finding]:
     spec, dataset = store.spec, store.dataset(split)
     sound = [v for v in layout.variables(spec) if not layout.variable_problems(spec, v, dataset)]
     inspectors = _inspectors(spec, sound, store.frame_dt)
     if split == "train":  # directions are not tested in a set of runs from the same initial states
         inspectors += _symmetry(spec, sound)
+    if exactness and spec.position in {v.field for v in sound}:
+        inspectors.append(exactness)
     done = 0
     for block in store.blocks(split) if sound else ():
         block = block[block < store.size(split) - store.missing(split)]
