@@ -143,6 +143,7 @@ def test_a_fitted_law_is_trained_on_where_velocities_are_recorded(tmp_path, cele
     assert {p.requires_grad for p in transition.integrator.network.parameters()} == {not held}
 
 
+@pytest.mark.slow
 def test_what_no_law_foresees_does_not_spoil_it(fitted):
     """Charged particles pass each other closer than a frame can tell; the bulk is right all the same."""
     assert fitted("charged")[3].scale < 1e-3

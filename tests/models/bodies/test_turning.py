@@ -151,6 +151,7 @@ def run_and_tumble(trajectories: int, frames: int) -> xr.Dataset:
     return xr.Dataset({"position": (("trajectory", "time", "body", "space"), positions)}, coords={"time": np.arange(frames) * 1.0})
 
 
+@pytest.mark.slow
 def test_one_who_runs_and_tumbles_is_learned_to_the_limit(tmp_path) -> None:
     """Within 0.1 nats per step of the true law, which a mixture of widths alone misses by more than half a nat."""
     path = tmp_path / "swimmer.zarr"
