@@ -175,14 +175,11 @@ def displaced(spec: StateSpec, x: np.ndarray, moves: np.ndarray, frame_dt: float
     moves : numpy.ndarray, (trajectory, time + 1, *site, space)
         What is added to the position of every frame, and of the frame before the first.
     """
-    position = spec.position
-    if position is None:
-        raise ConfigError(f"expected one vector field that says where bodies are, found {', '.join(spec.names)}")
-    values = {f.name: np.zeros_like(spec.get(x, f.name)) for f in spec.fields}
-    values[position.name] = moves[:, 1:]
+    moving = spec.position
+    values = {f.name: moves[:, 1:] if f == moving else np.zeros_like(spec.get(x, f.name)) for f in spec.fields}
     for field in spec.fields:
         if field.differences:
-            change = np.diff(moves, axis=1) / frame_dt if field.rate_of == position.name else values[field.name]
+            change = np.diff(moves, axis=1) / frame_dt if spec[field.rate_of] == moving else values[field.name]
             values[field.name] = np.where(np.isnan(spec.get(x, field.name)), np.nan, change)
     _add_lags(spec, values)
     return spec.wrap(x + np.nan_to_num(spec.pack(**values)))
