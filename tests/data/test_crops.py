@@ -42,6 +42,8 @@ def test_a_square_is_part_of_the_images_at_both_times_and_holds_a_cell(store: St
         assert len(places) == 1
     first = (whole[0, 0, ..., 0] > 0).nonzero()[0]
     assert parts[0].equal(whole[0, :, first[0] : first[0] + SIDE, first[1] : first[1] + SIDE])
+    corner = ((whole[1, 0, ..., 0] > 0).nonzero()[-1] - SIDE + 1).clamp(min=0)
+    assert parts[1].equal(whole[1, :, corner[0] : corner[0] + SIDE, corner[1] : corner[1] + SIDE])
 
 
 def test_an_image_that_is_smaller_than_the_square_is_kept_whole_along_that_axis(store: Store) -> None:
