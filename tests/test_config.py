@@ -9,10 +9,11 @@ import pytest
 
 import epns_pyro.errors as errors
 from epns_pyro.backbones import BACKBONES
-from epns_pyro.config import Config, Registry, one_of, parse_value
+from epns_pyro.config import Config, Registry, list_settings, one_of, parse_value
 from epns_pyro.errors import ConfigError, EpnsError, nearest
 from epns_pyro.models import TRANSITIONS
 from epns_pyro.systems import SYSTEMS
+from epns_pyro.training.presets import FAMILIES, preset
 
 SHAPES = Registry("shape")
 
@@ -236,6 +237,12 @@ def test_registered_configs_carry_their_name(registry):
     for name in registry.names:
         assert registry[name].model_fields["name"].default == name
         assert callable(registry[name].build)
+
+
+@pytest.mark.parametrize("family", FAMILIES.names)
+def test_every_setting_says_what_it_means(family):
+    for setting in list_settings(preset(family)):
+        assert setting.description or setting.choices, setting.key
 
 
 def test_the_nearest_name_is_offered():

@@ -37,20 +37,38 @@ class Settings(Directive):
         group = nodes.tgroup(cols=3)
         group += [nodes.colspec(colwidth=width) for width in (34, 16, 50)]
         head, body = nodes.thead(), nodes.tbody()
-        head += _row(["key", "default", "meaning"])
-        body += [_row([setting.key, _short(setting.value), _meaning(setting)]) for setting in rows]
+        head += _row([_text("key"), _text("default"), _text("meaning")])
+        body += [_row([_breakable(setting.key), _text(_short(setting.value)), _text(_meaning(setting))]) for setting in rows]
         group += [head, body]
         table += group
         return [table]
 
 
-def _row(cells: list[str]) -> nodes.row:
+def _row(cells: list[nodes.paragraph]) -> nodes.row:
     row = nodes.row()
     for cell in cells:
         entry = nodes.entry()
-        entry += nodes.paragraph(text=cell)
+        entry += cell
         row += entry
     return row
+
+
+def _text(text: str) -> nodes.paragraph:
+    """A paragraph; what stands between backticks is code."""
+    paragraph = nodes.paragraph()
+    for i, part in enumerate(text.split("`")):
+        paragraph += nodes.literal(text=part) if i % 2 else nodes.Text(part)
+    return paragraph
+
+
+def _breakable(key: str) -> nodes.paragraph:
+    """A key that a narrow page may break after its dots, and nowhere else."""
+    paragraph = nodes.paragraph()
+    for part in key.split("."):
+        if paragraph.children:
+            paragraph += [nodes.Text("."), nodes.raw("", "<wbr>", format="html")]
+        paragraph += nodes.Text(part)
+    return paragraph
 
 
 def _short(value: Any) -> str:

@@ -36,6 +36,7 @@ class ActiveConfig(SystemConfig):
     Parameters
     ----------
     bodies : int
+        All are alike.
     space : int
         2 or 3.
     density : float

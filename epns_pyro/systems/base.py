@@ -33,7 +33,12 @@ class SetConfig(Config):
 class SystemConfig(Config, ABC):
     """Settings of a system; `build` makes the system.
 
-    `burn_in`: frames at the start of every trajectory that training windows leave out.
+    Parameters
+    ----------
+    burn_in : int
+        Frames at the start of every trajectory that training windows leave out.
+    sets : dict of SetConfig
+        Named sets of trajectories, as `data generate` makes them: {name: {trajectories, steps, initial_states}}.
     """
 
     name: str

@@ -42,6 +42,7 @@ class PairSystemConfig(SystemConfig):
     Parameters
     ----------
     bodies : int
+        All have unit mass.
     noise : float
         Standard deviation of Brownian kicks to every velocity component, L / T per square root of T; 0: deterministic, as published.
     dt, frame_dt : float

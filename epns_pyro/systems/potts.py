@@ -31,9 +31,16 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 class ContactEnergies(Config):
-    """Energy of a pair of neighbouring pixels of different cells: of the same type, of different types, of a cell and the medium.
+    """Energy of a pair of neighbouring pixels of different cells.
 
-    With J = 2 between cells of the same type, as in CompuCell3D's cellsort demo, cells break into fragments.
+    Parameters
+    ----------
+    same : float
+        Of two cells of the same type. With 2, as in CompuCell3D's cellsort demo, cells break into fragments.
+    different : float
+        Of two cells of different types.
+    medium : float
+        Of a cell and the medium.
     """
 
     same: float = 6.0
