@@ -10,13 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from common import ALONE, train, write_table
+from common import ALONE as NO_INTEGRATOR
+from common import train, write_table
 
 from epns_pyro.data import generate, open_store
 from epns_pyro.training.presets import preset
 from epns_pyro.training.validation import as_tensor, draw_transitions
 
-NETWORK = {"model.integrator.network": "pairwise"}  # any force between pairs, found by training alone
+WIDE = {"model.backbone": {"name": "vector"}}  # where no law is fitted, networks have more to say
+NETWORK = WIDE | {"model.integrator.network": "pairwise"}  # any force between pairs, found by training alone
+ALONE = WIDE | NO_INTEGRATOR
 
 VARIANTS = {
     "integrator with a fitted law, coupled emission, latents": {},

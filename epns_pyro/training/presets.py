@@ -56,8 +56,8 @@ def nbody_quick(system: SystemConfig) -> RunConfig:
     One-step windows: the state is fully observed, so they give the whole likelihood. Feeding means back (`training.horizon.end` above 1)
     makes the emission explain noise that an earlier step left out, and costs nats.
 
-    Celestial bodies have central forces, by a law of few numbers: it is fitted before training, and trained on. Of recorded bodies nothing
-    of the kind is known, and a network is free to find any force.
+    Celestial bodies have central forces, by a law of few numbers: it is fitted before training, and trained on. Small networks are enough
+    for the rest, which is the noise. Of recorded bodies nothing of the kind is known, and a network is free to find any force.
     """
     model: dict[str, Any] = {"emission": _emission(system)}
     if model["emission"] == "mixture" and turns_suit(system.build().spec):
@@ -72,7 +72,7 @@ def nbody_quick(system: SystemConfig) -> RunConfig:
         model |= {"backbone": {"name": "vector", "graph": graph}, "integrator": integrator}
     windows: dict[str, Any] = {}
     if isinstance(system, NBodyConfig):
-        model["integrator"] = {"network": "central"}
+        model |= {"integrator": {"network": "central"}, "backbone": {"name": "vector", "width": 32, "vectors": 8, "layers": 2}}
     if has_hidden_states(system.build().spec):  # states are inferred in a window: as many transitions in fewer, longer ones
         batch, windows = max(4, batch // 8), {"horizon": HorizonSchedule(start=WINDOW, end=WINDOW)}
     return RunConfig(
