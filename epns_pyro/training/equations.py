@@ -6,7 +6,7 @@ Errors are in rows, one per body that is there, in units in which they are expec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import ClassVar
 
 import torch
@@ -59,6 +59,8 @@ class Equation(ABC):
         Those that have to be zero for `linear` alone to say what the forces are.
     target : Tensor, (row, channel)
         Observed changes, in the units of errors.
+    kept : tuple of int
+        The powers of the distance that are not left out.
     enough : float
         The gain of log density per row in an iteration below which it is the last.
     """
@@ -70,6 +72,7 @@ class Equation(ABC):
     simple: list[nn.Parameter]
     silent: list[nn.Parameter]
     target: Tensor
+    kept: tuple[int, ...] = ()
 
     def __init__(self, transition: Transition, context: DataContext, x0: Tensor, following: Tensor) -> None:
         bodies = self.bodies = BodyFields(context).to(x0)
@@ -107,6 +110,15 @@ class Equation(ABC):
     @abstractmethod
     def settle(self) -> None:
         """Set what else is known once the law is fitted."""
+
+    @property
+    def powers(self) -> int:
+        """Number of powers of the distance in a law of nature, of which a fit may leave some out."""
+        return 0
+
+    def keep(self, powers: Collection[int]) -> None:
+        """Leave all powers out but those in `kept`, from here on."""
+        self.kept = tuple(powers)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -172,6 +184,7 @@ class IntegratorEquation(Equation):
         self._size = SMALL + observed.norm(dim=-1, keepdim=True)
         self.target = observed / self._size
         self._memory: tuple[Tensor, ...] = ()
+        self.kept = tuple(range(self.powers))
         self._positions, self._features = bodies.positions(self.x), bodies.features(self.x, self.there)
 
     def forces(self) -> Tensor:
@@ -182,7 +195,20 @@ class IntegratorEquation(Equation):
         return torch.cat([parts[name] for name in self._kicked], -1)[self.rows] / self._size
 
     def starts(self) -> Iterator[None]:
-        yield from self._network.starts()
+        for _ in self._network.starts():
+            self.keep(self.kept)
+            yield
+
+    @property
+    def powers(self) -> int:
+        return self._network.powers
+
+    def keep(self, powers: Collection[int]) -> None:
+        super().keep(powers)
+        self._network.keep(powers)
+
+    def derivatives(self, parameters: list[nn.Parameter]) -> Tensor:
+        return differences(self.forces, parameters, torch.cat([self._network.belongs_to(p, self.kept) for p in parameters]))
 
     def start(self) -> None:
         """Infer what frames start from with the present law, and keep it."""

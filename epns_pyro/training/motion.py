@@ -2,7 +2,8 @@
 
 Stages, each from the result of the last, on fixed windows of one step in double precision:
 
-1. linear regression of the changes of velocity on forces, for the parameters in which these are linear, from several places;
+1. linear regression of the changes of velocity on forces, for the parameters in which these are linear, from several places; with one
+   power of the distance or two, where all of them say no more than chance would;
 2. Levenberg and Marquardt's method on the parameters of a law of nature, for the errors of the model's own steps: a difference over frames
    is not the force at a place, and a law with all freedom would bend to be right about that;
 3. the same on all parameters, with derivatives of forces at a place, which hardly differ. A law of nature that is nearly as good is kept:
@@ -17,7 +18,9 @@ that the frame is too long for, counts for little. log p = -d log s - (nu + d) /
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -33,6 +36,7 @@ logger = logging.getLogger(__name__)
 TAIL = 2.0  # nu
 FARTHEST = 0.5  # that a parameter moves in one iteration
 TRIAL, WORTH = 6, 0.3  # iterations, and nats per body that all freedom has to gain in them over a law of nature
+FEW_POWERS = 2  # of the distance, that a law is tried with before all
 ENOUGH = 0.02  # nats per body: with exact derivatives, an iteration that gains less is the last
 UNSEEN = 1e-8  # parameters of which data say less than this share of what they say of the best known stay where they are
 
@@ -82,15 +86,13 @@ def fit_equation(equation: Equation, *, first: Equation | None = None, iteration
     iterations : int
         Of stage 2 and of stage 3.
     """
-    _start(equation if first is None else first)
-    if first is not None:
-        _descend(first, first.changes, first.slopes, first.simple, iterations, enough=ENOUGH)
     if not equation.simple:
+        _start(equation)
         _descend(equation, equation.forces, equation.derivatives, equation.parameters, iterations)
         fit = _descend(equation, equation.changes, equation.derivatives, equation.parameters, iterations)
     else:
-        simple = _descend(equation, equation.changes, equation.slopes, equation.simple, iterations, enough=ENOUGH)
-        before = {name: value.clone() for name, value in equation.module.state_dict().items()}
+        simple = _fit_simple(equation, first, iterations)
+        before = _state(equation)
         fit = _descend(equation, equation.changes, equation.derivatives, equation.parameters, TRIAL)
         logger.info("law of nature: log density %.3f per body; with some freedom %.3f", simple.log_density, fit.log_density)
         if fit.log_density < simple.log_density + WORTH:
@@ -103,14 +105,52 @@ def fit_equation(equation: Equation, *, first: Equation | None = None, iteration
     return fit
 
 
-def _start(equation: Equation) -> None:
-    """Set the law to the best of its starts: by linear regression from each."""
-    starts: list[tuple[float, dict[str, Tensor]]] = []
-    for _ in equation.starts():
-        _regress(equation)
-        density = weigh(equation.target - equation.forces())[1].log_density
-        starts.append((density, {name: value.clone() for name, value in equation.module.state_dict().items()}))
-    equation.module.load_state_dict(max(starts, key=lambda each: each[0])[1])
+def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> Fit:
+    """Fit a law of nature: with one power of the distance or two, if all of them together say no more than so many numbers say by chance.
+
+    A sum of powers that cancel each other follows any law where there are data, and none where bodies come closer than they did.
+    """
+
+    def descend(choices: list[tuple[int, ...]]) -> Fit:
+        start = equation if first is None else first
+        _start(start, choices)
+        equation.keep(start.kept)
+        if first is not None:
+            _descend(first, first.changes, first.slopes, first.simple, iterations, enough=ENOUGH)
+        return _descend(equation, equation.changes, equation.slopes, equation.simple, iterations, enough=ENOUGH)
+
+    everything = tuple(range(equation.powers))
+    full = descend([everything])
+    before = _state(equation)
+    rows, each = len(equation.target), sum(p.numel() for p in equation.linear) / max(1, equation.powers)
+    for count in range(1, min(FEW_POWERS, equation.powers - 1) + 1):
+        fit = descend(list(combinations(everything, count)))
+        by_chance = (equation.powers - count) * each * math.log(rows) / (2 * rows)  # Schwarz's criterion
+        logger.info("powers %s: log density %.3f per body; with all %.3f", equation.kept, fit.log_density, full.log_density)
+        if fit.log_density > full.log_density - by_chance:
+            return fit
+    for each_equation in filter(None, (equation, first)):
+        each_equation.keep(everything)
+    equation.module.load_state_dict(before)
+    return full
+
+
+def _start(equation: Equation, choices: Collection[tuple[int, ...]] = ((),)) -> None:
+    """Set the law to the best of its starts, with the best of some choices of powers: by linear regression from each."""
+    starts: list[tuple[float, tuple[int, ...], dict[str, Tensor]]] = []
+    for kept in choices:
+        equation.keep(kept)
+        for _ in equation.starts():
+            _regress(equation)
+            density = weigh(equation.target - equation.forces())[1].log_density
+            starts.append((density, kept, _state(equation)))
+    _, kept, state = max(starts, key=lambda start: start[0])
+    equation.keep(kept)
+    equation.module.load_state_dict(state)
+
+
+def _state(equation: Equation) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in equation.module.state_dict().items()}
 
 
 def _regress(equation: Equation) -> None:

@@ -269,6 +269,52 @@ def test_starts_are_chosen_where_bodies_are_close(celestial):
     assert chosen.quantile(0.75) > drawn.median()  # far ones are there too
 
 
+def test_few_data_leave_out_the_powers_that_they_do_not_ask_for(tmp_path):
+    """The sum of four powers follows ten noisy trajectories as well, and is wrong where bodies come closer than they did in these."""
+    sets = {"train": SetConfig(trajectories=10, steps=40), "val": SetConfig(trajectories=2, steps=5)}
+    store = generate(NBodyConfig(sets=sets), tmp_path / "x.zarr")
+    torch.manual_seed(0)
+    transition = preset("nbody").model.build(store.context())
+    fit_law(transition, store, store.context(), 400, seed=0)
+    network = transition.integrator.network
+    assert network.linear.weight.abs().sum(-1).ne(0).tolist() == [False, False, False, True]  # gravity, and nothing else
+    place, mass = torch.zeros(5, 3), torch.full((5,), 0.3)
+    mass[0], place[1, 0], place[2:] = 10.0, 0.3, 40.0 * torch.randn(3, 3)
+    pull = -transition.integrator.acceleration(store.spec.pack(mass=mass, position=place, velocity=torch.zeros(5, 3)))[1, 0]
+    truth = 10.0 * 0.3 / (0.3**2 + store.system.config.softening**2) ** 1.5
+    assert 0.8 < pull.item() / truth < 1.25
+
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)  # a power that was left out stays so in training
+    x = torch.as_tensor(store.read("val")[:, 0], dtype=torch.float32)
+    transition.integrator.acceleration(x).square().sum().backward()
+    optimizer.step()
+    assert network.linear.weight.abs().sum(-1).ne(0).tolist() == [False, False, False, True]
+
+
+def test_a_law_of_two_powers_keeps_both(tmp_path):
+    """A spring and a repulsion like that of charges, with the same strengths for all pairs."""
+    rng, dt, steps = np.random.default_rng(0), 0.1, 20
+    position, velocity, frames = rng.normal(size=(80, 3, 3)), 0.3 * rng.normal(size=(80, 3, 3)), []
+    for _ in range(4):
+        frames.append((position, velocity))
+        for _ in range(steps):
+            way = position[:, :, None] - position[:, None]
+            distance = np.linalg.norm(way, axis=-1, keepdims=True) + 1e-9
+            velocity = velocity + dt / steps * (way * (1 / distance**3 * (distance > 1e-6) - 0.5)).sum(2)
+            position = position + dt / steps * velocity
+    names, dims = ("position", "velocity"), ("trajectory", "time", "body", "space")
+    data = {name: (dims, np.stack(values, 1)) for name, values in zip(names, zip(*frames, strict=True), strict=True)}
+    xr.Dataset(data).to_zarr(tmp_path / "x.zarr", consolidated=False)
+    fields = [{"name": "position", "irreps": "1o", "translates": True}, {"name": "velocity", "irreps": "1o", "rate_of": "position"}]
+    (tmp_path / "x.zarr.yaml").write_text(yaml.safe_dump({"fields": fields, "space": 3, "frame_dt": dt}))
+    store = open_store(tmp_path / "x.zarr")
+    torch.manual_seed(0)
+    transition = preset("particles", "pairs", store.system.config).model.build(store.context())
+    assert fit_law(transition, store, store.context(), 200, seed=0).scale < 0.02
+    on = transition.integrator.network.linear.weight.abs().sum(-1).ne(0).tolist()
+    assert (on[0], on[3]) == (True, True)
+
+
 def test_laws_of_nature_are_fitted_unless_settings_say_otherwise(celestial):
     context = celestial.context()
     assert windows_to_fit(potential(context), None) == DEFAULT_WINDOWS

@@ -7,13 +7,16 @@ the distance, and laws of nature (a spring, softened gravity, two charges) are w
 attributes a of the two bodies, linear in those e of the pair, plus a network of both. Where nothing bounds them such forces have a
 potential, if they are the same both ways: leapfrog with them is symplectic. The bound is on the length of a vector, or on each of its
 components where only turns that map the axes of space to each other are symmetries.
+
+A fit may leave powers out that data do not ask for: a sum of powers that cancel each other follows any law where there are data, and none
+where bodies come closer than they did. A head of no strength stays so.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import ClassVar, Literal
+from collections.abc import Callable, Collection, Iterator
+from typing import ClassVar, Literal, cast
 
 import pydantic
 import torch
@@ -67,6 +70,32 @@ class CentralNetwork(Backbone):
         return (self.linear.weight, *((self.product,) if self.signature.in_scalars else ()))
 
     @property
+    def powers(self) -> int:
+        """Number of powers of the distance that every output is a sum of."""
+        return len(EXPONENTS)
+
+    @torch.no_grad()
+    def keep(self, powers: Collection[int]) -> None:
+        """Switch all other powers off: their strengths are zero, and a head of no strength is never trained."""
+        off = [head for head in range(self.linear.out_features) if head % self.powers not in powers]
+        for strength in self._strengths_of_heads:
+            strength[off] = 0.0
+        if self.bend is not None:
+            cast("nn.Linear", self.bend[-1]).bias[off] = 0.0
+
+    def belongs_to(self, parameter: nn.Parameter, powers: Collection[int]) -> Tensor:
+        """Return which numbers of a parameter belong to some powers, or to all: (number,)."""
+        by_head = (*self._strengths_of_heads, self.exponents, *(() if self.bend is None else (self.bend[-1].bias,)))
+        if not any(parameter is each for each in by_head):
+            return torch.ones(parameter.numel(), dtype=torch.bool)
+        heads = torch.tensor([head % self.powers in powers for head in range(len(parameter))])
+        return heads.repeat_interleave(parameter[0].numel())
+
+    @property
+    def _strengths_of_heads(self) -> tuple[nn.Parameter, ...]:
+        return (*self.linear_parameters, *(() if self.bend is None else (self.bend[-1].weight,)))
+
+    @property
     def bounds(self) -> tuple[nn.Parameter, ...]:
         return (self.log_largest,) if self.signature.out_vectors else ()
 
@@ -111,7 +140,10 @@ class CentralNetwork(Backbone):
         if s.in_scalars:
             mixed = graph.receivers(torch.einsum("...a,hab->...hb", features.scalars, self.product))
             strengths = strengths + (mixed * theirs[..., None, :]).sum(-1)
-        return strengths if self.bend is None else strengths + self.bend(attributes)
+        if self.bend is not None:
+            strengths = strengths + self.bend(attributes)
+        sizes = [part.detach().abs().flatten(1).sum(-1) for part in self._strengths_of_heads]
+        return strengths * torch.stack(sizes).sum(0).sign()
 
     def _forces(self, positions: Tensor, graph: Graph, space: Space, strengths: Tensor) -> Features:
         s = self.signature
