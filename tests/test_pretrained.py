@@ -21,8 +21,6 @@ from epns_pyro.training.run import RunFolder
 
 LARGEST = 10e6  # bytes
 
-FINE = ("No test of", "No fault beyond chance")  # how the first sentence begins, where it is not "Use with care"
-
 
 @pytest.mark.parametrize("name", pretrained_names())
 def test_a_pretrained_simulator_is_complete_and_small_and_says_whether_it_is_calibrated(name: str) -> None:
@@ -31,7 +29,7 @@ def test_a_pretrained_simulator_is_complete_and_small_and_says_whether_it_is_cal
     record = EvaluationRecord.read(folder.evaluation)
     said = (folder.path / "README.md").read_text()
     assert verdict(record) in said
-    assert name != "nbody" or verdict(record).startswith(FINE)
+    assert name != "nbody" or verdict(record).startswith("No test of")
     assert "epns-pyro train" in said
     assert folder.config.is_file()
 
@@ -54,8 +52,7 @@ def test_the_command_line_takes_its_name(tmp_path: Path, monkeypatch: pytest.Mon
 
     assert invoke("simulate", "pretrained:nbody", "--members", "2", "--steps", "3", "--out", "f.zarr").exit_code == 0
     assert invoke("report", "pretrained:nbody").exit_code == 0
-    page = re.sub(r"\s+", " ", Path("nbody-report.html").read_text())
-    assert any(words in page for words in FINE)
+    assert "No test of" in re.sub(r"\s+", " ", Path("nbody-report.html").read_text())
     refused = invoke("evaluate", "pretrained:nbody")
     assert refused.exit_code == 2
     assert "is not written to" in refused.output
