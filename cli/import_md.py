@@ -19,7 +19,7 @@ from epns_pyro.cli._common import PATH, POSITIVE, progress_bars, store_option
 @click.option("--every", type=click.IntRange(min=1), help="Keep every N-th frame.  [default: 1]")
 @click.option("--scale", type=POSITIVE, default=1.0, show_default=True, help="Positions and the box are multiplied by it.")
 @click.option("--unit", default="", help="Unit of positions.  [default: Å]")
-@click.option("--segment", type=click.IntRange(min=2), help="Frames per trajectory.  [default: a whole file]")
+@click.option("--segment", type=click.IntRange(min=2), help="Frames per trajectory.  [default: so that every set has some]")
 @click.option(
     "--split",
     type=click.Choice(["time", "recording"]),

@@ -78,7 +78,7 @@ class Noise(click.ParamType):
 @click.option("--every", type=click.IntRange(min=1), help="Keep every N-th frame number.  [default: their common step]")
 @click.option("--scale", type=POSITIVE, default=1.0, show_default=True, help="Size of a pixel: positions are multiplied by it.")
 @click.option("--unit", default="", help="Unit of positions.")
-@click.option("--segment", type=click.IntRange(min=2), help="Frames per trajectory.  [default: a whole recording]")
+@click.option("--segment", type=click.IntRange(min=2), help="Frames per trajectory.  [default: so that every set has some]")
 @click.option("--field", "fields", multiple=True, metavar="NAME[=COLUMN][:UNIT]", help="A scalar that changes in time, e.g. intensity.")
 @click.option("--static", "statics", multiple=True, metavar="NAME[=COLUMN][:UNIT]", help="A scalar that is constant, e.g. diameter:um.")
 @click.option("--category", "categories", multiple=True, metavar="NAME[=COLUMN]", help="A class of bodies, e.g. species.")

@@ -36,7 +36,8 @@ class Options:
     scale : float
         Size of the file's unit of length in `unit`, e.g. of a pixel.
     segment : int, optional
-        Frames per trajectory; by default a whole recording.
+        Frames per trajectory; by default 20 to 100, fewer in short recordings, so that every set has some. Single tracks, and 20 or more
+        recordings of one length, are not cut.
     quantities : Quantities
         Columns that become fields, besides the positions.
     pairs : tuple of Pairs
@@ -48,7 +49,7 @@ class Options:
     singles : bool
         Bodies do not influence each other: every trajectory holds one body, cut from one track.
     split : {"time", "recording", "track"}, optional
-        By default "track" for 20 single tracks or more, else "time".
+        By default "track" for 20 single tracks or more, "recording" for 20 recordings or more that are not cut by `segment`, else "time".
     margin : int, optional
         Frames between two sets of one recording; by default one segment.
     shares : Split, optional

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from epns_pyro.data.description import Split
 from epns_pyro.errors import ConfigError
 
 BY_TIME, BY_RECORDING, BY_TRACK = "time", "recording", "track"
-MANY = 20  # tracks that do not interact: each of them goes to one set
+MANY = 20  # recordings, or tracks that do not interact: each of them goes to one set
 TESTED = 40  # segments that a test set has where possible
 FEWEST, SHORTEST = 15, 8  # independent forecasts for a verdict, and steps of the shortest forecast that a trajectory is cut into
+CUTS, SEGMENT = 75, (20, 100)  # pieces that a default cut aims at, and the frames of its shortest and longest
 MARGIN = ""  # the "set" of segments that are left out because they are too close to another set
 
 
@@ -31,6 +32,22 @@ def default_shares(segments: int) -> Split:
         return Split()
     test = min(max(0.1, TESTED / segments), 0.3)
     return Split(train=0.9 - test, val=0.1, test=test)
+
+
+def default_segment(lengths: Sequence[int], least: int, fits: Callable[[int], bool]) -> int | None:
+    """Return how many frames a trajectory has where nobody says it, for recordings of so many frames; None if at least `least` do not fit.
+
+    About `CUTS` trajectories give a test set that can speak of calibration.
+    """
+    longest = min(max(sum(lengths) // CUTS, SEGMENT[0]), SEGMENT[1], min(lengths))
+    return next((segment for segment in range(longest, least - 1, -1) if fits(segment)), None)
+
+
+def holds_all_sets(frames: int, segment: int, margin: int, shares: Split) -> bool:
+    """Return whether a recording of so many frames, cut along time, has a segment for every set."""
+    stretches = [Stretch(0, start, start + segment) for start in range(0, frames - segment + 1, segment)]
+    wanted = {name for name in ("train", "val", "test") if getattr(shares, name)}
+    return wanted <= set(by_time(stretches, margin, shares))
 
 
 def too_few(tested: int, steps: int) -> bool:
@@ -53,8 +70,9 @@ def assign(stretches: Sequence[Stretch], names: Sequence[str], *, how: str, marg
     margin : int
         Smallest number of frames between two sets of one recording.
     tests : sequence of int
-        Recordings of the test set; the others are split into training and validation.
+        Recordings of the test set.
     shares : Split
+        Of the others.
 
     Raises
     ------
@@ -67,7 +85,6 @@ def assign(stretches: Sequence[Stretch], names: Sequence[str], *, how: str, marg
     home = [""] * len(stretches)
     for number, stretch in enumerate(stretches):
         home[number] = "test" if stretch.recording in tests else ""
-    shares = shares.model_copy(update={"test": 0.0}) if tests else shares
     if how == BY_RECORDING:
         needed = 2 if tests else 3
         if len(others) < needed:

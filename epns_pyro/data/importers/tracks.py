@@ -95,10 +95,10 @@ def import_recordings(
 ) -> Store:
     """Import recordings that are open, as `import_tracks` does; `tests` are the numbers of those that are the test set."""
     with new_directory(out) as temporary, tempfile.TemporaryDirectory(dir=Path(out).parent, prefix=f".{Path(out).name}.") as folder:
-        work = _Work(list(tracks), options, Path(folder))
+        work = _Work(list(tracks), options, Path(folder), tests)
         work.read(progress)
         work.cut()
-        work.write(temporary, work.homes(tests), progress)
+        work.write(temporary, work.homes(), progress)
     return open_store(out)
 
 
@@ -115,8 +115,8 @@ def _files(paths: Sequence[str | Path], tests: Sequence[str | Path]) -> tuple[li
 class _Work:
     """The steps of an import: read all tables to disk, cut the recordings, write the store."""
 
-    def __init__(self, tracks: list[Tracks], options: Options, folder: Path) -> None:
-        self._tracks, self._options, self._folder = tracks, options, folder
+    def __init__(self, tracks: list[Tracks], options: Options, folder: Path, tests: Sequence[int]) -> None:
+        self._tracks, self._options, self._folder, self._tests = tracks, options, folder, tests
         axes = {t.axes for t in tracks}
         if len(axes) > 1:
             raise DataError(
@@ -172,6 +172,7 @@ class _Work:
     def cut(self) -> None:
         """Cut the recordings into segments, and check every segment."""
         self._every = self._options.every or self._common_step()
+        self._length = self._options.segment or self._default_segment()
         self._cuts = [self._cut(recording, number) for number, recording in enumerate(self._recordings)]
         lengths = {cut.segment for cut in self._cuts if len(cut.frames)}
         if len(lengths) > 1:
@@ -201,8 +202,39 @@ class _Work:
             hint = f": frame numbers step by {step}, give --every {step}" if step > self._every else ""
             raise DataError(f"{self._tracks[0].path}: no body is present in two consecutive kept frames{hint}")
 
+    def _default_segment(self) -> int | None:
+        """Return the frames of a trajectory where the user does not say it; None for whole recordings or whole tracks."""
+        lengths = [int(r.frames[-1] - r.frames[0]) // self._every + 1 for r in self._recordings if len(r.frames)]
+        uncut = self._whole and len(set(lengths)) == 1
+        if self._options.singles or not lengths or uncut:
+            return None
+
+        def fits(segment: int) -> bool:
+            margin = segment if self._options.margin is None else self._options.margin
+            shares = self._shares(sum(lengths) // segment)
+            return self._whole or track_splits.holds_all_sets(min(lengths), segment, margin, shares)
+
+        if not (self._shares(0).val or self._shares(0).test):
+            return None
+        segment = track_splits.default_segment(lengths, self._options.in_a_row, fits)
+        if segment:
+            self._notes.append(f"cut into trajectories of {segment} frames, so that every set has some: --segment N cuts others")
+        return segment
+
+    def _shares(self, segments: int) -> Split:
+        """Return the parts of the sets in what is not the test already."""
+        shares = self._options.shares or (Split() if self._tests else track_splits.default_shares(segments))
+        return shares.model_copy(update={"test": 0.0}) if self._tests else shares
+
+    @property
+    def _whole(self) -> bool:
+        """Whether each recording goes to one set: where the user wants it, or has given many and says nothing."""
+        if self._options.split or self._options.singles:
+            return self._options.split == track_splits.BY_RECORDING
+        return not self._options.segment and len(self._recordings) - len(self._tests) >= track_splits.MANY
+
     def _cut(self, recording: Recording, number: int) -> Cut:
-        how = (recording, number, self._every, self._options.segment, self._dropped)
+        how = (recording, number, self._every, self._length, self._dropped)
         return SingleCut(*how, self._options.in_a_row) if self._options.singles else Cut(*how)
 
     def _common_step(self) -> int:
@@ -228,14 +260,16 @@ class _Work:
     def _stretch(self, key: tuple[int, int]) -> Stretch:
         return self._cuts[key[0]].stretches[key[1]]
 
-    def homes(self, tests: Sequence[int]) -> dict[tuple[int, int], str]:
+    def homes(self) -> dict[tuple[int, int], str]:
         """Return the set of every segment that belongs to one."""
+        tests = self._tests
         margin = self._segment if self._options.margin is None else self._options.margin
         names = [recording.name for recording in self._recordings]
         stretches = [self._stretch(key) for key in self._usable]
-        shares = self._options.shares or (Split() if tests else track_splits.default_shares(len(stretches)))
+        shares = self._shares(len(stretches))
         tracks = len({(stretch.recording, stretch.track) for stretch in stretches}) if self._options.singles else 0
-        how = self._options.split or (track_splits.BY_TRACK if tracks >= track_splits.MANY else track_splits.BY_TIME)
+        usual = track_splits.BY_RECORDING if self._whole else track_splits.BY_TIME
+        how = self._options.split or (track_splits.BY_TRACK if tracks >= track_splits.MANY else usual)
         found = track_splits.assign(stretches, names, how=how, margin=margin, tests=tests, shares=shares)
         homes = dict(zip(self._usable, found, strict=True))
         if "train" not in homes.values():

@@ -243,6 +243,33 @@ def test_sets_by_time_keep_their_distance(tmp_path, margin):
     assert (dropped in report(store).dropped) == (margin != 0)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "options", "segment"),
+    [
+        ([1500], {}, 20),
+        ([7000], {}, 93),
+        ([60], {}, 12),
+        ([400, 60], {}, 12),  # the short one holds three sets and two margins too
+        ([60], {"margin": 0}, 20),
+        ([60], {"margin": 13}, 8),  # of segments of 9 none is left for training
+        ([60, 60], {"tests": [1]}, 20),  # two sets and one margin in the other
+        ([90, 50, 70], {"split": "recording"}, 20),
+        ([30] * 3, {"split": "recording"}, 30),
+        ([30] * 20, {}, 30),  # many of one length: each goes to one set
+    ],
+)
+def test_recordings_are_cut_so_that_every_set_has_some(tmp_path, lengths, options, segment):
+    paths = []
+    for number, length in enumerate(lengths):
+        paths.append(tmp_path / f"scene_{number}.csv")
+        pd.DataFrame({"frame": np.arange(length), "id": 1, "x": np.arange(length) % 7, "y": 0.5}).to_csv(paths[-1], index=False)
+    tests = [paths[number] for number in options.pop("tests", ())]
+    store = imported(tmp_path, paths, shares=None, tests=tests, **options)
+    assert store.splits == ("train", "val", "test")
+    assert store.steps("train") + 1 == segment
+    assert any(f"cut into trajectories of {segment} frames" in note for note in report(store).notes) == (segment != max(lengths))
+
+
 @pytest.mark.parametrize(("segments", "test"), [(12, 1), (39, 4), (60, 18), (200, 40), (1000, 100)])
 def test_short_recordings_keep_enough_for_a_test(segments, test):
     stretches = [Stretch(0, 5 * i, 5 * i + 5) for i in range(segments)]
