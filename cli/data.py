@@ -124,7 +124,7 @@ def import_epns(directory: Path, out: Path, every: int | None, frame_dt: float |
 @click.option("--types", type=PATH, help="Type of every cell: CSV with columns label, type (and movie), or .npy (cell,) or (movie, cell).")
 @click.option("--frame-dt", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Time between two frames.")
 @click.option("--time-unit", default="", help="Unit of time, e.g. min.")
-@click.option("--segment", type=click.IntRange(min=2), help="Cut every movie into trajectories of N frames.")
+@click.option("--segment", type=click.IntRange(min=2), help="Frames per trajectory.  [default: so that every set has some]")
 @click.option("--crop", type=Crop(), help="Keep only these rows and columns, e.g. 0:200,50:250; counted from 0, the end not included.")
 @click.option("--downscale", type=click.IntRange(min=1), default=1, help="Merge N x N pixels into one, with their most frequent label.")
 @click.option("--stack-is-time", is_flag=True, help="Read the images of a TIFF stack as frames, not as slices or channels.")

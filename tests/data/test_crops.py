@@ -97,9 +97,12 @@ def test_the_import_of_a_large_film_says_what_makes_it_fit(tmp_path) -> None:
         assert found.exit_code == 0, found.output
         return found.output
 
+    assert "too few frames to validate and test a model" in said("short.zarr", "--segment", "20")
     whole = said("whole.zarr")
-    assert "cut films along time, e.g. --segment 3" in whole
+    assert "cut into trajectories of 4 frames, so that every set has some: --segment N cuts others" in whole
+    assert "dropped 2 frames at the end of a film, less than a trajectory of 4" in whole
+    assert "dropped 2 trajectories closer than 4 frames to another set" in whole
     assert "the largest cell has 1245 pixels: with --downscale 4 it has 77" in whole
     fits = said("fits.zarr", "--segment", "3", "--downscale", "4")
-    assert "cut films along time" not in fits
+    assert "too few frames" not in fits
     assert "the largest cell" not in fits

@@ -9,16 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
 from epns_pyro.data.description import Split
 from epns_pyro.data.files import reading
+from epns_pyro.data.importers import track_splits
 from epns_pyro.data.importers.cell_types import Types, read_types, table_of_types
 from epns_pyro.data.importers.label_names import names_of, numbered
 from epns_pyro.data.importers.lineage import Lineage, find_lineage
 from epns_pyro.data.importers.movies import Movie, View, find_movies, is_zarr, open_node
+from epns_pyro.data.importers.track_splits import Stretch
 from epns_pyro.data.inspection.labels import EmptyFrames
 from epns_pyro.data.stores import Store, open_store
 from epns_pyro.data.writing import Identity, Progress, StoreWriter, new_directory
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 else:
     zarr = later("zarr")
 
+NOTES = "import_notes"  # attribute of a store: what was cut and left out, in sentences
+FEWEST_FRAMES = 4  # of a trajectory that nobody asked for
 SIMULATED_AREA, LARGE_IMAGE = 64, 256**2  # pixels: of a cell in the simulated systems; of images that take long
 
 
@@ -74,14 +78,15 @@ def import_labels(
     periodic : bool
         Whether the image is periodic: opposite edges meet.
     segment : int, optional
-        Cut every film into trajectories of this many frames; remaining frames are dropped.
+        Cut every film into trajectories of this many frames; remaining frames are dropped. By default as `import_tracks` does it.
     crop, downscale : optional
         Part and resolution of the images, see `View`: ((first row, one past the last), (first column, one past the last)), and the integer
         factor of the downscaling.
     stack_is_time : bool
         Read every image of a TIFF stack as a frame, even if the file declares another axis (z slices, channels).
     split : Split, optional
-        Fractions of the sets.
+        Fractions of the sets. Films that are cut are divided along time, with a trajectory left out between two sets; 20 films or more,
+        and films that are whole, belong to one set each.
 
     Raises
     ------
@@ -95,22 +100,24 @@ def import_labels(
     lineage = find_lineage(Path(path)) if len(movies) == 1 else None
     types_of = read_types(Path(types)) if types else _neighbouring_types(Path(path))
     with new_directory(out) as temporary, tempfile.TemporaryFile(dir=Path(out).parent) as file:
-        segments = _Segments(file)
+        segments, sharing = _Segments(file), _Sharing(len(movies), segment, split)
         for number, movie in enumerate(movies):
-            for cut in _cut(movie, types_of, View(crop, downscale), segment, lineage):
+            frames = movie.labels(View(crop, downscale))
+            for start, cut in _cut(movie, frames, types_of, sharing.segment(len(frames)), lineage):
                 segments.append(cut)
+                sharing.stretches.append(Stretch(number, start, start + len(cut.labels)))
             if progress:
                 progress("reading films", number + 1, len(movies))
-        _write(segments, temporary, segments.system(periodic, frame_dt, time_unit), split or Split(), progress)
+        _write(segments, sharing, temporary, segments.system(periodic, frame_dt, time_unit), progress)
     return open_store(out)
 
 
 def label_hints(store: Store) -> list[str]:
-    """Say which options make imported label images fit for training: `segment`, where no set is left to judge by, and `downscale`."""
-    config, hints = store.system.config, list[str]()
+    """Say what an import of label images cut and left out, and which options make them fit for training: `segment` and `downscale`."""
+    notes = zarr.open_group(store.path, mode="r", use_consolidated=False).attrs.get(NOTES, [])
+    config, hints = store.system.config, list(cast("list[str]", notes))
     if "val" not in store.splits or "test" not in store.splits:
-        frames = store.steps("train") + 1
-        hints.append(f"too few trajectories to validate and test a model: cut films along time, e.g. --segment {max(2, frames // 10)}")
+        hints.append("too few frames to validate and test a model: import longer films, or more of them")
     largest = config.area[1] if isinstance(config, RecordedCellsConfig) and config.area else 0
     factor = math.isqrt(largest // SIMULATED_AREA)
     if factor > 1 and math.prod(store.sites("train")) > LARGE_IMAGE:
@@ -121,20 +128,65 @@ def label_hints(store: Store) -> list[str]:
     return hints
 
 
-def _write(segments: _Segments, temporary: Path, system: System, split: Split, progress: Progress | None) -> None:
-    home = {row: name for name, rows in split.rows(segments.count).items() for row in rows.tolist()}
+class _Sharing:
+    """How films are cut along time, and which set every piece belongs to."""
+
+    def __init__(self, films: int, segment: int | None, split: Split | None) -> None:
+        self._films, self._split, self._given, self._length = films, split, segment, segment
+        self.stretches: list[Stretch] = []  # of all trajectories
+        self.notes: list[str] = []
+
+    def segment(self, frames: int) -> int:
+        """Return the frames of a trajectory of a film with so many frames."""
+        if self._length is None and self._films < track_splits.MANY and (self._shares(0).val or self._shares(0).test):
+            lengths = [frames] * self._films
+
+            def kept(segment: int) -> float:
+                return track_splits.kept_for_training(frames, segment, segment, self._shares(sum(lengths) // segment))
+
+            self._length = track_splits.default_segment(lengths, FEWEST_FRAMES, kept)
+            if self._length:
+                cut = f"cut into trajectories of {self._length} frames, so that every set has some"
+                self.notes.append(f"{cut}: --segment N cuts others")
+        length = self._length or frames
+        if left_over := frames % length:
+            self.notes.append(f"dropped {left_over} frame{'s' * (left_over > 1)} at the end of a film, less than a trajectory of {length}")
+        return length
+
+    def homes(self) -> list[str]:
+        """Return the set of every trajectory; `MARGIN` for those that are left out."""
+        count = len(self.stretches)
+        shares = self._shares(count)
+        if self._films >= track_splits.MANY or count == self._films:
+            home = {row: name for name, rows in shares.rows(self._films).items() for row in rows.tolist()}
+            return [home[stretch.recording] for stretch in self.stretches]
+        margin = self._length or 0
+        names = [str(film) for film in range(self._films)]
+        found = track_splits.assign(self.stretches, names, how=track_splits.BY_TIME, margin=margin, tests=(), shares=shares)
+        if lost := found.count(track_splits.MARGIN):
+            what = "trajectory" if lost == 1 else "trajectories"
+            self.notes.append(f"dropped {lost} {what} closer than {margin} frames to another set")
+        return found
+
+    def _shares(self, trajectories: int) -> Split:
+        return self._split or track_splits.default_shares(trajectories)
+
+
+def _write(segments: _Segments, sharing: _Sharing, temporary: Path, system: System, progress: Progress | None) -> None:
+    home = sharing.homes()
     writer = StoreWriter(temporary, Identity.of(system))
-    sizes = collections.Counter(home.values())
+    sizes = collections.Counter(name for name in home if name != track_splits.MARGIN)
     outputs = {name: writer.split(name, size, segments.frames, segments.lattice) for name, size in sorted(sizes.items())}
     waiting: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
-    for number in range(segments.count):
-        name = home[number]
-        waiting[name].append(segments.state(number, system.spec))
-        if len(waiting[name]) == outputs[name].chunk or outputs[name].complete + len(waiting[name]) == outputs[name].trajectories:
-            outputs[name].append(np.stack(waiting[name]))
-            waiting[name].clear()
+    for number, name in enumerate(home):
+        if name in waiting:
+            waiting[name].append(segments.state(number, system.spec))
+            if len(waiting[name]) == outputs[name].chunk or outputs[name].complete + len(waiting[name]) == outputs[name].trajectories:
+                outputs[name].append(np.stack(waiting[name]))
+                waiting[name].clear()
         if progress:
             progress("writing trajectories", number + 1, segments.count)
+    writer.annotate({NOTES: sharing.notes})
     writer.finish()
 
 
@@ -163,12 +215,10 @@ class _Segment:
         return np.stack([np.bincount(image.ravel(), minlength=count) for image in self.labels])[:, 1:]
 
 
-def _cut(movie: Movie, types_of: Types | None, view: View, segment: int | None, lineage: Lineage | None) -> Iterator[_Segment]:
-    """Read a film and cut it into trajectories."""
-    frames = movie.labels(view)
+def _cut(movie: Movie, frames: np.ndarray, types_of: Types | None, length: int, lineage: Lineage | None) -> Iterator[tuple[int, _Segment]]:
+    """Cut the frames (time, y, x) of a film into trajectories; yield each with the number of its first frame."""
     if lineage is not None:
         lineage.check(frames)
-    length = segment or len(frames)
     _refuse_empty(movie, frames[: len(frames) // length * length])
     for start in range(0, len(frames) - length + 1, length):
         part = frames[start : start + length]
@@ -177,7 +227,7 @@ def _cut(movie: Movie, types_of: Types | None, view: View, segment: int | None, 
             raise DataError(f"{movie.name}: holds {len(names)} labels, at most {MOST_LABELS - 1} fit: cut it (segment), or crop it")
         types = types_of(movie, names) if types_of else np.ones(len(names), dtype=np.int64)
         mothers, born = lineage.of(names, start) if lineage else (np.zeros(len(names), np.int64), np.zeros(len(names), np.int64))
-        yield _Segment(movie, numbered(part, names), types, mothers, born)
+        yield start, _Segment(movie, numbered(part, names), types, mothers, born)
 
 
 def _refuse_empty(movie: Movie, frames: np.ndarray) -> None:

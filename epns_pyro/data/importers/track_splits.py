@@ -34,20 +34,32 @@ def default_shares(segments: int) -> Split:
     return Split(train=0.9 - test, val=0.1, test=test)
 
 
-def default_segment(lengths: Sequence[int], least: int, fits: Callable[[int], bool]) -> int | None:
+def default_segment(lengths: Sequence[int], least: int, kept: Callable[[int], float]) -> int | None:
     """Return how many frames a trajectory has where nobody says it, for recordings of so many frames; None if at least `least` do not fit.
 
-    About `CUTS` trajectories give a test set that can speak of calibration.
+    About `CUTS` trajectories give a test set that can speak of calibration. In short recordings margins are costly: segments are then as
+    long as they can be so that half of the training set is kept, or as much as possible.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+    least : int
+    kept : callable
+        Part of the training set that remains with segments of so many frames; 0 if a set is empty.
     """
     longest = min(max(sum(lengths) // CUTS, SEGMENT[0]), SEGMENT[1], min(lengths))
-    return next((segment for segment in range(longest, least - 1, -1) if fits(segment)), None)
+    parts = {segment: kept(segment) for segment in range(longest, least - 1, -1)}
+    enough = next((segment for segment, part in parts.items() if part >= 0.5), None)
+    return enough or max((segment for segment, part in parts.items() if part), key=parts.__getitem__, default=None)
 
 
-def holds_all_sets(frames: int, segment: int, margin: int, shares: Split) -> bool:
-    """Return whether a recording of so many frames, cut along time, has a segment for every set."""
+def kept_for_training(frames: int, segment: int, margin: int, shares: Split) -> float:
+    """Return the part of its training set that a recording of so many frames keeps, cut along time; 0 if a set is empty."""
     stretches = [Stretch(0, start, start + segment) for start in range(0, frames - segment + 1, segment)]
+    homes = by_time(stretches, margin, shares)
     wanted = {name for name in ("train", "val", "test") if getattr(shares, name)}
-    return wanted <= set(by_time(stretches, margin, shares))
+    share = shares.train / (shares.train + shares.val + shares.test)
+    return homes.count("train") / (share * len(homes)) if wanted <= set(homes) else 0.0
 
 
 def too_few(tested: int, steps: int) -> bool:

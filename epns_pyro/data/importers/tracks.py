@@ -209,14 +209,14 @@ class _Work:
         if self._options.singles or not lengths or uncut:
             return None
 
-        def fits(segment: int) -> bool:
+        def kept(segment: int) -> float:
             margin = segment if self._options.margin is None else self._options.margin
             shares = self._shares(sum(lengths) // segment)
-            return self._whole or track_splits.holds_all_sets(min(lengths), segment, margin, shares)
+            return 1.0 if self._whole else track_splits.kept_for_training(min(lengths), segment, margin, shares)
 
         if not (self._shares(0).val or self._shares(0).test):
             return None
-        segment = track_splits.default_segment(lengths, self._options.in_a_row, fits)
+        segment = track_splits.default_segment(lengths, self._options.in_a_row, kept)
         if segment:
             self._notes.append(f"cut into trajectories of {segment} frames, so that every set has some: --segment N cuts others")
         return segment

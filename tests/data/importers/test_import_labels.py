@@ -89,6 +89,27 @@ def test_films_are_cut_into_segments(films, tmp_path):
     assert as_set(store.spec.get(labels_in_order(store), "cell")) == as_set(compact(films[0]).reshape(3, 2, 8, 10))
 
 
+@pytest.mark.parametrize(("count", "options"), [(1, {}), (1, {"segment": 3}), (4, {}), (20, {"segment": 5})])
+def test_sets_are_apart_in_time_or_have_films_of_their_own(count, options, tmp_path):
+    """Every frame says which it is, by the area of its cell."""
+    frames, width = 40, 50
+    number = np.arange(count * frames).reshape(count, frames, 1)
+    zarr.create_array(tmp_path / "films.zarr", data=(np.arange(width**2) <= number).astype(np.uint16).reshape(count, frames, width, width))
+    store = import_labels(tmp_path / "films.zarr", tmp_path / "store.zarr", **options)
+    when = {split: (store.spec.get(store.read(split), "cell") > 0).sum((-2, -1)).ravel() - 1 for split in store.splits}
+    assert list(when) == ["train", "val", "test"]
+    films = {split: set(found // frames) for split, found in when.items()}
+    if count == 20:
+        assert sum(map(len, films.values())) == count
+        return
+    assert films == {split: set(range(count)) for split in when}
+    segment = store.steps("train") + 1
+    for film in range(count):
+        train, val, test = (found[found // frames == film] for found in when.values())
+        assert val.min() - train.max() > segment
+        assert test.min() - val.max() > segment
+
+
 def test_a_test_set_too_small_for_verdicts_is_said(films, tmp_path):
     zarr.create_array(tmp_path / "films.zarr", data=films)
     command = ["data", "import-labels", str(tmp_path / "films.zarr"), "--out", str(tmp_path / "store.zarr")]

@@ -248,11 +248,10 @@ def test_sets_by_time_keep_their_distance(tmp_path, margin):
     [
         ([1500], {}, 20),
         ([7000], {}, 93),
-        ([60], {}, 12),
-        ([400, 60], {}, 12),  # the short one holds three sets and two margins too
-        ([60], {"margin": 0}, 20),
-        ([60], {"margin": 13}, 8),  # of segments of 9 none is left for training
-        ([60, 60], {"tests": [1]}, 20),  # two sets and one margin in the other
+        ([60], {}, 8),  # of segments of 20 none would be left for training
+        ([400, 60], {}, 7),
+        ([60], {"margin": 0}, 15),
+        ([60, 60], {"tests": [1]}, 15),  # two sets and one margin in the other
         ([90, 50, 70], {"split": "recording"}, 20),
         ([30] * 3, {"split": "recording"}, 30),
         ([30] * 20, {}, 30),  # many of one length: each goes to one set

@@ -219,7 +219,7 @@ def test_a_line_number_counts_all_lines(tmp_path, monkeypatch):
 def test_a_trajectory_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tracks, "LARGEST_TRAJECTORY", 1000)
     walkers().to_csv(tmp_path / "walk.csv", index=False)
-    refused(run(tmp_path / "walk.csv", "--out", tmp_path / "store.zarr"), "cut shorter ones, --segment N", tmp_path)
+    refused(run(tmp_path / "walk.csv", "--segment", "50", "--out", tmp_path / "store.zarr"), "cut shorter ones, --segment N", tmp_path)
 
 
 @pytest.mark.parametrize(
