@@ -21,7 +21,7 @@ from epns_pyro.data.importers.track_layouts import find_files, open_tracks
 from epns_pyro.data.importers.track_options import Options
 from epns_pyro.data.importers.track_recording import LIKELIHOOD, Tracks
 from epns_pyro.data.importers.track_report import ImportReport
-from epns_pyro.data.importers.track_segments import FIRST_VALUE, Cut, Recording, Segment, read_segment
+from epns_pyro.data.importers.track_segments import FIRST_VALUE, FRAME, TRACK, Cut, Recording, Segment, read_segment
 from epns_pyro.data.importers.track_singles import SingleCut
 from epns_pyro.data.importers.track_splits import MARGIN, Stretch
 from epns_pyro.data.importers.track_spool import Spool
@@ -203,10 +203,13 @@ class _Work:
             raise DataError(f"{self._tracks[0].path}: no body is present in two consecutive kept frames{hint}")
 
     def _default_segment(self) -> int | None:
-        """Return the frames of a trajectory where the user does not say it; None for whole recordings or whole tracks."""
+        """Return the frames of a trajectory where the user does not say it; None for whole recordings."""
+        if not (self._shares(0).val or self._shares(0).test):
+            return None
+        if self._options.singles:
+            return self._noted(track_splits.default_segment_of_tracks(self._track_lengths(), self._options.in_a_row))
         lengths = [int(r.frames[-1] - r.frames[0]) // self._every + 1 for r in self._recordings if len(r.frames)]
-        uncut = self._whole and len(set(lengths)) == 1
-        if self._options.singles or not lengths or uncut:
+        if not lengths or (self._whole and len(set(lengths)) == 1):
             return None
 
         def kept(segment: int) -> float:
@@ -214,12 +217,25 @@ class _Work:
             shares = self._shares(sum(lengths) // segment)
             return 1.0 if self._whole else track_splits.kept_for_training(min(lengths), segment, margin, shares)
 
-        if not (self._shares(0).val or self._shares(0).test):
-            return None
-        segment = track_splits.default_segment(lengths, self._options.in_a_row, kept)
+        return self._noted(track_splits.default_segment(lengths, self._options.in_a_row, kept))
+
+    def _noted(self, segment: int | None) -> int | None:
         if segment:
-            self._notes.append(f"cut into trajectories of {segment} frames, so that every set has some: --segment N cuts others")
+            why = "many reach their end" if self._options.singles else "every set has some"
+            self._notes.append(f"cut into trajectories of {segment} frames, so that {why}: --segment N cuts others")
         return segment
+
+    def _track_lengths(self) -> list[int]:
+        """Return how many kept frames there are from the first detection of every track to the last."""
+        lengths = []
+        for recording in self._recordings:
+            first, last = np.full(len(recording.tracks), np.inf), np.full(len(recording.tracks), -np.inf)
+            for rows in recording.spool.blocks():
+                track = rows[:, TRACK].astype(np.int64)
+                np.minimum.at(first, track, rows[:, FRAME])
+                np.maximum.at(last, track, rows[:, FRAME])
+            lengths += ((last - first)[last >= first] // self._every + 1).astype(np.int64).tolist()
+        return lengths
 
     def _shares(self, segments: int) -> Split:
         """Return the parts of the sets in what is not the test already."""
