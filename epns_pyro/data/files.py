@@ -51,6 +51,8 @@ def reading(what: str, hint: str = "") -> Iterator[None]:
         raise DataError(f"{what} ({why[:200] or type(error).__name__}){hint}") from None
 
 
+TABLES, IMAGES = (".csv", ".tsv", ".txt", ".parquet", ".npy", ".npz"), (".tif", ".tiff")
+MOLECULES = (".xyz", ".extxyz", ".dcd", ".xtc", ".trr", ".pdb", ".lammpstrj")
 _NEITHER = "is neither a zarr directory nor a netCDF-4 file that can be read"
 
 
@@ -71,12 +73,19 @@ def contents(path: Path) -> tuple[list[str], dict[str, Any]]:
         _open_one_by_one(path, root)
         with reading(f"{path}: {_NEITHER}"):
             return sorted(root.group_keys()), dict(root.attrs)
-    with reading(f"{path}: {_NEITHER}"):
+    with reading(f"{path}: {_NEITHER}", _import_of(path)):
         with h5py.File(path, "r") as raw:
             dict(raw.attrs)  # h5netcdf reads them while it opens a file, and cannot close one where they are damaged
             _believe(path, list(_hdf5_claims(raw)))
         with h5netcdf.File(path, "r") as file:
             return sorted(file.groups), dict(file.attrs)
+
+
+def _import_of(path: Path) -> str:
+    """Return which command makes a store of a file that is none, by its ending; "" if none does."""
+    kinds = ((TABLES, "import-tracks"), (IMAGES, "import-labels"), (MOLECULES, "import-md"))
+    name = next((name for endings, name in kinds if path.suffix.lower() in endings), "")
+    return f": import it first: epns-pyro data {name} {path.name} --out {path.stem}.zarr" if name else ""
 
 
 def _open_one_by_one(path: Path, root: zarr.Group) -> None:

@@ -243,8 +243,14 @@ def test_what_cannot_be_opened(tmp_path):
     with pytest.raises(DataError, match="no such store"):
         open_store(tmp_path / "nothing.zarr")
     (tmp_path / "notes.txt").write_text("not data")
-    with pytest.raises(DataError, match="is neither a zarr directory nor a netCDF-4 file"):
+    with pytest.raises(DataError, match=r"is neither a zarr directory nor a netCDF-4 file.*: epns-pyro data import-tracks notes\.txt"):
         open_store(tmp_path / "notes.txt")
+    (tmp_path / "film.tif").write_text("not data")
+    with pytest.raises(DataError, match=r"epns-pyro data import-labels film\.tif --out film\.zarr"):
+        open_store(tmp_path / "film.tif")
+    (tmp_path / "notes.doc").write_text("not data")
+    with pytest.raises(DataError, match=r"netCDF-4 file that can be read \(.*\)$"):
+        open_store(tmp_path / "notes.doc")
     with pytest.raises(DataError, match=r"no description of its fields: give --spec FILE, put a\.zarr\.yaml next to it"):
         open_store(write(dataset(), tmp_path / "a.zarr"))
     with pytest.raises(DataError, match="the time between frames is unknown"):

@@ -14,7 +14,7 @@ import pandas as pd
 from epns_pyro.data.importers import track_tables
 from epns_pyro.data.importers.npy import load_npy, load_npz
 from epns_pyro.data.importers.track_recording import AXES, FRAME, LIKELIHOOD, TRACK, Tracks
-from epns_pyro.data.importers.track_tables import LINE, TextTable, numbers
+from epns_pyro.data.importers.track_tables import LINE, TextTable, interval, numbers
 from epns_pyro.errors import DataError
 
 
@@ -38,6 +38,11 @@ class WideTracks(Tracks):
         if missing := [f"{a}{n}" for n in self._numbers for a in self.axes if f"{a}{n}" not in columns]:
             raise DataError(f"{table.path}: has no column {missing[0]!r}: every animal needs {' and '.join(self.axes)}")
         self._columns = columns
+        clock = table.names[0]
+        if not re.fullmatch(rf"[xyz]\d+|probid\d+|{FRAME}", clock.lower()):
+            times = [row[0].replace(table.decimal, ".") for row in table.head if len(row) == len(table.names)]
+            self.frame_dt = interval([(str(frame), time) for frame, time in enumerate(times[table.has_header :])])
+            self.time_unit = "s" if self.frame_dt and re.match("sec|s$", clock.lower()) else ""
 
     def chunks(self) -> Iterator[pd.DataFrame]:
         for chunk in self._table.chunks():

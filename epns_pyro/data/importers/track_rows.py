@@ -13,7 +13,7 @@ from typing import final
 import pandas as pd
 
 from epns_pyro.data.importers.track_recording import AXES, FRAME, LIKELIHOOD, ROLES, TIME, TRACK, Tracks
-from epns_pyro.data.importers.track_tables import TextTable, numbers, parquet_chunks, parquet_file
+from epns_pyro.data.importers.track_tables import TextTable, interval, numbers, parquet_chunks, parquet_file
 from epns_pyro.errors import ConfigError, DataError, nearest
 
 
@@ -65,8 +65,8 @@ def assign(path: Path, names: tuple[str, ...], has_header: bool, columns: str | 
         seen = f"the header {','.join(names)[:120]} is not known" if has_header else f"there is no header above its {len(names)} columns"
         raise DataError(f"{path}: {seen}: say what the columns are, e.g. --columns frame,id,x,y (- skips one), or frame=NAME,id=NAME,...")
     entries = [entry.strip() for entry in columns.split(",")]
-    if all("=" in entry for entry in entries):
-        roles = _by_name(path, names, dict(entry.split("=", 1) for entry in entries))
+    if any("=" in entry for entry in entries):
+        roles = _by_name(path, names, entries)
     else:
         names, roles = _in_order(path, names, has_header, entries)
     if missing := [role for role in ("x", "y") if role not in roles] + [FRAME] * (FRAME not in roles and TIME not in roles):
@@ -80,9 +80,13 @@ def timed(path: Path, assignment: Assignment, column: str) -> Assignment:
     return replace(assignment, roles=roles | {TIME: find_column(path, assignment.names, column)})
 
 
-def _by_name(path: Path, names: tuple[str, ...], wanted: dict[str, str]) -> dict[str, str]:
-    roles = {}
-    for role, column in wanted.items():
+def _by_name(path: Path, names: tuple[str, ...], entries: Sequence[str]) -> dict[str, str]:
+    """Read pairs ROLE=COLUMN; a word alone is the role of the column of that name."""
+    roles: dict[str, str] = {}
+    for entry in entries:
+        role, _, column = entry.partition("=") if "=" in entry else (entry, "", entry)
+        if role in roles:
+            raise ConfigError(f"--columns: {role!r} is given twice")
         if role not in ROLES:
             raise ConfigError(f"--columns: unknown role {role!r}: {nearest(role, ROLES)}")
         roles[role] = find_column(path, names, column)
@@ -92,10 +96,8 @@ def _by_name(path: Path, names: tuple[str, ...], wanted: dict[str, str]) -> dict
 def _in_order(path: Path, names: tuple[str, ...], has_header: bool, entries: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Read a plain list: names of columns if the header has all of them, otherwise the roles of the columns in order."""
     words = [entry for entry in entries if entry != "-"]
-    if wrong := [entry for entry in entries if not entry or "=" in entry]:
-        raise ConfigError(
-            f"--columns: expected words like frame,id,x,y or pairs like frame=t,id=cell,x=X,y=Y, found {wrong[0]!r} among others"
-        )
+    if not all(entries):
+        raise ConfigError("--columns: expected words like frame,id,x,y or pairs like frame=t,id=cell,x=X,y=Y, found '' among others")
     if twice := [word for i, word in enumerate(words) if word in words[:i]]:
         raise ConfigError(f"--columns: {twice[0]!r} is given twice")
     if has_header and set(words) <= set(names):
@@ -166,7 +168,7 @@ class TextTracks(_Long):
         self.unit = _unit(words, x)
         if TIMES in (lower := [name.lower() for name in self._table.names]):
             column, rows = lower.index(TIMES), head[len(words) :]
-            self.frame_dt = _interval(rows, frame, column)
+            self.frame_dt = interval([(row[frame], row[column]) for row in rows])
             self.time_unit = _unit(words, column) if self.frame_dt else ""
 
     def raw(self) -> Iterator[pd.DataFrame]:
@@ -179,17 +181,6 @@ def _unit(words: Sequence[Sequence[str]], column: int) -> str:
     """Return the unit of a column that a TrackMate header gives in brackets; "" if it gives none."""
     units = [found[1] for row in words if (found := re.fullmatch(r"\((.+)\)", row[column]))]
     return units[0] if units else ""
-
-
-def _interval(rows: Sequence[Sequence[str]], frame: int, time: int) -> float | None:
-    """Return the time of frame 1 from the frame numbers and times of some rows; None unless they are in proportion."""
-    try:
-        pairs = [(float(row[frame]), float(row[time])) for row in rows]
-    except ValueError:
-        return None
-    found = [time / frame for frame, time in pairs if frame > 0]
-    even = bool(found) and min(found) > 0 and max(found) - min(found) <= 1e-3 * min(found)
-    return round(sorted(found)[len(found) // 2], 9) if even else None
 
 
 @final

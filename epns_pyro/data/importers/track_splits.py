@@ -12,7 +12,8 @@ BY_TIME, BY_RECORDING, BY_TRACK = "time", "recording", "track"
 MANY = 20  # recordings, or tracks that do not interact: each of them goes to one set
 TESTED = 40  # segments that a test set has where possible
 FEWEST, SHORTEST = 15, 8  # independent forecasts for a verdict, and steps of the shortest forecast that a trajectory is cut into
-CUTS, SEGMENT = 75, (20, 100)  # pieces that a default cut aims at, and the frames of its shortest and longest
+CUTS, ENOUGH = 100, 50  # pieces that a default cut aims at (58 are left for training), and those of which 30% are enough for verdicts
+SHORT, USUAL, LONG = 10, 20, 100  # frames of the shortest pieces where data are few, of the shortest where not, and of the longest
 MARGIN = ""  # the "set" of segments that are left out because they are too close to another set
 
 
@@ -60,7 +61,8 @@ def default_segment_of_tracks(lengths: Sequence[int], least: int) -> int | None:
 
 
 def _usual(lengths: Sequence[int]) -> int:
-    return min(max(sum(lengths) // CUTS, SEGMENT[0]), SEGMENT[1])
+    total = sum(lengths)
+    return min(max(total // CUTS, min(max(total // ENOUGH, SHORT), USUAL)), LONG)
 
 
 def kept_for_training(frames: int, segment: int, margin: int, shares: Split) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,17 @@ def _number(text: str, decimal: str) -> float | None:
 
 
 # -- checked columns -------------------------------------------------------------------------------------------------------
+
+
+def interval(rows: Sequence[tuple[str, str]]) -> float | None:
+    """Return the time between frames, from the frame numbers and times of some rows; None unless they are in proportion."""
+    try:
+        pairs = sorted((float(frame), float(time)) for frame, time in rows)
+    except ValueError:
+        return None
+    found = [(time - pairs[0][1]) / (frame - pairs[0][0]) for frame, time in pairs if frame > pairs[0][0]]
+    even = bool(found) and min(found) > 0 and max(found) - min(found) <= 1e-3 * min(found)
+    return round(sorted(found)[len(found) // 2], 9) if even else None
 
 
 def numbers(path: Path, chunk: pd.DataFrame, column: str) -> np.ndarray:

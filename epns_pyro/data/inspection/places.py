@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +14,7 @@ LAGS = 3  # earlier displacements in the regression, for motion that persists fr
 CRITICAL = -4.0  # of the unit-root statistic with a constant: about 0.2%, measured with persistent and noisy walks (asymptotically 0.14%)
 FEWEST = 50  # stretches
 MOSTLY = 0.9  # share of bodies and frames that are there: where many come and go, those that stay are a selection
-SEAM = 0.5  # typical distance of two starts; consecutive stretches are closer at their seam
+SEAM, SEAM_STEPS = 0.5, 3.0  # typical distance of two starts, typical steps: consecutive stretches are closer at their seam
 NEGLIGIBLE = 1e-3  # of the step of a body: what a centroid moves if data are centred on it
 
 
@@ -36,6 +37,7 @@ class Places(Inspector):
         self._moves: list[np.ndarray] = []  # its displacement from the second frame to the last
         self._gone: list[np.ndarray] = []  # and from the first
         self._there, self._all, self._squares, self._steps = 0, 0, 0.0, 0
+        self._centroid, self._moments = 0.0, 0  # squared steps of the centroid, and their number
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
         x = arrays[self._name].astype(np.float64)
@@ -46,6 +48,12 @@ class Places(Inspector):
         self._squares, self._steps = self._squares + float(np.nansum(step**2)), self._steps + int(np.isfinite(step).sum())
         if x.shape[1] < 3:
             return
+        centroid = np.where((known[:, 1:] & known[:, :-1])[..., None], step, np.nan)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # frames without bodies
+            centroid = np.nanmean(centroid, axis=2)
+        self._centroid += float(np.nansum(centroid**2))
+        self._moments += int(np.isfinite(centroid).all(-1).sum())
         whole = (known[:, 0] & known[:, 1] & known[:, -1])[..., None]
         count = whole.sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -60,10 +68,11 @@ class Places(Inspector):
         starts, moves, gone = (np.asarray(values) for values in (self._starts, self._moves, self._gone))
         if not np.sqrt(np.nanmean(moves**2)) > NEGLIGIBLE * np.sqrt(self._squares / self._steps):
             return
+        continues = _continues(starts, gone, np.sqrt(self._centroid / max(self._moments, 1)))
         found = [
             (axis, slope)
             for axis in range(starts.shape[1])
-            for slope, t in [_unit_root(starts[:, axis], moves[:, axis], _continues(starts, gone))]
+            for slope, t in [_unit_root(starts[:, axis], moves[:, axis], continues)]
             if t < CRITICAL
         ]
         if found:
@@ -78,11 +87,14 @@ class Places(Inspector):
             )
 
 
-def _continues(starts: np.ndarray, gone: np.ndarray) -> np.ndarray:
-    """Return which trajectories (trajectory,) continue the one before."""
+def _continues(starts: np.ndarray, gone: np.ndarray, step: float) -> np.ndarray:
+    """Return which trajectories (trajectory,) continue the one before, of centroids that move by about `step` in a frame.
+
+    In a narrow trap all starts are close together, but not closer than some steps.
+    """
     seam = np.linalg.norm(starts[1:] - starts[:-1] - gone[:-1], axis=-1)
     apart = np.linalg.norm(starts[:, None] - starts[None, :: max(1, len(starts) // 100)], axis=-1)
-    return np.concatenate([[False], seam < SEAM * np.nanmedian(apart)])
+    return np.concatenate([[False], seam < max(SEAM * np.nanmedian(apart), SEAM_STEPS * step)])
 
 
 def _unit_root(place: np.ndarray, move: np.ndarray, continues: np.ndarray) -> tuple[float, float]:

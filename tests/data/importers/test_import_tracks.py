@@ -247,12 +247,12 @@ def test_sets_by_time_keep_their_distance(tmp_path, margin):
     ("lengths", "options", "segment"),
     [
         ([1500], {}, 20),
-        ([7000], {}, 93),
-        ([60], {}, 8),  # of segments of 20 none would be left for training
+        ([7000], {}, 70),
+        ([60], {}, 8),  # of longer ones less than half of the training set would be left
         ([400, 60], {}, 7),
-        ([60], {"margin": 0}, 15),
-        ([60, 60], {"tests": [1]}, 15),  # two sets and one margin in the other
-        ([90, 50, 70], {"split": "recording"}, 20),
+        ([60], {"margin": 0}, 10),
+        ([60, 60], {"tests": [1]}, 10),  # two sets and one margin in the other
+        ([90, 50, 70], {"split": "recording"}, 10),
         ([30] * 3, {"split": "recording"}, 30),
         ([30] * 20, {}, 30),  # many of one length: each goes to one set
     ],

@@ -42,8 +42,30 @@ def test_the_same_walk_from_every_program(tmp_path, write):
     if write is trackmate:
         assert store.spec["position"].unit == "micron"
         assert (store.frame_dt, store.time_unit) == (0.5, "sec")
+    if write is idtracker_csv:
+        assert store.frame_dt == pytest.approx(1 / 30)
     if write in (trackmate, btrack):
         assert "z is 0 everywhere: space has 2 dimensions" in found.notes
+
+
+def test_a_word_among_pairs_is_the_column_of_that_name(tmp_path):
+    table = walkers()
+    table.rename(columns={"frame": "t", "id": "cell"}).to_csv(tmp_path / "walk.csv", index=False)
+    same(imported(tmp_path / "walk.csv", columns="frame=t,id=cell,x,y")[0], table)
+
+
+@pytest.mark.parametrize(("header", "unit"), [("seconds", "s"), ("time", "")])
+def test_wide_tables_say_the_time_between_frames(tmp_path, header, unit):
+    x = np.random.default_rng(0).normal(size=(60, 4)).cumsum(0)
+    wide = pd.DataFrame(x, columns=["x1", "y1", "x2", "y2"])
+    wide.insert(0, header, 5 + 0.25 * np.arange(60))
+    wide.to_csv(tmp_path / "even.csv", index=False)
+    store, _ = imported(tmp_path / "even.csv")
+    assert (store.frame_dt, store.time_unit) == (0.25, unit)
+    wide[header] **= 2
+    (tmp_path / "other").mkdir()
+    wide.to_csv(tmp_path / "other" / "uneven.csv", index=False)
+    assert imported(tmp_path / "other" / "uneven.csv")[0].frame_dt == 1
 
 
 def test_a_time_between_frames_that_is_given_is_not_taken_from_the_file(tmp_path):

@@ -70,6 +70,11 @@ def test_a_trap_is_found_with_its_centre(bodies):
     np.testing.assert_allclose(centre, [7, -3], atol=0.5)
 
 
+def test_a_narrow_trap_is_found():
+    """Starts are hardly further apart than two frames are."""
+    assert "returns to a place along axis 0 and 1" in said(recording(np.random.default_rng(0), pull=0.5))[0]
+
+
 def test_walls_are_found():
     assert "returns to a place" in said(arena(np.random.default_rng(0)))[0]
 
