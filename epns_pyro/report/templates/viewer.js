@@ -37,7 +37,7 @@
     pen.globalAlpha = 1;
   }
 
-  function bodiesOf(player, source, project, strength) {
+  function bodiesOf(player, source, project, strength, shrink) {
     const { pen, frame, trajectory } = player, at = (t, b) => { const point = place(source, trajectory, t, b); return present(point) ? project(...point) : null; };
     Object.assign(pen, { strokeStyle: role(source ? "--model" : "--ink"), fillStyle: role(source ? "--model" : "--ink"), lineWidth: source ? 1.2 : 1.4, lineCap: "round" });
     const order = Array.from({ length: bodies }, (_, b) => [b, at(frame, b)]).filter(([, point]) => point).sort((p, q) => q[1][2] - p[1][2]);
@@ -49,7 +49,7 @@
         pen.beginPath(); pen.moveTo(...from.slice(0, 2)); pen.lineTo(...to.slice(0, 2)); pen.stroke();
       }
       pen.globalAlpha = strength;
-      pen.beginPath(); pen.arc(x, y, 2 + 4.5 * data.size[trajectory][b], 0, 2 * Math.PI); pen.fill();
+      pen.beginPath(); pen.arc(x, y, shrink * (2 + 4.5 * data.size[trajectory][b]), 0, 2 * Math.PI); pen.fill();
     }
     pen.globalAlpha = 1;
   }
@@ -59,11 +59,12 @@
     const columns = over ? 1 : wide ? Math.min(4, sources) : 2, rows = over ? 1 : Math.ceil(sources / columns);
     const [width, height] = player.sheet(over ? (wide ? 0.55 : 0.9) : (rows * 0.95) / columns), [w, h] = [width / columns, height / rows], { pen } = player;
     const panels = over ? [Array.from({ length: sources }, (_, i) => sources - 1 - i)] : Array.from({ length: sources }, (_, i) => [i]);
+    const unit = 0.42 * Math.min(w, (over ? 1.5 : 1) * (h - 24)), shrink = Math.max(0.2, Math.min(1, unit / (14 * Math.sqrt(bodies))));  // many do not hide each other
     panels.forEach((shown, i) => {
-      const [x0, y0] = [(i % columns) * w, Math.floor(i / columns) * h], project = camera(player.trajectory, x0 + w / 2, y0 + 12 + h / 2, 0.42 * Math.min(w, (over ? 1.5 : 1) * (h - 24)));
+      const [x0, y0] = [(i % columns) * w, Math.floor(i / columns) * h], project = camera(player.trajectory, x0 + w / 2, y0 + 12 + h / 2, unit);
       pen.save(); pen.beginPath(); pen.rect(x0, y0, w, h); pen.clip();
       floor(pen, project, scenes[player.trajectory]);
-      for (const source of shown) bodiesOf(player, source, project, over && source ? 0.6 : 1);
+      for (const source of shown) bodiesOf(player, source, project, over && source ? 0.6 : 1, shrink);
       pen.restore();
       if (over) { player.title(0, 4, 16, "truth", "left"); player.title(1, 52, 16, "members", "left"); } else player.title(i, x0 + w / 2, y0 + 15);
     });
