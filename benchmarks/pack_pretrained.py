@@ -1,7 +1,7 @@
 """Pack a trained run into the package, so that `pretrained:NAME` loads it: weights without the state of training, config, evaluation, and a
 few held-out trajectories to start from.
 
-epns-pyro train nbody
+epns-pyro train nbody --steps 2000
 python benchmarks/pack_pretrained.py runs/nbody
 epns-pyro train cells
 python benchmarks/pack_pretrained.py runs/cells --name cells16 --command "epns-pyro train cells"
@@ -29,7 +29,7 @@ ALONE = {"test": 20, "same_init": 100}  # trajectories that travel with the weig
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--name", help="[default: name of the folder]")
-@click.option("--command", default="epns-pyro train nbody", show_default=True, help="What made the run.")
+@click.option("--command", default="epns-pyro train nbody --steps 2000", show_default=True, help="What made the run.")
 def main(run: Path, name: str | None, command: str) -> None:
     source, out = RunFolder(run), RunFolder(HOME / (name or run.name))
     shutil.rmtree(out.path, ignore_errors=True)
