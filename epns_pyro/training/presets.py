@@ -89,7 +89,8 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
 
     Velocities are inferred from positions where these alone are recorded, forces are central and fitted before training, and what the
     networks say is measured in noise. The noise is a mixture: nearly none, and sometimes, where bodies meet, as much as in the data. Forces
-    without softening throw bodies that meet anywhere, and then the next frame is doubtful, too.
+    without softening throw bodies that meet anywhere, and then the next frame is doubtful, too. What remains to learn after the fit is the
+    noise, which takes few steps.
     """
     spec = system.build().spec
     if has_hidden_states(spec):
@@ -111,12 +112,14 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
             }
         ),
         training=TrainingConfig(
-            steps=2000,
+            steps=100,
             batch=32,
             horizon=HorizonSchedule(start=4, end=4),
             feedback="teacher",
             learning_rate=2e-3,
             validation_transitions=500,
+            validate_every=50,
+            checkpoint_every=50,
         ),
     )
 

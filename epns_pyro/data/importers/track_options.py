@@ -36,7 +36,7 @@ class Options:
     scale : float
         Size of the file's unit of length in `unit`, e.g. of a pixel.
     segment : int, optional
-        Frames per trajectory; by default 20 to 100, fewer in short recordings, so that every set has some, or for single tracks so that
+        Frames per trajectory; by default 15 to 100, fewer in short recordings, so that every set has some, or for single tracks so that
         half of them are as long. 20 or more recordings of one length are not cut.
     quantities : Quantities
         Columns that become fields, besides the positions.

@@ -13,7 +13,7 @@ MANY = 20  # recordings, or tracks that do not interact: each of them goes to on
 TESTED = 40  # segments that a test set has where possible
 FEWEST, SHORTEST = 15, 8  # independent forecasts for a verdict, and steps of the shortest forecast that a trajectory is cut into
 CUTS, ENOUGH = 100, 50  # pieces that a default cut aims at (58 are left for training), and those of which 30% are enough for verdicts
-SHORT, USUAL, LONG = 10, 20, 100  # frames of the shortest pieces where data are few, of the shortest where not, and of the longest
+SHORT, USUAL, LONG = 10, 15, 100  # frames of the shortest pieces where data are few, of the shortest where not, and of the longest
 MARGIN = ""  # the "set" of segments that are left out because they are too close to another set
 
 

@@ -246,7 +246,7 @@ def test_sets_by_time_keep_their_distance(tmp_path, margin):
 @pytest.mark.parametrize(
     ("lengths", "options", "segment"),
     [
-        ([1500], {}, 20),
+        ([1500], {}, 15),
         ([7000], {}, 70),
         ([60], {}, 8),  # of longer ones less than half of the training set would be left
         ([400, 60], {}, 7),
