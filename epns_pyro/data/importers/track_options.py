@@ -13,6 +13,7 @@ from epns_pyro.data.importers.track_recording import ROLES, TRACK, Tracks
 from epns_pyro.derived import with_hidden_velocity, with_history
 from epns_pyro.errors import ConfigError, nearest
 from epns_pyro.state import StateSpec
+from epns_pyro.systems import RecordedConfig
 
 HISTORY = 4  # steps: enough to distinguish walking from standing, and a noisy position from a turn
 
@@ -118,6 +119,11 @@ class Options:
     def in_a_row(self) -> int:
         """How many detections a single track needs in a row: those that make a state, and one to be forecast."""
         return 2 + self._steps
+
+    @property
+    def least_segment(self) -> int:
+        """Fewest frames of a trajectory to train on and judge by: with hidden velocities, those given and as many to be forecast."""
+        return self.in_a_row if self.noise is None else 2 * RecordedConfig.model_fields["given"].default
 
     @property
     def _steps(self) -> int:

@@ -62,6 +62,15 @@ class Recording:
         self.frames = np.union1d(self.frames, frame)
         self.spool.append(rows)
 
+    def spans(self, every: int) -> list[int]:
+        """Return how many kept frames, every `every`-th, there are from the first row of each track to its last."""
+        first, last = np.full(len(self.tracks), np.inf), np.full(len(self.tracks), -np.inf)
+        for rows in self.spool.blocks():
+            track = rows[:, TRACK].astype(np.int64)
+            np.minimum.at(first, track, rows[:, FRAME])
+            np.maximum.at(last, track, rows[:, FRAME])
+        return ((last - first)[last >= first] // every + 1).astype(np.int64).tolist()
+
     def number_frames(self, path: Path, *, clocked: bool) -> None:
         """Number frames that were told apart by their times, in a new file at `path`; the times go to `times`.
 

@@ -48,7 +48,7 @@ def default_segment(lengths: Sequence[int], least: int, kept: Callable[[int], fl
     kept : callable
         Part of the training set that remains with segments of so many frames; 0 if a set is empty.
     """
-    longest = min(_usual(lengths), min(lengths))
+    longest = min(max(_usual(lengths), least), min(lengths))
     parts = {segment: kept(segment) for segment in range(longest, least - 1, -1)}
     enough = next((segment for segment, part in parts.items() if part >= 0.5), None)
     return enough or max((segment for segment, part in parts.items() if part), key=parts.__getitem__, default=None)
@@ -57,7 +57,7 @@ def default_segment(lengths: Sequence[int], least: int, kept: Callable[[int], fl
 def default_segment_of_tracks(lengths: Sequence[int], least: int) -> int | None:
     """Return the same for single tracks of so many frames: half of those that hold `least` frames are as long; None if there are none."""
     usable = sorted(length for length in lengths if length >= least)
-    return min(_usual(usable), usable[len(usable) // 2]) if usable else None
+    return min(max(_usual(usable), least), usable[len(usable) // 2]) if usable else None
 
 
 def _usual(lengths: Sequence[int]) -> int:

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from epns_pyro.data import layout
-from epns_pyro.data.description import Split, with_symmetry
-from epns_pyro.data.importers import track_segments, track_splits
+from epns_pyro.data.description import with_symmetry
+from epns_pyro.data.importers import track_segments
 from epns_pyro.data.importers.track_fields import Reader, natural_order, with_boxes
 from epns_pyro.data.importers.track_layouts import find_files, open_tracks
 from epns_pyro.data.importers.track_options import Options
 from epns_pyro.data.importers.track_recording import LIKELIHOOD, Tracks
 from epns_pyro.data.importers.track_report import ImportReport
-from epns_pyro.data.importers.track_segments import FIRST_VALUE, FRAME, TRACK, Cut, Recording, Segment, read_segment
+from epns_pyro.data.importers.track_segments import FIRST_VALUE, Cut, Recording, Segment, read_segment
+from epns_pyro.data.importers.track_sharing import Sharing
 from epns_pyro.data.importers.track_singles import SingleCut
 from epns_pyro.data.importers.track_splits import MARGIN, Stretch
 from epns_pyro.data.importers.track_spool import Spool
@@ -172,7 +173,8 @@ class _Work:
     def cut(self) -> None:
         """Cut the recordings into segments, and check every segment."""
         self._every = self._options.every or self._common_step()
-        self._length = self._options.segment or self._default_segment()
+        self._sharing = Sharing(self._options, self._recordings, self._tests, self._every)
+        self._length = self._sharing.segment()
         self._cuts = [self._cut(recording, number) for number, recording in enumerate(self._recordings)]
         lengths = {cut.segment for cut in self._cuts if len(cut.frames)}
         if len(lengths) > 1:
@@ -201,53 +203,6 @@ class _Work:
             step = self._common_step()
             hint = f": frame numbers step by {step}, give --every {step}" if step > self._every else ""
             raise DataError(f"{self._tracks[0].path}: no body is present in two consecutive kept frames{hint}")
-
-    def _default_segment(self) -> int | None:
-        """Return the frames of a trajectory where the user does not say it; None for whole recordings."""
-        if not (self._shares(0).val or self._shares(0).test):
-            return None
-        if self._options.singles:
-            return self._noted(track_splits.default_segment_of_tracks(self._track_lengths(), self._options.in_a_row))
-        lengths = [int(r.frames[-1] - r.frames[0]) // self._every + 1 for r in self._recordings if len(r.frames)]
-        if not lengths or (self._whole and len(set(lengths)) == 1):
-            return None
-
-        def kept(segment: int) -> float:
-            margin = segment if self._options.margin is None else self._options.margin
-            shares = self._shares(sum(lengths) // segment)
-            return 1.0 if self._whole else track_splits.kept_for_training(min(lengths), segment, margin, shares)
-
-        return self._noted(track_splits.default_segment(lengths, self._options.in_a_row, kept))
-
-    def _noted(self, segment: int | None) -> int | None:
-        if segment:
-            why = "many reach their end" if self._options.singles else "every set has some"
-            self._notes.append(f"cut into trajectories of {segment} frames, so that {why}: --segment N cuts others")
-        return segment
-
-    def _track_lengths(self) -> list[int]:
-        """Return how many kept frames there are from the first detection of every track to the last."""
-        lengths = []
-        for recording in self._recordings:
-            first, last = np.full(len(recording.tracks), np.inf), np.full(len(recording.tracks), -np.inf)
-            for rows in recording.spool.blocks():
-                track = rows[:, TRACK].astype(np.int64)
-                np.minimum.at(first, track, rows[:, FRAME])
-                np.maximum.at(last, track, rows[:, FRAME])
-            lengths += ((last - first)[last >= first] // self._every + 1).astype(np.int64).tolist()
-        return lengths
-
-    def _shares(self, segments: int) -> Split:
-        """Return the parts of the sets in what is not the test already."""
-        shares = self._options.shares or (Split() if self._tests else track_splits.default_shares(segments))
-        return shares.model_copy(update={"test": 0.0}) if self._tests else shares
-
-    @property
-    def _whole(self) -> bool:
-        """Whether each recording goes to one set: where the user wants it, or has given many and says nothing."""
-        if self._options.split or self._options.singles:
-            return self._options.split == track_splits.BY_RECORDING
-        return not self._options.segment and len(self._recordings) - len(self._tests) >= track_splits.MANY
 
     def _cut(self, recording: Recording, number: int) -> Cut:
         how = (recording, number, self._every, self._length, self._dropped)
@@ -278,39 +233,16 @@ class _Work:
 
     def homes(self) -> dict[tuple[int, int], str]:
         """Return the set of every segment that belongs to one."""
-        tests = self._tests
-        margin = self._segment if self._options.margin is None else self._options.margin
-        names = [recording.name for recording in self._recordings]
-        stretches = [self._stretch(key) for key in self._usable]
-        shares = self._shares(len(stretches))
-        tracks = len({(stretch.recording, stretch.track) for stretch in stretches}) if self._options.singles else 0
-        usual = track_splits.BY_RECORDING if self._whole else track_splits.BY_TIME
-        how = self._options.split or (track_splits.BY_TRACK if tracks >= track_splits.MANY else usual)
-        found = track_splits.assign(stretches, names, how=how, margin=margin, tests=tests, shares=shares)
+        found = self._sharing.homes([self._stretch(key) for key in self._usable], self._segment)
         homes = dict(zip(self._usable, found, strict=True))
         if "train" not in homes.values():
             raise DataError(f"{self._tracks[0].path}: no segment is left for training: give longer recordings, or a shorter --segment")
         if lost := sum(self._rows[key] for key, name in homes.items() if name == MARGIN):
+            margin = self._segment if self._options.margin is None else self._options.margin
             self._dropped[f"of segments closer than {margin} frames to another set"] += lost
-        divided = how == track_splits.BY_TIME and (shares.val or shares.test)
-        if divided and (whole := track_splits.used_whole(stretches, found, tests)):
-            others = " or --split track" if self._options.singles else ""
-            self._notes.append(
-                f"{', '.join(names[number] for number in whole)}: too short to be split by time with a margin of {margin} frames, so all "
-                f"of it is for training: use a smaller --margin, a shorter --segment{others}"
-            )
-        tested = list(homes.values()).count("test")
-        if (shares.test or tests) and track_splits.too_few(tested, self._segment):
-            share = "a larger part for the test in --shares, "
-            if any(t.simulated for t in self._tracks):
-                more = "or a longer simulation"
-            elif self._options.singles or self._bodies == 1 or self._options.pairs:
-                more = f"{share}or record more"
-            else:
-                more = f"{share}record more or, if bodies do not influence each other, let each track be a trajectory: --non-interacting"
-            self._notes.append(
-                f"the test set has {tested} trajector{'y' if tested == 1 else 'ies'}, too few for verdicts: use a shorter --segment, {more}"
-            )
+        simulated = any(t.simulated for t in self._tracks)
+        self._sharing.warn_of_few(found.count("test"), self._segment, simulated=simulated, bodies=self._bodies)
+        self._notes += self._sharing.notes
         return {key: name for key, name in homes.items() if name != MARGIN}
 
     # -- writing -----------------------------------------------------------------------------------------------------------

@@ -252,6 +252,7 @@ def test_sets_by_time_keep_their_distance(tmp_path, margin):
         ([400, 60], {}, 7),
         ([60], {"margin": 0}, 10),
         ([60, 60], {"tests": [1]}, 10),  # two sets and one margin in the other
+        ([400], {"noise": "learn", "history": None}, 20),  # ten frames given, ten forecast
         ([90, 50, 70], {"split": "recording"}, 10),
         ([30] * 3, {"split": "recording"}, 30),
         ([30] * 20, {}, 30),  # many of one length: each goes to one set
