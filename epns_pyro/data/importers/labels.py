@@ -132,7 +132,7 @@ class _Sharing:
     """How films are cut along time, and which set every piece belongs to."""
 
     def __init__(self, films: int, segment: int | None, split: Split | None) -> None:
-        self._films, self._split, self._given, self._length = films, split, segment, segment
+        self._films, self._split, self._length = films, split, segment
         self.stretches: list[Stretch] = []  # of all trajectories
         self.notes: list[str] = []
 

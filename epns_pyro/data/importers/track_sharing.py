@@ -54,13 +54,13 @@ class Sharing:
 
         def kept(segment: int) -> float:
             shares = self._shares(sum(lengths) // segment)
-            return 1.0 if self._whole else track_splits.kept_for_training(min(lengths), segment, self._margin(segment), shares)
+            return 1.0 if self._whole else track_splits.kept_for_training(min(lengths), segment, self.margin(segment), shares)
 
         return track_splits.default_segment(lengths, least, kept), "every set has some"
 
     def homes(self, stretches: Sequence[Stretch], segment: int) -> list[str]:
         """Return the set of every stretch of `segment` frames; `MARGIN` for those that are left out."""
-        names, shares, margin = [r.name for r in self._recordings], self._shares(len(stretches)), self._margin(segment)
+        names, shares, margin = [r.name for r in self._recordings], self._shares(len(stretches)), self.margin(segment)
         tracks = len({(stretch.recording, stretch.track) for stretch in stretches}) if self._options.singles else 0
         usual = track_splits.BY_RECORDING if self._whole else track_splits.BY_TIME
         how = self._options.split or (track_splits.BY_TRACK if tracks >= track_splits.MANY else usual)
@@ -89,7 +89,8 @@ class Sharing:
             f"the test set has {tested} trajector{'y' if tested == 1 else 'ies'}, too few for verdicts: use a shorter --segment, {more}"
         )
 
-    def _margin(self, segment: int) -> int:
+    def margin(self, segment: int) -> int:
+        """Return the frames between two sets of one recording."""
         return segment if self._options.margin is None else self._options.margin
 
     def _shares(self, segments: int) -> Split:

@@ -238,7 +238,7 @@ class _Work:
         if "train" not in homes.values():
             raise DataError(f"{self._tracks[0].path}: no segment is left for training: give longer recordings, or a shorter --segment")
         if lost := sum(self._rows[key] for key, name in homes.items() if name == MARGIN):
-            margin = self._segment if self._options.margin is None else self._options.margin
+            margin = self._sharing.margin(self._segment)
             self._dropped[f"of segments closer than {margin} frames to another set"] += lost
         simulated = any(t.simulated for t in self._tracks)
         self._sharing.warn_of_few(found.count("test"), self._segment, simulated=simulated, bodies=self._bodies)
