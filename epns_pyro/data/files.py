@@ -51,8 +51,11 @@ def reading(what: str, hint: str = "") -> Iterator[None]:
         raise DataError(f"{what} ({why[:200] or type(error).__name__}){hint}") from None
 
 
-TABLES, IMAGES = (".csv", ".tsv", ".txt", ".parquet", ".npy", ".npz"), (".tif", ".tiff")
-MOLECULES = (".xyz", ".extxyz", ".dcd", ".xtc", ".trr", ".pdb", ".lammpstrj")
+# Endings of files that are imported.
+ARRAYS, IMAGES = (".npy", ".npz"), (".tif", ".tiff")
+TABLES = (".csv", ".tsv", ".txt", ".dat", ".tab", ".parquet", *ARRAYS)
+EXTXYZ = (".extxyz", ".xyz")
+MOLECULES = (*EXTXYZ, ".dcd", ".xtc", ".trr", ".pdb", ".lammpstrj")
 _NEITHER = "is neither a zarr directory nor a netCDF-4 file that can be read"
 
 

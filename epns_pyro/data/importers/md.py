@@ -17,6 +17,7 @@ from typing import Any, final
 import numpy as np
 import pandas as pd
 
+from epns_pyro.data.files import EXTXYZ
 from epns_pyro.data.importers import track_tables
 from epns_pyro.data.importers.track_fields import VELOCITY, Column
 from epns_pyro.data.importers.track_pairs import Pairs
@@ -28,7 +29,6 @@ from epns_pyro.errors import ConfigError, DataError
 from epns_pyro.geometry import SAME
 
 INSTALL = "pip install 'epns-pyro[md]'"
-EXTXYZ = (".extxyz", ".xyz")
 RECTANGULAR = 1e-4  # of a side: how far a cell vector may lean in the rounding of a file
 VELOCITIES = ("vx", "vy", "vz")
 RECORDED_AS = ("velo", "vel", "velocities", "velocity")  # names of velocities in extxyz, by OVITO, LAMMPS and others

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from epns_pyro.data.files import check_zarr, reading, refuse_damaged_blosc
+from epns_pyro.data.files import IMAGES, check_zarr, reading, refuse_damaged_blosc
 from epns_pyro.data.importers.epns_format import natural
-from epns_pyro.data.importers.tiff import MOST_IMAGE_PIXELS, MOST_PIXELS, SUFFIXES, count_images, open_stack
+from epns_pyro.data.importers.tiff import MOST_IMAGE_PIXELS, MOST_PIXELS, count_images, open_stack
 from epns_pyro.errors import DataError, nearest
 from epns_pyro.later import later
 
@@ -122,11 +122,11 @@ def find_movies(path: Path, *, stack_is_time: bool = False) -> list[Movie]:
         raise DataError(f"{path}: no such file or folder")
     if path.is_dir() and is_zarr(path):
         return _zarr_movies(path)
-    if path.is_file() and path.suffix.lower() in SUFFIXES:
+    if path.is_file() and path.suffix.lower() in IMAGES:
         return [Movie(_name(path), 0, partial(_stack_frames, path, stack_is_time))]
-    files = sorted((p for p in path.glob("*") if p.suffix.lower() in SUFFIXES), key=natural)
+    files = sorted((p for p in path.glob("*") if p.suffix.lower() in IMAGES), key=natural)
     if not files:
-        inside = sorted({p.parent for p in path.glob("*/**/*") if p.suffix.lower() in SUFFIXES}, key=natural)
+        inside = sorted({p.parent for p in path.glob("*/**/*") if p.suffix.lower() in IMAGES}, key=natural)
         found = f"one level or more below, in {', '.join(str(p) for p in inside[:3])}: give one of them" if inside else "none of them"
         raise DataError(f"{path}: expected a zarr array, a TIFF stack, or a folder of .tif files, found {found}")
     counts = [count_images(file) for file in files]

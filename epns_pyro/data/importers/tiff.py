@@ -24,8 +24,6 @@ import tifffile
 
 from epns_pyro.errors import DataError
 
-SUFFIXES = (".tif", ".tiff")
-
 # Limits. Label images beyond them do not fit into memory.
 MOST_IMAGES = 100_000  # in a file
 MOST_IMAGE_PIXELS = 2**28  # 16,384 x 16,384

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+from epns_pyro.data.files import ARRAYS, TABLES
 from epns_pyro.data.importers.epns_format import natural
 from epns_pyro.data.importers.track_frames import ArrayTracks, DeepLabCut, WideTracks, is_wide
 from epns_pyro.data.importers.track_recording import Tracks
@@ -13,9 +14,6 @@ from epns_pyro.data.importers.track_rows import ParquetTracks, TextTracks, assig
 from epns_pyro.data.importers.track_tables import look, parquet_file
 from epns_pyro.errors import ConfigError, DataError
 
-TEXT = (".csv", ".tsv", ".txt", ".dat", ".tab")
-ARRAYS = (".npy", ".npz")
-SUFFIXES = (*TEXT, ".parquet", *ARRAYS)
 WAY_OUT = {
     ".h5": "export the tracks as CSV",
     ".hdf5": "export the tracks as CSV",
@@ -36,9 +34,9 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
-        inside = sorted((p for p in path.iterdir() if p.suffix.lower() in SUFFIXES), key=natural) if path.is_dir() else [path]
+        inside = sorted((p for p in path.iterdir() if p.suffix.lower() in TABLES), key=natural) if path.is_dir() else [path]
         if not inside:
-            raise DataError(f"{path}: holds no tables: expected files that end in {', '.join(SUFFIXES)}")
+            raise DataError(f"{path}: holds no tables: expected files that end in {', '.join(TABLES)}")
         if twice := next((both for both in itertools.combinations(inside, 2) if both[0].stem == both[1].stem), None):
             raise DataError(f"{path}: {twice[0].name} and {twice[1].name} seem to be one recording: give the file that is to be read")
         found += inside
