@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from epns_pyro.backbones.bodies.laws import Law
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store, Windows
 from epns_pyro.models import Transition
-from epns_pyro.training.equations import IntegratorEquation, require_integrator
+from epns_pyro.training.equations import IntegratorEquation
+from epns_pyro.training.fittable import require_integrator
 from epns_pyro.training.motion import weigh
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,8 @@ def fit_bounds(transition: Transition, store: Store, context: DataContext, windo
     What frames start from is inferred anew with every bound that is tried: kept, it would fit the bound that it was inferred with.
     """
     integrator = require_integrator(transition)
-    if not integrator.network.bounds:
+    bounds = integrator.network.bounds if isinstance(integrator.network, Law) else ()
+    if not bounds:
         return
     like = next(transition.parameters())
     device, dtype = like.device, like.dtype
@@ -48,7 +51,7 @@ def fit_bounds(transition: Transition, store: Store, context: DataContext, windo
     strengths = [integrator(*integrator.bodies.present(x)).log_max_kick.flatten(1).nan_to_num().amax(1) for x in x0.split(BLOCK)]
     strongest = torch.cat(strengths).argsort(descending=True)[:windows]
     equation = IntegratorEquation(transition, context, x0[strongest], following[strongest])
-    for bound in integrator.network.bounds:
+    for bound in bounds:
 
         def density(logarithm: float, bound: nn.Parameter = bound) -> float:
             bound.fill_(logarithm)

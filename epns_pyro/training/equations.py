@@ -13,26 +13,20 @@ import torch
 from scipy import linalg, stats
 from torch import Tensor, nn
 
+from epns_pyro.backbones.bodies.laws import PLAIN, Form, Law
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store, Windows
 from epns_pyro.data.windows import Batch
-from epns_pyro.derived import has_hidden_states
-from epns_pyro.errors import ConfigError
 from epns_pyro.models import Transition
 from epns_pyro.models.bodies.fields import BodyFields, position_field
-from epns_pyro.models.bodies.inferred import InferredIntegrator
-from epns_pyro.models.bodies.integrator import Integrator
-from epns_pyro.models.bodies.particles import ParticleTransition
-from epns_pyro.models.symplectic.potentials import PairPotential
 from epns_pyro.models.symplectic.transition import SymplecticTransition
+from epns_pyro.training.fittable import require_integrator, require_potential
 
-LARGEST_LAW = 1000  # parameters: the method solves systems of so many equations
 DIFFERENCE = 1e-6  # of a parameter, for derivatives
 DEPENDENT = 1e-5  # of the length of a column that is left beside others, below which it is one of them: differences err by less
 SMALL = 0.03  # typical changes: errors are relative to what was observed, but for changes smaller than this
 CANDIDATES = 20  # windows drawn for each that a law is fitted to
 MOST_PAIRS = 40_000  # pairs of bodies in these, and in a block of candidates
-DEFAULT_WINDOWS = 400  # that a law is fitted to
 THROWN = 3.0  # times a force's derivative: that of a step which is larger says nothing
 SIMPSON = (1 / 6, 4 / 6, 1 / 6)
 
@@ -61,6 +55,8 @@ class Equation(ABC):
         Observed changes, in the units of errors.
     kept : tuple of int
         The powers of the distance that are not left out.
+    left_out : dict of Parameter to Tensor
+        Which numbers of a parameter are zero and stay so, (number,).
     enough : float
         The gain of log density per row in an iteration below which it is the last.
     """
@@ -75,6 +71,7 @@ class Equation(ABC):
     kept: tuple[int, ...] = ()
 
     def __init__(self, transition: Transition, context: DataContext, x0: Tensor, following: Tensor) -> None:
+        self.left_out: dict[nn.Parameter, Tensor] = {}
         bodies = self.bodies = BodyFields(context).to(x0)
         self.x, self.there = bodies.present(x0)
         following, stays = bodies.present(following)
@@ -103,9 +100,14 @@ class Equation(ABC):
     def changes(self) -> Tensor:
         """What the steps of the model make of the law: (row, channel)."""
 
-    def starts(self) -> Iterator[None]:
-        """Set the law, one after the other, to all places from which a fit should start; by default where it is."""
+    def starts(self, form: Form = PLAIN) -> Iterator[None]:
+        """Set a law of some form, one after the other, to all places from which a fit should start; by default where it is."""
         yield
+
+    @property
+    def sizes(self) -> list[int]:
+        """The scalars of bodies of which one may be a mass, or something like it."""
+        return []
 
     @abstractmethod
     def settle(self) -> None:
@@ -173,7 +175,8 @@ class IntegratorEquation(Equation):
         super().__init__(transition, context, x0, following)
         bodies = integrator.bodies
         self._integrator, self._network, self.module = integrator, integrator.network, integrator.network
-        self.linear, self.simple = list(integrator.network.linear_parameters), list(integrator.network.simple_parameters)
+        law = self._law = integrator.network if isinstance(integrator.network, Law) else None
+        self.linear, self.simple = ([], []) if law is None else (list(law.linear_parameters), list(law.simple_parameters))
         self.silent = [p for layer in integrator.network.last_layers for p in layer.parameters()]
         kicked = {**integrator.vectors, **integrator.scalars}
         self._kicked = [f.name for f in bodies.free.fields if f.name in kicked]
@@ -185,30 +188,57 @@ class IntegratorEquation(Equation):
         self.target = observed / self._size
         self._memory: tuple[Tensor, ...] = ()
         self.kept = tuple(range(self.powers))
-        self._positions, self._features = bodies.positions(self.x), bodies.features(self.x, self.there)
+        self._features, self._places = bodies.features(self.x, self.there), self._way()
+
+    def _way(self) -> list[tuple[float, Tensor]]:
+        """Where forces are read, and with what weights: along the way, by Simpson's rule.
+
+        Without recorded velocities it is the present positions: differences are mean forces about the time between, to second order.
+        """
+        bodies, q = self.bodies, self.bodies.positions(self.x)
+        velocity = bodies.rates.get(bodies.position, "")
+        if not velocity or velocity in bodies.differences or velocity not in self._integrator.vectors:
+            return [(1.0, q)]
+        stays = self.rows[..., None]
+        q_next = torch.where(stays, bodies.positions(self.following), q)
+        turn = bodies.spec.get(self.x, velocity) - bodies.spec.get(self.following, velocity)
+        duration = torch.as_tensor(bodies.duration(self.x)).to(q)[..., None]
+        turn = torch.where(stays, turn, 0.0) * duration / bodies.spec[bodies.position].scale
+        return list(zip(SIMPSON, (q, (q + q_next) / 2 + turn / 8, q_next), strict=True))
 
     def forces(self) -> Tensor:
-        """Forces at the present positions: differences of positions are mean forces about the time between, to second order."""
-        out = self._network(self._positions, self._features)
-        parts = dict(zip(self._integrator.vectors, out.vectors.unbind(-2), strict=True))
-        parts |= dict(zip(self._integrator.scalars, out.scalars.split(1, -1), strict=False))
+        """Mean forces of a frame, without a step of the model."""
+        seen = [(weight, self._network(q, self._features)) for weight, q in self._places]
+        vectors, scalars = sum(weight * out.vectors for weight, out in seen), sum(weight * out.scalars for weight, out in seen)
+        parts = dict(zip(self._integrator.vectors, vectors.unbind(-2), strict=True))
+        parts |= dict(zip(self._integrator.scalars, scalars.split(1, -1), strict=False))
         return torch.cat([parts[name] for name in self._kicked], -1)[self.rows] / self._size
 
-    def starts(self) -> Iterator[None]:
-        for _ in self._network.starts():
+    def starts(self, form: Form = PLAIN) -> Iterator[None]:
+        for _ in (None,) if self._law is None else self._law.starts(form):
             self.keep(self.kept)
             yield
 
     @property
+    def sizes(self) -> list[int]:
+        return [] if self._law is None else self._law.sizes(self._features)
+
+    @property
     def powers(self) -> int:
-        return self._network.powers
+        return 0 if self._law is None else self._law.powers
 
     def keep(self, powers: Collection[int]) -> None:
         super().keep(powers)
-        self._network.keep(powers)
+        if self._law is not None:
+            self._law.keep(powers)
 
     def derivatives(self, parameters: list[nn.Parameter]) -> Tensor:
-        return differences(self.forces, parameters, torch.cat([self._network.belongs_to(p, self.kept) for p in parameters]))
+        return differences(self.forces, parameters, torch.cat([self._moves(p) for p in parameters]))
+
+    def _moves(self, parameter: nn.Parameter) -> Tensor:
+        everything = torch.ones(parameter.numel(), dtype=torch.bool)
+        alive = everything if self._law is None else self._law.belongs_to(parameter, self.kept)
+        return alive & ~self.left_out.get(parameter, ~everything)
 
     def start(self) -> None:
         """Infer what frames start from with the present law, and keep it."""
@@ -294,48 +324,6 @@ def _closest(context: DataContext, x: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-NO_LAW = "training.motion_windows: the model has no equation of motion to fit: set it to 0"
-
-
-def require_integrator(transition: Transition) -> Integrator:
-    """Return the integrator of a transition, whose law can be fitted.
-
-    Raises
-    ------
-    ConfigError
-        If it has none, or one of too many parameters.
-    """
-    integrator = transition.integrator if isinstance(transition, ParticleTransition) else None
-    if integrator is None:
-        raise ConfigError(NO_LAW)
-    _require_few(integrator.network, "use model.integrator.network=central")
-    return integrator
-
-
-def require_potential(transition: Transition) -> tuple[SymplecticTransition, PairPotential]:
-    """Return a symplectic transition and its potential, which can be fitted.
-
-    Raises
-    ------
-    ConfigError
-        If it is none, has no pair potential, or one of too many parameters.
-    """
-    if not isinstance(transition, SymplecticTransition):
-        raise ConfigError(NO_LAW)
-    if not isinstance(transition.potential, PairPotential):
-        raise ConfigError("training.motion_windows: only a pair potential can be fitted: set it to 0, or use model.potential=pair")
-    _require_few(transition.potential, "lower model.potential.width or model.potential.copies")
-    return transition, transition.potential
-
-
-def _require_few(law: nn.Module, way_out: str) -> None:
-    count = sum(p.numel() for p in law.parameters())
-    if count > LARGEST_LAW:
-        raise ConfigError(
-            f"training.motion_windows: the law has {count} parameters, at most {LARGEST_LAW} can be fitted: set it to 0, or {way_out}"
-        )
-
-
 def equation_type(transition: Transition) -> type[Equation]:
     """Return how the equation of motion of a transition is fitted.
 
@@ -349,45 +337,3 @@ def equation_type(transition: Transition) -> type[Equation]:
         return PotentialEquation
     require_integrator(transition)
     return IntegratorEquation
-
-
-def windows_to_fit(transition: Transition, asked: int | None) -> int:
-    """Return the number of windows that the equation of motion of a transition is fitted to before training: 0 for none.
-
-    Where nothing was asked for, a pair potential is fitted, and a law of nature of bodies whose states are recorded.
-
-    Raises
-    ------
-    ConfigError
-        If windows were asked for, and there is no law that can be fitted.
-    """
-    if asked is None:
-        return DEFAULT_WINDOWS if _is_fitted_by_default(transition) else 0
-    if asked:
-        equation_type(transition)
-    return asked
-
-
-def _is_fitted_by_default(transition: Transition) -> bool:
-    try:
-        if isinstance(transition, SymplecticTransition):
-            require_potential(transition)
-            return True
-        law = require_integrator(transition).network
-    except ConfigError:
-        return False
-    return bool(law.simple_parameters) and not has_hidden_states(transition.spec)
-
-
-def is_held(transition: Transition) -> bool:
-    """Return whether a law stays as it was fitted: velocities are inferred, and such systems have hardly any noise.
-
-    Others are trained on with their noise.
-    """
-    return isinstance(transition, ParticleTransition) and isinstance(transition.integrator, InferredIntegrator)
-
-
-def hold(transition: Transition) -> None:
-    """Take a law that is going to be fitted out of training where it stays as it was fitted."""
-    if is_held(transition):
-        require_integrator(transition).network.requires_grad_(False)

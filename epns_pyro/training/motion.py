@@ -2,10 +2,12 @@
 
 Stages, each from the result of the last, on fixed windows of one step in double precision:
 
-1. linear regression of the changes of velocity on forces, for the parameters in which these are linear, from several places; with one
-   power of the distance or two, where all of them say no more than chance would;
+1. linear regression of the changes of velocity on forces, for the parameters in which these are linear, from several places; over a
+   mass, where a scalar of bodies does for one; with one power of the distance or two, where all of them say no more than chance would;
+   with forces that are screened, too, where they do say more;
 2. Levenberg and Marquardt's method on the parameters of a law of nature, for the errors of the model's own steps: a difference over frames
-   is not the force at a place, and a law with all freedom would bend to be right about that;
+   is not the force at a place, and a law with all freedom would bend to be right about that; terms that say no more than chance are left
+   out;
 3. the same on all parameters, with derivatives of forces at a place, which hardly differ. A law of nature that is nearly as good is kept:
    it also holds where the data do not lead.
 
@@ -26,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from epns_pyro.backbones.bodies.laws import PLAIN, Form
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store
 from epns_pyro.models import Transition
@@ -36,7 +39,12 @@ logger = logging.getLogger(__name__)
 TAIL = 2.0  # nu
 FARTHEST = 0.5  # that a parameter moves in one iteration
 TRIAL, WORTH = 6, 0.3  # iterations, and nats per body that all freedom has to gain in them over a law of nature
+REWEIGHTED = 100  # times at most, in a linear regression
+POLISH = 20  # iterations on forces, for screened forces, before starts are compared
 FEW_POWERS = 2  # of the distance, that a law is tried with before all
+SMALL_SHARE = 0.02  # of what a law says: without noise, as much may be said of errors of integration
+WORTH_A_FORM = 0.2  # nats per body that a law with inertia has to gain over one without, and the share of what that one says
+RIDGE = 1e-10  # of the information on a number: what says the same as others can be told apart by no data
 ENOUGH = 0.02  # nats per body: with exact derivatives, an iteration that gains less is the last
 UNSEEN = 1e-8  # parameters of which data say less than this share of what they say of the best known stay where they are
 
@@ -91,8 +99,8 @@ def fit_equation(equation: Equation, *, first: Equation | None = None, iteration
         _descend(equation, equation.forces, equation.derivatives, equation.parameters, iterations)
         fit = _descend(equation, equation.changes, equation.derivatives, equation.parameters, iterations)
     else:
-        simple = _fit_simple(equation, first, iterations)
-        before = _state(equation)
+        simple = _without_idle_terms(equation, _fit_simple(equation, first, iterations), iterations)
+        before, equation.left_out = _state(equation), {}
         fit = _descend(equation, equation.changes, equation.derivatives, equation.parameters, TRIAL)
         logger.info("law of nature: log density %.3f per body; with some freedom %.3f", simple.log_density, fit.log_density)
         if fit.log_density < simple.log_density + WORTH:
@@ -108,45 +116,142 @@ def fit_equation(equation: Equation, *, first: Equation | None = None, iteration
 def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> Fit:
     """Fit a law of nature: with one power of the distance or two, if all of them together say no more than so many numbers say by chance.
 
-    A sum of powers that cancel each other follows any law where there are data, and none where bodies come closer than they did.
+    A sum of powers that cancel each other follows any law where there are data, and none where bodies come closer than they did. Where so
+    few do not say all, they are tried once more, with forces that are screened.
     """
+    everything, nothing = tuple(range(equation.powers)), weigh(equation.target)[1].log_density
+    rows, each = len(equation.target), sum(p.numel() for p in equation.linear) / max(1, equation.powers)
 
-    def descend(choices: list[tuple[int, ...]]) -> Fit:
+    def descend(choices: list[tuple[int, ...]], form: Form) -> Fit:
         start = equation if first is None else first
-        _start(start, choices)
+        _start(start, choices, form)
         equation.keep(start.kept)
         if first is not None:
             _descend(first, first.changes, first.slopes, first.simple, iterations, enough=ENOUGH)
         return _descend(equation, equation.changes, equation.slopes, equation.simple, iterations, enough=ENOUGH)
 
+    def few(full: Fit, form: Form) -> Fit | None:
+        """A law of as few powers as say all, or None, with the law as it was."""
+        before = _state(equation)
+        for count in range(1, min(FEW_POWERS, equation.powers - 1) + 1):
+            fit = descend(list(combinations(everything, count)), form)
+            by_chance = (equation.powers - count) * each * math.log(rows) / (2 * rows)  # Schwarz's criterion
+            logger.info("powers %s: log density %.3f per body; with all %.3f", equation.kept, fit.log_density, full.log_density)
+            if full.log_density - fit.log_density < max(by_chance, SMALL_SHARE * (full.log_density - nothing)):
+                return fit
+        for each_equation in filter(None, (equation, first)):
+            each_equation.keep(everything)
+        equation.module.load_state_dict(before)
+        return None
+
+    form = _form(equation if first is None else first)
+    full = descend([everything], form)
+    return few(full, form) or few(full, form._replace(screened=True)) or full
+
+
+def _form(equation: Equation) -> Form:
+    """Return the form of law, without screening, that linear regression finds best: with inertia if that says much more.
+
+    Without noise what is left of a good law is an error of regression, which any form makes a little smaller: the gain has to be large
+    beside what the law without inertia says, too.
+    """
     everything = tuple(range(equation.powers))
-    full = descend([everything])
-    before = _state(equation)
-    rows, each = len(equation.target), sum(p.numel() for p in equation.linear) / max(1, equation.powers)
-    for count in range(1, min(FEW_POWERS, equation.powers - 1) + 1):
-        fit = descend(list(combinations(everything, count)))
-        by_chance = (equation.powers - count) * each * math.log(rows) / (2 * rows)  # Schwarz's criterion
-        logger.info("powers %s: log density %.3f per body; with all %.3f", equation.kept, fit.log_density, full.log_density)
-        if fit.log_density > full.log_density - by_chance:
-            return fit
-    for each_equation in filter(None, (equation, first)):
-        each_equation.keep(everything)
-    equation.module.load_state_dict(before)
-    return full
+    nothing, plain = weigh(equation.target)[1].log_density, _start(equation, [everything])
+    inert = [(_start(equation, [everything], Form(size)), size) for size in equation.sizes]
+    best, size = max(inert, default=(-math.inf, None))
+    logger.info("law without inertia: log density %.3f per body; over a power of scalar %s %.3f; none %.3f", plain, size, best, nothing)
+    return Form(size) if best - plain > max(WORTH_A_FORM, WORTH_A_FORM * (plain - nothing)) else PLAIN
 
 
-def _start(equation: Equation, choices: Collection[tuple[int, ...]] = ((),)) -> None:
-    """Set the law to the best of its starts, with the best of some choices of powers: by linear regression from each."""
+def _start(equation: Equation, choices: Collection[tuple[int, ...]] = ((),), form: Form = PLAIN) -> float:
+    """Set a law of some form to the best of its starts, with the best of some choices of powers: by linear regression from each.
+
+    Returns its log density.
+    """
     starts: list[tuple[float, tuple[int, ...], dict[str, Tensor]]] = []
     for kept in choices:
         equation.keep(kept)
-        for _ in equation.starts():
+        for _ in equation.starts(form):
             _regress(equation)
+            if form.screened:  # how much depends on the rest of the law
+                _descend(equation, equation.forces, equation.derivatives, equation.simple, POLISH, enough=ENOUGH)
             density = weigh(equation.target - equation.forces())[1].log_density
             starts.append((density, kept, _state(equation)))
-    _, kept, state = max(starts, key=lambda start: start[0])
+    density, kept, state = max(starts, key=lambda start: start[0])
     equation.keep(kept)
     equation.module.load_state_dict(state)
+    return density
+
+
+def _without_idle_terms(equation: Equation, fit: Fit, iterations: int) -> Fit:
+    """Leave out, one after the other, the terms of a law of nature that say the least, while that costs less than they say by chance.
+
+    What is left has to say as much once it is fitted anew; else all terms stay.
+    """
+    before, errors = _state(equation), equation.target - equation.changes()
+    weights, _ = weigh(errors)
+    parameters = equation.linear + [p for p in equation.simple if not any(p is each for each in equation.linear)]
+    columns = equation.derivatives(parameters)
+    moves = columns.ne(0).any(0)
+    values = torch.cat([p.flatten() for p in parameters])
+    terms = torch.arange(len(values), device=values.device) < sum(p.numel() for p in equation.linear)
+    per_row = weights.repeat_interleave(errors.shape[-1])[:, None]
+    idle = idle_terms((columns * per_row).mT @ columns, values, moves, terms & values.ne(0), math.log(len(errors)) / 2)
+    if not idle.zeroed.any():
+        return fit
+    _move(parameters, idle.values - values)
+    equation.left_out = dict(zip(parameters, idle.zeroed.cpu().split([p.numel() for p in parameters]), strict=True))
+    tried = _descend(equation, equation.changes, equation.slopes, equation.simple, iterations, enough=ENOUGH)
+    count, by_chance = int(idle.zeroed.sum()), int(idle.zeroed.sum()) * math.log(len(errors)) / (2 * len(errors))
+    logger.info("without %d terms: log density %.3f per body; with them %.3f", count, tried.log_density, fit.log_density)
+    if tried.log_density > fit.log_density - by_chance:
+        return tried
+    equation.left_out = {}
+    equation.module.load_state_dict(before)
+    return fit
+
+
+class Idle(NamedTuple):
+    """Numbers of a law, of which some are zero, and which these are: (number,)."""
+
+    values: Tensor
+    zeroed: Tensor
+
+
+def idle_terms(information: Tensor, values: Tensor, moves: Tensor, terms: Tensor, worth: float) -> Idle:
+    """Return a law without the terms that cost less than `worth` nats each, the cheapest first, all others moved to make up for them.
+
+    Parameters
+    ----------
+    information : Tensor, (number, number)
+        Minus the second derivative of the log likelihood.
+    values : Tensor, (number,)
+    moves, terms : Tensor of bool, (number,)
+        Which numbers may move, and which of them are terms.
+    worth : float
+
+    Notes
+    -----
+    Without number k the highest likelihood is lower by v_k^2 / (2 C_kk), where C is the inverse of the information, and there all are moved
+    by -C_k v_k / C_kk: what a number says that others can say costs nothing.
+    """
+    values, zeroed = values.clone(), torch.zeros_like(moves)
+    left = moves.nonzero()[:, 0]
+    size = information.diagonal()[left].sqrt()
+    scaled = information[left][:, left] / size / size[:, None]
+    scaled.diagonal().add_(RIDGE)
+    covariance = torch.linalg.inv(scaled) / size / size[:, None]
+    while True:
+        cost = values[left].square() / (2 * covariance.diagonal())
+        cost[~terms[left]] = torch.inf
+        k = int(cost.argmin())
+        if not cost[k] < worth:
+            return Idle(values, zeroed)
+        values[left] -= covariance[:, k] * (values[left[k]] / covariance[k, k])
+        values[left[k]], zeroed[left[k]] = 0.0, True
+        rest = torch.arange(len(left), device=left.device) != k
+        covariance = (covariance - covariance[:, k, None] * covariance[k] / covariance[k, k])[rest][:, rest]
+        left = left[rest]
 
 
 def _state(equation: Equation) -> dict[str, Tensor]:
@@ -162,10 +267,13 @@ def _regress(equation: Equation) -> None:
         parameter.zero_()
     columns = equation.derivatives(linear)
     solution = columns.new_zeros(columns.shape[-1])
-    for _ in range(10):
+    best = -math.inf
+    for _ in range(REWEIGHTED):
         errors = equation.target - (columns @ solution).view_as(equation.target)
-        weights, _ = weigh(errors)
-        solution = solution + _solve(columns, weights, errors, damping=1e-9)
+        weights, fit = weigh(errors)
+        if fit.log_density < best + ENOUGH:
+            break
+        solution, best = solution + _solve(columns, weights, errors, damping=1e-9), fit.log_density
     _move(linear, solution)
 
 

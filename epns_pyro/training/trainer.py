@@ -30,7 +30,7 @@ from epns_pyro.models.building import build
 from epns_pyro.training.averaging import Average
 from epns_pyro.training.bounds import fit_bounds
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
-from epns_pyro.training.equations import hold, is_held, windows_to_fit
+from epns_pyro.training.fittable import hold, is_held, windows_to_fit
 from epns_pyro.training.interrupts import interruptible
 from epns_pyro.training.keeping import Keeper
 from epns_pyro.training.metrics import MetricsLog

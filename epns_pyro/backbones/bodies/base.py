@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -157,37 +157,6 @@ class Backbone(nn.Module, ABC):
     def last_layers(self) -> tuple[nn.Linear, ...]:
         """Return the last linear layers, one per kind of output: scaling all of them scales the output."""
         return ()
-
-    @property
-    def linear_parameters(self) -> tuple[nn.Parameter, ...]:
-        """Return parameters, all else fixed, in which the output is linear: where they are all that is not zero, it is their multiple."""
-        return ()
-
-    @property
-    def bounds(self) -> tuple[nn.Parameter, ...]:
-        """Return logarithms of what bounds the output: nothing tells of them where the output is far from its bound."""
-        return ()
-
-    @property
-    def simple_parameters(self) -> tuple[nn.Parameter, ...]:
-        """Parameters of a law of nature, a special case of what the network can say; none where it has no such part."""
-        return ()
-
-    @property
-    def powers(self) -> int:
-        """Number of powers of the distance in the law of nature, of which a fit may leave some out."""
-        return 0
-
-    def keep(self, powers: Collection[int]) -> None:
-        """Switch all other powers off, also for training; by default there are none."""
-
-    def belongs_to(self, parameter: nn.Parameter, powers: Collection[int]) -> Tensor:
-        """Return which numbers of a parameter belong to some powers, or to all: (number,)."""
-        return torch.ones(parameter.numel(), dtype=torch.bool)
-
-    def starts(self) -> Iterator[None]:
-        """Set the parameters, one after the other, to all places from which a fit should start; by default that where they are."""
-        yield
 
     @torch.no_grad()
     def scale_output(self, factor: float) -> Backbone:

@@ -1,22 +1,24 @@
 """Central forces between pairs: along the line between two bodies, by their distance and static attributes alone.
 
-    vector_i = sum_j (r_j - r_i) sum_h s_h(a_i, a_j, e_ij) prod_k (|r_j - r_i|^2 + eps_k^2)^{p_hk / 2}
+    vector_i = prod_c |a_ic|^{n_c} sum_j (r_j - r_i) sum_h s_h(a_i, a_j, e_ij) prod_k (|r_j - r_i|^2 + eps_k^2)^{p_hk / 2} e^{-m r}
 
 A head is a power law whose exponent changes at learned lengths eps_k: its logarithm is a network with one hidden layer of the logarithm of
 the distance, and laws of nature (a spring, softened gravity, two charges) are within reach exactly. The strength s is bilinear in the
-attributes a of the two bodies, linear in those e of the pair, plus a network of both. Where nothing bounds them such forces have a
-potential, if they are the same both ways: leapfrog with them is symplectic. The bound is on the length of a vector, or on each of its
-components where only turns that map the axes of space to each other are symmetries.
+attributes a of the two bodies, linear in those e of the pair, plus a network of both. A power of an attribute of the body that is moved
+does for its mass: an acceleration is a force over it. Screened forces fall off as exp(-m r), too. Where nothing bounds them such forces
+have a potential, if they are the same both ways: leapfrog with them is symplectic. The bound is on the length of a vector, or on each of
+its components where only turns that map the axes of space to each other are symmetries.
 
 A fit may leave powers out that data do not ask for: a sum of powers that cancel each other follows any law where there are data, and none
-where bodies come closer than they did. A head of no strength stays so.
+where bodies come closer than they did. A head of no strength stays so, as do n_c = 0 and m = 0, from which only a fit departs.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import pydantic
 import torch
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
 from epns_pyro.backbones.bodies.edges import displacements
 from epns_pyro.backbones.bodies.graphs import Graph, GraphConfig
+from epns_pyro.backbones.bodies.laws import PLAIN, Form, Law
 from epns_pyro.geometry import Space
 
 LENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # eps_k before training, in units of the scale of positions
@@ -32,10 +35,13 @@ SHORTEST = (0.001, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4)  # the first of them where f
 EXPONENTS = (0.0, -1.0, -2.0, -3.0)  # of the distance, by head before training: a spring ... the force of a charge
 ATOMS = (0.0, -3.0, -8.0, -14.0)  # where another fit starts: a charge, and the two powers of Lennard and Jones
 NEAREST = 1e-12  # squared: keeps a force finite where two bodies are in one place
+SCREENINGS = (0.7, 1.4, 2.8)  # m where fits of screened forces start, per unit of the scale of positions
+LIGHTEST = 1e-3  # of the scale of an attribute: keeps its powers finite
+ALIKE = 1e-3  # relative spread of the size of an attribute, below which it is the same for all
 LARGEST = 300.0  # length to which a vector is bounded before training: nothing throws a body out
 
 
-class CentralNetwork(Backbone):
+class CentralNetwork(Law):
     """Sums of central forces over pairs, and of functions of the distance for scalars; reads no vectors."""
 
     equivariant: ClassVar[bool] = True
@@ -48,8 +54,10 @@ class CentralNetwork(Backbone):
         self.outputs = s.out_scalars + s.out_vectors
         heads, attributes = len(EXPONENTS) * self.outputs, 2 * s.in_scalars + s.pairs
         self.linear = nn.Linear(1 + attributes, heads, bias=False)
+        self.screening = nn.Parameter(torch.zeros(self.outputs, 1))
         if s.in_scalars:
             self.product = nn.Parameter(0.1 * torch.randn(heads, s.in_scalars, s.in_scalars))
+            self.inertia = nn.Parameter(torch.zeros(self.outputs, s.in_scalars))
         self.bend = perceptron(attributes, config.width, heads, small_output=True) if attributes else None
         self.log_lengths = nn.Parameter(torch.tensor(LENGTHS).log())
         exponents = torch.zeros(len(EXPONENTS), len(LENGTHS))
@@ -84,12 +92,14 @@ class CentralNetwork(Backbone):
             cast("nn.Linear", self.bend[-1]).bias[off] = 0.0
 
     def belongs_to(self, parameter: nn.Parameter, powers: Collection[int]) -> Tensor:
-        """Return which numbers of a parameter belong to some powers, or to all: (number,)."""
+        """Return which numbers of a parameter belong to some powers, or to all, and to the form of the law: (number,)."""
+        alive = torch.ones_like(parameter, dtype=torch.bool)
+        if any(parameter is each for each in (self.screening, getattr(self, "inertia", None))):
+            alive = parameter != 0
         by_head = (*self._strengths_of_heads, self.exponents, *(() if self.bend is None else (self.bend[-1].bias,)))
-        if not any(parameter is each for each in by_head):
-            return torch.ones(parameter.numel(), dtype=torch.bool)
-        heads = torch.tensor([head % self.powers in powers for head in range(len(parameter))])
-        return heads.repeat_interleave(parameter[0].numel())
+        if any(parameter is each for each in by_head):
+            alive[[head for head in range(len(parameter)) if head % self.powers not in powers]] = False
+        return alive.flatten().cpu()
 
     @property
     def _strengths_of_heads(self) -> tuple[nn.Parameter, ...]:
@@ -101,16 +111,28 @@ class CentralNetwork(Backbone):
 
     @property
     def simple_parameters(self) -> tuple[nn.Parameter, ...]:
-        return (*self.linear_parameters, self.log_lengths)
+        return (*self.linear_parameters, self.log_lengths, self.screening, *((self.inertia,) if self.signature.in_scalars else ()))
+
+    def sizes(self, features: Features) -> list[int]:
+        """Return the scalars whose size differs between bodies: one of them may be a mass, or something like it."""
+        size = features.scalars.abs().flatten(0, -2)
+        spread = size.std(0) / size.mean(0).clamp_min(LIGHTEST)
+        return [i for i, apart in enumerate((spread > ALIKE).tolist()) if apart]
 
     @torch.no_grad()
-    def starts(self) -> Iterator[None]:
+    def starts(self, form: Form = PLAIN) -> Iterator[None]:
         before = {name: value.clone() for name, value in self.state_dict().items()}
-        for powers, lengths in ((EXPONENTS, SHORTEST), (ATOMS, SHORTEST[:1])):
-            for shortest in lengths:
+        plain = (EXPONENTS, SHORTEST, (0.0,)), (ATOMS, SHORTEST[:1], (0.0,))
+        for powers, lengths, screenings in ((EXPONENTS, SHORTEST[:1], SCREENINGS),) if form.screened else plain:
+            for shortest, screening in itertools.product(lengths, screenings):
                 self.load_state_dict(before)
                 self.log_lengths[0] = math.log(shortest)
                 self.exponents[:, 0] = self.exponents.new_tensor(powers).repeat(self.outputs)
+                self.screening.fill_(screening)
+                if self.signature.in_scalars:
+                    self.inertia.zero_()
+                if form.inertia is not None:
+                    self.inertia[:, form.inertia] = -1.0
                 yield
 
     @torch.no_grad()
@@ -118,6 +140,12 @@ class CentralNetwork(Backbone):
         if self.signature.in_scalars:
             self.product.mul_(factor)
         return super().scale_output(factor)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load weights; older ones know neither inertia nor screening, which is the same as none."""
+        for name in ("screening", *(("inertia",) if self.signature.in_scalars else ())):
+            state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         space = self.signature.space_of(features)
@@ -143,7 +171,12 @@ class CentralNetwork(Backbone):
         if self.bend is not None:
             strengths = strengths + self.bend(attributes)
         sizes = [part.detach().abs().flatten(1).sum(-1) for part in self._strengths_of_heads]
-        return strengths * torch.stack(sizes).sum(0).sign()
+        strengths = strengths * torch.stack(sizes).sum(0).sign()
+        if not s.in_scalars:
+            return strengths
+        exponents = self.inertia * self.inertia.detach().sign().square()  # zero stays so
+        lightness = ((features.scalars.square() + LIGHTEST**2).log() @ (exponents.mT / 2)).exp()
+        return strengths * graph.receivers(lightness.repeat_interleave(len(EXPONENTS), -1))
 
     def _forces(self, positions: Tensor, graph: Graph, space: Space, strengths: Tensor) -> Features:
         s = self.signature
@@ -151,6 +184,7 @@ class CentralNetwork(Backbone):
         squared = way.square().sum(-1, keepdim=True)
         powers = (squared + ((2 * self.log_lengths).exp() + NEAREST)).log() @ (self.exponents.mT / 2)
         along = (strengths * powers.exp()).unflatten(-1, (self.outputs, -1)).sum(-1)
+        along = along * (-(squared + NEAREST).sqrt() * self.screening[:, 0].relu()).exp()
         scalars, pulls = along.split([s.out_scalars, s.out_vectors], -1)
         vectors = graph.collect(pulls[..., None] * way[..., None, :])
         if s.out_vectors and s.axes:

@@ -1,0 +1,69 @@
+"""Laws of nature: networks of few numbers, which a second-order method fits in minutes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from epns_pyro.backbones.bodies.base import Backbone, Features
+
+
+class Form(NamedTuple):
+    """What a law of nature has beside powers of the distance.
+
+    Attributes
+    ----------
+    inertia : int, optional
+        The scalar of a body with a power of which what moves the body is multiplied.
+    screened : bool
+        Whether forces fall off exponentially, too.
+    """
+
+    inertia: int | None = None
+    screened: bool = False
+
+
+PLAIN = Form()
+
+
+class Law(Backbone):
+    """A network with a special case of few numbers, the law of nature: a sum of forces that go as powers of the distance."""
+
+    @property
+    @abstractmethod
+    def linear_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Parameters, all else fixed, in which the output is linear: where they are all that is not zero, it is their multiple."""
+
+    @property
+    @abstractmethod
+    def simple_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Parameters of the law of nature."""
+
+    @property
+    @abstractmethod
+    def bounds(self) -> tuple[nn.Parameter, ...]:
+        """Logarithms of what bounds the output: nothing tells of them where the output is far from its bound."""
+
+    @property
+    @abstractmethod
+    def powers(self) -> int:
+        """Number of powers of the distance, of which a fit may leave some out."""
+
+    @abstractmethod
+    def keep(self, powers: Collection[int]) -> None:
+        """Switch all other powers off, also for training."""
+
+    @abstractmethod
+    def belongs_to(self, parameter: nn.Parameter, powers: Collection[int]) -> Tensor:
+        """Return which numbers of a parameter belong to some powers, or to all, and to the present form: (number,)."""
+
+    @abstractmethod
+    def sizes(self, features: Features) -> list[int]:
+        """Return the scalars of bodies that may be their inertia."""
+
+    @abstractmethod
+    def starts(self, form: Form = PLAIN) -> Iterator[None]:
+        """Set the law to some form and, one after the other, to all places from which a fit should start."""

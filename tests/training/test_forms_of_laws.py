@@ -1,0 +1,166 @@
+"""What laws of nature have beside powers of the distance: a mass that they are divided by, and screening."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import yaml
+
+from epns_pyro.backbones import BACKBONES
+from epns_pyro.backbones.bodies.base import Features, Signature
+from epns_pyro.backbones.bodies.laws import PLAIN, Form
+from epns_pyro.data import Store, open_store
+from epns_pyro.training.motion import fit_law, idle_terms
+from epns_pyro.training.presets import preset
+
+DT, STEPS, BODIES = 0.1, 200, 3
+
+
+def recorded(folder: Path, acceleration, *, attributes: dict[str, np.ndarray], frames: int = 4) -> Store:
+    """A recording of positions and velocities of bodies that accelerate so, from their positions (trajectory, body, space)."""
+    count = len(next(iter(attributes.values())))
+    rng = np.random.default_rng(0)
+    position, velocity = rng.normal(size=(2, count, BODIES, 3))
+    kept = []
+    for _ in range(frames):
+        kept.append((position, velocity))
+        for _ in range(STEPS):
+            middle = position + DT / STEPS / 2 * velocity
+            velocity = velocity + DT / STEPS * acceleration(middle)
+            position = middle + DT / STEPS / 2 * velocity
+    dims = ("trajectory", "time", "body", "space")
+    data = {name: (dims, np.stack(v, 1)) for name, v in zip(("position", "velocity"), zip(*kept, strict=True), strict=True)}
+    data |= {name: (("trajectory", "body"), values) for name, values in attributes.items()}
+    xr.Dataset(data).to_zarr(folder / "x.zarr", consolidated=False)
+    fields = [{"name": "position", "irreps": "1o", "translates": True}, {"name": "velocity", "irreps": "1o", "rate_of": "position"}]
+    fields += [{"name": name, "irreps": "0e", "dynamic": False} for name in attributes]
+    (folder / "x.zarr.yaml").write_text(yaml.safe_dump({"fields": fields, "space": 3, "frame_dt": DT}))
+    return open_store(folder / "x.zarr")
+
+
+def pairs(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ways from one body to another (trajectory, body, body, space), and their lengths, infinite from a body to itself."""
+    way = position[:, :, None] - position[:, None]
+    return way, np.linalg.norm(way, axis=-1) + np.diag(np.full(BODIES, np.inf))
+
+
+def fitted(store: Store, windows: int):
+    torch.manual_seed(0)
+    transition = preset("particles", "pairs", store.system.config).model.build(store.context())
+    fit = fit_law(transition, store, store.context(), windows, seed=0)
+    return transition.integrator.network, fit
+
+
+def test_forces_over_a_mass_are_found_exactly(tmp_path):
+    """Springs with a rest length between bodies of different masses."""
+    mass = np.random.default_rng(1).uniform(0.5, 2.0, (100, BODIES))
+
+    def acceleration(position):
+        way, distance = pairs(position)
+        return -(way * (1 - 1 / distance)[..., None]).sum(2) / mass[..., None]
+
+    network, fit = fitted(recorded(tmp_path, acceleration, attributes={"mass": mass}), 60)
+    np.testing.assert_allclose(network.inertia.detach(), [[-1.0, 0.0]], atol=5e-3)
+    assert fit.scale < 1e-4
+
+
+def test_screened_charges_are_found_with_their_length(tmp_path):
+    charge, length = np.random.default_rng(1).choice([-1.0, 1.0], (100, BODIES)), 0.8
+
+    def acceleration(position):
+        way, distance = pairs(position)
+        pull = np.exp(-distance / length) * (1 / distance**2 + 1 / (length * distance)) / distance
+        return (way * (charge[:, :, None] * charge[:, None] * np.where(np.isfinite(distance), pull, 0))[..., None]).sum(2)
+
+    store = recorded(tmp_path, acceleration, attributes={"charge": charge})
+    network, _ = fitted(store, 120)
+    assert network.screening.item() == pytest.approx(store.context().spec["position"].scale / length, rel=0.01)
+    assert network.inertia.eq(0).all()  # the size of all charges is the same: they are no masses
+
+
+def test_the_mass_of_those_that_pull_is_none_of_the_one_that_is_pulled(tmp_path):
+    mass = np.random.default_rng(1).uniform(0.5, 2.0, (100, BODIES))
+
+    def acceleration(position):
+        way, distance = pairs(position)
+        return -(way * (mass[:, None] / (distance**2 + 0.1) ** 1.5)[..., None]).sum(2)
+
+    network, _ = fitted(recorded(tmp_path, acceleration, attributes={"mass": mass}), 60)
+    assert network.inertia.eq(0).all()
+    assert network.screening.eq(0).all()
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return BACKBONES.parse({"name": "central"}).build(Signature(2, 0, 0, 1, 3, 4)).double()
+
+
+def state(scalars: torch.Tensor) -> tuple[torch.Tensor, Features]:
+    torch.manual_seed(1)
+    return torch.randn(5, 4, 3, dtype=torch.float64), Features(scalars.double(), torch.zeros(5, 4, 0, 3, dtype=torch.float64))
+
+
+def test_inertia_and_screening_are_what_the_formula_says(network):
+    positions, features = state(torch.rand(5, 4, 2) + 0.5)
+    plain = network(positions, features).vectors
+    network.inertia.data[0, 1] = -2.0
+    torch.testing.assert_close(network(positions, features).vectors, plain / features.scalars[..., 1, None, None] ** 2, rtol=1e-5, atol=0)
+
+    network.inertia.data.zero_()
+    network.screening.data.fill_(0.7)
+    pair = positions[:, :2]
+    two = Features(features.scalars[:, :2], features.vectors[:, :2])
+    distance = (pair[:, 0] - pair[:, 1]).norm(dim=-1)[:, None, None, None]
+    screened = network(pair, two).vectors
+    network.screening.data.zero_()
+    torch.testing.assert_close(screened, network(pair, two).vectors * (-0.7 * distance).exp(), rtol=1e-6, atol=0)
+
+
+def test_training_departs_from_neither(network):
+    positions, features = state(torch.rand(5, 4, 2) + 0.5)
+    network(positions, features).vectors.square().sum().backward()
+    assert network.inertia.grad.eq(0).all()
+    assert network.screening.grad.eq(0).all()
+
+
+def test_weights_from_before_they_were_known_load(network):
+    positions, features = state(torch.rand(5, 4, 2) + 0.5)
+    before, weights = network(positions, features).vectors, network.state_dict()
+    del weights["inertia"], weights["screening"]
+    network.inertia.data.fill_(3.0)
+    network.load_state_dict(weights)
+    torch.testing.assert_close(network(positions, features).vectors, before, rtol=0, atol=0)
+
+
+def test_every_start_has_the_form_that_was_asked_for(network):
+    for form in (PLAIN, Form(1), Form(None, True), Form(0, True)):
+        for _ in network.starts(form):
+            want = [0.0, 0.0]
+            if form.inertia is not None:
+                want[form.inertia] = -1.0
+            assert network.inertia.tolist() == [want]
+            assert bool(network.screening.gt(0).all()) == form.screened
+
+
+def test_idle_terms_are_those_that_least_squares_can_spare():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 4, generator=generator, dtype=torch.float64)
+    x[:, 3] = 2 * x[:, 0]  # says the same as the first
+    y = 3 * x[:, 0] + 0.5 * x[:, 2] + torch.randn(500, generator=generator, dtype=torch.float64)
+    values = torch.linalg.lstsq(x, y, driver="gelsd").solution
+    every = torch.ones(4, dtype=torch.bool)
+    idle = idle_terms(x.mT @ x, values, every, every, math.log(500) / 2)
+    assert idle.zeroed[1]
+    assert idle.zeroed[[0, 3]].sum() == 1  # one of the two that say the same
+    assert not idle.zeroed[2]
+    left = ~idle.zeroed
+    torch.testing.assert_close(idle.values[left], torch.linalg.lstsq(x[:, left], y).solution, rtol=1e-4, atol=1e-6)
+
+    fixed = idle_terms(x.mT @ x, values, every, torch.tensor([True, False, True, True]), math.log(500) / 2)
+    assert not fixed.zeroed[1]  # no term of a law: it stays, whatever it says
