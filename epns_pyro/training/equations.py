@@ -208,10 +208,11 @@ class IntegratorEquation(Equation):
 
     def forces(self) -> Tensor:
         """Mean forces of a frame, without a step of the model."""
-        seen = [(weight, self._network(q, self._features)) for weight, q in self._places]
-        vectors, scalars = sum(weight * out.vectors for weight, out in seen), sum(weight * out.scalars for weight, out in seen)
-        parts = dict(zip(self._integrator.vectors, vectors.unbind(-2), strict=True))
-        parts |= dict(zip(self._integrator.scalars, scalars.split(1, -1), strict=False))
+        law = self._network.at(self._features)
+        seen = [(weight, law(q, self._features.vectors)) for weight, q in self._places]
+        vectors = torch.stack([weight * out.vectors for weight, out in seen]).sum(0).unbind(-2)
+        scalars = torch.stack([weight * out.scalars for weight, out in seen]).sum(0).split(1, -1)
+        parts = dict(zip(self._integrator.vectors, vectors, strict=True)) | dict(zip(self._integrator.scalars, scalars, strict=False))
         return torch.cat([parts[name] for name in self._kicked], -1)[self.rows] / self._size
 
     def starts(self, form: Form = PLAIN) -> Iterator[None]:

@@ -121,10 +121,9 @@ def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> 
     """
     everything, nothing = tuple(range(equation.powers)), weigh(equation.target)[1].log_density
     rows, each = len(equation.target), sum(p.numel() for p in equation.linear) / max(1, equation.powers)
+    start = equation if first is None else first
 
-    def descend(choices: list[tuple[int, ...]], form: Form) -> Fit:
-        start = equation if first is None else first
-        _start(start, choices, form)
+    def descend() -> Fit:
         equation.keep(start.kept)
         if first is not None:
             _descend(first, first.changes, first.slopes, first.simple, iterations, enough=ENOUGH)
@@ -134,7 +133,8 @@ def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> 
         """A law of as few powers as say all, or None, with the law as it was."""
         before = _state(equation)
         for count in range(1, min(FEW_POWERS, equation.powers - 1) + 1):
-            fit = descend(list(combinations(everything, count)), form)
+            _start(start, list(combinations(everything, count)), form)
+            fit = descend()
             by_chance = (equation.powers - count) * each * math.log(rows) / (2 * rows)  # Schwarz's criterion
             logger.info("powers %s: log density %.3f per body; with all %.3f", equation.kept, fit.log_density, full.log_density)
             if full.log_density - fit.log_density < max(by_chance, SMALL_SHARE * (full.log_density - nothing)):
@@ -144,23 +144,27 @@ def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> 
         equation.module.load_state_dict(before)
         return None
 
-    form = _form(equation if first is None else first)
-    full = descend([everything], form)
+    form = _start_form(start)
+    full = descend()
     return few(full, form) or few(full, form._replace(screened=True)) or full
 
 
-def _form(equation: Equation) -> Form:
-    """Return the form of law, without screening, that linear regression finds best: with inertia if that says much more.
+def _start_form(equation: Equation) -> Form:
+    """Set the law, without screening, to the start that linear regression finds best, and return its form: with inertia if that says more.
 
     Without noise what is left of a good law is an error of regression, which any form makes a little smaller: the gain has to be large
     beside what the law without inertia says, too.
     """
     everything = tuple(range(equation.powers))
     nothing, plain = weigh(equation.target)[1].log_density, _start(equation, [everything])
-    inert = [(_start(equation, [everything], Form(size)), size) for size in equation.sizes]
-    best, size = max(inert, default=(-math.inf, None))
-    logger.info("law without inertia: log density %.3f per body; over a power of scalar %s %.3f; none %.3f", plain, size, best, nothing)
-    return Form(size) if best - plain > max(WORTH_A_FORM, WORTH_A_FORM * (plain - nothing)) else PLAIN
+    best, form, state = plain + max(WORTH_A_FORM, WORTH_A_FORM * (plain - nothing)), PLAIN, _state(equation)
+    for size in equation.sizes:
+        inert = _start(equation, [everything], Form(size))
+        logger.info("over a power of scalar %d: log density %.3f per body; without inertia %.3f", size, inert, plain)
+        if inert > best:
+            best, form, state = inert, Form(size), _state(equation)
+    equation.module.load_state_dict(state)
+    return form
 
 
 def _start(equation: Equation, choices: Collection[tuple[int, ...]] = ((),), form: Form = PLAIN) -> float:

@@ -122,8 +122,9 @@ class CentralNetwork(Law):
     @torch.no_grad()
     def starts(self, form: Form = PLAIN) -> Iterator[None]:
         before = {name: value.clone() for name, value in self.state_dict().items()}
-        plain = (EXPONENTS, SHORTEST, (0.0,)), (ATOMS, SHORTEST[:1], (0.0,))
-        for powers, lengths, screenings in ((EXPONENTS, SHORTEST[:1], SCREENINGS),) if form.screened else plain:
+        tried = SHORTEST if form.inertia is None else SHORTEST[::2]
+        without = (EXPONENTS, tried, (0.0,)), (ATOMS, tried[:1], (0.0,))
+        for powers, lengths, screenings in ((EXPONENTS, tried[:1], SCREENINGS),) if form.screened else without:
             for shortest, screening in itertools.product(lengths, screenings):
                 self.load_state_dict(before)
                 self.log_lengths[0] = math.log(shortest)
