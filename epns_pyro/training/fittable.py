@@ -100,4 +100,4 @@ def is_held(transition: Transition) -> bool:
 def hold(transition: Transition) -> None:
     """Take a law that is going to be fitted out of training where it stays as it was fitted."""
     if is_held(transition):
-        require_integrator(transition).network.requires_grad_(False)
+        require_integrator(transition).requires_grad_(False)

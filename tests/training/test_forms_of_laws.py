@@ -38,9 +38,13 @@ def recorded(folder: Path, acceleration, *, attributes: dict[str, np.ndarray], f
     data |= {name: (("trajectory", "body"), values) for name, values in attributes.items()}
     xr.Dataset(data).to_zarr(folder / "x.zarr", consolidated=False)
     fields = [{"name": "position", "irreps": "1o", "translates": True}, {"name": "velocity", "irreps": "1o", "rate_of": "position"}]
-    fields += [{"name": name, "irreps": "0e", "dynamic": False} for name in attributes]
+    fields += [{"name": name, "irreps": "0e", "dynamic": False} | classes(values) for name, values in attributes.items()]
     (folder / "x.zarr.yaml").write_text(yaml.safe_dump({"fields": fields, "space": 3, "frame_dt": DT}))
     return open_store(folder / "x.zarr")
+
+
+def classes(values: np.ndarray) -> dict[str, object]:
+    return {"kind": "category", "size": int(values.max()) + 1} if values.dtype.kind == "i" else {}
 
 
 def pairs(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,6 +97,18 @@ def test_the_mass_of_those_that_pull_is_none_of_the_one_that_is_pulled(tmp_path)
     network, _ = fitted(recorded(tmp_path, acceleration, attributes={"mass": mass}), 60)
     assert network.inertia.eq(0).all()
     assert network.screening.eq(0).all()
+
+
+def test_species_have_forces_of_their_own(tmp_path):
+    """Springs of three strengths: between two of one kind, two of the other, and one of each."""
+    species = np.random.default_rng(1).integers(0, 2, (100, BODIES))
+    stiffness = np.array([[1.0, -0.3], [-0.3, 2.0]])
+
+    def acceleration(position):
+        return -(pairs(position)[0] * stiffness[species[:, :, None], species[:, None]][..., None]).sum(2)
+
+    _, fit = fitted(recorded(tmp_path, acceleration, attributes={"species": species}), 60)
+    assert fit.scale < 1e-3
 
 
 @pytest.fixture
