@@ -266,7 +266,7 @@ class IntegratorEquation(Equation):
         chosen = independent(forces)
         columns = differences(changes, parameters, chosen), forces * chosen.to(forces)
         through, at_place = (each.unflatten(0, self.target.shape) for each in columns)
-        thrown = through.square().sum((-2, -1)) > THROWN**2 * at_place.square().sum((-2, -1))
+        thrown = ~(through.square().sum((-2, -1)) <= THROWN**2 * at_place.square().sum((-2, -1)))  # or not finite
         return torch.where(thrown[:, None, None], at_place, through).flatten(0, 1)
 
     def settle(self) -> None:

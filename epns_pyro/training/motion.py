@@ -40,6 +40,7 @@ TAIL = 2.0  # nu
 FARTHEST = 0.5  # that a parameter moves in one iteration
 TRIAL, WORTH = 6, 0.3  # iterations, and nats per body that all freedom has to gain in them over a law of nature
 REWEIGHTED = 100  # times at most, in a linear regression
+WEAKENED = 10  # times at most, by a factor of ten each; then there is no law
 POLISH = 20  # iterations on forces, for screened forces, before starts are compared
 FEW_POWERS = 2  # of the distance, that a law is tried with before all
 SMALL_SHARE = 0.02  # of what a law says: without noise, as much may be said of errors of integration
@@ -125,9 +126,10 @@ def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> 
 
     def descend() -> Fit:
         equation.keep(start.kept)
-        if first is not None:
-            _descend(first, first.changes, first.slopes, first.simple, iterations, enough=ENOUGH)
-        return _descend(equation, equation.changes, equation.slopes, equation.simple, iterations, enough=ENOUGH)
+        for each_equation in filter(None, (first, equation)):
+            _weaken(each_equation)
+            fit = _descend(each_equation, each_equation.changes, each_equation.slopes, each_equation.simple, iterations, enough=ENOUGH)
+        return fit
 
     def few(full: Fit, form: Form) -> Fit | None:
         """A law of as few powers as say all, or None, with the law as it was."""
@@ -139,7 +141,7 @@ def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> 
             logger.info("powers %s: log density %.3f per body; with all %.3f", equation.kept, fit.log_density, full.log_density)
             if full.log_density - fit.log_density < max(by_chance, SMALL_SHARE * (full.log_density - nothing)):
                 return fit
-        for each_equation in filter(None, (equation, first)):
+        for each_equation in filter(None, (first, equation)):
             each_equation.keep(everything)
         equation.module.load_state_dict(before)
         return None
@@ -165,6 +167,15 @@ def _start_form(equation: Equation) -> Form:
             best, form, state = inert, Form(size), _state(equation)
     equation.module.load_state_dict(state)
     return form
+
+
+def _weaken(equation: Equation) -> None:
+    """Weaken a law until its steps are finite: one that is right on average may grow without bound along the way."""
+    for left in reversed(range(WEAKENED)):
+        if equation.changes().isfinite().all():
+            return
+        for parameter in equation.linear:
+            parameter.mul_(0.1 if left else 0.0)
 
 
 def _start(equation: Equation, choices: Collection[tuple[int, ...]] = ((),), form: Form = PLAIN) -> float:
@@ -245,17 +256,18 @@ def idle_terms(information: Tensor, values: Tensor, moves: Tensor, terms: Tensor
     scaled = information[left][:, left] / size / size[:, None]
     scaled.diagonal().add_(RIDGE)
     covariance = torch.linalg.inv(scaled) / size / size[:, None]
-    while True:
+    while len(left):
         cost = values[left].square() / (2 * covariance.diagonal())
         cost[~terms[left]] = torch.inf
         k = int(cost.argmin())
         if not cost[k] < worth:
-            return Idle(values, zeroed)
+            break
         values[left] -= covariance[:, k] * (values[left[k]] / covariance[k, k])
         values[left[k]], zeroed[left[k]] = 0.0, True
         rest = torch.arange(len(left), device=left.device) != k
         covariance = (covariance - covariance[:, k, None] * covariance[k] / covariance[k, k])[rest][:, rest]
         left = left[rest]
+    return Idle(values, zeroed)
 
 
 def _state(equation: Equation) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ from epns_pyro.backbones import BACKBONES
 from epns_pyro.backbones.bodies.base import Features, Signature
 from epns_pyro.backbones.bodies.laws import PLAIN, Form
 from epns_pyro.data import Store, open_store
-from epns_pyro.training.motion import fit_law, idle_terms
+from epns_pyro.training.equations import IntegratorEquation
+from epns_pyro.training.motion import _weaken, fit_law, idle_terms
 from epns_pyro.training.presets import preset
 
 DT, STEPS, BODIES = 0.1, 200, 3
@@ -109,6 +110,31 @@ def test_species_have_forces_of_their_own(tmp_path):
 
     _, fit = fitted(recorded(tmp_path, acceleration, attributes={"species": species}), 60)
     assert fit.scale < 1e-3
+
+
+def test_a_law_whose_steps_overflow_is_weakened_until_they_are_finite(tmp_path):
+    store = recorded(tmp_path, lambda position: -position, attributes={"mass": np.ones((20, BODIES))})
+    transition = preset("particles", "pairs", store.system.config).model.build(store.context()).double()
+    batch = IntegratorEquation.draw(store, store.context(), 10, seed=0)
+    with torch.no_grad():
+        equation = IntegratorEquation(transition, store.context(), batch.x0, batch.path[:, 0])
+        for parameter in equation.linear:
+            parameter.fill_(1e60)
+        equation.module.log_largest.fill_(1e3)  # nothing bounds it
+        assert not equation.changes().isfinite().all()
+        _weaken(equation)
+        assert equation.changes().isfinite().all()
+
+
+def test_a_body_alone_has_no_law_and_no_error(tmp_path):
+    rng = np.random.default_rng(0)
+    dims = ("trajectory", "time", "body", "space")
+    velocity = rng.normal(size=(20, 6, 1, 3))
+    xr.Dataset({"position": (dims, DT * velocity.cumsum(1)), "velocity": (dims, velocity)}).to_zarr(tmp_path / "x.zarr", consolidated=False)
+    fields = [{"name": "position", "irreps": "1o", "translates": True}, {"name": "velocity", "irreps": "1o", "rate_of": "position"}]
+    (tmp_path / "x.zarr.yaml").write_text(yaml.safe_dump({"fields": fields, "space": 3, "frame_dt": DT}))
+    network, _ = fitted(open_store(tmp_path / "x.zarr"), 20)
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
 
 
 @pytest.fixture
