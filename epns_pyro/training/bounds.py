@@ -20,7 +20,7 @@ from epns_pyro.data import Store, Windows
 from epns_pyro.models import Transition
 from epns_pyro.training.equations import IntegratorEquation
 from epns_pyro.training.fittable import require_integrator
-from epns_pyro.training.motion import weigh
+from epns_pyro.training.least_squares import weigh
 
 logger = logging.getLogger(__name__)
 

@@ -12,53 +12,33 @@ Stages, each from the result of the last, on fixed windows of one step in double
    it also holds where the data do not lead.
 
 A law without a simple part is fitted to the changes on all parameters, and then to the errors of steps.
-
-Errors are those of Student's t per body, with a scale s that falls as the law becomes right: what no law foresees, as after an encounter
-that the frame is too long for, counts for little. log p = -d log s - (nu + d) / 2 log(1 + |e|^2 / (nu s^2)) + const.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from itertools import combinations
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from epns_pyro.backbones.bodies.laws import PLAIN, Form
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store
 from epns_pyro.models import Transition
 from epns_pyro.training.equations import Equation, equation_type
+from epns_pyro.training.least_squares import ENOUGH, Fit, descend, idle_terms, move, regress, weigh
 
 logger = logging.getLogger(__name__)
 
-TAIL = 2.0  # nu
-FARTHEST = 0.5  # that a parameter moves in one iteration
 TRIAL, WORTH = 6, 0.3  # iterations, and nats per body that all freedom has to gain in them over a law of nature
-REWEIGHTED = 100  # times at most, in a linear regression
 WEAKENED = 10  # times at most, by a factor of ten each; then there is no law
 POLISH = 20  # iterations on forces, for screened forces, before starts are compared
 FEW_POWERS = 2  # of the distance, that a law is tried with before all
 SMALL_SHARE = 0.02  # of what a law says: without noise, as much may be said of errors of integration
 WORTH_A_FORM = 0.2  # nats per body that a law with inertia has to gain over one without, and the share of what that one says
-RIDGE = 1e-10  # of the information on a number: what says the same as others can be told apart by no data
-ENOUGH = 0.02  # nats per body: with exact derivatives, an iteration that gains less is the last
-UNSEEN = 1e-8  # parameters of which data say less than this share of what they say of the best known stay where they are
-
-
-Predict = Callable[[], Tensor]  # (row, channel)
-Slopes = Callable[[list[nn.Parameter]], Tensor]  # (row * channel, parameter)
-
-
-class Fit(NamedTuple):
-    """Typical error of the fitted law, relative to what was observed, and the mean log density of errors per body, on the windows."""
-
-    scale: float
-    log_density: float
 
 
 def fit_law(transition: Transition, store: Store, context: DataContext, windows: int, *, seed: int) -> Fit:
@@ -97,18 +77,18 @@ def fit_equation(equation: Equation, *, first: Equation | None = None, iteration
     """
     if not equation.simple:
         _start(equation)
-        _descend(equation, equation.forces, equation.derivatives, equation.parameters, iterations)
-        fit = _descend(equation, equation.changes, equation.derivatives, equation.parameters, iterations)
+        descend(equation, equation.forces, equation.derivatives, equation.parameters, iterations)
+        fit = descend(equation, equation.changes, equation.derivatives, equation.parameters, iterations)
     else:
         simple = _without_idle_terms(equation, _fit_simple(equation, first, iterations), iterations)
         before, equation.left_out = _state(equation), {}
-        fit = _descend(equation, equation.changes, equation.derivatives, equation.parameters, TRIAL)
+        fit = descend(equation, equation.changes, equation.derivatives, equation.parameters, TRIAL)
         logger.info("law of nature: log density %.3f per body; with some freedom %.3f", simple.log_density, fit.log_density)
         if fit.log_density < simple.log_density + WORTH:
             equation.module.load_state_dict(before)
             fit = simple
         else:
-            fit = _descend(equation, equation.changes, equation.derivatives, equation.parameters, iterations)
+            fit = descend(equation, equation.changes, equation.derivatives, equation.parameters, iterations)
     equation.settle()
     logger.info("equation of motion: typical errors of %.2g, relative to the change of a frame", fit.scale)
     return fit
@@ -124,11 +104,11 @@ def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> 
     rows, each = len(equation.target), sum(p.numel() for p in equation.linear) / max(1, equation.powers)
     start = equation if first is None else first
 
-    def descend() -> Fit:
+    def follow() -> Fit:
         equation.keep(start.kept)
         for each_equation in filter(None, (first, equation)):
             _weaken(each_equation)
-            fit = _descend(each_equation, each_equation.changes, each_equation.slopes, each_equation.simple, iterations, enough=ENOUGH)
+            fit = descend(each_equation, each_equation.changes, each_equation.slopes, each_equation.simple, iterations, enough=ENOUGH)
         return fit
 
     def few(full: Fit, form: Form) -> Fit | None:
@@ -136,7 +116,7 @@ def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> 
         before = _state(equation)
         for count in range(1, min(FEW_POWERS, equation.powers - 1) + 1):
             _start(start, list(combinations(everything, count)), form)
-            fit = descend()
+            fit = follow()
             by_chance = (equation.powers - count) * each * math.log(rows) / (2 * rows)  # Schwarz's criterion
             logger.info("powers %s: log density %.3f per body; with all %.3f", equation.kept, fit.log_density, full.log_density)
             if full.log_density - fit.log_density < max(by_chance, SMALL_SHARE * (full.log_density - nothing)):
@@ -147,7 +127,7 @@ def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> 
         return None
 
     form = _start_form(start)
-    full = descend()
+    full = follow()
     return few(full, form) or few(full, form._replace(screened=True)) or full
 
 
@@ -187,9 +167,9 @@ def _start(equation: Equation, choices: Collection[tuple[int, ...]] = ((),), for
     for kept in choices:
         equation.keep(kept)
         for _ in equation.starts(form):
-            _regress(equation)
+            regress(equation)
             if form.screened:  # how much depends on the rest of the law
-                _descend(equation, equation.forces, equation.derivatives, equation.simple, POLISH, enough=ENOUGH)
+                descend(equation, equation.forces, equation.derivatives, equation.simple, POLISH, enough=ENOUGH)
             density = weigh(equation.target - equation.forces())[1].log_density
             starts.append((density, kept, _state(equation)))
     density, kept, state = max(starts, key=lambda start: start[0])
@@ -214,9 +194,9 @@ def _without_idle_terms(equation: Equation, fit: Fit, iterations: int) -> Fit:
     idle = idle_terms((columns * per_row).mT @ columns, values, moves, terms & values.ne(0), math.log(len(errors)) / 2)
     if not idle.zeroed.any():
         return fit
-    _move(parameters, idle.values - values)
+    move(parameters, idle.values - values)
     equation.left_out = dict(zip(parameters, idle.zeroed.cpu().split([p.numel() for p in parameters]), strict=True))
-    tried = _descend(equation, equation.changes, equation.slopes, equation.simple, iterations, enough=ENOUGH)
+    tried = descend(equation, equation.changes, equation.slopes, equation.simple, iterations, enough=ENOUGH)
     count, by_chance = int(idle.zeroed.sum()), int(idle.zeroed.sum()) * math.log(len(errors)) / (2 * len(errors))
     logger.info("without %d terms: log density %.3f per body; with them %.3f", count, tried.log_density, fit.log_density)
     if tried.log_density > fit.log_density - by_chance:
@@ -226,122 +206,5 @@ def _without_idle_terms(equation: Equation, fit: Fit, iterations: int) -> Fit:
     return fit
 
 
-class Idle(NamedTuple):
-    """Numbers of a law, of which some are zero, and which these are: (number,)."""
-
-    values: Tensor
-    zeroed: Tensor
-
-
-def idle_terms(information: Tensor, values: Tensor, moves: Tensor, terms: Tensor, worth: float) -> Idle:
-    """Return a law without the terms that cost less than `worth` nats each, the cheapest first, all others moved to make up for them.
-
-    Parameters
-    ----------
-    information : Tensor, (number, number)
-        Minus the second derivative of the log likelihood.
-    values : Tensor, (number,)
-    moves, terms : Tensor of bool, (number,)
-        Which numbers may move, and which of them are terms.
-    worth : float
-
-    Notes
-    -----
-    Without number k the highest likelihood is lower by v_k^2 / (2 C_kk), where C is the inverse of the information, and there all are moved
-    by -C_k v_k / C_kk: what a number says that others can say costs nothing.
-    """
-    values, zeroed = values.clone(), torch.zeros_like(moves)
-    left = moves.nonzero()[:, 0]
-    size = information.diagonal()[left].sqrt()
-    scaled = information[left][:, left] / size / size[:, None]
-    scaled.diagonal().add_(RIDGE)
-    covariance = torch.linalg.inv(scaled) / size / size[:, None]
-    while len(left):
-        cost = values[left].square() / (2 * covariance.diagonal())
-        cost[~terms[left]] = torch.inf
-        k = int(cost.argmin())
-        if not cost[k] < worth:
-            break
-        values[left] -= covariance[:, k] * (values[left[k]] / covariance[k, k])
-        values[left[k]], zeroed[left[k]] = 0.0, True
-        rest = torch.arange(len(left), device=left.device) != k
-        covariance = (covariance - covariance[:, k, None] * covariance[k] / covariance[k, k])[rest][:, rest]
-        left = left[rest]
-    return Idle(values, zeroed)
-
-
 def _state(equation: Equation) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in equation.module.state_dict().items()}
-
-
-def _regress(equation: Equation) -> None:
-    """Set the parameters in which forces are linear."""
-    linear = equation.linear
-    if not linear:
-        return
-    for parameter in equation.silent + linear:
-        parameter.zero_()
-    columns = equation.derivatives(linear)
-    solution = columns.new_zeros(columns.shape[-1])
-    best = -math.inf
-    for _ in range(REWEIGHTED):
-        errors = equation.target - (columns @ solution).view_as(equation.target)
-        weights, fit = weigh(errors)
-        if fit.log_density < best + ENOUGH:
-            break
-        solution, best = solution + _solve(columns, weights, errors, damping=1e-9), fit.log_density
-    _move(linear, solution)
-
-
-def _descend(
-    equation: Equation, predict: Predict, slopes: Slopes, parameters: list[nn.Parameter], iterations: int, *, enough: float = 0.0
-) -> Fit:
-    """Minimise minus the log density of errors by Levenberg and Marquardt's method."""
-    target = equation.target
-    errors, damping = target - predict(), 1e-3
-    weights, best = weigh(errors)
-    columns = None
-    for _ in range(iterations):
-        columns = slopes(parameters) if columns is None else columns
-        step = _solve(columns, weights, errors, damping).clamp(-FARTHEST, FARTHEST)
-        _move(parameters, step)
-        tried = target - predict()
-        tried_weights, fit = weigh(tried)
-        if tried.isfinite().all() and fit.log_density > best.log_density:
-            gained = fit.log_density - best.log_density
-            errors, weights, best, columns, damping = tried, tried_weights, fit, None, damping / 5
-            logger.debug("damping %.1g, typical error %.3g, log density %.4f", damping, fit.scale, fit.log_density)
-            if gained < max(enough, equation.enough):
-                break
-        else:
-            _move(parameters, -step)
-            damping *= 5
-            if damping > 1e4:
-                break
-    return best
-
-
-def weigh(errors: Tensor) -> tuple[Tensor, Fit]:
-    """Return the weight of every row of errors (row, channel) and the fit, with the most likely scale: expectation maximisation."""
-    d, squared = errors.shape[-1], errors.square().sum(-1)
-    variance = squared.nanmedian().clamp_min(1e-30) / d
-    for _ in range(20):
-        weights = (TAIL + d) / (TAIL + squared / variance)
-        variance = (weights * squared).mean().clamp_min(1e-30) / d
-    density = -0.5 * d * variance.log() - (TAIL + d) / 2 * torch.log1p(squared / (TAIL * variance)).mean()
-    return weights / variance, Fit(float(variance.sqrt()), float(density))
-
-
-def _solve(columns: Tensor, weights: Tensor, errors: Tensor, damping: float) -> Tensor:
-    """Solve (J' W J + damping diag(J' W J)) step = J' W e."""
-    per_row = weights.repeat_interleave(errors.shape[-1])[:, None]
-    gram, right = columns.mT @ (per_row * columns), (columns * per_row).mT @ errors.flatten()
-    size = (gram.diagonal() + UNSEEN * gram.diagonal().max()).sqrt().clamp_min(torch.finfo(gram.dtype).tiny)  # nothing may be known
-    gram = gram / size / size[:, None]
-    gram.diagonal().add_(damping + 1e-12)
-    return torch.linalg.solve(gram, right / size) / size
-
-
-def _move(parameters: list[nn.Parameter], step: Tensor) -> None:
-    for parameter, part in zip(parameters, step.split([p.numel() for p in parameters]), strict=True):
-        parameter.add_(part.view_as(parameter))

@@ -16,7 +16,8 @@ from epns_pyro.backbones.bodies.base import Features, Signature
 from epns_pyro.backbones.bodies.laws import PLAIN, Form
 from epns_pyro.data import Store, open_store
 from epns_pyro.training.equations import IntegratorEquation
-from epns_pyro.training.motion import _weaken, fit_law, idle_terms
+from epns_pyro.training.least_squares import idle_terms
+from epns_pyro.training.motion import _weaken, fit_law
 from epns_pyro.training.presets import preset
 
 DT, STEPS, BODIES = 0.1, 200, 3

@@ -19,7 +19,8 @@ from epns_pyro.systems import ChargedConfig, GravityConfig, NBodyConfig, SetConf
 from epns_pyro.training.bounds import _highest, fit_bounds
 from epns_pyro.training.equations import IntegratorEquation, PotentialEquation, independent
 from epns_pyro.training.fittable import DEFAULT_WINDOWS, hold, require_integrator, windows_to_fit
-from epns_pyro.training.motion import _solve, fit_law
+from epns_pyro.training.least_squares import solve
+from epns_pyro.training.motion import fit_law
 from epns_pyro.training.presets import preset
 from epns_pyro.training.run import RunFolder
 from epns_pyro.training.trainer import Hardware, Trainer
@@ -202,7 +203,7 @@ def test_of_parameters_that_do_the_same_one_is_moved(tmp_path):
 def test_parameters_of_which_nothing_is_known_stay():
     """A body that is alone has no force of pairs."""
     errors = torch.randn(20, 3, dtype=torch.float64)
-    step = _solve(torch.zeros(60, 4, dtype=torch.float64), torch.ones(20, dtype=torch.float64), errors, 1e-9)
+    step = solve(torch.zeros(60, 4, dtype=torch.float64), torch.ones(20, dtype=torch.float64), errors, 1e-9)
     assert torch.equal(step, torch.zeros(4, dtype=torch.float64))
 
 
