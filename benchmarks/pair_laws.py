@@ -8,7 +8,7 @@ attributes, not of the law.
 
 | law | acceleration of body i |
 |---|---|
-| screened | sum_j q_i q_j e^{-r} (1 / r^2 + 1 / r) / m_i, charges +-1, masses 0.5 to 2 |
+| screened | sum_j q_i q_j e^{-s} (1 / s^2 + 1 / s) r / s / m_i, s^2 = r^2 + 0.01, charges +-1, masses 0.5 to 2 |
 | springs | sum_j -0.3 e_ij (r - 1) / m_i, half of the pairs joined, masses 0.5 to 2 |
 | morse | sum_j 3 (e^{-3 (r - 1)} - e^{-1.5 (r - 1)}) |
 | gravity | sum_j m_j r / (r^2 + 0.01)^{3/2}, attractive, masses 0.5 to 2 |
@@ -106,7 +106,8 @@ def simulate(
 
     def acceleration(position: np.ndarray) -> np.ndarray:
         way = position[:, :, None] - position[:, None]
-        distance = np.sqrt((way**2).sum(-1)) + np.eye(BODIES)  # nothing pulls on itself: the way is zero
+        softening = 0.1 if law == "screened" else 0.0
+        distance = np.sqrt((way**2).sum(-1) + softening**2) + np.eye(BODIES)  # nothing pulls on itself: the way is zero
         if law == "screened":
             push = charge[:, :, None] * charge[:, None] * np.exp(-distance) * (1 / distance**2 + 1 / distance) / distance
         elif law == "springs":

@@ -37,7 +37,15 @@ NEAREST = (1 / 32, 1 / 8, 1 / 3)  # shares of the first bin at which it is cut: 
 
 
 def pair_law(
-    transition: Transition, system: System, context: DataContext, x: Tensor | np.ndarray, *, per: str = "", bins: int = 24, seed: int = 0
+    transition: Transition,
+    system: System,
+    context: DataContext,
+    x: Tensor | np.ndarray,
+    *,
+    per: str = "",
+    times: str = "",
+    bins: int = 24,
+    seed: int = 0,
 ) -> xr.Dataset:
     """Return quantiles of f_ij over pairs of about the same distance: Dataset (kind, distance, quantile).
 
@@ -47,6 +55,8 @@ def pair_law(
         States, as those that were held out; more than a thousand make smooth bands.
     per : str
         Static scalar of the body that acts by which accelerations are divided: with "mass" gravity is one curve.
+    times : str
+        Static scalar of the body that is moved with which accelerations are multiplied: with "mass" they are forces.
     bins : int
         Distances, each with as many pairs; fewer where there are few pairs. Where there are many the first is cut into four.
 
@@ -59,15 +69,16 @@ def pair_law(
     Raises
     ------
     ConfigError
-        If the model has no equation of motion, or no field is called `per`.
+        If the model has no equation of motion, or no field is called `per` or `times`.
     """
     spec, states = context.spec, torch.as_tensor(x)
     if not transition.has_motion:
         raise ConfigError("pair_law: this model has no equation of motion with velocities to read: use 'symplectic', or an integrator")
     check_states(spec, states, absences=context.absences, what="the states")
-    if per and (per not in spec or spec[per].dynamic or spec[per].is_vector or spec[per].is_pair):
-        known = [f.name for f in spec.static_fields if not (f.is_vector or f.is_pair)]
-        raise ConfigError(f"pair_law: per={per!r} names no static scalar of a body: {nearest(per, known)}")
+    for role, name in (("per", per), ("times", times)):
+        if name and (name not in spec or spec[name].dynamic or spec[name].is_vector or spec[name].is_pair):
+            known = [f.name for f in spec.static_fields if not (f.is_vector or f.is_pair)]
+            raise ConfigError(f"pair_law: {role}={name!r} names no static scalar of a body: {nearest(name, known)}")
     if bins < 1 or states.shape[-2] < 2:
         raise ShapeError(f"pair_law: expected at least one bin and two bodies, found {bins} and {states.shape[-2]}")
     states = states.reshape(-1, *states.shape[-2:])
@@ -80,9 +91,12 @@ def pair_law(
     if per:
         acting = spec.get(full, per)[:, None, :]
         columns = {name: values / acting for name, values in columns.items()}
+    if times:
+        moved = spec.get(full, times)[:, :, None]
+        columns = {name: values * moved for name, values in columns.items()}
     known = np.isfinite(found)
-    kinds, kind = _kinds(spec, full, per, known)
-    return _binned({name: v[known] for name, v in columns.items()}, distance[known], kind, kinds, bins, _unit(system, spec, per))
+    kinds, kind = _kinds(spec, full, (per, times), known)
+    return _binned({name: v[known] for name, v in columns.items()}, distance[known], kind, kinds, bins, _unit(system, spec, per, times))
 
 
 @torch.no_grad()
@@ -111,14 +125,14 @@ def _by_pair(transition: Transition, context: DataContext, states: Tensor, seed:
     return distance.double().cpu().numpy(), found.double().cpu().numpy()
 
 
-def _kinds(spec: StateSpec, x: np.ndarray, per: str, known: np.ndarray) -> tuple[list[str], np.ndarray]:
+def _kinds(spec: StateSpec, x: np.ndarray, taken: tuple[str, str], known: np.ndarray) -> tuple[list[str], np.ndarray]:
     """Return the names of the kinds of pairs, and the kind (pair,) of those that are known (state, body, body)."""
     columns: dict[str, np.ndarray] = {}
     for field in spec.static_fields:
         values = spec.get(x, field.name)
         if field.is_pair:
             columns[field.name] = values[..., : x.shape[-2]][known][:, None]
-        elif not (field.is_vector or field.kind == "duration" or field.name == per):
+        elif not (field.is_vector or field.kind == "duration" or field.name in taken):
             two = np.broadcast_arrays(values[..., :, None], values[..., None, :])
             columns[field.name] = np.sort(np.stack([end[known] for end in two], -1), -1)
     rows = np.concatenate(list(columns.values()), -1) if columns else np.zeros((known.sum(), 0))
@@ -160,10 +174,12 @@ def _binned(
     return xr.Dataset(data | {"pairs": (("kind", "distance"), pairs)}, coords, {"units": units[1]})
 
 
-def _unit(system: System, spec: StateSpec, per: str) -> tuple[str, str]:
-    """Units of distance and of acceleration."""
+def _unit(system: System, spec: StateSpec, per: str, times: str) -> tuple[str, str]:
+    """Units of distance and of acceleration, or of what it was made."""
     length, time = spec[_position(spec)].unit, system.time_unit
     unit = f"{length}/{time}²" if length and time else ""
+    if unit and times and spec[times].unit:
+        unit = f"{spec[times].unit} {unit}"
     return length, f"{unit}/{spec[per].unit}" if unit and per and spec[per].unit else unit
 
 

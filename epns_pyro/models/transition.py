@@ -28,6 +28,7 @@ from epns_pyro.once import once
 from epns_pyro.state import Field, StateSpec
 
 TRANSITIONS = Registry("model")
+EXACT = 0.01  # of a power that is -1
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,34 @@ class Carry:
         """Join blocks along the first batch dimension."""
         memory = zip(*(part.memory for part in parts), strict=True)
         return Carry(torch.cat([part.x for part in parts]), tuple(torch.cat(tensors) for tensors in memory))
+
+
+class LawOfNature(NamedTuple):
+    """A law of pairs that can be read: forces along the line between two bodies, by their distance.
+
+    Attributes
+    ----------
+    powers : tuple of float
+        Of the distance, that forces are a sum of, the largest first.
+    screening : float
+        Rate m of a factor exp(-m r), per unit of the distance; 0 for none.
+    inertia : dict of str to float
+        The powers of attributes of a body that its acceleration is multiplied with: a mass has -1.
+    """
+
+    powers: tuple[float, ...]
+    screening: float
+    inertia: dict[str, float]
+
+    def words(self, unit: str = "") -> str:
+        """The law in words, with the unit of the distance."""
+        powers = " and ".join(f"r^{power:.3g}" for power in self.powers)
+        said = f"forces go as {powers}" if powers else "bodies have no forces on each other"
+        if self.screening:
+            said += f", and fall off as exp(-r / {1 / self.screening:.3g}{' ' * bool(unit)}{unit})"
+        for name, power in self.inertia.items():
+            said += f"; accelerations are forces {f'over {name}' if abs(power + 1) < EXACT else f'times {name}^{power:.3g}'}"
+        return said
 
 
 class Observed(NamedTuple):
@@ -214,6 +243,11 @@ class Transition(nn.Module, ABC):
     def has_motion(self) -> bool:
         """Whether there is an equation of motion to read: `acceleration` is known."""
         return False
+
+    @property
+    def law(self) -> LawOfNature | None:
+        """The law of nature that accelerations follow; None where there is none that can be read."""
+        return None
 
     def acceleration(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return what the learned equation of motion does to velocities in full states (*batch, body, channel): (*batch, body, space).

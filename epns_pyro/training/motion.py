@@ -37,7 +37,7 @@ TRIAL, WORTH = 6, 0.3  # iterations, and nats per body that all freedom has to g
 WEAKENED = 10  # times at most, by a factor of ten each; then there is no law
 POLISH = 20  # iterations on forces, for screened forces, before starts are compared
 FEW_POWERS = 2  # of the distance, that a law is tried with before all
-SMALL_SHARE = 0.02  # of what a law says: without noise, as much may be said of errors of integration
+SMALL_SHARE = 0.05  # of what a law says: without noise, as much may be said of errors of integration
 WORTH_A_FORM = 0.2  # nats per body that a law with inertia has to gain over one without, and the share of what that one says
 
 
@@ -82,9 +82,10 @@ def fit_equation(equation: Equation, *, first: Equation | None = None, iteration
     else:
         simple = _without_idle_terms(equation, _fit_simple(equation, first, iterations), iterations)
         before, equation.left_out = _state(equation), {}
+        nothing = weigh(equation.target)[1].log_density
         fit = descend(equation, equation.changes, equation.derivatives, equation.parameters, TRIAL)
         logger.info("law of nature: log density %.3f per body; with some freedom %.3f", simple.log_density, fit.log_density)
-        if fit.log_density < simple.log_density + WORTH:
+        if fit.log_density - simple.log_density < max(WORTH, SMALL_SHARE * (simple.log_density - nothing)):
             equation.module.load_state_dict(before)
             fit = simple
         else:

@@ -15,6 +15,9 @@ from epns_pyro.backbones import BACKBONES
 from epns_pyro.backbones.bodies.base import Features, Signature
 from epns_pyro.backbones.bodies.laws import PLAIN, Form
 from epns_pyro.data import Store, open_store
+from epns_pyro.errors import ConfigError
+from epns_pyro.models.transition import LawOfNature
+from epns_pyro.simulator import Simulator
 from epns_pyro.training.equations import IntegratorEquation
 from epns_pyro.training.least_squares import idle_terms
 from epns_pyro.training.motion import _weaken, fit_law
@@ -207,3 +210,40 @@ def test_idle_terms_are_those_that_least_squares_can_spare():
 
     fixed = idle_terms(x.mT @ x, values, every, torch.tensor([True, False, True, True]), math.log(500) / 2)
     assert not fixed.zeroed[1]  # no term of a law: it stays, whatever it says
+
+
+def test_a_fitted_law_is_read_in_words(network):
+    """Of the first output, in units of the data; with freedom it is no law of nature."""
+    with torch.no_grad():
+        network.keep((3,))
+        network.bend[-1].weight.zero_()
+        network.inertia[0, 1] = -1.001
+        network.screening.fill_(0.5)
+    read = network.read(0)
+    assert read.powers == pytest.approx((-2.0,))
+    assert read.screening == 0.5
+    assert read.inertia == {1: pytest.approx(-1.001)}
+    words = LawOfNature(read.powers, read.screening, {"mass": -1.001}).words("nm")
+    assert words == "forces go as r^-2, and fall off as exp(-r / 2 nm); accelerations are forces over mass"
+    assert "times charge^0.5" in LawOfNature((1.0, -2.0), 0.0, {"charge": 0.5}).words()
+    network.exponents.data[3, 2] = 0.1
+    assert network.read(0) is None
+
+
+def test_forces_are_read_times_the_mass_of_the_body_that_is_moved(tmp_path):
+    mass = np.random.default_rng(1).uniform(0.5, 2.0, (100, BODIES))
+    store = recorded(tmp_path, lambda position: -pairs(position)[0].sum(2) / mass[..., None], attributes={"mass": mass})
+    config, context = preset("particles", "pairs", store.system.config), store.context()
+    torch.manual_seed(0)
+    transition = config.model.build(context)
+    fit_law(transition, store, context, 40, seed=0)
+    sim = Simulator(transition.double(), store.system, context, config, store=str(tmp_path / "x.zarr"))
+    assert sim.law == "forces go as r^1; accelerations are forces over mass"
+    x = store.read("test")
+    force, acceleration = (sim.pair_law(x, times=times, bins=4) for times in ("mass", ""))
+    np.testing.assert_allclose(force.learned.sel(quantile=0.5)[0], -force.distance, rtol=0.05)
+    ends = {"quantile": [0.05, 0.95]}
+    width = [float(abs(one.learned.sel(ends).diff("quantile")).mean()) for one in (force, acceleration)]
+    assert width[0] < 0.7 * width[1]
+    with pytest.raises(ConfigError, match="times='weight' names no static scalar"):
+        sim.pair_law(x, times="weight")

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
 from epns_pyro.backbones.bodies.edges import displacements
 from epns_pyro.backbones.bodies.graphs import Graph, GraphConfig
-from epns_pyro.backbones.bodies.laws import PLAIN, Form, Law
+from epns_pyro.backbones.bodies.laws import PLAIN, Form, Law, Reading
 from epns_pyro.geometry import Space
 
 LENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # eps_k before training, in units of the scale of positions
@@ -115,8 +115,10 @@ class CentralNetwork(Law):
 
     def sizes(self, features: Features) -> list[int]:
         """Return the scalars whose size differs between bodies: one of them may be a mass, or something like it."""
+        if not self.signature.in_scalars:
+            return []
         size = features.scalars.abs().flatten(0, -2)
-        spread = size.std(0) / size.mean(0).clamp_min(LIGHTEST)
+        spread = size.std(0, correction=0) / size.mean(0).clamp_min(LIGHTEST)
         return [i for i, apart in enumerate((spread > ALIKE).tolist()) if apart]
 
     @torch.no_grad()
@@ -135,6 +137,18 @@ class CentralNetwork(Law):
                 if form.inertia is not None:
                     self.inertia[:, form.inertia] = -1.0
                 yield
+
+    @torch.no_grad()
+    def read(self, vector: int) -> Reading | None:
+        output = self.signature.out_scalars + vector
+        heads = slice(output * self.powers, (output + 1) * self.powers)
+        bent = self.bend is not None and cast("nn.Linear", self.bend[-1]).weight[heads].any()
+        if bent or self.exponents[heads, 1:].any():
+            return None
+        on = torch.stack([part[heads].abs().flatten(1).sum(-1) for part in self.linear_parameters]).sum(0) > 0
+        powers = (self.exponents[heads, 0][on] + 1).tolist()  # a force is a vector of the length of the distance times this
+        inertia = {i: power for i, power in enumerate(self.inertia[output].tolist()) if power} if self.signature.in_scalars else {}
+        return Reading(tuple(sorted(powers, reverse=True)), max(0.0, self.screening[output].item()), inertia)
 
     @torch.no_grad()
     def scale_output(self, factor: float) -> Backbone:

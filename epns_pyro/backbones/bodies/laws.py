@@ -29,6 +29,24 @@ class Form(NamedTuple):
 PLAIN = Form()
 
 
+class Reading(NamedTuple):
+    """A law of nature, as it can be read.
+
+    Attributes
+    ----------
+    powers : tuple of float
+        Of the distance, that its forces are a sum of, the largest first.
+    screening : float
+        Rate m of a factor exp(-m r), per unit of the distance; 0 for none.
+    inertia : dict of int to float
+        The power of each scalar of a body that what moves it is multiplied with.
+    """
+
+    powers: tuple[float, ...]
+    screening: float
+    inertia: dict[int, float]
+
+
 class Law(Backbone):
     """A network with a special case of few numbers, the law of nature: a sum of forces that go as powers of the distance."""
 
@@ -67,3 +85,7 @@ class Law(Backbone):
     @abstractmethod
     def starts(self, form: Form = PLAIN) -> Iterator[None]:
         """Set the law to some form and, one after the other, to all places from which a fit should start."""
+
+    @abstractmethod
+    def read(self, vector: int) -> Reading | None:
+        """Return the law that an output vector follows; None where freedom was taken, so that it is no law of nature."""

@@ -15,7 +15,7 @@ from epns_pyro.calibration.wording import sentence
 from epns_pyro.evaluation.check import Check, Inputs
 from epns_pyro.evaluation.evaluated import Evaluated
 from epns_pyro.evaluation.figures import model as figures
-from epns_pyro.evaluation.parts import Figure, Key, Section
+from epns_pyro.evaluation.parts import Figure, Key, Section, Text
 from epns_pyro.evaluation.record import NAN, Count, HeadlineLine, Real, Record
 from epns_pyro.inference.pair_law import HELD_OUT, STRIDE
 from epns_pyro.state import StateSpec
@@ -27,12 +27,15 @@ FEW_BODIES = 2
 class PairLaw(Record):
     """The learned law of pairs, in words; its curves are in pair_law.nc.
 
-    `off` is the median over distances of how far the learned law is from the true one, as a share of it; NaN where none is known.
+    `form` is the law where it can be read; `per` divides accelerations, `times` multiplies them. `off` is the median over distances of how
+    far the learned law is from the true one, as a share of it; NaN where none is known.
     """
 
     pairs: Count
     per: str
     off: Real = NAN
+    times: str = ""
+    form: str = ""
 
 
 class PairLawCheck(Check[PairLaw]):
@@ -42,10 +45,12 @@ class PairLawCheck(Check[PairLaw]):
         simulator, spec = inputs.simulator, inputs.store.spec
         if not simulator.transition.has_motion or simulator.infers_states or inputs.store.read("test", slice(0, 1)).shape[-2] < FEW_BODIES:
             return None
-        per = acting_field(spec)
-        found = simulator.pair_law(states(inputs), per=per)
+        law = simulator.transition.law
+        times = next((name for name in law.inertia if not spec[name].dynamic), "") if law is not None else ""
+        per = "" if times else acting_field(spec)
+        found = simulator.pair_law(states(inputs), per=per, times=times)
         inputs.save("pair_law", found)
-        return PairLaw(pairs=int(found["pairs"].sum()), per=per, off=share_off(found))
+        return PairLaw(pairs=int(found["pairs"].sum()), per=per, off=share_off(found), times=times, form=simulator.law)
 
     def sections(self, record: PairLaw | None, found: Evaluated) -> Iterator[Section]:
         data = found.files.get("pair_law")
@@ -60,8 +65,11 @@ class PairLawCheck(Check[PairLaw]):
         )
         words = f"90% bands over {record.pairs} pairs of held-out states"
         words += f", per unit of the {record.per} of the body that acts" if record.per else ""
+        words += f", times the {record.times} of the body that is moved" if record.times else ""
         if math.isfinite(record.off):
             words += f"; the learned law is {record.off:.1%} off in the median over distances"
+        if record.form:
+            section.items.append(Text(sentence(record.form)))
         key = (Key("model", "learned"), *((Key("truth", "true law"),) if "truth" in data else ()))
         section.items.append(
             Figure(figures.pair_law(data), alt=f"Acceleration against distance: {words}.", caption=sentence(words), key=key)

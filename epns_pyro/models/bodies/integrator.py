@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from epns_pyro.backbones import BACKBONES, BackboneConfig, Features
+from epns_pyro.backbones.bodies.laws import Law
 from epns_pyro.config import Config, one_of
 from epns_pyro.context import DataContext
 from epns_pyro.durations import along, relative
 from epns_pyro.models.bodies.fields import BodyFields
+from epns_pyro.models.transition import LawOfNature
 
 START = 0.1  # the output of the network before training: a small force, so that a model starts from persistence
 
@@ -116,6 +118,17 @@ class Integrator(nn.Module):
         """Name of the kicked velocity of the positions; "" where positions themselves are kicked."""
         name = self.bodies.rates.get(self.bodies.position, "")
         return name if name in self.vectors else ""
+
+    @property
+    def law(self) -> LawOfNature | None:
+        """The law of nature that velocities follow; None where there is none that can be read."""
+        if not (self.kicked_velocity and isinstance(self.network, Law)):
+            return None
+        if (read := self.network.read(list(self.vectors).index(self.kicked_velocity))) is None:
+            return None
+        scalars, scale = self.bodies.scalars, self.bodies.spec[self.bodies.position].scale
+        inertia = {scalars[i]: power for i, power in read.inertia.items() if i < len(scalars)}  # others have no name
+        return LawOfNature(read.powers, read.screening / scale, inertia) if len(inertia) == len(read.inertia) else None
 
     def acceleration(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return what the network does to velocities in states x (*batch, body, channel): (*batch, body, space), per unit of time."""

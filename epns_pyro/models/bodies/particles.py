@@ -28,7 +28,7 @@ from epns_pyro.models.bodies.integrator import IntegratorConfig, Motion
 from epns_pyro.models.bodies.kicks import kicked_noise
 from epns_pyro.models.bodies.step import BodyStep
 from epns_pyro.models.normal import Normal, masked, unmasked
-from epns_pyro.models.transition import TRANSITIONS, Carry, Transition, TransitionConfig, bounded_exp
+from epns_pyro.models.transition import TRANSITIONS, Carry, LawOfNature, Transition, TransitionConfig, bounded_exp
 from epns_pyro.once import once
 from epns_pyro.presence import presence
 
@@ -141,6 +141,10 @@ class ParticleTransition(Transition):
     @property
     def has_motion(self) -> bool:
         return self.integrator is not None and bool(self.integrator.kicked_velocity)
+
+    @property
+    def law(self) -> LawOfNature | None:
+        return None if self.integrator is None else self.integrator.law
 
     def acceleration(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the acceleration of the integrator, without what networks add at the end of a frame: (*batch, body, space)."""
