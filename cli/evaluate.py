@@ -61,6 +61,6 @@ def evaluate_run(run: Path, data: Path | None = None, settings: dict | None = No
         out.print(f"Sizes: {found.record.run.sizes}.", soft_wrap=True)
     width = max(len(line.label) for line in found.record.headline)
     for line in found.record.headline:
-        out.print(f"{line.label:<{width}}  {line.value}  ({line.note})", soft_wrap=True)
+        out.print(f"{line.label:<{width}}  {line.value}" + (f"  ({line.note})" if line.note else ""), soft_wrap=True)
     for group in found.verdicts.values():
         out.print(table(group), soft_wrap=True)

@@ -165,7 +165,11 @@ def _fit(trainer, *, resume: bool) -> None:
     columns = BarColumn(bar_width=8), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(), TextColumn("left")
     with Progress(*columns, console=status_console(), disable=not trainer.fabric.is_global_zero) as bar:
         total = trainer.config.training.steps
-        task, last = bar.add_task("training", total=total, numbers=""), None
+        windows = 0 if resume else trainer.motion_windows
+        first = f"the equation of motion is fitted first, to {windows} windows" if windows else ""
+        task, last = bar.add_task("training", total=total, numbers=first), None
+        if first and not bar.console.is_terminal:
+            bar.console.print(first, soft_wrap=True)
 
         def show(progress) -> None:
             nonlocal last
@@ -189,6 +193,9 @@ def _fit(trainer, *, resume: bool) -> None:
             f"trained: validation ELBO {validation.elbo:.2f} nats per transition{gap}; {used}; saved in {trainer.folder.path}",
             soft_wrap=True,
         )
+        law, position = trainer.transition.law, trainer.context.spec.position
+        if law is not None and position is not None:
+            console().print(f"law of pairs: {law.words(position.unit)}", soft_wrap=True)
         step, best = trainer.best
         if step == 0:
             console().print(

@@ -160,9 +160,10 @@ class Latents(Record):
 
 
 class Symmetry(Record):
-    """Relative change of the log density under random elements of the symmetry group."""
+    """Relative change of the log density under random elements of the symmetry group; `rounding` is that by the last digit of states."""
 
     maximum: Real
+    rounding: Real = 0.0
     median: Real = NAN
     samples: Count | None = None
     dtype: str = ""

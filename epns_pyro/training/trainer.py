@@ -85,6 +85,11 @@ class Trainer:
         With the sets `train` and `val`.
     folder : RunFolder
     hardware : Hardware
+
+    Attributes
+    ----------
+    motion_windows : int
+        To which the equation of motion is fitted before the first step; 0 for none.
     """
 
     def __init__(self, config: RunConfig, store: Store, folder: RunFolder, hardware: Hardware = Hardware()) -> None:
@@ -98,8 +103,8 @@ class Trainer:
         with limit_weights(weights_that_fit(), many):
             self.transition = build(config.model, self.context)
         training = config.training
-        self._motion_windows = windows_to_fit(self.transition, training.motion_windows)
-        if self._motion_windows:
+        self.motion_windows = windows_to_fit(self.transition, training.motion_windows)
+        if self.motion_windows:
             hold(self.transition)
         minimised = objective(self.transition, training.feedback_mode, compiled=training.compile)
         optimizer = torch.optim.AdamW(
@@ -144,8 +149,8 @@ class Trainer:
         # Non-finite numbers are counted and reported here; validation inside every distribution would stop training at the first.
         little = self.transition.is_little(training.batch)
         with log, interruptible() as interrupted, pyro.validation_enabled(False), threads_for(little=little):
-            if counters.step == 0 and self._motion_windows:
-                fitted = (self.transition, self.store, self.context, self._motion_windows)
+            if counters.step == 0 and self.motion_windows:
+                fitted = (self.transition, self.store, self.context, self.motion_windows)
                 fit_law(*fitted, seed=self.config.seed)
                 if isinstance(self.transition, ParticleTransition):
                     fit_bounds(*fitted, seed=self.config.seed + 1)

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from epns_pyro.cli import main
 from epns_pyro.data import generate
 from epns_pyro.simulator import Simulator
-from epns_pyro.systems import NBodyConfig
+from epns_pyro.systems import NBodyConfig, SetConfig, SpringsConfig
 
 SETS = {name: {"trajectories": n, "steps": 12} for name, n in (("train", 12), ("val", 6), ("test", 4))}
 SMALL = [
@@ -105,6 +105,16 @@ def test_simulate_from_one_trajectory(trained: Path, store: Path, tmp_path: Path
     result = run("simulate", trained, "--members", 2, "--steps", 2, "--from", f"{store}:1", "--out", tmp_path / "one.zarr")
     assert result.exit_code == 0, result.output
     assert "1 initial state" in result.output
+
+
+def test_a_law_that_was_found_is_said(tmp_path: Path) -> None:
+    sets = {"train": SetConfig(trajectories=40, steps=6), "val": SetConfig(trajectories=2, steps=6)}
+    generate(SpringsConfig(sets=sets, bodies=3), tmp_path / "springs.zarr")
+    small = ("--steps", 2, "--set", "training.batch=2", "--set", "training.motion_windows=20", "--no-evaluate")
+    result = run("train", "springs", "--data", tmp_path / "springs.zarr", "--out", tmp_path / "run", *small)
+    assert result.exit_code == 0, result.output
+    assert "law of pairs: forces go as r^1\n" in result.output
+    assert "fitted first, to 20 windows" in result.stderr
 
 
 def test_help_does_not_import_torch() -> None:

@@ -60,3 +60,18 @@ def test_nothing_known_of_the_truth_is_said_as_nothing():
     found = xr.Dataset({"learned": (("kind", "distance", "quantile"), np.zeros((1, 2, 3)))}, {"quantile": [0.05, 0.5, 0.95]})
     assert np.isnan(share_off(found))
     assert list(PairLawCheck().headline(PairLaw(pairs=3, per=""))) == []
+
+
+def test_a_law_that_can_be_read_is_said_in_words():
+    found = PairLaw(pairs=10, per="", times="mass", form="forces go as r^1 and r^0; accelerations are forces over mass")
+    (line,) = PairLawCheck().headline(found)
+    assert line.value == found.form
+    shape = ("kind", "distance", "quantile")
+    data = xr.Dataset(
+        {"learned": (shape, np.ones((1, 3, 3))), "pairs": (shape[:2], np.ones((1, 3), int))},
+        {"kind": ["all pairs"], "distance": [1.0, 2.0, 3.0], "quantile": [0.05, 0.5, 0.95]},
+    )
+    (section,) = PairLawCheck().sections(found, Evaluated(None, files={"pair_law": data}))
+    words, figure = section.items
+    assert words.words == "Forces go as r^1 and r^0; accelerations are forces over mass."
+    assert "times the mass of the body that is moved" in figure.caption

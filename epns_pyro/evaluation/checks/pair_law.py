@@ -77,6 +77,8 @@ class PairLawCheck(Check[PairLaw]):
         yield section
 
     def headline(self, record: PairLaw) -> Iterator[HeadlineLine]:
+        if record.form:
+            yield HeadlineLine(label="law of pairs", value=record.form)
         if math.isfinite(record.off):
             yield HeadlineLine(
                 label="learned law of pairs", value=f"{record.off:.1%} off", note="median over distances, beside the true law"
