@@ -77,12 +77,12 @@ class PairLawCheck(Check[PairLaw]):
         yield section
 
     def headline(self, record: PairLaw) -> Iterator[HeadlineLine]:
-        if record.form:
-            yield HeadlineLine(label="law of pairs", value=record.form)
         if math.isfinite(record.off):
-            yield HeadlineLine(
-                label="learned law of pairs", value=f"{record.off:.1%} off", note="median over distances, beside the true law"
-            )
+            beside = "median over distances, beside the true law"
+            note = f"{beside}; {record.form}" if record.form else beside
+            yield HeadlineLine(label="learned law of pairs", value=f"{record.off:.1%} off", note=note)
+        elif record.form:
+            yield HeadlineLine(label="learned law of pairs", value=record.form)
 
 
 def states(inputs: Inputs) -> np.ndarray:
