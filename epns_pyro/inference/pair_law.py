@@ -96,7 +96,8 @@ def pair_law(
         columns = {name: values * moved for name, values in columns.items()}
     known = np.isfinite(found)
     kinds, kind = _kinds(spec, full, (per, times), known)
-    return _binned({name: v[known] for name, v in columns.items()}, distance[known], kind, kinds, bins, _unit(system, spec, per, times))
+    read = _binned({name: v[known] for name, v in columns.items()}, distance[known], kind, kinds, bins, _unit(system, spec, per, times))
+    return read.assign_attrs(long_name=f"acceleration × {times}" if times else "acceleration")
 
 
 @torch.no_grad()

@@ -75,7 +75,7 @@ def symmetry(found: Symmetry, allowed: float) -> list[Panel]:
 
 def pair_law(data: xr.Dataset) -> list[Panel]:
     """Return panels of acceleration against distance, one per kind of pairs: medians, with bands of the model."""
-    unit = str(data.attrs.get("units", ""))
+    unit, name = str(data.attrs.get("units", "")), str(data.attrs.get("long_name", "acceleration"))
 
     def draw(axes: Axes, one: xr.Dataset) -> None:
         known = np.isfinite(one["learned"].sel(quantile=0.5).values)
@@ -102,7 +102,7 @@ def pair_law(data: xr.Dataset) -> list[Panel]:
         Panel(
             LABELLED,
             partial(draw, one=data.sel(kind=kind)),
-            title=with_unit(f"acceleration, {kind}" if len(kinds) > 1 else "acceleration", unit),
+            title=with_unit(f"{name}, {kind}" if len(kinds) > 1 else name, unit),
             x=with_unit("distance", str(data["distance"].attrs.get("units", ""))),
         )
         for kind in kinds
