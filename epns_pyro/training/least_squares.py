@@ -66,6 +66,8 @@ def descend(
     for _ in range(iterations):
         columns = slopes(parameters) if columns is None else columns
         step = solve(columns, weights, errors, damping).clamp(-FARTHEST, FARTHEST)
+        if not step.isfinite().all():  # errors are larger than numbers can be: the law stays as it is
+            break
         move(parameters, step)
         tried = target - predict()
         tried_weights, fit = weigh(tried)

@@ -34,6 +34,7 @@ from epns_pyro.training.least_squares import ENOUGH, Fit, descend, idle_terms, m
 logger = logging.getLogger(__name__)
 
 TRIAL, WORTH = 6, 0.3  # iterations, and nats per body that all freedom has to gain in them over a law of nature
+BOUNDED = 1e12  # typical changes: squares of more overflow
 WEAKENED = 10  # times at most, by a factor of ten each; then there is no law
 POLISH = 20  # iterations on forces, for screened forces, before starts are compared
 FEW_POWERS = 2  # of the distance, that a law is tried with before all
@@ -151,9 +152,9 @@ def _start_form(equation: Equation) -> Form:
 
 
 def _weaken(equation: Equation) -> None:
-    """Weaken a law until its steps are finite: one that is right on average may grow without bound along the way."""
+    """Weaken a law until its steps stay bounded: with one that is right on average a step may grow without end along the way."""
     for left in reversed(range(WEAKENED)):
-        if equation.changes().isfinite().all():
+        if (equation.changes().abs() < BOUNDED).all():
             return
         for parameter in equation.linear:
             parameter.mul_(0.1 if left else 0.0)

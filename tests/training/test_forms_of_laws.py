@@ -116,7 +116,7 @@ def test_species_have_forces_of_their_own(tmp_path):
     assert fit.scale < 1e-3
 
 
-def test_a_law_whose_steps_overflow_is_weakened_until_they_are_finite(tmp_path):
+def test_a_law_whose_steps_grow_without_end_is_weakened(tmp_path):
     store = recorded(tmp_path, lambda position: -position, attributes={"mass": np.ones((20, BODIES))})
     transition = preset("particles", "pairs", store.system.config).model.build(store.context()).double()
     batch = IntegratorEquation.draw(store, store.context(), 10, seed=0)
@@ -125,9 +125,9 @@ def test_a_law_whose_steps_overflow_is_weakened_until_they_are_finite(tmp_path):
         for parameter in equation.linear:
             parameter.fill_(1e60)
         equation.module.log_largest.fill_(1e3)  # nothing bounds it
-        assert not equation.changes().isfinite().all()
+        assert not equation.changes().abs().max() < 1e12
         _weaken(equation)
-        assert equation.changes().isfinite().all()
+        assert equation.changes().abs().max() < 1e12
 
 
 def test_a_body_alone_has_no_law_and_no_error(tmp_path):
