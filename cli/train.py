@@ -193,9 +193,8 @@ def _fit(trainer, *, resume: bool) -> None:
             f"trained: validation ELBO {validation.elbo:.2f} nats per transition{gap}; {used}; saved in {trainer.folder.path}",
             soft_wrap=True,
         )
-        law, position = trainer.transition.law, trainer.context.spec.position
-        if law is not None and position is not None:
-            console().print(f"law of pairs: {law.words(position.unit)}", soft_wrap=True)
+        if (law := trainer.transition.law) is not None:
+            console().print(f"law of pairs: {law}", soft_wrap=True)
         step, best = trainer.best
         if step == 0:
             console().print(

@@ -335,12 +335,6 @@ class Simulator:
         blocks = self.rollout_blocks(x0, steps=steps, members=members, seed=seed, past=past)
         return events.probability(event, self.system, blocks)
 
-    @property
-    def law(self) -> str:
-        """The learned law of pairs in words; "" where it cannot be read as powers of the distance, as with all freedom."""
-        law, position = self.transition.law, self.spec.position
-        return "" if law is None or position is None else law.words(position.unit)
-
     def pair_law(self, x: States | None = None, *, per: str = "", times: str = "", bins: int = 24) -> xr.Dataset:
         """Read off how the learned motion makes two bodies act on each other, by distance; see `epns_pyro.inference.pair_law.pair_law`."""
         states = open_store(self.store).read("test", slice(0, HELD_OUT))[:, ::STRIDE] if x is None else x

@@ -364,39 +364,6 @@ def density_invariance_error(
     return InvarianceError(max(errors), float(np.median(errors)), samples)
 
 
-def rounding_error(
-    log_density: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-    spec: StateSpec,
-    x0: torch.Tensor,
-    path: torch.Tensor,
-    z: torch.Tensor,
-    group: Group,
-    *,
-    latent_fields: tuple[Field, ...] = (),
-    samples: int = 10,
-    seed: int = 0,
-) -> float:
-    """Measure by how much at most the last digit of moved states changes their log density, relative to its size.
-
-    Arguments are those of `density_invariance_error`, which cannot be told from zero below a few of it: where noise is narrow, a density
-    changes much with the last digit.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def rounded(x: torch.Tensor) -> torch.Tensor:
-        digit = torch.randint(-1, 2, x.shape, generator=generator).to(x) * torch.finfo(x.dtype).eps
-        return x * (1 + digit)
-
-    found = 0.0
-    with torch.no_grad():
-        for g in _draws(group, x0, samples, seed):
-            start, moved, latent = spec.act(g, x0), spec.act(g, path), g.act_latent(z, latent_fields)
-            exact = log_density(start, moved, latent)
-            change = (log_density(rounded(start), rounded(moved), latent) - exact).abs() / exact.abs().clamp_min(1.0)
-            found = max(found, float(change.max()))
-    return found
-
-
 def _draws(group: Group, x: Array, samples: int, seed: int) -> Iterator[GroupElement]:
     rng = np.random.default_rng(seed)
     return (group.random(x, rng) for _ in range(samples))

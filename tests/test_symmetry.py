@@ -19,7 +19,6 @@ from epns_pyro.symmetry import (
     EuclideanElement,
     density_invariance_error,
     equivariance_error,
-    rounding_error,
 )
 
 BODIES = StateSpec(
@@ -399,19 +398,3 @@ def test_density_invariance_error_tells_a_defect_from_rounding():
     assert density_invariance_error(log_density, *arguments).maximum < 1e-12
     assert density_invariance_error(lambda *a: log_density(*a, axes=slice(2)), *arguments).median > 1e-4
     assert density_invariance_error(lambda x0, path, z: log_density(x0, path, z.flip(2)), *arguments).median > 1e-4
-
-
-def test_where_noise_is_narrow_the_last_digit_explains_an_error():
-    x0 = torch.from_numpy(state(BODIES, batch=(3,)))
-    path = x0[:, None] + 1e-7 * torch.from_numpy(np.random.default_rng(1).standard_normal((3, 2, *x0.shape[1:])))
-    z = torch.zeros(3, 2, 4, 0, dtype=torch.float64)
-
-    def log_density(x0, path, z, defect=0.0):
-        way = BODIES.get(path, "position") - BODIES.get(x0, "position")[:, None]
-        return -((way / 1e-7).square().sum((1, 2, 3)) / 2) + defect * BODIES.get(x0, "position")[..., 0].sum(-1)
-
-    arguments = (BODIES, x0, path, z, Euclidean(3, 1000.0))
-    error, rounding = density_invariance_error(log_density, *arguments).maximum, rounding_error(log_density, *arguments)
-    assert 1e-9 < error < 10 * rounding
-    defect = density_invariance_error(lambda *parts: log_density(*parts, defect=1.0), *arguments).maximum
-    assert defect > 1000 * rounding

@@ -64,7 +64,8 @@ def pair_law(
     -------
     xarray.Dataset
         `learned`, and, where the system has a known law, `truth` and `error`, learned minus truth of each pair; `pairs` (kind, distance)
-        counts them. A kind is a set of attributes of the two bodies or of their pair; all pairs are one kind where these are many.
+        counts them. A kind is a set of attributes of the two bodies or of their pair; all pairs are one kind where these are many. The
+        attribute `law` is the law in words, where it can be read.
 
     Raises
     ------
@@ -97,7 +98,8 @@ def pair_law(
     known = np.isfinite(found)
     kinds, kind = _kinds(spec, full, (per, times), known)
     read = _binned({name: v[known] for name, v in columns.items()}, distance[known], kind, kinds, bins, _unit(system, spec, per, times))
-    return read.assign_attrs(long_name=f"acceleration × {times}" if times else "acceleration")
+    words = {} if transition.law is None else {"law": str(transition.law)}
+    return read.assign_attrs(words, long_name=f"acceleration × {times}" if times else "acceleration")
 
 
 @torch.no_grad()

@@ -86,18 +86,20 @@ class LawOfNature(NamedTuple):
         Rate m of a factor exp(-m r), per unit of the distance; 0 for none.
     inertia : dict of str to float
         The powers of attributes of a body that its acceleration is multiplied with: a mass has -1.
+    unit : str
+        Of the distance.
     """
 
     powers: tuple[float, ...]
     screening: float
     inertia: dict[str, float]
+    unit: str = ""
 
-    def words(self, unit: str = "") -> str:
-        """The law in words, with the unit of the distance."""
+    def __str__(self) -> str:
         powers = " and ".join(f"r^{power:.3g}" for power in self.powers)
         said = f"forces go as {powers}" if powers else "bodies have no forces on each other"
         if self.screening:
-            said += f", and fall off as exp(-r / {1 / self.screening:.3g}{' ' * bool(unit)}{unit})"
+            said += f", and fall off as exp(-r / {f'{1 / self.screening:.3g} {self.unit}'.strip()})"
         for name, power in self.inertia.items():
             said += f"; accelerations are forces {f'over {name}' if abs(power + 1) < EXACT else f'times {name}^{power:.3g}'}"
         return said

@@ -118,16 +118,14 @@ class Idle(NamedTuple):
     zeroed: Tensor
 
 
-def idle_terms(information: Tensor, values: Tensor, moves: Tensor, terms: Tensor, worth: float) -> Idle:
+def idle_terms(information: Tensor, values: Tensor, worth: float) -> Idle:
     """Return a law without the terms that cost less than `worth` nats each, the cheapest first, all others moved to make up for them.
 
     Parameters
     ----------
     information : Tensor, (number, number)
-        Minus the second derivative of the log likelihood.
+        Minus the second derivative of the log likelihood by the numbers that the terms are multiples of; of one that is switched off, zero.
     values : Tensor, (number,)
-    moves, terms : Tensor of bool, (number,)
-        Which numbers may move, and which of them are terms.
     worth : float
 
     Notes
@@ -135,15 +133,14 @@ def idle_terms(information: Tensor, values: Tensor, moves: Tensor, terms: Tensor
     Without number k the highest likelihood is lower by v_k^2 / (2 C_kk), where C is the inverse of the information, and there all are moved
     by -C_k v_k / C_kk: what a number says that others can say costs nothing.
     """
-    values, zeroed = values.clone(), torch.zeros_like(moves)
-    left = moves.nonzero()[:, 0]
+    left = (information.diagonal() > 0).nonzero()[:, 0]
+    values, zeroed = values.clone(), torch.zeros(len(values), dtype=torch.bool, device=values.device)
     size = information.diagonal()[left].sqrt()
     scaled = information[left][:, left] / size / size[:, None]
     scaled.diagonal().add_(RIDGE)
     covariance = torch.linalg.inv(scaled) / size / size[:, None]
     while len(left):
         cost = values[left].square() / (2 * covariance.diagonal())
-        cost[~terms[left]] = torch.inf
         k = int(cost.argmin())
         if not cost[k] < worth:
             break

@@ -154,10 +154,14 @@ def _start_form(equation: Equation) -> Form:
 def _weaken(equation: Equation) -> None:
     """Weaken a law until its steps stay bounded: with one that is right on average a step may grow without end along the way."""
     for left in reversed(range(WEAKENED)):
-        if (equation.changes().abs() < BOUNDED).all():
+        if _is_bounded(equation):
             return
         for parameter in equation.linear:
             parameter.mul_(0.1 if left else 0.0)
+
+
+def _is_bounded(equation: Equation) -> bool:
+    return bool((equation.changes().abs() < BOUNDED).all())
 
 
 def _start(equation: Equation, choices: Collection[tuple[int, ...]] = ((),), form: Form = PLAIN) -> float:
@@ -187,18 +191,16 @@ def _without_idle_terms(equation: Equation, fit: Fit, iterations: int) -> Fit:
     """
     before, errors = _state(equation), equation.target - equation.changes()
     weights, _ = weigh(errors)
-    parameters = equation.linear + [p for p in equation.simple if not any(p is each for each in equation.linear)]
-    columns = equation.derivatives(parameters)
-    moves = columns.ne(0).any(0)
-    values = torch.cat([p.flatten() for p in parameters])
-    terms = torch.arange(len(values), device=values.device) < sum(p.numel() for p in equation.linear)
+    columns, values = equation.derivatives(equation.linear), torch.cat([p.flatten() for p in equation.linear])
     per_row = weights.repeat_interleave(errors.shape[-1])[:, None]
-    idle = idle_terms((columns * per_row).mT @ columns, values, moves, terms & values.ne(0), math.log(len(errors)) / 2)
+    idle = idle_terms((columns * per_row).mT @ columns, values, math.log(len(errors)) / 2)
     if not idle.zeroed.any():
         return fit
-    move(parameters, idle.values - values)
-    equation.left_out = dict(zip(parameters, idle.zeroed.cpu().split([p.numel() for p in parameters]), strict=True))
-    tried = descend(equation, equation.changes, equation.slopes, equation.simple, iterations, enough=ENOUGH)
+    move(equation.linear, idle.values - values)
+    equation.left_out = dict(zip(equation.linear, idle.zeroed.cpu().split([p.numel() for p in equation.linear]), strict=True))
+    tried = fit._replace(log_density=-math.inf)
+    if _is_bounded(equation):
+        tried = descend(equation, equation.changes, equation.slopes, equation.simple, iterations, enough=ENOUGH)
     count, by_chance = int(idle.zeroed.sum()), int(idle.zeroed.sum()) * math.log(len(errors)) / (2 * len(errors))
     logger.info("without %d terms: log density %.3f per body; with them %.3f", count, tried.log_density, fit.log_density)
     if tried.log_density > fit.log_density - by_chance:

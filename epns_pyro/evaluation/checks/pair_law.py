@@ -50,7 +50,7 @@ class PairLawCheck(Check[PairLaw]):
         per = "" if times else acting_field(spec)
         found = simulator.pair_law(states(inputs), per=per, times=times)
         inputs.save("pair_law", found)
-        return PairLaw(pairs=int(found["pairs"].sum()), per=per, off=share_off(found), times=times, form=simulator.law)
+        return PairLaw(pairs=int(found["pairs"].sum()), per=per, off=share_off(found), times=times, form=found.attrs.get("law", ""))
 
     def sections(self, record: PairLaw | None, found: Evaluated) -> Iterator[Section]:
         data = found.files.get("pair_law")

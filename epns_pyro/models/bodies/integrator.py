@@ -126,9 +126,11 @@ class Integrator(nn.Module):
             return None
         if (read := self.network.read(list(self.vectors).index(self.kicked_velocity))) is None:
             return None
-        scalars, scale = self.bodies.scalars, self.bodies.spec[self.bodies.position].scale
+        scalars, position = self.bodies.scalars, self.bodies.spec[self.bodies.position]
         inertia = {scalars[i]: power for i, power in read.inertia.items() if i < len(scalars)}  # others have no name
-        return LawOfNature(read.powers, read.screening / scale, inertia) if len(inertia) == len(read.inertia) else None
+        if len(inertia) < len(read.inertia):
+            return None
+        return LawOfNature(read.powers, read.screening / position.scale, inertia, position.unit)
 
     def acceleration(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return what the network does to velocities in states x (*batch, body, channel): (*batch, body, space), per unit of time."""
