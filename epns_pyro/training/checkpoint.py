@@ -36,6 +36,7 @@ from epns_pyro.training.validation import Validation
 FORMAT = "epns-pyro checkpoint"
 OLDEST, VERSION = 1, 2
 EMBEDDED = 2  # embeddings of a category in a model; older checkpoints lack their weights
+LATER_WEIGHTS = 1000  # that older checkpoints may lack: those of laws, which are few
 LATER = frozenset({"average", "best_elbos"})  # parts that a checkpoint of this version may lack
 CONTENT = frozenset({"config", "system", "context", "store", "weights", "optimizer", "noise", "windows", "counters", "versions"})
 
@@ -122,11 +123,11 @@ def _changed(path: Path, what: str) -> str:
 
 
 def build_transition(path: Path, config: RunConfig, context: DataContext, weights: dict[str, torch.Tensor]) -> Transition:
-    """Build the transition of a checkpoint; it must not have more weights than the checkpoint holds."""
+    """Build the transition of a checkpoint; it must not have many more weights than the checkpoint holds."""
     many = CheckpointError(f"{path}: the weights do not fit the model of its config, which has more of them")
     try:
         unnamed = EMBEDDED * sum(classes * channels for classes, channels in embedding_shapes(context.spec))
-        with limit_weights(unnamed + sum(weight.numel() for weight in weights.values()), many):
+        with limit_weights(LATER_WEIGHTS + unnamed + sum(weight.numel() for weight in weights.values()), many):
             transition = build(config.model, context)
         transition.load_state_dict(weights)
     except EpnsError as error:

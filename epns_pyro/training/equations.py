@@ -176,6 +176,9 @@ class IntegratorEquation(Equation):
         bodies = integrator.bodies
         self._integrator, self._network, self.module = integrator, integrator.network, integrator.network
         law = self._law = integrator.network if isinstance(integrator.network, Law) else None
+        for embedding in bodies.embeddings:  # which start at zero: a law of nature tells classes apart
+            if law is not None and not embedding.any():
+                nn.init.eye_(embedding)
         self.linear, self.simple = ([], []) if law is None else (list(law.linear_parameters), list(law.simple_parameters))
         self.silent = [p for layer in integrator.network.last_layers for p in layer.parameters()]
         kicked = {**integrator.vectors, **integrator.scalars}

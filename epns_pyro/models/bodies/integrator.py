@@ -62,8 +62,6 @@ class Integrator(nn.Module):
         super().__init__()
         self.steps, self.bodies = config.steps, BodyFields(context)
         bodies, scales = self.bodies, context.step_scales
-        for embedding in bodies.embeddings:  # a law that is fitted before training tells classes apart
-            nn.init.eye_(embedding)
         # every field that no rate carries, and the unit of its kicks
         self.vectors, self.scalars = (
             {f.name: scales[f.name] for f in fields if f.name not in bodies.rates}
