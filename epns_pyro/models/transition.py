@@ -78,7 +78,7 @@ class Carry:
 class LawOfNature(NamedTuple):
     """A law of pairs that can be read: forces along the line between two bodies, by their distance.
 
-    Attributes
+    Parameters
     ----------
     powers : tuple of float
         Of the distance, that forces are a sum of, the largest first.
