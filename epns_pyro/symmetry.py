@@ -327,7 +327,9 @@ def equivariance_error(
         if not expected.numel():  # a law of nothing, as that of the latents of a model without latents
             return InvarianceError(0.0, 0.0, samples)
         size = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
-        errors = [float((function(act_in(g, x)) - act_out(g, expected)).abs().max() / size) for g in _draws(group, x, samples, seed)]
+        errors = [
+            float((function(act_in(g, x)) - act_out(g, expected)).abs().max() / size) for g in random_elements(group, x, samples, seed)
+        ]
     return InvarianceError(max(errors), float(np.median(errors)), samples)
 
 
@@ -358,12 +360,13 @@ def density_invariance_error(
     with torch.no_grad():
         reference = log_density(x0, path, z)
         errors = []
-        for g in _draws(group, x0, samples, seed):
+        for g in random_elements(group, x0, samples, seed):
             moved = log_density(spec.act(g, x0), spec.act(g, path), g.act_latent(z, latent_fields))
             errors.append(float(((moved - reference).abs() / reference.abs().clamp_min(1.0)).max()))
     return InvarianceError(max(errors), float(np.median(errors)), samples)
 
 
-def _draws(group: Group, x: Array, samples: int, seed: int) -> Iterator[GroupElement]:
+def random_elements(group: Group, x: Array, samples: int, seed: int) -> Iterator[GroupElement]:
+    """Draw elements of a group for states like x, always the same ones with a seed."""
     rng = np.random.default_rng(seed)
     return (group.random(x, rng) for _ in range(samples))

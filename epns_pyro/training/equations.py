@@ -207,7 +207,7 @@ class IntegratorEquation(Equation):
         turn = bodies.spec.get(self.x, velocity) - bodies.spec.get(self.following, velocity)
         duration = torch.as_tensor(bodies.duration(self.x)).to(q)[..., None]
         turn = torch.where(stays, turn, 0.0) * duration / bodies.spec[bodies.position].scale
-        return list(zip(SIMPSON, (q, (q + q_next) / 2 + turn / 8, q_next), strict=True))
+        return _along(q, q_next, turn)
 
     def forces(self) -> Tensor:
         """Mean forces of a frame, without a step of the model."""
@@ -289,8 +289,8 @@ class PotentialEquation(Equation):
         self._unit = context.step_scales[transition.velocity]
         (q, v), (q_next, v_next) = transition.phase(self.x), transition.phase(self.following)
         self._duration = torch.as_tensor(self.bodies.duration(self.x), dtype=x0.dtype, device=x0.device)[..., None]
-        half_way = (q + q_next) / 2 + self._duration / 8 * (v - v_next)
-        self._velocity, self._mean_velocity, self._places = v, (q_next - q) / self._duration, (q, half_way, q_next)
+        self._velocity, self._mean_velocity = v, (q_next - q) / self._duration
+        self._places = _along(q, q_next, self._duration * (v - v_next))
         self.target = ((v_next - v) / self._unit)[self.rows]
 
     @property
@@ -301,7 +301,7 @@ class PotentialEquation(Equation):
     def forces(self) -> Tensor:
         """Mean accelerations along the way, by Simpson's rule, with the friction."""
         transition, landscape = self._transition, self._transition.potential.at(self.x, self.there)
-        mean = sum(weight * landscape.forces(q) for weight, q in zip(SIMPSON, self._places, strict=True))
+        mean = sum(weight * landscape.forces(q) for weight, q in self._places)
         found = mean / transition.potential.masses(self.x, self.there)[..., None]
         if transition.friction is not None:
             found = found - transition.friction * self._mean_velocity
@@ -316,6 +316,14 @@ class PotentialEquation(Equation):
         time = self._duration.expand(*self.rows.shape, 1)[self.rows]
         squared = ((self.target - self.changes()) * self._unit).square().sum(-1, keepdim=True) / time
         self._transition.start_noise(float((squared.median() / stats.chi2.median(self.target.shape[-1])).sqrt()))
+
+
+def _along(q: Tensor, q_next: Tensor, turn: Tensor) -> list[tuple[float, Tensor]]:
+    """Return places on the way from q to q_next, each with its weight, by Simpson's rule.
+
+    The way is a cubic; `turn` is the duration times the velocity at its start less that at its end.
+    """
+    return list(zip(SIMPSON, (q, (q + q_next) / 2 + turn / 8, q_next), strict=True))
 
 
 def _closest(context: DataContext, x: Tensor) -> Tensor:

@@ -83,10 +83,9 @@ def fit_equation(equation: Equation, *, first: Equation | None = None, iteration
     else:
         simple = _without_idle_terms(equation, _fit_simple(equation, first, iterations), iterations)
         before, equation.left_out = _state(equation), {}
-        nothing = weigh(equation.target)[1].log_density
         fit = descend(equation, equation.changes, equation.derivatives, equation.parameters, TRIAL)
         logger.info("law of nature: log density %.3f per body; with some freedom %.3f", simple.log_density, fit.log_density)
-        if fit.log_density - simple.log_density < max(WORTH, SMALL_SHARE * (simple.log_density - nothing)):
+        if fit.log_density - simple.log_density < max(WORTH, SMALL_SHARE * _said(equation, simple.log_density)):
             equation.module.load_state_dict(before)
             fit = simple
         else:
@@ -102,7 +101,7 @@ def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> 
     A sum of powers that cancel each other follows any law where there are data, and none where bodies come closer than they did. Where so
     few do not say all, they are tried once more, with forces that are screened.
     """
-    everything, nothing = tuple(range(equation.powers)), weigh(equation.target)[1].log_density
+    everything = tuple(range(equation.powers))
     rows, each = len(equation.target), sum(p.numel() for p in equation.linear) / max(1, equation.powers)
     start = equation if first is None else first
 
@@ -121,7 +120,7 @@ def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> 
             fit = follow()
             by_chance = (equation.powers - count) * each * math.log(rows) / (2 * rows)  # Schwarz's criterion
             logger.info("powers %s: log density %.3f per body; with all %.3f", equation.kept, fit.log_density, full.log_density)
-            if full.log_density - fit.log_density < max(by_chance, SMALL_SHARE * (full.log_density - nothing)):
+            if full.log_density - fit.log_density < max(by_chance, SMALL_SHARE * _said(equation, full.log_density)):
                 return fit
         for each_equation in filter(None, (first, equation)):
             each_equation.keep(everything)
@@ -140,8 +139,8 @@ def _start_form(equation: Equation) -> Form:
     beside what the law without inertia says, too.
     """
     everything = tuple(range(equation.powers))
-    nothing, plain = weigh(equation.target)[1].log_density, _start(equation, [everything])
-    best, form, state = plain + max(WORTH_A_FORM, WORTH_A_FORM * (plain - nothing)), PLAIN, _state(equation)
+    plain = _start(equation, [everything])
+    best, form, state = plain + WORTH_A_FORM * max(1.0, _said(equation, plain)), PLAIN, _state(equation)
     for size in equation.sizes:
         inert = _start(equation, [everything], Form(size))
         logger.info("over a power of scalar %d: log density %.3f per body; without inertia %.3f", size, inert, plain)
@@ -149,6 +148,11 @@ def _start_form(equation: Equation) -> Form:
             best, form, state = inert, Form(size), _state(equation)
     equation.module.load_state_dict(state)
     return form
+
+
+def _said(equation: Equation, log_density: float) -> float:
+    """Return what a law of this log density says: nats per body over no law."""
+    return log_density - weigh(equation.target)[1].log_density
 
 
 def _weaken(equation: Equation) -> None:

@@ -20,7 +20,7 @@ from epns_pyro.evaluation.record import HeadlineLine, Symmetry
 from epns_pyro.inference.elbo import log_density
 from epns_pyro.simulator import Simulator
 from epns_pyro.state import Field, StateSpec
-from epns_pyro.symmetry import Group, density_invariance_error
+from epns_pyro.symmetry import Group, density_invariance_error, random_elements
 from epns_pyro.training.run import EvaluationConfig
 
 STEPS = 5  # length of the futures that are transformed by random group elements
@@ -144,9 +144,9 @@ def rounding_error(
         digit = torch.randint(-1, 2, x.shape, generator=generator).to(x) * torch.finfo(x.dtype).eps
         return x * (1 + digit)
 
-    rng, found = np.random.default_rng(seed), 0.0
+    found = 0.0
     with torch.no_grad():
-        for g in (group.random(x0, rng) for _ in range(samples)):
+        for g in random_elements(group, x0, samples, seed):
             start, moved, latent = spec.act(g, x0), spec.act(g, path), g.act_latent(z, latent_fields)
             exact = log_density(start, moved, latent)
             change = (log_density(rounded(start), rounded(moved), latent) - exact).abs() / exact.abs().clamp_min(1.0)
