@@ -109,7 +109,7 @@ def trained(name: str, store: Store, folder: Path, steps: int) -> tuple[Simulato
     if (out / "best.ckpt").exists() and (out / "done").exists():
         return epns_pyro.load(out), float((out / "done").read_text())
     changes = {"training.steps": steps, "training.validate_every": steps // 4, "training.validation_transitions": 500}
-    config = preset("nbody", data=store.system.config).override(changes | (MODELS | CELESTIAL)[name])
+    config = preset("nbody", data=store).override(changes | (MODELS | CELESTIAL)[name])
     started = time.process_time()
     sim = epns_pyro.train(config, store, out)
     seconds = time.process_time() - started

@@ -69,7 +69,7 @@ def linear(positions: np.ndarray, fields: list[dict], frame_dt: float, folder: P
     description = {"fields": fields, "space": positions.shape[-1], "frame_dt": frame_dt, "split": SETS} | settings
     path.with_name("tracks.zarr.yaml").write_text(yaml.safe_dump(description))
     store = open_store(path)
-    config = epns_pyro.preset("particles", data=store.system.config)
+    config = epns_pyro.preset("particles", data=store)
     window = min(WINDOW_LINEAR, positions.shape[1] - 1)
     small = {"name": "vector", "width": 16, "vectors": 8, "layers": 1}
     config = config.override(
@@ -290,7 +290,7 @@ def nbody(folder: Path, options) -> dict[str, float]:
         spec.write_text(yaml.safe_dump({"fields": fields, "space": 3, "frame_dt": system.frame_dt}))
         store = open_store(path, spec=spec)
         settings = {"seed": options.seed, "training.steps": options.steps, "training.validation_transitions": 400}
-        simulator = epns_pyro.train(epns_pyro.preset("particles", data=store.system.config).override(settings), store, folder / road)
+        simulator = epns_pyro.train(epns_pyro.preset("particles", data=store).override(settings), store, folder / road)
         found |= judged(road, store, simulator)
     return found
 

@@ -150,7 +150,7 @@ def measure(tau: float, window: int, positions: np.ndarray, folder: Path, option
 
 
 def settings(store: Store, window: int, options: argparse.Namespace) -> epns_pyro.training.run.RunConfig:
-    return epns_pyro.preset("particles", data=store.system.config).override(
+    return epns_pyro.preset("particles", data=store).override(
         {
             "seed": options.seed,
             "training.steps": options.steps,

@@ -63,7 +63,7 @@ def memory() -> float:
 def training_seconds(folder: Path, steps: int) -> tuple[float, float]:
     """Seconds of an optimiser step of the quick preset, and of a validation: there is one before the first step and one after the last."""
     store = open_store(folder / "film.zarr")
-    config = preset("cells", "quick", store.system.config).override({"training.steps": steps, "training.log_every": 1})
+    config = preset("cells", "quick", store).override({"training.steps": steps, "training.log_every": 1})
     started, ends = time.perf_counter(), []
     train(config, store, folder / "run", on_progress=lambda _: ends.append(time.perf_counter()))
     each = float(np.median(np.diff(ends)))

@@ -53,7 +53,7 @@ def main() -> None:
             folder = options.folder / f"{law}_{seed}"
             if not (folder / "last.ckpt").exists():
                 started = time.process_time()
-                epns_pyro.train(preset("particles", "pairs", store.system.config).override({"seed": seed}), store, folder)
+                epns_pyro.train(preset("particles", "pairs", store).override({"seed": seed}), store, folder)
                 print(f"{folder}: trained in {time.process_time() - started:.0f} s of processor time", flush=True)
             simulator = epns_pyro.load(folder, which="last").to(torch.float64)
             rows.append({"method": "epns-pyro", "law": law, "seed": seed} | judge(simulator, store, options.test))

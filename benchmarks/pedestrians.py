@@ -44,7 +44,7 @@ def main() -> None:
             train, test = ([options.folder / file for file in files] for files in SIDES[name])
             how = Options(columns="frame,id,x,y", frame_dt=0.04, every=10, unit="m", time_unit="s", segment=SEEN + STEPS, history=SEEN - 1)
             store = import_tracks(train, Path(scratch) / f"{name}.zarr", how, tests=test)
-            config = epns_pyro.preset("particles", data=store.system.config)
+            config = epns_pyro.preset("particles", data=store)
             config = config.override({"training.steps": options.steps, "training.jitter": JITTER.get(name, 0.0), "seed": options.seed})
             simulator = epns_pyro.train(config, store, Path(scratch) / name)
             rows += judge(name, simulator, store, options.seed)

@@ -143,7 +143,7 @@ def _prepare(
         config = RunConfig.from_yaml(file)
         presets.check_family(family, config.system.build().spec, where=str(file))
     else:
-        config = presets.preset(family, preset, given.system.config if given else None)
+        config = presets.preset(family, preset, given)
     config = config.override(settings)
     return given or _default_store(config, presets.default_data(family, preset)), config
 

@@ -116,7 +116,7 @@ def train(
     load_extensions(imports)
     store = store if isinstance(store, Store) else open_store(store)
     if isinstance(config, str):
-        config = preset(config, data=store.system.config)
+        config = preset(config, data=store)
     folder, names = RunFolder(Path(out)), tuple(imports)
     if names:
         config = config.override({"imports": names})

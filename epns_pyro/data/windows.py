@@ -272,7 +272,7 @@ def check_window(store: Store, split: str, length: int, first_frame: int) -> Non
     if not 1 <= length <= longest:
         raise ConfigError(
             f"window length: set {split!r} has {frames} frames and windows start at frame {first_frame} or later, "
-            f"so a length is 1 to {longest}; found {length}"
+            f"so a length (training.horizon) is 1 to {longest}; found {length}"
         )
 
 

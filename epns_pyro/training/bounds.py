@@ -34,15 +34,15 @@ GAIN = 0.01  # nats per body: a bound that gains less is none
 
 
 @torch.no_grad()
-def fit_bounds(transition: Transition, store: Store, context: DataContext, windows: int, *, seed: int) -> None:
-    """Fit the bounds of the forces of an integrator to so many windows with the strongest forces.
+def fit_bounds(transition: Transition, store: Store, context: DataContext, windows: int, *, seed: int) -> bool:
+    """Fit the bounds of the forces of an integrator to so many windows with the strongest forces, and return whether there are any.
 
     What frames start from is inferred anew with every bound that is tried: kept, it would fit the bound that it was inferred with.
     """
     integrator = require_integrator(transition)
     bounds = integrator.network.bounds if isinstance(integrator.network, Law) else ()
     if not bounds:
-        return
+        return False
     like = next(transition.parameters())
     device, dtype = like.device, like.dtype
     transition.double()
@@ -51,6 +51,7 @@ def fit_bounds(transition: Transition, store: Store, context: DataContext, windo
     strengths = [integrator(*integrator.bodies.present(x)).log_max_kick.flatten(1).nan_to_num().amax(1) for x in x0.split(BLOCK)]
     strongest = torch.cat(strengths).argsort(descending=True)[:windows]
     equation = IntegratorEquation(transition, context, x0[strongest], following[strongest])
+    bounded = False
     for bound in bounds:
 
         def density(logarithm: float, bound: nn.Parameter = bound) -> float:
@@ -58,9 +59,12 @@ def fit_bounds(transition: Transition, store: Store, context: DataContext, windo
             equation.start()
             return weigh(equation.target - equation.changes())[1].log_density
 
-        bound.fill_(_highest(density, 0.0, float(bound.max()) + FARTHER))
+        highest = float(bound.max()) + FARTHER
+        bound.fill_(found := _highest(density, 0.0, highest))
+        bounded = bounded or found < highest
         logger.info("equation of motion: largest force %.3g typical changes per frame", math.exp(float(bound.max())))
     transition.to(dtype)
+    return bounded
 
 
 def _highest(function: Callable[[float], float], low: float, high: float) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -104,6 +105,14 @@ class Equation(ABC):
         """Set a law of some form, one after the other, to all places from which a fit should start; by default where it is."""
         yield
 
+    def coarse(self) -> AbstractContextManager[None]:
+        """Take longer steps where forces change much, for as long as it takes to choose the form of a law."""
+        return nullcontext()
+
+    def unsoften(self) -> bool:
+        """Set the law to one that is nearly singular where two bodies meet; False, and nothing is done, if there is none."""
+        return False
+
     @property
     def sizes(self) -> list[int]:
         """The scalars of bodies of which one may be a mass, or something like it."""
@@ -190,7 +199,7 @@ class IntegratorEquation(Equation):
         self._size = SMALL + observed.norm(dim=-1, keepdim=True)
         self.target = observed / self._size
         self._memory: tuple[Tensor, ...] = ()
-        self.kept = tuple(range(self.powers))
+        self.kept = () if law is None else law.kept
         self._features, self._places = bodies.features(self.x, self.there), self._way()
 
     def _way(self) -> list[tuple[float, Tensor]]:
@@ -222,6 +231,18 @@ class IntegratorEquation(Equation):
         for _ in (None,) if self._law is None else self._law.starts(form):
             self.keep(self.kept)
             yield
+
+    @contextmanager
+    def coarse(self) -> Iterator[None]:
+        refinements = self._integrator.refinements
+        self._integrator.refinements = max(0, refinements - 1)
+        try:
+            yield
+        finally:
+            self._integrator.refinements = refinements
+
+    def unsoften(self) -> bool:
+        return self._law is not None and self._law.unsoften()
 
     @property
     def sizes(self) -> list[int]:

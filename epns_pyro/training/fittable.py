@@ -90,11 +90,12 @@ def _is_fitted_by_default(transition: Transition) -> bool:
 
 
 def is_held(transition: Transition) -> bool:
-    """Return whether a law stays as it was fitted: velocities are inferred, and such systems have hardly any noise.
+    """Return whether a law stays as it was fitted: velocities are inferred, or frames walked again: systems of hardly any noise.
 
     Others are trained on with their noise.
     """
-    return isinstance(transition, ParticleTransition) and isinstance(transition.integrator, InferredIntegrator)
+    integrator = transition.integrator if isinstance(transition, ParticleTransition) else None
+    return integrator is not None and (isinstance(integrator, InferredIntegrator) or integrator.refinements > 0)
 
 
 def hold(transition: Transition) -> None:

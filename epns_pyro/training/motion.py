@@ -9,7 +9,8 @@ Stages, each from the result of the last, on fixed windows of one step in double
    is not the force at a place, and a law with all freedom would bend to be right about that; terms that say no more than chance are left
    out;
 3. the same on all parameters, with derivatives of forces at a place, which hardly differ. A law of nature that is nearly as good is kept:
-   it also holds where the data do not lead.
+   it also holds where the data do not lead;
+4. what bounds forces is searched; where they are bounded, 2 and 3 once more.
 
 A law without a simple part is fitted to the changes on all parameters, and then to the errors of steps.
 """
@@ -28,12 +29,16 @@ from epns_pyro.backbones.bodies.laws import PLAIN, Form
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store
 from epns_pyro.models import Transition
+from epns_pyro.models.bodies.particles import ParticleTransition
+from epns_pyro.training.bounds import fit_bounds
 from epns_pyro.training.equations import Equation, equation_type
 from epns_pyro.training.least_squares import ENOUGH, Fit, descend, idle_terms, move, regress, weigh
 
 logger = logging.getLogger(__name__)
 
-TRIAL, WORTH = 6, 0.3  # iterations, and nats per body that all freedom has to gain in them over a law of nature
+BLURRED = 2  # errors of mean forces over those of steps, from which frames are long for what happens in them
+ITERATIONS = 30  # at most, of each descent
+TRIAL, WORTH = 6, 0.3  # iterations of what may not be kept, and nats per body that all freedom has to gain in them over a law of nature
 BOUNDED = 1e12  # typical changes: squares of more overflow
 WEAKENED = 10  # times at most, by a factor of ten each; then there is no law
 POLISH = 20  # iterations on forces, for screened forces, before starts are compared
@@ -42,8 +47,22 @@ SMALL_SHARE = 0.05  # of what a law says: without noise, as much may be said of 
 WORTH_A_FORM = 0.2  # nats per body that a law with inertia has to gain over one without, and the share of what that one says
 
 
-def fit_law(transition: Transition, store: Store, context: DataContext, windows: int, *, seed: int) -> Fit:
-    """Fit the equation of motion of a transition to windows of the training set of a store.
+def fit_motion(transition: Transition, store: Store, context: DataContext, windows: int, *, seed: int) -> Fit:
+    """Fit the equation of motion of a transition, and what bounds its forces, to windows of the training set of a store.
+
+    Raises
+    ------
+    ConfigError
+        If it has none that can be fitted.
+    """
+    fit = fit_law(transition, store, context, windows, seed=seed)
+    if isinstance(transition, ParticleTransition) and fit_bounds(transition, store, context, windows, seed=seed + 1):
+        fit = fit_law(transition, store, context, windows, seed=seed, onward=True)  # without what stood in for the bound
+    return fit
+
+
+def fit_law(transition: Transition, store: Store, context: DataContext, windows: int, *, seed: int, onward: bool = False) -> Fit:
+    """Fit the equation of motion of a transition to windows of the training set of a store; `onward`, from the law that it has.
 
     Raises
     ------
@@ -57,14 +76,17 @@ def fit_law(transition: Transition, store: Store, context: DataContext, windows:
     transition.double()
     with torch.no_grad():
         equation = kind(transition, context, x0, following)
-        usual = len(x0) - len(x0) // 2  # encounters come last
-        first = kind(transition, context, x0[:usual], following[:usual]) if equation.simple else None
-        fit = fit_equation(equation, first=first)
+        if onward:
+            fit = _fit_on(equation)
+        else:
+            usual = len(x0) - len(x0) // 2  # encounters come last
+            first = kind(transition, context, x0[:usual], following[:usual]) if equation.simple else None
+            fit = fit_equation(equation, first=first)
     transition.to(dtype)
     return fit
 
 
-def fit_equation(equation: Equation, *, first: Equation | None = None, iterations: int = 30) -> Fit:
+def fit_equation(equation: Equation, *, first: Equation | None = None, iterations: int = ITERATIONS) -> Fit:
     """Fit a law to its windows; bodies that are absent, NaN, count for nothing.
 
     Parameters
@@ -76,12 +98,21 @@ def fit_equation(equation: Equation, *, first: Equation | None = None, iteration
     iterations : int
         Of stage 2 and of stage 3.
     """
-    if not equation.simple:
+    if equation.simple:
+        with equation.coarse():
+            _fit_simple(equation, first, iterations)
+    else:
         _start(equation)
         descend(equation, equation.forces, equation.derivatives, equation.parameters, iterations)
+    return _fit_on(equation, iterations)
+
+
+def _fit_on(equation: Equation, iterations: int = ITERATIONS) -> Fit:
+    """Fit a law from where it is: a law of nature, and then all freedom, where that is worth it."""
+    if not equation.simple:
         fit = descend(equation, equation.changes, equation.derivatives, equation.parameters, iterations)
     else:
-        simple = _without_idle_terms(equation, _fit_simple(equation, first, iterations), iterations)
+        simple = _without_idle_terms(equation, _descend_simple(equation, iterations), iterations)
         before, equation.left_out = _state(equation), {}
         fit = descend(equation, equation.changes, equation.derivatives, equation.parameters, TRIAL)
         logger.info("law of nature: log density %.3f per body; with some freedom %.3f", simple.log_density, fit.log_density)
@@ -107,10 +138,12 @@ def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> 
 
     def follow() -> Fit:
         equation.keep(start.kept)
-        for each_equation in filter(None, (first, equation)):
-            _weaken(each_equation)
-            fit = descend(each_equation, each_equation.changes, each_equation.slopes, each_equation.simple, iterations, enough=ENOUGH)
-        return fit
+        _weaken(start)
+        fit = _harder(start, _descend_simple(start, iterations), iterations)
+        if start is equation:
+            return fit
+        _weaken(equation)
+        return _descend_simple(equation, iterations)
 
     def few(full: Fit, form: Form) -> Fit | None:
         """A law of as few powers as say all, or None, with the law as it was."""
@@ -130,6 +163,27 @@ def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> 
     form = _start_form(start)
     full = follow()
     return few(full, form) or few(full, form._replace(screened=True)) or full
+
+
+def _descend_simple(equation: Equation, iterations: int) -> Fit:
+    return descend(equation, equation.changes, equation.slopes, equation.simple, iterations, enough=ENOUGH)
+
+
+def _harder(equation: Equation, fit: Fit, iterations: int) -> Fit:
+    """Fit a law once more, from a start without softening, and keep the better.
+
+    Where bodies meet within a frame, its mean force is softer than the force, and so is the law that regression starts from.
+    """
+    before, mean = _state(equation), weigh(equation.target - equation.forces())[1]
+    logger.info("typical errors of mean forces %.2g, of steps %.2g", mean.scale, fit.scale)
+    if mean.scale < BLURRED * fit.scale or not equation.unsoften():
+        return fit
+    harder = _descend_simple(equation, TRIAL)
+    logger.info("with softening: log density %.3f per body; from a start without %.3f", fit.log_density, harder.log_density)
+    if harder.log_density > fit.log_density:
+        return _descend_simple(equation, iterations)
+    equation.module.load_state_dict(before)
+    return fit
 
 
 def _start_form(equation: Equation) -> Form:
@@ -204,7 +258,7 @@ def _without_idle_terms(equation: Equation, fit: Fit, iterations: int) -> Fit:
     equation.left_out = dict(zip(equation.linear, idle.zeroed.cpu().split([p.numel() for p in equation.linear]), strict=True))
     tried = fit._replace(log_density=-math.inf)
     if _is_bounded(equation):
-        tried = descend(equation, equation.changes, equation.slopes, equation.simple, iterations, enough=ENOUGH)
+        tried = _descend_simple(equation, iterations)
     count, by_chance = int(idle.zeroed.sum()), int(idle.zeroed.sum()) * math.log(len(errors)) / (2 * len(errors))
     logger.info("without %d terms: log density %.3f per body; with them %.3f", count, tried.log_density, fit.log_density)
     if tried.log_density > fit.log_density - by_chance:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from epns_pyro.config import Registry
+from epns_pyro.data import Store
 from epns_pyro.derived import has_hidden_states
 from epns_pyro.errors import ConfigError, nearest
 from epns_pyro.models.bodies.mixture import turns_suit
@@ -98,6 +99,8 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
     integrator: dict[str, Any] = {"network": {"name": "central"}}
     if any(field.differences for field in spec.fields):
         integrator |= {"velocity": "inferred", "iterations": 12, "refinements": 2}
+    else:
+        integrator["refinements"] = 3
     return RunConfig(
         system=system,
         model=ParticlesConfig.parse(
@@ -340,7 +343,7 @@ def default_data(family: str, name: str) -> Path:
     return Path("data") / f"{get_preset(family, name).store}.zarr"
 
 
-def preset(family: str, name: str = "quick", data: SystemConfig | None = None) -> RunConfig:
+def preset(family: str, name: str = "quick", data: SystemConfig | Store | None = None) -> RunConfig:
     """Return the run config of a preset.
 
     Parameters
@@ -350,8 +353,9 @@ def preset(family: str, name: str = "quick", data: SystemConfig | None = None) -
     name : str
         "quick" (minutes on two CPU cores), "pairs" (likewise, for bodies under a law of pairs nearly without noise) or "paper" (the
         published sizes).
-    data : SystemConfig, optional
-        System of the data, `store.system.config`; by default the one that the preset simulates.
+    data : Store or SystemConfig, optional
+        The data, or their system, `store.system.config`; by default the system that the preset simulates. Of a store, windows for training
+        are no longer than its trajectories.
 
     Raises
     ------
@@ -359,6 +363,12 @@ def preset(family: str, name: str = "quick", data: SystemConfig | None = None) -
         If there is no such family or preset, or if the family does not model such data.
     """
     chosen = get_preset(family, name)
-    if data is not None:
-        check_family(family, data.build().spec, where=f"data of the system {data.name!r}")
-    return chosen.config(data or chosen.system())
+    system = data.system.config if isinstance(data, Store) else data
+    if system is not None:
+        check_family(family, system.build().spec, where=f"data of the system {system.name!r}")
+    config = chosen.config(system or chosen.system())
+    if not isinstance(data, Store) or "train" not in data.splits:
+        return config
+    longest, horizon = max(1, data.steps("train") - data.system.first_frame), config.training.horizon
+    shorter = {"start": min(horizon.start, longest), "end": min(horizon.end, longest)}
+    return config.override({"training.horizon": horizon.model_dump() | shorter}) if horizon.end > longest else config

@@ -25,7 +25,7 @@ def find_refusal(store: Store) -> str:
     try:
         check_data(store)
         if family := FAMILY_OF_SYSTEM.get(store.config.get("name", "")):
-            check_trainable(store, preset(family, "quick", store.system.config))
+            check_trainable(store, preset(family, "quick", store))
     except EpnsError as error:
         return str(error)
     return ""

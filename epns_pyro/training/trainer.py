@@ -25,16 +25,14 @@ from epns_pyro.data import Store, Windows
 from epns_pyro.errors import CheckpointError, ConfigError, TrainingError
 from epns_pyro.inference.hidden import objective
 from epns_pyro.machine import limit_weights, threads_for, weights_that_fit
-from epns_pyro.models.bodies.particles import ParticleTransition
 from epns_pyro.models.building import build
 from epns_pyro.training.averaging import Average
-from epns_pyro.training.bounds import fit_bounds
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
 from epns_pyro.training.fittable import hold, is_held, windows_to_fit
 from epns_pyro.training.interrupts import interruptible
 from epns_pyro.training.keeping import Keeper
 from epns_pyro.training.metrics import MetricsLog
-from epns_pyro.training.motion import fit_law
+from epns_pyro.training.motion import fit_motion
 from epns_pyro.training.noise import fit_noise
 from epns_pyro.training.run import RunConfig, RunFolder, TrainingConfig, differing_settings, plain
 from epns_pyro.training.validation import Validation, validator
@@ -151,11 +149,9 @@ class Trainer:
         with log, interruptible() as interrupted, pyro.validation_enabled(False), threads_for(little=little):
             if counters.step == 0 and self.motion_windows:
                 fitted = (self.transition, self.store, self.context, self.motion_windows)
-                fit_law(*fitted, seed=self.config.seed)
-                if isinstance(self.transition, ParticleTransition):
-                    fit_bounds(*fitted, seed=self.config.seed + 1)
-                    if is_held(self.transition):
-                        fit_noise(*fitted, seed=self.config.seed + 2)
+                fit_motion(*fitted, seed=self.config.seed)
+                if is_held(self.transition):
+                    fit_noise(*fitted, seed=self.config.seed + 2)
             if counters.step == 0:  # the initial model is close to persistence, so the kept state is never worse
                 self._validate(log)
             while counters.step < training.steps:

@@ -159,10 +159,11 @@ def test_iterating_is_drawing(counter):
 
 
 def test_impossible_windows(counter):
-    with pytest.raises(ConfigError, match="set 'train' has 9 frames and windows start at frame 2 or later, so a length is 1 to 6; found 7"):
+    words = r"set 'train' has 9 frames and windows start at frame 2 or later, so a length \(training.horizon\) is 1 to 6; found 7"
+    with pytest.raises(ConfigError, match=words):
         Windows(counter, "train", 7, 4, first_frame=2)
     windows = Windows(counter, "train", 1, 4)
-    with pytest.raises(ConfigError, match="a length is 1 to 8; found 0"):
+    with pytest.raises(ConfigError, match="is 1 to 8; found 0"):
         windows.length = 0
     with pytest.raises(ConfigError, match="batch: 7 windows cannot be shared evenly by 2 processes"):
         Windows(counter, "train", 1, 7, world_size=2)

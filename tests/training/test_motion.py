@@ -20,7 +20,7 @@ from epns_pyro.training.bounds import _highest, fit_bounds
 from epns_pyro.training.equations import IntegratorEquation, PotentialEquation, independent
 from epns_pyro.training.fittable import DEFAULT_WINDOWS, hold, require_integrator, windows_to_fit
 from epns_pyro.training.least_squares import solve
-from epns_pyro.training.motion import fit_law
+from epns_pyro.training.motion import fit_law, fit_motion
 from epns_pyro.training.presets import preset
 from epns_pyro.training.run import RunFolder
 from epns_pyro.training.trainer import Hardware, Trainer
@@ -72,6 +72,26 @@ def test_forces_of_bodies_that_meet_are_found(fitted):
         pull = transition.integrator.acceleration(spec.pack(position=place, velocity=torch.zeros_like(place)))[0, 0]
         truth = distance / (distance**2 + store.system.force.softening**2) ** 1.5
         assert abs(float(pull) / truth - 1) < 0.02
+
+
+@pytest.mark.slow
+def test_the_law_of_bodies_that_meet_within_a_long_frame_is_found(tmp_path):
+    """Mean forces of such frames are softer than the force, and a fit that starts from them alone stays soft."""
+    sets = {"train": SetConfig(trajectories=600, steps=1), "val": SetConfig(trajectories=2, steps=1)}
+    config = ChargedConfig(sets=sets, bodies=4, velocity="recorded", frame_dt=1.0)
+    store = generate(config, tmp_path / "store.zarr")
+    context, chosen = store.context(), preset("charged", data=store)
+    assert chosen.training.horizon.end == 1
+    torch.manual_seed(0)
+    transition = chosen.model.build(context)
+    fit_motion(transition, store, context, 60, seed=0)
+    network, spec = transition.integrator.network, context.spec
+    assert network.log_lengths[0].exp() * spec["position"].scale < 0.01
+    assert transition.law.powers == pytest.approx((-2.0,))
+    for distance in (0.1, 1.0):
+        place = torch.tensor([[0.0, 0.0, 0.0], [distance, 0.0, 0.0], [500.0, 0.0, 0.0], [0.0, 600.0, 0.0]])
+        state = spec.pack(charge=torch.ones(4), position=place, velocity=torch.zeros_like(place))
+        assert abs(float(transition.integrator.acceleration(state)[0, 0].detach()) * -(distance**2) - 1) < 0.02
 
 
 def test_a_law_is_found_where_positions_and_velocities_are_recorded(tmp_path):

@@ -82,11 +82,16 @@ class CentralNetwork(Law):
         """Number of powers of the distance that every output is a sum of."""
         return len(EXPONENTS)
 
+    @property
+    def kept(self) -> tuple[int, ...]:
+        on = self._strength_of_heads > 0
+        return tuple(on.unflatten(0, (-1, self.powers)).any(0).nonzero()[:, 0].tolist())
+
     @torch.no_grad()
     def keep(self, powers: Collection[int]) -> None:
         """Switch all other powers off: their strengths are zero, and a head of no strength is never trained."""
         off = [head for head in range(self.linear.out_features) if head % self.powers not in powers]
-        for strength in self._strengths_of_heads:
+        for strength in self._weights_of_heads:
             strength[off] = 0.0
         if self.bend is not None:
             cast("nn.Linear", self.bend[-1]).bias[off] = 0.0
@@ -96,14 +101,19 @@ class CentralNetwork(Law):
         alive = torch.ones_like(parameter, dtype=torch.bool)
         if any(parameter is each for each in (self.screening, getattr(self, "inertia", None))):
             alive = parameter != 0
-        by_head = (*self._strengths_of_heads, self.exponents, *(() if self.bend is None else (self.bend[-1].bias,)))
+        by_head = (*self._weights_of_heads, self.exponents, *(() if self.bend is None else (self.bend[-1].bias,)))
         if any(parameter is each for each in by_head):
             alive[[head for head in range(len(parameter)) if head % self.powers not in powers]] = False
         return alive.flatten().cpu()
 
     @property
-    def _strengths_of_heads(self) -> tuple[nn.Parameter, ...]:
+    def _weights_of_heads(self) -> tuple[nn.Parameter, ...]:
         return (*self.linear_parameters, *(() if self.bend is None else (self.bend[-1].weight,)))
+
+    @property
+    def _strength_of_heads(self) -> Tensor:
+        """How strong every head is, (head,): one of no strength is off."""
+        return torch.stack([part.detach().abs().flatten(1).sum(-1) for part in self._weights_of_heads]).sum(0)
 
     @property
     def bounds(self) -> tuple[nn.Parameter, ...]:
@@ -137,6 +147,13 @@ class CentralNetwork(Law):
                 if form.inertia is not None:
                     self.inertia[:, form.inertia] = -1.0
                 yield
+
+    @torch.no_grad()
+    def unsoften(self) -> bool:
+        softened = bool(self.log_lengths[0] > math.log(2 * SHORTEST[0]))
+        if softened:
+            self.log_lengths[0] = math.log(SHORTEST[0])
+        return softened
 
     @torch.no_grad()
     def read(self, vector: int) -> Reading | None:
@@ -185,8 +202,7 @@ class CentralNetwork(Law):
             strengths = strengths + (mixed * theirs[..., None, :]).sum(-1)
         if self.bend is not None:
             strengths = strengths + self.bend(attributes)
-        sizes = [part.detach().abs().flatten(1).sum(-1) for part in self._strengths_of_heads]
-        strengths = strengths * torch.stack(sizes).sum(0).sign()
+        strengths = strengths * self._strength_of_heads.sign()
         if not s.in_scalars:
             return strengths
         exponents = self.inertia * self.inertia.detach().sign().square()  # zero stays so

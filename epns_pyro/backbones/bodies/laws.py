@@ -70,6 +70,11 @@ class Law(Backbone):
     def powers(self) -> int:
         """Number of powers of the distance, of which a fit may leave some out."""
 
+    @property
+    @abstractmethod
+    def kept(self) -> tuple[int, ...]:
+        """The powers that are not left out."""
+
     @abstractmethod
     def keep(self, powers: Collection[int]) -> None:
         """Switch all other powers off, also for training."""
@@ -85,6 +90,10 @@ class Law(Backbone):
     @abstractmethod
     def starts(self, form: Form = PLAIN) -> Iterator[None]:
         """Set the law to some form and, one after the other, to all places from which a fit should start."""
+
+    @abstractmethod
+    def unsoften(self) -> bool:
+        """Set the law to one that is nearly singular where two bodies meet; False, and nothing is done, if it is so already."""
 
     @abstractmethod
     def read(self, vector: int) -> Reading | None:

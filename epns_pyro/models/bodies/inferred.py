@@ -9,47 +9,27 @@ a fixed point that is exact for the true law, since leapfrog is its own inverse.
 nothing is to be solved; where it went otherwise, in a recording or by the model's own draw, the search starts from there. A velocity that
 is kept from what was foreseen does not fit the place that was reached: of bodies that swing around each other, an error of their phase
 would send them off with a velocity that they never have in that place, and the noise, fitted to such errors, would throw bodies about.
-
-Where the force changes much between two steps, as where two bodies meet, the frame is walked again in shorter steps. The map is then
-symplectic piecewise only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from epns_pyro.backbones import Features
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.bodies.broyden import Broyden
 from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig, Motion
+from epns_pyro.models.bodies.walks import Course, Walk, flattened, largest, refined
 
 SIGNS = 2  # numbers that say how far a frame may be wrong: how strong forces were, and the error from the length of the steps
 DOUBTS = SIGNS + 2  # those of the frame in which a velocity was found, how far that missed, and whether it was carried along
 FOUND = 1e-4  # velocities that miss by less than so many typical changes are found
 LOST = 0.1  # those that miss by more are not
-EXACT = 1e-6  # smaller errors from the length of the steps, in typical changes, are none
-MIDPOINT = 24  # the midpoint rule errs by a 24th of the second difference of what it integrates
 DIGITS = 8  # last digits of a velocity, up to which it is solved for
-FACTOR = 4  # a frame is walked again in so many times as many steps
-
-
-class _Walk(NamedTuple):
-    """Where a walk over one frame has led: the way and the velocity at its end, (state, body, space), and how the force went."""
-
-    moved: Tensor
-    velocity: Tensor
-    strength: Tensor  # (state, body): largest squared kick, in typical changes per frame
-    roughness: Tensor  # (state,): largest change of a velocity's kick from one step to the next, in typical changes
-    error: Tensor  # (state, body): of the velocity, from the length of the steps, in typical changes
-
-    @property
-    def signs(self) -> Tensor:
-        """Logarithms of the largest kick and of the error: (*batch, body, 2)."""
-        return torch.stack([1 + self.strength, 1 + (self.error / EXACT) ** 2], -1).log() / 2
 
 
 class InferredIntegrator(Integrator):
@@ -69,7 +49,7 @@ class InferredIntegrator(Integrator):
             raise ConfigError("integrator: velocity 'inferred' needs even frames, found uneven ones: use velocity 'recorded'")
         (self.velocity,) = velocities
         self.reads_vectors = self.network.signature.in_vectors > 0 and self.network.reads_vectors
-        self.refinements, self.tolerance, self.iterations = config.refinements, config.tolerance, config.iterations
+        self.iterations = config.iterations
 
     @property
     def signs(self) -> int:
@@ -83,13 +63,12 @@ class InferredIntegrator(Integrator):
         """
         lead, doubt = memory or self.start(x, mask)
         mean = self.bodies.spec.get(x, self.velocity)
-        walk = self._walk(x, mask, mean + lead, 1.0)
-        following = walk.moved / self.bodies.frame_dt
-        lead = walk.velocity - following
+        moved, velocity, walk = self._walk_from(x, mask, mean + lead, 1)
+        following = moved / self.bodies.frame_dt
+        lead = velocity - following
         if mask is not None:
             lead = lead * mask[..., None]
-        signs = walk.signs
-        return Motion(following - mean, signs[..., :1], (lead,), torch.cat([signs[..., 1:], doubt], -1))
+        return Motion(following - mean, walk.log_max_kick, (lead,), torch.cat([walk.log_error, doubt], -1))
 
     def remember(self, x: Tensor, motion: Motion, y: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """Infer the lead anew, from where the frame led: the motion's own is where the search starts, and its end if that was foreseen.
@@ -110,7 +89,7 @@ class InferredIntegrator(Integrator):
             return self._corrected(x, mask, near[0], carried=False)
         mean = self.bodies.spec.get(x, self.velocity)
         with torch.no_grad():
-            first = self._forces(x, mask)(torch.zeros_like(mean), mean) * self.vectors[self.velocity] / 2
+            first = self._forces(x, mask)(torch.zeros_like(mean), mean).vectors[..., 0, :] * self.vectors[self.velocity] / 2
         return self._inferred(x, mask, first, carried=False)
 
     def _inferred(self, x: Tensor, mask: Tensor | None, first: Tensor, *, carried: bool) -> tuple[Tensor, ...]:
@@ -127,16 +106,13 @@ class InferredIntegrator(Integrator):
         velocity may lead there, or several, of which a search that starts from nothing may find the wrong one.
         """
         mean = self.bodies.spec.get(x, self.velocity)
-        walk = self._walk(x, mask, mean + lead, -1.0)
-        error = mean + walk.moved / self.bodies.frame_dt
+        moved, _, walk = self._walk_from(x, mask, mean + lead, -1)
+        error = mean + moved / self.bodies.frame_dt
         missed = error.detach().square().sum(-1) / self.vectors[self.velocity] ** 2
-        doubt = torch.stack([*walk.signs.unbind(-1), (1 + missed / FOUND**2).log() / 2, torch.full_like(missed, carried)], -1)
+        found = torch.stack([(1 + missed / FOUND**2).log() / 2, torch.full_like(missed, carried)], -1)
+        doubt = torch.cat([walk.log_max_kick, walk.log_error, found], -1)
         lead = lead + torch.where((missed < LOST**2)[..., None], error, 0.0)  # a step that the search has tried in vain is not taken
         return (lead, doubt) if mask is None else (lead * mask[..., None], doubt * mask[..., None])
-
-    def _largest(self, vectors: Tensor, mask: Tensor | None) -> Tensor:
-        squared = vectors.square().sum(-1)
-        return (squared if mask is None else squared * mask).amax(-1)
 
     def _meet(self, x: Tensor, mask: Tensor | None, lead: Tensor) -> Tensor:
         """Return leads (*batch, body, space) from which a walk backward meets the place before, as nearly as the iterations allow.
@@ -153,10 +129,10 @@ class InferredIntegrator(Integrator):
         rows, solver = torch.arange(len(flat), device=x.device), Broyden()
         for _ in range(self.iterations):
             present = None if there is None else there[rows]
-            error = mean[rows] + self._walk(x[rows], present, mean[rows] + flat[rows], -1.0).moved / self.bodies.frame_dt
+            error = mean[rows] + self._walk_from(x[rows], present, mean[rows] + flat[rows], -1)[0] / self.bodies.frame_dt
             if present is not None:
                 error = error * present[..., None]
-            missed, before = self._largest(error, None), least[rows]
+            missed, before = largest(error, None), least[rows]
             better = missed < before
             best[rows[better]], least[rows[better]] = flat[rows[better]], missed[better]
             stalled = (before < found) & (missed > before / 4)  # in a long walk rounding alone is more than the last digits
@@ -170,57 +146,44 @@ class InferredIntegrator(Integrator):
 
     # -- walking over a frame ------------------------------------------------------------------------------------------------
 
-    def _walk(self, x: Tensor, mask: Tensor | None, velocity: Tensor, direction: float) -> _Walk:
-        """Walk from x (*batch, body, channel) with a velocity (*batch, body, space); again in shorter steps where it was rough."""
-        batch = x.shape[:-2]
-        x, velocity = x.reshape(-1, *x.shape[-2:]), velocity.reshape(-1, *velocity.shape[-2:])
-        mask = None if mask is None else mask.expand(*batch, -1).reshape(-1, mask.shape[-1])
-        steps, rows = self.steps, torch.arange(len(x), device=x.device)
-        walk = self._steps(x, mask, velocity, direction * steps)
-        roughness = walk.roughness
-        for _ in range(self.refinements):
-            rows = rows[roughness > self.tolerance]
-            if not len(rows):
-                break
-            steps *= FACTOR
-            again = self._steps(x[rows], None if mask is None else mask[rows], velocity[rows], direction * steps)
-            walk = _Walk(*(whole.index_copy(0, rows, part) for whole, part in zip(walk, again, strict=True)))
-            roughness = again.roughness
-        return _Walk(*(part.unflatten(0, batch) if batch else part[0] for part in walk))
+    def _walk_from(self, x: Tensor, mask: Tensor | None, velocity: Tensor, direction: int) -> tuple[Tensor, Tensor, Walk]:
+        """Walk from x (*batch, body, channel) with a velocity (*batch, body, space), backward for direction -1.
 
-    def _steps(self, x: Tensor, mask: Tensor | None, velocity: Tensor, steps: float) -> _Walk:
-        """Drift half a step, kick, drift, kick, ..., drift half a step; backward for a negative number of steps."""
-        step, kick = self.bodies.frame_dt / steps, self.vectors[self.velocity] / steps
-        forces, count = self._forces(x, mask), abs(round(steps))
-        moved, last, turn = velocity * (step / 2), None, None
-        strength, roughness = velocity.new_zeros(velocity.shape[:-1]), velocity.new_zeros(len(velocity))
-        error = torch.zeros_like(strength)
-        for left in reversed(range(count)):
+        Returns the way, the velocity at its end, both (*batch, body, space), and the walk.
+        """
+        (states, there), (start, _) = flattened(x, mask), flattened(velocity, None)
+
+        def walk(rows: Tensor | slice, steps: int) -> Walk:
+            return self._steps_from(states[rows], None if there is None else there[rows], start[rows], direction, steps)
+
+        found = refined(walk, x.shape[:-2], self.steps, self.refinements, self.tolerance)
+        moved, velocity = found.end.chunk(2, -1)
+        return moved, velocity, found
+
+    def _steps_from(self, x: Tensor, mask: Tensor | None, velocity: Tensor, direction: int, steps: int) -> Walk:
+        """Drift half a step, kick, drift, kick, ..., drift half a step."""
+        step, kick = direction * self.bodies.frame_dt / steps, direction * self.vectors[self.velocity] / steps
+        forces, course = self._forces(x, mask), Course(mask)
+        moved = velocity * (step / 2)
+        for left in reversed(range(steps)):
             force = forces(moved, velocity)
-            velocity = torch.add(velocity, force, alpha=kick)
+            velocity = torch.add(velocity, force.vectors[..., 0, :], alpha=kick)
             moved = torch.add(moved, velocity, alpha=step if left else step / 2)
-            with torch.no_grad():
-                if last is not None:
-                    before, turn = turn, force - last
-                    roughness = torch.maximum(roughness, self._largest(turn, mask))
-                    if before is not None:
-                        error += (turn - before).norm(dim=-1)
-                last = force.detach()
-            strength = torch.maximum(strength, force.square().sum(-1))
-        return _Walk(moved, velocity, strength, roughness.sqrt() / count, error / (MIDPOINT * count))
+            course.add(force)
+        return course.walk(torch.cat([moved, velocity], -1))
 
-    def _forces(self, x: Tensor, mask: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the force field of states x: a function of the way from there and of the velocity, in typical changes per frame."""
+    def _forces(self, x: Tensor, mask: Tensor | None) -> Callable[[Tensor, Tensor], Features]:
+        """Return the force field of states x, as its only vector, in typical changes per frame: of the way from there and the velocity."""
         bodies, scale = self.bodies, self.bodies.spec[self.bodies.position].scale
         place, features = bodies.positions(x), bodies.features(x, mask)
         if not self.reads_vectors:
             network = self.network.at(features)
-            return lambda moved, velocity: network(torch.add(place, moved, alpha=1 / scale), features.vectors).vectors[..., 0, :]
+            return lambda moved, velocity: network(torch.add(place, moved, alpha=1 / scale), features.vectors)
 
-        def force(moved: Tensor, velocity: Tensor) -> Tensor:
+        def force(moved: Tensor, velocity: Tensor) -> Features:
             spec = bodies.spec
             changed = {bodies.position: spec.get(x, bodies.position) + moved, self.velocity: velocity}
             there = spec.advance(x, spec.pack_dynamic(**{f.name: changed.get(f.name, spec.get(x, f.name)) for f in spec.dynamic_fields}))
-            return self.network(bodies.positions(there), bodies.features(there, mask)).vectors[..., 0, :]
+            return self.network(bodies.positions(there), bodies.features(there, mask))
 
         return force

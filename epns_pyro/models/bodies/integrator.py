@@ -5,7 +5,8 @@
 
 The steps resolve what happens within a frame, such as a close encounter of two bodies; a network alone would have to learn the outcome of
 every encounter. With forces between pairs the motion is that of a conservative system, of which
-leapfrog keeps the energy (Hairer, Lubich and Wanner, Geometric Numerical Integration, chapter VI).
+leapfrog keeps the energy (Hairer, Lubich and Wanner, Geometric Numerical Integration, chapter VI). Where forces change much from step to
+step, a frame may be walked again in shorter ones.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from epns_pyro.config import Config, one_of
 from epns_pyro.context import DataContext
 from epns_pyro.durations import along, relative
 from epns_pyro.models.bodies.fields import BodyFields
+from epns_pyro.models.bodies.walks import Course, Walk, flattened, refined
 from epns_pyro.models.transition import LawOfNature
 
 START = 0.1  # the output of the network before training: a small force, so that a model starts from persistence
@@ -61,6 +63,7 @@ class Integrator(nn.Module):
     def __init__(self, config: IntegratorConfig, context: DataContext) -> None:
         super().__init__()
         self.steps, self.bodies = config.steps, BodyFields(context)
+        self.refinements, self.tolerance = config.refinements, config.tolerance
         bodies, scales = self.bodies, context.step_scales
         # every field that no rate carries, and the unit of its kicks
         self.vectors, self.scalars = (
@@ -79,7 +82,7 @@ class Integrator(nn.Module):
     @property
     def signs(self) -> int:
         """Number of channels of a motion's signs."""
-        return self.fields
+        return self.fields + (self.refinements > 0)
 
     def start(self, x: Tensor, mask: Tensor | None = None, near: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
         """Return the memory that the first frame starts from, for states x (*batch, body, channel): none.
@@ -90,19 +93,35 @@ class Integrator(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, memory: tuple[Tensor, ...] = ()) -> Motion:
         """Integrate states x (*batch, body, channel) over one frame; bodies where a mask (*batch, body) is False act on no other."""
-        bodies, spec, step = self.bodies, self.bodies.spec, self.bodies.duration(x) / self.steps
-        law, now, strengths = self._law(x, mask), bodies.dynamic_values(x), []
+        walk = self._walk(x, mask)
+        bodies, spec = self.bodies, self.bodies.spec
+        change = bodies.to_free(walk.end) - bodies.to_free(bodies.persistence(x))
+        change = bodies.as_differences(change, x, spec.advance(x, walk.end)) if bodies.differences else change
+        return Motion(change, walk.log_max_kick, doubt=walk.log_error if self.refinements else None)
+
+    def _walk(self, x: Tensor, mask: Tensor | None) -> Walk:
+        """Walk over one frame, to the dynamic fields at its end."""
+        if not self.refinements:
+            return self._steps(x, mask, self.steps)
+        states, there = flattened(x, mask)
+
+        def walk(rows: Tensor | slice, steps: int) -> Walk:
+            return self._steps(states[rows], None if there is None else there[rows], steps)
+
+        return refined(walk, x.shape[:-2], self.steps, self.refinements, self.tolerance)
+
+    def _steps(self, x: Tensor, mask: Tensor | None, steps: int) -> Walk:
+        """Drift half a step, kick, drift, kick, ..., drift half a step."""
+        bodies, spec, step = self.bodies, self.bodies.spec, self.bodies.duration(x) / steps
+        law, now, course = self._law(x, mask), bodies.dynamic_values(x), Course(mask, rough=self.refinements > 0)
         if bodies.differences:  # a backward difference is the velocity of half a frame ago
-            now = self._kicked(x, now, law(now), self.steps / 2)
+            now = self._kicked(x, now, law(now), 0.5)
         now = bodies.drifted(x, now, step / 2)
-        for left in reversed(range(self.steps)):
+        for left in reversed(range(steps)):
             out = law(now)
-            now = bodies.drifted(x, self._kicked(x, now, out, 1.0), step if left else step / 2)
-            strengths.append(torch.cat([out.vectors.square().sum(-1), out.scalars.square()], -1))
-        end = spec.pack_dynamic(**now)
-        change = bodies.to_free(end) - bodies.to_free(bodies.persistence(x))
-        change = bodies.as_differences(change, x, spec.advance(x, end)) if bodies.differences else change
-        return Motion(change, (1 + torch.stack(strengths).amax(0)).log() / 2)
+            now = bodies.drifted(x, self._kicked(x, now, out, 1 / steps), step if left else step / 2)
+            course.add(out)
+        return course.walk(spec.pack_dynamic(**now))
 
     def remember(self, x: Tensor, motion: Motion, y: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the memory after a frame that began in states x (*batch, body, channel) and brought y (*batch, body, dynamic channel).
@@ -148,16 +167,13 @@ class Integrator(nn.Module):
         network, scale = self.network.at(bodies.features(x, mask)), spec[bodies.position].scale
         return lambda now: network(now[bodies.position] / scale, bodies.arrows(x, now))
 
-    def _kicked(self, x: Tensor, now: Mapping[str, Tensor], out: Features, kicks: float) -> dict[str, Tensor]:
-        """Change every field that no rate carries, in units of its typical change from frame to frame; `kicks` times what a step does.
-
-        What acts in a longer step acts longer.
-        """
+    def _kicked(self, x: Tensor, now: Mapping[str, Tensor], out: Features, share: float) -> dict[str, Tensor]:
+        """Change every field that no rate carries by what acts on it for a share of a frame."""
         spec, units, longer = self.bodies.spec, self.vectors | self.scalars, relative(self.bodies.spec, x)
         changed = dict(now)
         for (name, unit), change in zip(units.items(), [*out.vectors.unbind(-2), *out.scalars.unbind(-1)], strict=True):
             change = change if longer is None else along(spec[name], longer) * change
-            changed[name] = torch.add(now[name], change, alpha=kicks * unit / self.steps)
+            changed[name] = torch.add(now[name], change, alpha=share * unit)
         return changed
 
 
@@ -171,7 +187,7 @@ class IntegratorConfig(Config):
     )
     iterations: int = pydantic.Field(default=3, ge=0, le=100, description="with velocity inferred: iterations, beside the last")
     refinements: int = pydantic.Field(
-        default=0, ge=0, le=4, description="with velocity inferred: how often a frame may be walked again in a quarter of the step"
+        default=0, ge=0, le=4, description="how often a frame may be walked again in a quarter of the step, where forces change much"
     )
     tolerance: float = pydantic.Field(
         default=0.1, gt=0, description="with refinements: largest change of a step's kick to the next, in typical changes per frame"

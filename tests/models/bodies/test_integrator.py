@@ -10,7 +10,7 @@ from worlds import DT, WORLDS, context, particles, trajectories
 
 from epns_pyro.backbones import Backbone, Features
 from epns_pyro.context import DataContext
-from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig
+from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig, Motion
 
 
 class Spring(Backbone):
@@ -114,6 +114,30 @@ def test_strain_tells_of_an_encounter_within_the_frame() -> None:
     log_max_kick = integrator(spec.pack(mass=zero[..., 0], position=position, velocity=zero)[None]).log_max_kick
     pull = 25.0 * position[:, 0] * DT / integrator.vectors["velocity"]  # the strongest kick is near the start
     torch.testing.assert_close(log_max_kick[0, :, 0], (1 + pull.square()).log() / 2, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("absences", [False, True])
+def test_frames_of_strong_forces_are_walked_again_in_shorter_steps(absences: bool) -> None:
+    """One state of two has them, and its frame is then that of four times as many steps; the other's stays as it was, bit for bit."""
+    about = context("celestial")
+    (x, _), stiff = trajectories(about, batch=2), 400.0
+    mask = torch.ones(x.shape[:-1], dtype=torch.bool)
+    mask[:, -1] = not absences
+    spec = about.spec
+    near = {f.name: spec.get(x, f.name).clone() for f in spec.fields}
+    near["position"][1] *= 100.0
+
+    def motion(steps: int, refinements: int) -> Motion:
+        integrator = Integrator(IntegratorConfig(steps=steps, refinements=refinements, tolerance=20.0), about)
+        integrator.network = Spring(integrator, stiff)
+        return integrator(spec.pack(**near), mask if absences else None)
+
+    coarse, refined, fine = motion(8, 0), motion(8, 1), motion(32, 0)
+    torch.testing.assert_close(refined.change[0], coarse.change[0], rtol=0, atol=0)
+    torch.testing.assert_close(refined.change[1], fine.change[1], rtol=1e-12, atol=1e-12)
+    assert (coarse.change[1] - fine.change[1]).abs().max() > 1e-2
+    assert refined.signs.shape[-1] == coarse.signs.shape[-1] + 1
+    assert refined.signs[1, :, -1].min() > refined.signs[0, :, -1].max() - 2.0
 
 
 @pytest.mark.parametrize("world", ["celestial", "still plane"])
