@@ -20,7 +20,7 @@ from epns_pyro.data import Store, Windows
 from epns_pyro.models import Transition
 from epns_pyro.training.equations import IntegratorEquation
 from epns_pyro.training.fittable import require_integrator
-from epns_pyro.training.least_squares import weigh
+from epns_pyro.training.least_squares import SMALL_SHARE, said, weigh
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,11 @@ def fit_bounds(transition: Transition, store: Store, context: DataContext, windo
             return weigh(equation.target - equation.changes())[1].log_density
 
         highest = float(bound.max()) + FARTHER
-        bound.fill_(found := _highest(density, 0.0, highest))
-        bounded = bounded or found < highest
+        found, without = _highest(density, 0.0, highest), density(highest)
+        if (there := density(found)) - without > SMALL_SHARE * said(equation.target, there):
+            bounded = True
+        else:
+            bound.fill_(highest)
         logger.info("equation of motion: largest force %.3g typical changes per frame", math.exp(float(bound.max())))
     transition.to(dtype)
     return bounded

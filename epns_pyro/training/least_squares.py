@@ -23,6 +23,7 @@ FARTHEST = 0.5  # that a parameter moves in one iteration
 RIDGE = 1e-10  # of the information on a number: what says the same as others can be told apart by no data
 REWEIGHTED = 100  # times at most, in a linear regression
 UNSEEN = 1e-8  # parameters of which data say less than this share of what they say of the best known stay where they are
+SMALL_SHARE = 0.05  # of what a law says: without noise, as much may be said of errors of integration
 ENOUGH = 0.02  # nats per body: with exact derivatives, an iteration that gains less is the last
 
 Predict = Callable[[], Tensor]  # (row, channel)
@@ -94,6 +95,11 @@ def weigh(errors: Tensor) -> tuple[Tensor, Fit]:
         variance = (weights * squared).mean().clamp_min(1e-30) / d
     density = -0.5 * d * variance.log() - (TAIL + d) / 2 * torch.log1p(squared / (TAIL * variance)).mean()
     return weights / variance, Fit(float(variance.sqrt()), float(density))
+
+
+def said(target: Tensor, log_density: float) -> float:
+    """Return what a law of this log density says of targets (row, channel): nats per row over no law."""
+    return log_density - weigh(target)[1].log_density
 
 
 def solve(columns: Tensor, weights: Tensor, errors: Tensor, damping: float) -> Tensor:

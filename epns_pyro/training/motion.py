@@ -32,7 +32,7 @@ from epns_pyro.models import Transition
 from epns_pyro.models.bodies.particles import ParticleTransition
 from epns_pyro.training.bounds import fit_bounds
 from epns_pyro.training.equations import Equation, equation_type
-from epns_pyro.training.least_squares import ENOUGH, Fit, descend, idle_terms, move, regress, weigh
+from epns_pyro.training.least_squares import ENOUGH, SMALL_SHARE, Fit, descend, idle_terms, move, regress, said, weigh
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,6 @@ BOUNDED = 1e12  # typical changes: squares of more overflow
 WEAKENED = 10  # times at most, by a factor of ten each; then there is no law
 POLISH = 20  # iterations on forces, for screened forces, before starts are compared
 FEW_POWERS = 2  # of the distance, that a law is tried with before all
-SMALL_SHARE = 0.05  # of what a law says: without noise, as much may be said of errors of integration
 WORTH_A_FORM = 0.2  # nats per body that a law with inertia has to gain over one without, and the share of what that one says
 
 
@@ -116,7 +115,7 @@ def _fit_on(equation: Equation, iterations: int = ITERATIONS) -> Fit:
         before, equation.left_out = _state(equation), {}
         fit = descend(equation, equation.changes, equation.derivatives, equation.parameters, TRIAL)
         logger.info("law of nature: log density %.3f per body; with some freedom %.3f", simple.log_density, fit.log_density)
-        if fit.log_density - simple.log_density < max(WORTH, SMALL_SHARE * _said(equation, simple.log_density)):
+        if fit.log_density - simple.log_density < max(WORTH, SMALL_SHARE * said(equation.target, simple.log_density)):
             equation.module.load_state_dict(before)
             fit = simple
         else:
@@ -153,7 +152,7 @@ def _fit_simple(equation: Equation, first: Equation | None, iterations: int) -> 
             fit = follow()
             by_chance = (equation.powers - count) * each * math.log(rows) / (2 * rows)  # Schwarz's criterion
             logger.info("powers %s: log density %.3f per body; with all %.3f", equation.kept, fit.log_density, full.log_density)
-            if full.log_density - fit.log_density < max(by_chance, SMALL_SHARE * _said(equation, full.log_density)):
+            if full.log_density - fit.log_density < max(by_chance, SMALL_SHARE * said(equation.target, full.log_density)):
                 return fit
         for each_equation in filter(None, (first, equation)):
             each_equation.keep(everything)
@@ -194,7 +193,7 @@ def _start_form(equation: Equation) -> Form:
     """
     everything = tuple(range(equation.powers))
     plain = _start(equation, [everything])
-    best, form, state = plain + WORTH_A_FORM * max(1.0, _said(equation, plain)), PLAIN, _state(equation)
+    best, form, state = plain + WORTH_A_FORM * max(1.0, said(equation.target, plain)), PLAIN, _state(equation)
     for size in equation.sizes:
         inert = _start(equation, [everything], Form(size))
         logger.info("over a power of scalar %d: log density %.3f per body; without inertia %.3f", size, inert, plain)
@@ -202,11 +201,6 @@ def _start_form(equation: Equation) -> Form:
             best, form, state = inert, Form(size), _state(equation)
     equation.module.load_state_dict(state)
     return form
-
-
-def _said(equation: Equation, log_density: float) -> float:
-    """Return what a law of this log density says: nats per body over no law."""
-    return log_density - weigh(equation.target)[1].log_density
 
 
 def _weaken(equation: Equation) -> None:
