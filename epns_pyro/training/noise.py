@@ -8,9 +8,10 @@ which few bodies meet, this is learnt slowly, and until then every body is at ti
 from __future__ import annotations
 
 import logging
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from epns_pyro.context import DataContext
@@ -28,8 +29,18 @@ UNSEEN = 30.0  # nats
 PER_WINDOW = 2  # windows, per window that the law is fitted to
 
 
+class _Frames(NamedTuple):
+    """What the equation of motion says of recorded frames, and what came of them: (window, frame, body, ...)."""
+
+    inputs: Tensor  # what the noise may depend on
+    foreseen: Tensor
+    reached: Tensor
+    units: Tensor
+    there: Tensor  # before and after the frame
+
+
 def fit_noise(transition: Transition, store: Store, context: DataContext, windows: int, *, seed: int) -> float:
-    """Fit the noise of the first guess to random windows of the training set, around where the equation of motion leads.
+    """Fit the noise of the first guess, and what stays of it, to random windows of the training set, around where the motion leads.
 
     Returns
     -------
@@ -45,28 +56,43 @@ def fit_noise(transition: Transition, store: Store, context: DataContext, window
     with torch.no_grad():
         size = transition.block_size
         blocks = zip(transition.carries(x0, path).split(size), path.flatten(0, 1).split(size), strict=True)
-        inputs, means, targets, units = (torch.cat(parts) for parts in zip(*(_rows(transition, *block) for block in blocks), strict=True))
-    network, scalars = transition.guess_scalars, len(transition.bodies.dynamic_scalars)
-    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+        parts = (torch.cat(part) for part in zip(*(_frames(transition, *block) for block in blocks), strict=True))
+        frames = _Frames(*(part.unflatten(0, path.shape[:2]) for part in parts))
+    parameters = [*transition.guess_scalars.parameters(), *(transition.echo.parameters() if transition.echo else ())]
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, ITERATIONS)
     value = torch.zeros(())
     for _ in range(ITERATIONS):
-        noise = network(inputs)[..., scalars:]
-        value = transition.config.emission.build(transition.bodies.free, means, noise, units).log_prob(targets).mean()
+        value = _law(transition, frames).log_prob(frames.reached)[frames.there].mean()
         optimizer.zero_grad(set_to_none=True)
         (-value).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-    _leave_out_unseen(transition, inputs, means, targets, units)
+    _leave_out_unseen(transition, frames)
     transition.to(dtype)
     density = float(value.detach())
     logger.info("noise about the equation of motion: log density %.3f per body", density)
+    if transition.echo:
+        logger.info(
+            "what stays of a miss in the next frame: %s", ", ".join(f"{share:.2f}" for share in transition.echo.raw.tanh().tolist())
+        )
     return density
 
 
+def _law(transition: ParticleTransition, frames: _Frames) -> TorchDistribution:
+    """The law of every body in every frame, given the frames before it."""
+    config, spec, echo = transition.config, transition.bodies.free, transition.echo
+    noise = transition.guess_scalars(frames.inputs)[..., len(transition.bodies.dynamic_scalars) :]
+    means = frames.foreseen
+    if echo:
+        law = config.emission.build(spec, torch.zeros_like(means), noise.detach(), frames.units)
+        means = means + echo.along(frames.reached - means, config.emission.usual_scale(law), frames.there)
+    return config.emission.build(spec, means, noise, frames.units).base_dist
+
+
 @torch.no_grad()
-def _leave_out_unseen(transition: ParticleTransition, inputs: Tensor, means: Tensor, targets: Tensor, units: Tensor) -> None:
+def _leave_out_unseen(transition: ParticleTransition, frames: _Frames) -> None:
     """Give widths of a mixture that less than one row was drawn with no weight; one that a later batch needs comes back.
 
     The fit leaves them the weight of about one row in all. A draw of the widest is an accident, which a long forecast would meet often.
@@ -74,22 +100,20 @@ def _leave_out_unseen(transition: ParticleTransition, inputs: Tensor, means: Ten
     emission, spec, network = transition.config.emission, transition.bodies.free, transition.guess_scalars
     if not isinstance(emission, MixtureConfig):
         return
-    scalars = len(transition.bodies.dynamic_scalars)
-    law = emission.build(spec, means, network(inputs)[..., scalars:], units)
-    drawn = cast(ScaleMixture, law.base_dist).shares(targets).flatten(0, -2).sum(0)
-    bias = cast(nn.Linear, network[-1]).bias[scalars:][emission.weights_at(spec)]
+    drawn = cast(ScaleMixture, _law(transition, frames)).shares(frames.reached)[frames.there].sum(0)
+    bias = cast(nn.Linear, network[-1]).bias[len(transition.bodies.dynamic_scalars) :][emission.weights_at(spec)]
     bias[drawn < 1] -= UNSEEN
     logger.info("rows drawn with each width of the noise: %s", ", ".join(f"{count:.3g}" for count in drawn.tolist()))
 
 
-def _rows(transition: ParticleTransition, carry: Carry, following: Tensor) -> tuple[Tensor, ...]:
-    """Return what the noise may depend on, where the motion leads, where bodies went and the units, (row, 1, ...), one row per body."""
+def _frames(transition: ParticleTransition, carry: Carry, following: Tensor) -> tuple[Tensor, ...]:
+    """Return the parts of `_Frames`, along a flat batch."""
     step = transition.step(carry)
     bodies = transition.bodies
     after, stays = bodies.present(following)
-    both = step.x.new_ones(step.x.shape[:-1], dtype=torch.bool)
-    for there in (step.mask, stays):
-        both = both if there is None else both & there
-    target = bodies.to_free(bodies.spec.dynamic(bodies.next_to(step.x, after)))
-    units = bodies.step_units(step.x, transition.step_scales).expand(*both.shape, -1)
-    return tuple(part[both][:, None] for part in (step.noise_inputs, step.foreseen, target, units))
+    there = step.x.new_ones(step.x.shape[:-1], dtype=torch.bool)
+    for mask in (step.mask, stays):
+        there = there if mask is None else there & mask
+    reached = bodies.to_free(bodies.spec.dynamic(bodies.next_to(step.x, after)))
+    units = bodies.step_units(step.x, transition.step_scales).expand(*there.shape, -1)
+    return step.noise_inputs, step.foreseen, torch.where(there[..., None], reached, step.foreseen), units, there

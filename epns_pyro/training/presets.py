@@ -89,9 +89,9 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
     """Minutes on two CPU cores, for bodies that follow a law of pairs nearly without noise: the law is what there is to learn.
 
     Velocities are inferred from positions where these alone are recorded, forces are central and fitted before training, and what the
-    networks say is measured in noise. The noise is a mixture: nearly none, and sometimes, where bodies meet, as much as in the data. Forces
-    without softening throw bodies that meet anywhere, and then the next frame is doubtful, too. What remains to learn after the fit is the
-    noise, which takes few steps.
+    networks say is measured in noise. What a law errs by stays for some frames. The noise is a mixture: nearly none, and sometimes, where
+    bodies meet, as much as in the data. Forces without softening throw bodies that meet anywhere, and then the next frame is doubtful, too.
+    What remains to learn after the fit is the noise, which takes few steps.
     """
     spec = system.build().spec
     if has_hidden_states(spec):
@@ -110,6 +110,7 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
                 "emission": {"name": "mixture", "widths": 10, "narrowest": 1e-5, "widest": 3.0, "minimum": 1e-3},
                 "linear_path": False,
                 "guess_unit": "noise",
+                "echo": True,
                 "width": 32,
                 "latent": 4,
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from charges import charged
 
@@ -26,17 +27,22 @@ def fitted(system, path):
 
 
 def test_kicks_of_a_known_size_are_found_in_held_out_frames(tmp_path):
-    """A kick sigma sqrt(dt) W to velocities during a frame changes their mean over the next two: variance 2/3 sigma^2 dt per axis."""
+    """A kick sigma sqrt(dt) W to velocities during a frame changes their mean over the next two: variance 2/3 sigma^2 dt per axis.
+
+    Those of two frames share a kick: a moving average of order one, with a correlation of 1/4.
+    """
     sigma = 0.02
     store, context, transition, density = fitted(SpringsConfig(noise=sigma, sets=SETS), tmp_path)
     x = torch.as_tensor(store.read("val")).float()
     with torch.no_grad():
         step = transition.step(transition.carries(x[:, 0], x[:, 1:]))
-        law = step._law(step.foreseen, step._noise)
-        value = context.spec.dynamic(x[:, 1:].flatten(0, 1))
-        score = law.log_prob(step.bodies.to_free(value)).mean() / x.shape[-2]
+        value = step.bodies.to_free(context.spec.dynamic(x[:, 1:].flatten(0, 1)))
+        score, without = (step._law(mean, step._noise).log_prob(value).mean() / x.shape[-2] for mean in (step._guess_mean, step.foreseen))
     variance = 2 / 3 * sigma**2 * context.frame_dt  # of the difference of two mean velocities that follow each other
-    exact = -1.5 * (math.log(2 * math.pi * variance) + 1)
+    theta = 2 - math.sqrt(3)
+    exact = -1.5 * (math.log(2 * math.pi * variance / (1 + theta**2)) + 1)
+    assert float(transition.echo.theta[0]) == pytest.approx(theta, abs=0.05)
+    assert score > without + 0.05
     assert transition.bodies.free.names == ("velocity",)
     assert abs(density - float(score)) < 0.3
     assert abs(float(score) - exact) < 0.3

@@ -66,7 +66,7 @@ class BodyFields(nn.Module):
         self._changes = {name: context.step_scales[name] for name in self._lags}
         self._noise_powers = torch.tensor([noise_power(spec, spec[f.name]) for f in self.free.fields])
         self._static = torch.tensor([not f.dynamic for f in spec.fields for _ in range(spec.width(f))])
-        self._widths = torch.tensor([spec.width(f) for f in self.free.fields])
+        self.widths = torch.tensor([spec.width(f) for f in self.free.fields])
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class BodyFields(nn.Module):
 
     def per_channel(self, per_field: Tensor) -> Tensor:
         """Repeat a number per predicted field (..., field) for each of its channels: (..., free channel)."""
-        return per_field.repeat_interleave(self._widths.to(per_field.device), -1, output_size=self.free.channels)
+        return per_field.repeat_interleave(self.widths.to(per_field.device), -1, output_size=self.free.channels)
 
     def persistence(self, x: Tensor, dt: Tensor | float | None = None) -> Tensor:
         """x + v dt for fields with a rate, x for the others, after one step or dt (*batch, body): (*batch, body, dynamic channel)."""

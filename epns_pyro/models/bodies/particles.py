@@ -21,6 +21,7 @@ from epns_pyro.backbones.bodies.base import centroid, perceptron, safe_norm
 from epns_pyro.backbones.bodies.window import HistoryNetwork
 from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
+from epns_pyro.models.bodies.echo import Echo
 from epns_pyro.models.bodies.emissions import EMISSIONS, EmissionConfig, completed, innovation
 from epns_pyro.models.bodies.fields import BodyFields, shortened
 from epns_pyro.models.bodies.history import HistoryConfig
@@ -64,7 +65,8 @@ class ParticleTransition(Transition):
         self.encoder = network(*(a + b for a, b in zip(bodies.feature_counts, seen, strict=True)), width, vectors)
         self.guess_vectors = nn.Linear(vectors, moved, bias=False)
         self.integrator = config.integrator.build(context) if config.integrator else None
-        strained = self.integrator.signs if self.integrator else 0
+        self.echo = Echo(bodies.widths) if config.echo else None
+        strained = (self.integrator.signs if self.integrator else 0) + (self.echo is not None)
         self.guess_scalars = perceptron(width + strained, width, changed + noise, small_output=True)
         self.prior_net = perceptron(width, width, 2 * latent, small_output=True)
         self.decoder = network(width + latent, vectors, changed + noise, moved).scale_output(START)
@@ -108,10 +110,13 @@ class ParticleTransition(Transition):
 
     def start(self, x0: Tensor) -> Carry:
         motion = self.integrator.start(*self._placed(x0)) if self.integrator else ()
-        return Carry(x0, ((self.history.start(x0),) if self.history else ()) + motion)
+        echo = (self.echo.start(x0),) if self.echo else ()
+        return Carry(x0, ((self.history.start(x0),) if self.history else ()) + motion + echo)
 
     def remembered(self, carry: Carry, following: Tensor) -> tuple[Tensor, ...]:
-        held = self.split(carry)[1]
+        if self.echo:  # it is in units of the noise, which takes all of the step
+            return super().remembered(carry, following)
+        _, held, _ = self.split(carry)
         motion = self.integrator(*self._placed(carry.x), held) if self.integrator and held else None
         memory = self.memory_after(carry, motion, self.spec.dynamic(following))
         if motion and self.history:  # it starts with the first state that is known
@@ -125,10 +130,10 @@ class ParticleTransition(Transition):
         x, mask = self.bodies.present(x)
         return (torch.where(x.isnan(), 0.0, x) if self.history else x), mask
 
-    def split(self, carry: Carry) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Take the memory of a carry apart: earlier frames, if there is a history, and what the equation of motion remembers."""
-        own = int(self.history is not None)
-        return carry.memory[:own], carry.memory[own:]
+    def split(self, carry: Carry) -> tuple[tuple[Tensor, ...], ...]:
+        """Take the memory of a carry apart: earlier frames, what the equation of motion remembers, and the echo; each may be empty."""
+        own, rest = int(self.history is not None), len(carry.memory) - (self.echo is not None)
+        return carry.memory[:own], carry.memory[own:rest], carry.memory[rest:]
 
     def memory_after(self, carry: Carry, motion: Motion | None, y: Tensor) -> tuple[Tensor, ...]:
         """Return the memory of the carry after a step to y (*batch, body, dynamic channel)."""
@@ -183,7 +188,7 @@ class ParticleStep(BodyStep):
         features = replace(features, around=transition.encoder.look(self.positions, features))
         self._around = features.around  # the other networks have the same settings
         self._pairs, self._sides = features.pairs, features.sides
-        earlier, remembered = transition.split(carry)
+        earlier, remembered, self.echoes = transition.split(carry)
         self.past = transition.history(*earlier, carry.x) if transition.history else None
         self.hidden = transition.encoder(self.positions, self.past.beside(features) if self.past else features)
         self.motion = transition.integrator(self.x, self.mask, remembered) if transition.integrator else None
@@ -248,8 +253,17 @@ class ParticleStep(BodyStep):
         return masked(Normal(prior.loc + prior.scale * shift, prior.scale * bounded_exp(log_scale)).to_event(2), self._with_latents)
 
     def advance(self, y: Tensor, following: Tensor | None = None) -> Carry:
-        """Go on from y, with what the history and the equation of motion remember."""
-        return replace(super().advance(y, following), memory=self.transition.memory_after(self.carry, self.motion, y))
+        """Go on from y, with what the history, the equation of motion and the echo remember."""
+        memory = self.transition.memory_after(self.carry, self.motion, y)
+        return replace(super().advance(y, following), memory=memory + self._echoes_after(y))
+
+    def _echoes_after(self, y: Tensor) -> tuple[Tensor, ...]:
+        if not (echo := self.transition.echo):
+            return ()
+        after, there = self.bodies.present(self.spec.advance(self.carry.x, y))
+        reached = self.bodies.to_free(self.spec.dynamic(self.bodies.next_to(self.x, after)))
+        missed = reached - self._trend
+        return (echo.remember(self.echoes[0].expand(*missed.shape[:-1], -1), missed, self._noise_unit, self._both(there)),)
 
     # -- what the laws share ---------------------------------------------------------------------------------------------
 
@@ -261,7 +275,9 @@ class ParticleStep(BodyStep):
     @property
     def noise_inputs(self) -> Tensor:
         """What the noise of the first guess depends on, (*batch, body, channel)."""
-        return self.hidden.scalars if self.motion is None else torch.cat([self.hidden.scalars, self.motion.signs], -1)
+        signs = () if self.motion is None else (self.motion.signs,)
+        known = () if self.transition.echo is None else (self.transition.echo.known(self.echoes[0]),)
+        return torch.cat([self.hidden.scalars, *signs, *known], -1)
 
     @property
     def foreseen(self) -> Tensor:
@@ -282,12 +298,17 @@ class ParticleStep(BodyStep):
     def _guess_mean(self) -> Tensor:
         bodies, transition = self.bodies, self.transition
         change = bodies.join(transition.guess_vectors.weight @ self.hidden.vectors, self._guess_parameters[0])
-        mean = self.foreseen
-        if self.past is not None:
-            mean = mean + self.past.trend
-        if transition.config.guess_unit == "noise":
-            return mean + change * self._unit_of(self._law(torch.zeros_like(mean), self._noise.detach()))
-        return mean + change * bodies.per_channel(self._units)
+        mean = self._trend + change * (self._noise_unit if transition.config.guess_unit == "noise" else bodies.per_channel(self._units))
+        return mean if transition.echo is None else mean + transition.echo.expected(self.echoes[0], self._noise_unit)
+
+    @property
+    def _trend(self) -> Tensor:
+        return self.foreseen if self.past is None else self.foreseen + self.past.trend
+
+    @once
+    def _noise_unit(self) -> Tensor:
+        """The usual size of the noise, (*batch, body, free channel), without a gradient."""
+        return self._unit_of(self._law(torch.zeros_like(self._trend), self._noise.detach()))
 
     @once
     def _units(self) -> Tensor:
@@ -342,6 +363,10 @@ class ParticlesConfig(TransitionConfig):
         default="change",
         description="unit of the network's part of the first guess: a typical change, or the noise, which may become far smaller",
     )
+    echo: bool = pydantic.Field(
+        default=False,
+        description="whether the first guess goes on with a part of what earlier frames missed; needs guess_unit noise",
+    )
     linear_path: bool = pydantic.Field(
         default=True, description="a linear path from innovation to latents to mean, in the body's own frame"
     )
@@ -350,6 +375,10 @@ class ParticlesConfig(TransitionConfig):
     def _consistent(self) -> ParticlesConfig:
         if self.linear_path and self.latents == "shared":
             raise ValueError("a linear path needs latents per body: set linear_path to false for shared latents")
+        if self.echo and self.guess_unit != "noise":
+            raise ValueError("an echo is measured in noise: set guess_unit to noise")
+        if self.echo and self.history.frames > 1:
+            raise ValueError("a window of frames sees what they missed, without an echo: set echo to false, or history.frames to 1")
         if self.linear_path and self.hidden_vectors < 3:
             raise ValueError(f"a linear path needs 3 hidden vectors for a frame, found hidden_vectors = {self.hidden_vectors}")
         return self

@@ -162,7 +162,7 @@ def test_a_pushed_forward_mean_enters_the_window() -> None:
     step = transition.step(transition.started(x0, past))
     mean = step.emission(step.prior.mean).mean.detach()
     following = step.advance(mean, path[:, 0])
-    (earlier,), _ = transition.split(following)
+    (earlier,), *_ = transition.split(following)
     assert torch.equal(earlier[:, -1], x0)
     assert torch.equal(earlier[:, :-1], past[:, -FRAMES + 2 :])
     assert torch.equal(about.spec.dynamic(following.x), mean)

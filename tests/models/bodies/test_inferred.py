@@ -148,19 +148,22 @@ def transition(**settings: object) -> ParticleTransition:
     return made
 
 
-def test_carries_along_a_path_are_those_of_step_after_step() -> None:
-    model, (x, _) = transition(), recording(6)
+@pytest.mark.parametrize("echo", [False, True])
+def test_carries_along_a_path_are_those_of_step_after_step(echo: bool) -> None:
+    model, (x, _) = transition(echo=echo), recording(6)
     carries = model.carries(x[:, 0], x[:, 1:]).map(lambda part: part.unflatten(0, (len(x), 5)))
     carry, seen = model.start(x[:, 0]), model.follow(x)
     for t in range(5):
         torch.testing.assert_close(carries.x[:, t], carry.x, rtol=0, atol=0)
         torch.testing.assert_close(carries.memory[0][:, t], carry.memory[0], rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(seen.memory[0][:, t], carry.memory[0], rtol=1e-12, atol=1e-12)
+        for whole, part in zip(seen.memory, carry.memory, strict=True):
+            torch.testing.assert_close(whole[:, t], part, rtol=1e-12, atol=1e-12)
         carry = model.step(carry).advance(SPEC.dynamic(x[:, t + 1]), x[:, t + 1])
 
 
-def test_the_density_has_the_symmetry_and_no_body_sees_an_absent_one() -> None:
-    model, (x, _) = transition(), recording(4)
+@pytest.mark.parametrize("echo", [False, True])
+def test_the_density_has_the_symmetry_and_no_body_sees_an_absent_one(echo: bool) -> None:
+    model, (x, _) = transition(echo=echo), recording(4)
     z = torch.randn(len(x), 3, BODIES, 3, dtype=torch.float64)
 
     def density(x0: Tensor, path: Tensor, z: Tensor) -> Tensor:
