@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 import epns_pyro
 from epns_pyro.cli import main
+from epns_pyro.data import open_store
 from epns_pyro.state import Field, StateSpec
 
 POSITION = Field("position", "1o", translates=True)
@@ -105,6 +106,15 @@ def test_windows_longer_than_the_trajectories_are_refused_before_a_folder_is_mad
     code, output = call("train", "nbody", "--data", store, "--out", run, "--set", "training.horizon.end=9")
     assert (code, run.exists()) == (2, False)
     assert "window length: set 'train' has 6 frames" in output
+
+
+def test_windows_of_a_preset_are_no_longer_than_the_trajectories(tmp_path):
+    """Of a store alone: those that were asked for are refused."""
+    preset = {frames: particles(tmp_path / f"{frames}.zarr", x=walks(frames=frames)) for frames in (2, 6)}
+    found = {frames: epns_pyro.preset("particles", "pairs", open_store(path)).training.horizon for frames, path in preset.items()}
+    assert (found[2].start, found[2].end) == (1, 1)
+    assert found[6] == epns_pyro.preset("particles", "pairs").training.horizon
+    assert found[6].end > 1
 
 
 def test_scalars_that_move_get_an_emission_that_can_describe_them(tmp_path):
