@@ -12,14 +12,13 @@ whose 90% intervals cover "90%" of the coordinates. Published rows are quoted, n
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 import yaml
+from nbody_protocol import train, write
 
 import epns_pyro
 from epns_pyro.data import Store, generate, open_store
@@ -54,17 +53,11 @@ def main() -> None:
     rows.append({"method": "linear, computed here"} | linear(store))
     for seed in range(options.seeds):
         folder = options.folder / f"run_{seed}"
-        if not (folder / "last.ckpt").exists():
-            started = time.process_time()
-            epns_pyro.train(preset("particles", "pairs", store).override({"seed": seed}), store, folder)
-            print(f"{folder}: trained in {time.process_time() - started:.0f} s of processor time", flush=True)
+        train(preset("particles", "pairs", store).override({"seed": seed}), store, folder)
         simulator = epns_pyro.load(folder, which="last").to(torch.float64)
         for method, feedback in (("without noise", Feedback.PUSHFORWARD), ("ensemble mean", None)):
             rows.append({"method": f"epns-pyro, {method}", "seed": seed} | judge(simulator, store, feedback))
-        table = pd.DataFrame(rows)
-        print(table.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.3g}"), flush=True)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(options.out, index=False, float_format="%.4g")
+        write(rows, options.out)
 
 
 def recorded(folder: Path) -> Store:

@@ -25,6 +25,7 @@ from epns_pyro.models import Feedback
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.checkpoint import read_checkpoint
 from epns_pyro.training.presets import preset
+from epns_pyro.training.run import RunConfig
 
 GIVEN, PREDICTED, SAMPLES, MEMBERS = 10, 20, 5, 19  # of 19 members the first to the last are an exact 90% interval
 LEADS = (1, 5, 10, 20)  # frames at which coverage is printed
@@ -64,26 +65,32 @@ def main() -> None:
         folders = [run for run in options.runs or () if epns_pyro.load(run).system.name == system]
         for seed in () if options.runs is not None else range(options.seeds):
             folders.append(options.folder / f"{system}_{seed}")
-            train(system, store, folders[-1], seed, options.steps)
+            changes = {"seed": seed} | ({"training.steps": options.steps} if options.steps else {})
+            train(preset(system).override(changes), store, folders[-1])
         for folder in folders:
             simulator = epns_pyro.load(folder, which="last").to(torch.float64)  # springs are foreseen to the rounding of single precision
             steps = read_checkpoint(folder / "last.ckpt")["counters"].step  # fewer than its settings say if it was interrupted
             trained = {"seed": simulator.config.seed, "training steps": steps}
             row = {"method": "epns-pyro", "system": system} | trained | judge(simulator, store, options.test)
             rows.append(row)
-        table = pd.DataFrame(rows)
-        print(table.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.3g}"), flush=True)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(options.out, index=False, float_format="%.4g")
+        write(rows, options.out)
 
 
-def train(system: str, store: Store, folder: Path, seed: int, steps: int | None) -> None:
+def train(config: RunConfig, store: Store, folder: Path) -> None:
+    """Train a run that is not there yet, and say how long it took."""
     if (folder / "last.ckpt").exists():
         return
-    changes = {"seed": seed} | ({"training.steps": steps} if steps else {})
     started = time.process_time()
-    epns_pyro.train(preset(system).override(changes), store, folder)
+    epns_pyro.train(config, store, folder)
     print(f"{folder}: trained in {time.process_time() - started:.0f} s of processor time", flush=True)
+
+
+def write(rows: list[dict], path: Path) -> None:
+    """Print the table so far, and write it."""
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.3g}"), flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False, float_format="%.4g")
 
 
 def positions(store: Store, count: int) -> tuple[np.ndarray, np.ndarray]:

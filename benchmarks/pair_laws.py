@@ -17,15 +17,13 @@ attributes, not of the law.
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 import yaml
-from nbody_protocol import judge, straight
+from nbody_protocol import judge, straight, train, write
 
 import epns_pyro
 from epns_pyro.data import Store, open_store
@@ -51,16 +49,10 @@ def main() -> None:
         rows.append({"method": "mean velocity of the given frames", "law": law} | straight(store, options.test))
         for seed in range(options.seeds):
             folder = options.folder / f"{law}_{seed}"
-            if not (folder / "last.ckpt").exists():
-                started = time.process_time()
-                epns_pyro.train(preset("particles", "pairs", store).override({"seed": seed}), store, folder)
-                print(f"{folder}: trained in {time.process_time() - started:.0f} s of processor time", flush=True)
+            train(preset("particles", "pairs", store).override({"seed": seed}), store, folder)
             simulator = epns_pyro.load(folder, which="last").to(torch.float64)
             rows.append({"method": "epns-pyro", "law": law, "seed": seed} | judge(simulator, store, options.test))
-        table = pd.DataFrame(rows)
-        print(table.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.3g}"), flush=True)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(options.out, index=False, float_format="%.4g")
+        write(rows, options.out)
 
 
 def recorded(law: str, path: Path) -> Store:

@@ -60,11 +60,12 @@ def fit_bounds(transition: Transition, store: Store, context: DataContext, windo
             return weigh(equation.target - equation.changes())[1].log_density
 
         highest = float(bound.max()) + FARTHER
-        found, without = _highest(density, 0.0, highest), density(highest)
-        if (there := density(found)) - without > SMALL_SHARE * said(equation.target, there):
-            bounded = True
-        else:
-            bound.fill_(highest)
+        found = _highest(density, 0.0, highest)
+        if found < highest:
+            without, there = density(highest), density(found)
+            found = found if there - without > SMALL_SHARE * said(equation.target, there) else highest
+        bound.fill_(found)
+        bounded = bounded or found < highest
         logger.info("equation of motion: largest force %.3g typical changes per frame", math.exp(float(bound.max())))
     transition.to(dtype)
     return bounded
