@@ -16,10 +16,10 @@ SPEC = StateSpec((Field("position", "1o", translates=True),), space=2)
 STRETCHES, FRAMES = 150, 20
 
 
-def said(path: np.ndarray) -> list[str]:
-    """What is said of a recording (frame, body, space), cut into consecutive stretches."""
-    x, inspector = path.reshape(STRETCHES, FRAMES, *path.shape[1:]), Places(SPEC)
-    for first in range(0, STRETCHES, 40):
+def said(path: np.ndarray, frames: int = FRAMES) -> list[str]:
+    """What is said of a recording (frame, body, space), cut into consecutive trajectories."""
+    x, inspector = path.reshape(-1, frames, *path.shape[1:]), Places(SPEC)
+    for first in range(0, len(x), 40):
         inspector.look({"position": x[first : first + 40]}, first)
     return [message for _, message in inspector.findings()]
 
@@ -66,7 +66,7 @@ def test_a_trap_is_found_with_its_centre(bodies):
     rng = np.random.default_rng(0)
     (message,) = said(gaps(rng, recording(rng, pull=0.05, bodies=bodies), 0.01))
     assert "field 'position' returns to a place along axis 0 and 1" in message
-    centre = [float(value) for value in message.split("the mean is ")[1].split(")")[0].split(",")]
+    centre = [float(value) for value in message.split("--centre ")[1].split("`")[0].split(",")]
     np.testing.assert_allclose(centre, [7, -3], atol=0.5)
 
 
@@ -77,6 +77,27 @@ def test_a_narrow_trap_is_found():
 
 def test_walls_are_found():
     assert "returns to a place" in said(arena(np.random.default_rng(0)))[0]
+
+
+def test_few_long_trajectories_are_cut():
+    """30 of 100 frames: their halves are stretches enough. A walk is still left alone."""
+    rng = np.random.default_rng(0)
+    (message,) = said(arena(rng), frames=100)
+    assert "returns to a place" in message
+    assert "in 50 frames" in message
+    middle = [float(value) for value in message.split("the middle of all places, `")[1].split("`")[0].split(",")]
+    np.testing.assert_allclose(middle, [7, -3], atol=0.1)
+    assert sum(bool(said(recording(rng, keep=0.9, bodies=3), frames=100)) for _ in range(60)) <= 3
+
+
+def test_axes_speak_together():
+    """A weak pull is found twice as often if it acts along both axes: a walk along the other takes its word away."""
+    rng = np.random.default_rng(5)
+    paths = [recording(rng, pull=0.009) for _ in range(30)]
+    both = sum(bool(said(path)) for path in paths)
+    one = sum(bool(said(np.stack([path[..., 0], rng.normal(size=path.shape[:2]).cumsum(0)], -1))) for path in paths)
+    assert both >= 2 * one
+    assert both >= 10
 
 
 def test_nothing_is_said_of_bodies_of_which_many_come_and_go_or_of_pieces_that_do_not_hang_together():
