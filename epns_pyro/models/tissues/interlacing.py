@@ -173,7 +173,7 @@ class LabelField:
         around, known, _ = (table[here] for table in self._surroundings)
         pixel, sizes = self.contested.order[here], self.contested.sizes(classes)
         return PixelBatch(
-            classes, rows, c.rows.sizes(classes), pixel, sizes, self._pixel_of_candidate[rows] - here.start, of_row, around, known
+            classes, rows, c.rows.sizes(classes), pixel, sizes, self.pixel_of_candidate[rows] - here.start, of_row, around, known
         )
 
     @property
@@ -247,7 +247,7 @@ class LabelField:
         return self.classes[self.candidates.pixel]
 
     @cached_property
-    def _pixel_of_candidate(self) -> Tensor:
+    def pixel_of_candidate(self) -> Tensor:
         """Index of each candidate's pixel among the contested pixels, (row,)."""
         order = self.contested.order
         rank = torch.zeros_like(self.labels).scatter(0, order, torch.arange(len(order), device=order.device))

@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from epns_pyro.backbones.tissues.base import Draft
 from epns_pyro.backbones.tissues.tissue import Crops, Tissue
 from epns_pyro.models.normal import Shape
+from epns_pyro.models.tissues.image_by_image import ImageByImage
 from epns_pyro.models.tissues.interlacing import LabelField
 from epns_pyro.models.tissues.pixel_laws import random_gumbel
 from epns_pyro.models.tissues.pixel_scores import DraftMarginals, PixelScores
@@ -46,11 +47,15 @@ class LabelImage(TorchDistribution):
     ----------
     seed : int or Tensor, (image,)
         Of the noise with which sweeps are undone.
+    compiled : bool
+        Whether a CPU draws image by image, in compiled code; else all images together, group by group, as other devices do. The law is the
+        same, the random numbers are others.
     """
 
     arg_constraints = {}  # noqa: RUF012
     support = constraints.independent(constraints.nonnegative_integer, 3)
     seed: int | Tensor = 0
+    compiled: bool = True
 
     def __init__(
         self,
@@ -167,9 +172,10 @@ class LabelImage(TorchDistribution):
     def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
         batch = torch.Size((*sample_shape, *self.batch_shape))
         field, draft = self._flat(batch)
-        labels = self._draw(field, draft, Lost(field, self.floor))
+        by_image = self._by_image(field)
+        labels = self._draw(field, draft, Lost(field, self.floor), by_image)
         if self.scores.sweeps:
-            labels = self._sweeps(field, draft).do(labels)
+            labels = self._sweeps(field, draft).do(labels, by_image)
         return self._image(labels, batch)
 
     @torch.no_grad()
@@ -177,7 +183,8 @@ class LabelImage(TorchDistribution):
         """Draw the pixels of images (*batch, y, x, 1) again, as sweeps do after the first draw."""
         batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
         labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
-        return self._image(self._sweeps(*self._flat(batch)).do(labels), batch)
+        field, draft = self._flat(batch)
+        return self._image(self._sweeps(field, draft).do(labels, self._by_image(field)), batch)
 
     @property
     @torch.no_grad()
@@ -190,11 +197,17 @@ class LabelImage(TorchDistribution):
         """The state that mean feedback uses: labels have no mean, so it is the mode, as published."""
         return self.mode
 
-    def _draw(self, field: LabelField, first: Draft, lost: Lost | None = None) -> Tensor:
+    def _by_image(self, field: LabelField) -> ImageByImage | None:
+        return ImageByImage(field) if self.compiled and field.labels.device.type == "cpu" else None
+
+    def _draw(self, field: LabelField, first: Draft, lost: Lost | None = None, by_image: ImageByImage | None = None) -> Tensor:
         """Draw labels (pixel,) class by class, `lost` pixels from the uniform law; without it take the most probable."""
         uniform = None if lost is None else lost.labels()
         labels = torch.zeros_like(field.labels) if uniform is None else uniform.clamp_min(0)
         for classes, draft, marginals in self._stages(field, first, labels):
+            if by_image is not None and uniform is not None:
+                by_image.classes(labels, uniform, classes, draft, marginals, self.scores)
+                continue
             past, before = draft.cells.new_zeros(field.tissue.types.numel(), 1, 3), None
             context: tuple[Tensor, ...] = ()
             for k in classes:

@@ -55,24 +55,22 @@ class DraftMarginals:
         draft; the surplus of the pixels drawn so far (`past`, (cell, class, 3)); and the standard deviation of the area not drawn yet.
         The last three are the disc of `distance_features`.
         """
-        return self._features(past, self._open[:, classes.start : classes.stop])
+        return self._features(past, self.open[:, classes.start : classes.stop])
 
     def expectation_of_group(self, others: Tensor, group: range) -> Tensor:
         """Return the same for a group of classes, (cell, 1, EXPECTED), with the surplus `others` (cell, 1, 3) of all others."""
-        return self._features(others, _root(self._variance[:, group.start : group.stop].sum(1, keepdim=True)))
+        index = group.start // len(group)
+        return self._features(others, self.still_of_groups[:, index : index + 1])
 
     def expectation_of_each(self, labels: Tensor, groups: range) -> Tensor:
         """Return the same for some groups, with all other pixels of images (pixel,): (cell, group, EXPECTED)."""
-        count = len(self.field.groups)
-        surplus, variance = (
-            of_class.unflatten(1, (count, -1)).sum(2) for of_class in (self._per_class(self._surplus(labels, slice(None))), self._variance)
-        )
+        surplus = self._per_class(self._surplus(labels, slice(None))).unflatten(1, (len(self.field.groups), -1)).sum(2)
         these = slice(groups.start, groups.stop)
-        return self._features(surplus.sum(1, keepdim=True) - surplus[:, these], _root(variance[:, these]))
+        return self._features(surplus.sum(1, keepdim=True) - surplus[:, these], self.still_of_groups[:, these])
 
     def _features(self, past: Tensor, still: Tensor) -> Tensor:
-        total = self._expected + past
-        excess = (total[..., :1] - self._mean_area) / (1 + self._mean_area).sqrt()
+        total = self.expected + past
+        excess = (total[..., :1] - self.mean_area) / (1 + self.mean_area).sqrt()
         centre = total[..., 1:] / (1 + total[..., :1])
         disc = [total[..., 1:] * CELL_RADIUS / total[..., :1].clamp_min(1), (total[..., :1].clamp_min(1) / math.pi).sqrt()]
         return torch.cat([area_features(total[..., 0]), excess, centre, past / CELL_RADIUS, still, *disc], -1)
@@ -87,7 +85,7 @@ class DraftMarginals:
         return drawn[:, None] * self.place[rows]
 
     @cached_property
-    def _expected(self) -> Tensor:
+    def expected(self) -> Tensor:
         """Expected area, pixels outside of the window included, and first moments by the draft alone: (cell, 1, 3)."""
         p, owned = self.probability[:, None], self.field.owned[:, None].to(self.place.dtype)
         inside = self._per_class(torch.cat([p * self.place, owned], -1)).sum(1, keepdim=True)
@@ -95,16 +93,21 @@ class DraftMarginals:
         return inside[..., :3] + F.pad(outside, (0, 2))
 
     @cached_property
-    def _mean_area(self) -> Tensor:
+    def mean_area(self) -> Tensor:
         """Mean present area of the cells in the same image: (cell, 1, 1)."""
         t = self.field.tissue
         mean = t.areas.sum(-1, keepdim=True).to(self.place.dtype) / t.present.sum(-1, keepdim=True).clamp_min(1)
         return mean.expand(t.areas.shape).flatten()[:, None, None]
 
     @cached_property
-    def _open(self) -> Tensor:
+    def open(self) -> Tensor:
         """Standard deviation of the area in this and later classes, by the draft alone: (cell, class, 1)."""
         return _root(self._variance.flip(1).cumsum(1).flip(1))
+
+    @cached_property
+    def still_of_groups(self) -> Tensor:
+        """Standard deviation of the area in each group of classes that sweeps draw again, by the draft alone: (cell, group, 1)."""
+        return _root(self._variance.unflatten(1, (len(self.field.groups), -1)).sum(2))
 
     @cached_property
     def _variance(self) -> Tensor:

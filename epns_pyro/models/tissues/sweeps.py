@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from epns_pyro.backbones.tissues.base import Draft
+from epns_pyro.models.tissues.image_by_image import ImageByImage
 from epns_pyro.models.tissues.interlacing import LabelField, PixelBatch
 from epns_pyro.models.tissues.pixel_laws import HashedNoise, PixelLaws, random_gumbel
 from epns_pyro.models.tissues.pixel_scores import DraftMarginals, DraftRows, PixelScores
@@ -62,9 +63,14 @@ class Sweeps:
         found = ((group, self.field.given_others(group)) for group in self.field.groups)
         return [(group, pixels, self.laws.read(self.field, self.draft, pixels)) for group, pixels in found]
 
-    def do(self, labels: Tensor) -> Tensor:
+    def do(self, labels: Tensor, by_image: ImageByImage | None = None) -> Tensor:
         """Draw all pixels of images (pixel,) again, as often as there are sweeps."""
-        labels, surplus, lost = labels.clone(), self.marginals.whole(labels), Lost(self.field, self.floor)
+        labels, lost = labels.clone(), Lost(self.field, self.floor)
+        if by_image is not None:
+            uniform = torch.stack([lost.labels() for _ in range(self.scores.sweeps)])
+            by_image.sweeps(labels, uniform, self.draft, self.marginals, self.laws)
+            return labels
+        surplus = self.marginals.whole(labels)
         for _ in range(self.scores.sweeps):
             uniform = lost.labels()
             for group, pixels, rows in self._groups:
