@@ -34,6 +34,7 @@ LENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # eps_k before training, in units of
 SHORTEST = (0.001, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4)  # the first of them where fits start: no softening, or some
 EXPONENTS = (0.0, -1.0, -2.0, -3.0)  # of the distance, by head before training: a spring ... the force of a charge
 ATOMS = (0.0, -3.0, -8.0, -14.0)  # where another fit starts: a charge, and the two powers of Lennard and Jones
+STEEPEST = 40.0  # logarithm of the largest power of a distance: what is beyond has a square that single precision does not hold
 NEAREST = 1e-12  # squared: keeps a force finite where two bodies are in one place
 SCREENINGS = (0.7, 1.4, 2.8)  # m where fits of screened forces start, per unit of the scale of positions
 LIGHTEST = 1e-3  # of the scale of an attribute: keeps its powers finite
@@ -182,14 +183,19 @@ class CentralNetwork(Law):
     def evaluate(self, positions: Tensor, features: Features) -> Features:
         space = self.signature.space_of(features)
         graph = self.graph.connect(positions, features.mask, space)
-        return self._forces(positions, graph, space, self._strengths(features, graph))
+        return self._forces(positions, graph, space, self._strengths(features, graph), self._halves)
 
     def at(self, features: Features) -> Callable[[Tensor, Tensor], Features]:
         if self.graph.moves:
             return super().at(features)
         graph = self.graph.complete(features.scalars, features.mask)
-        space, strengths = self.signature.space_of(features), self._strengths(features, graph)
-        return lambda positions, vectors: self._forces(positions, graph, space, strengths)
+        space, strengths, halves = self.signature.space_of(features), self._strengths(features, graph), self._halves
+        return lambda positions, vectors: self._forces(positions, graph, space, strengths, halves)
+
+    @property
+    def _halves(self) -> Tensor:
+        """Exponents of squared distances, (length, head); a head of no strength has zeros: zero times infinity is no number."""
+        return self.exponents.mT * (self._strength_of_heads.sign() / 2)
 
     def _strengths(self, features: Features, graph: Graph) -> Tensor:
         """Return s_h of every edge, (*edge, head): what does not change as bodies move."""
@@ -209,12 +215,12 @@ class CentralNetwork(Law):
         lightness = ((features.scalars.square() + LIGHTEST**2).log() @ (exponents.mT / 2)).exp()
         return strengths * graph.receivers(lightness.repeat_interleave(len(EXPONENTS), -1))
 
-    def _forces(self, positions: Tensor, graph: Graph, space: Space, strengths: Tensor) -> Features:
+    def _forces(self, positions: Tensor, graph: Graph, space: Space, strengths: Tensor, halves: Tensor) -> Features:
         s = self.signature
         way = displacements(positions, graph, space)
         squared = way.square().sum(-1, keepdim=True)
-        powers = (squared + ((2 * self.log_lengths).exp() + NEAREST)).log() @ (self.exponents.mT / 2)
-        along = (strengths * powers.exp()).unflatten(-1, (self.outputs, -1)).sum(-1)
+        powers = (squared + ((2 * self.log_lengths).exp() + NEAREST)).log() @ halves
+        along = (strengths * powers.clamp_max(STEEPEST).exp()).unflatten(-1, (self.outputs, -1)).sum(-1)
         along = along * (-(squared + NEAREST).sqrt() * self.screening[:, 0].relu()).exp()
         scalars, pulls = along.split([s.out_scalars, s.out_vectors], -1)
         vectors = graph.collect(pulls[..., None] * way[..., None, :])
@@ -222,8 +228,8 @@ class CentralNetwork(Law):
             largest = self.log_largest.exp()
             vectors = torch.maximum(torch.minimum(vectors, largest), -largest)
         elif s.out_vectors:
-            excess = (vectors.square().sum(-1, keepdim=True) * (-2 * self.log_largest).exp()).square()
-            vectors = vectors * (1 + excess).pow(-0.25)
+            excess = vectors.square().sum(-1, keepdim=True) * (-2 * self.log_largest).exp()
+            vectors = vectors * excess.hypot(torch.ones_like(excess)).rsqrt()
         return Features(graph.collect(scalars), vectors)
 
 
