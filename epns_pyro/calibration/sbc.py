@@ -16,18 +16,8 @@ import xarray as xr
 from epns_pyro.calibration import scores
 from epns_pyro.calibration.diagnostics import pooled_tests, rank_diagnostics
 from epns_pyro.calibration.pit import pit_values
-from epns_pyro.calibration.verdicts import (
-    FALSE_ALARM,
-    POWER,
-    TOO_NARROW,
-    Family,
-    Verdict,
-    Word,
-    detection_power,
-    family,
-    name_effect,
-    percent,
-)
+from epns_pyro.calibration.power import FALSE_ALARM, POWER, TOO_NARROW, detection_power
+from epns_pyro.calibration.verdicts import Family, Verdict, Word, family, name_effect, percent
 from epns_pyro.errors import ShapeError
 
 ACTIVE_NATS = 0.01  # a latent dimension with a smaller mean KL is unused

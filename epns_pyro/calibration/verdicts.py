@@ -20,7 +20,8 @@ The rule, for one quantity and L lead times; the probability that a calibrated e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import cached_property
@@ -28,16 +29,21 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy import stats
 
-from epns_pyro.calibration.bands import normal_rank_cdf, rank_law, spread_that_covers
 from epns_pyro.calibration.dependence import enough, in_words
-from epns_pyro.calibration.pit import dispersion, largest_shift, location
+from epns_pyro.calibration.pit import largest_shift
+from epns_pyro.calibration.power import (
+    FALSE_ALARM,
+    NARROW_COMPONENTS,
+    OFF_CENTRE,
+    POWER,
+    TOO_NARROW,
+    Fault,
+    detection_power,
+    times,
+    times_as_many,
+)
 from epns_pyro.calibration.wording import measured
-
-FALSE_ALARM = 0.05
-POWER = 0.8
-FEWEST = 10  # trajectories; fewer are always too few data
 
 
 class Word(StrEnum):
@@ -73,6 +79,8 @@ class Verdict:
         Smallest number of trajectories at any lead time.
     power : float
         Probability of finding the fault that the rule names; it must be high before an ensemble is called calibrated.
+    more : float
+        About how many times as many data would make that probability high; NaN where it is, or where no number of them would.
     """
 
     subject: str
@@ -83,6 +91,7 @@ class Verdict:
     p_value: float
     trajectories: int
     power: float
+    more: float = math.nan
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.sentence}"
@@ -128,52 +137,6 @@ def family(by_lead_time: np.ndarray, pooled: Sequence[float], *, share: float = 
     known = np.where(np.isfinite(by_lead_time), by_lead_time, 1)
     half = 2 / share
     return Family(np.minimum(holm(known) * half, 1), np.minimum(np.asarray(pooled, float) * len(pooled) * half, 1))
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A fault that the tests must be able to find before anything is called calibrated.
-
-    Truths are Normal(0, 1) and members Normal(shift, spread) at every lead time; `contrast` detects the fault when lead times are pooled.
-    """
-
-    words: str
-    spread: float
-    shift: float
-    contrast: Callable[[np.ndarray, int], np.ndarray]
-
-
-TOO_NARROW = Fault("90% intervals that cover 70%", spread_that_covers(0.7, nominal=0.9), 0.0, dispersion)
-NARROW_COMPONENTS = replace(TOO_NARROW, words="90% intervals of components that cover 70%")
-OFF_CENTRE = Fault("an agreement that is off by half a standard deviation", 1.0, 0.5, location)
-
-
-def detection_power(
-    n: int, members: int, lead_times: int, *, error: float = np.nan, share: float = 1.0, fault: Fault = TOO_NARROW
-) -> float:
-    """Return the probability that a family of tests finds a fault: the larger power of its two halves.
-
-    Parameters
-    ----------
-    n, members, lead_times : int
-        Number of independent trajectories, size of the ensemble, number of lead times for which the rank tests are corrected.
-    error : float
-        Standard error of the pooled contrast of a calibrated ensemble. By default that of a single lead time, 1 / sqrt(n): right if all
-        lead times are fully dependent, too cautious otherwise.
-    share : float
-        Part of the false-alarm rate that the family may use.
-    """
-    if n < FEWEST or members < 2:
-        return 0.0
-    alpha = FALSE_ALARM * share / 2
-    exact = rank_law(n, members).power(1 - alpha / lead_times, spread=fault.spread, shift=fault.shift)
-    weight = np.diff(normal_rank_cdf(np.arange(members + 2), members, fault.spread, fault.shift))
-    contrast = fault.contrast((np.arange(members + 1) + 0.5) / (members + 1), members)
-    mean = (weight * contrast).sum()
-    deviation = np.sqrt((weight * contrast**2).sum() - mean**2)  # 1 for a calibrated ensemble
-    error = error if np.isfinite(error) and error > 0 else 1 / np.sqrt(n)
-    threshold = stats.t.isf(alpha / 4, n - 1)  # two tests, two sides
-    return float(max(exact, stats.nct.sf(threshold, n - 1, abs(mean) / (deviation * error))))
 
 
 # -- judging --------------------------------------------------------------------------------------------------------------
@@ -293,7 +256,18 @@ class Evidence:
             found += "; the power against wrong dependence is not known"
         if self.power >= POWER:
             return self._verdict(Word.CALIBRATED, f"{Word.CALIBRATED}: no test fails, {seen}; {found}", ())
-        return self._verdict(Word.TOO_FEW_DATA, f"{Word.TOO_FEW_DATA}: no test fails, but with {self.trials} {found}", ())
+        more = times_as_many(
+            self.trajectories,
+            self.decorrelation or 1.0,
+            int(self.one.attrs["members"]),
+            error=self.pooled_error,
+            share=self.share,
+            fault=self.must_find,
+        )
+        do = f"; {times(more)} as many would do" if math.isfinite(more) else ""
+        return replace(
+            self._verdict(Word.TOO_FEW_DATA, f"{Word.TOO_FEW_DATA}: no test fails, but with {self.trials} {found}{do}", ()), more=more
+        )
 
     def failed(self, word: Word, phrase: str) -> Verdict:
         at = tuple(float(t) for t in self.one["lead_time"].values[self.fault])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from epns_pyro.calibration.verdicts import FALSE_ALARM, Word, holm, percent
+from epns_pyro.calibration.power import FALSE_ALARM
+from epns_pyro.calibration.verdicts import Word, holm, percent
 from epns_pyro.evaluation.record import VerdictRecord
 
 GROUPS = {"observables": "observables", "fields": "fields", "labels": "label images"}
@@ -26,6 +27,7 @@ class Line:
     power: str
     rule: str
     p_value: float
+    more: float
 
 
 def lines(verdicts: Mapping[str, Sequence[VerdictRecord]]) -> list[Line]:
@@ -64,4 +66,5 @@ def _line(group: str, v: VerdictRecord) -> Line:
         power=percent(v.power) if math.isfinite(v.power) else "–",
         rule=v.rule,
         p_value=v.p_value if math.isfinite(v.p_value) else float(kind != "fault"),
+        more=v.more,
     )

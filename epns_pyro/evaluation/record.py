@@ -145,6 +145,7 @@ class VerdictRecord(Record):
     p_value: Real = NAN
     trajectories: Count | None = None
     power: Real = NAN
+    more: Real = NAN
 
 
 class Latents(Record):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from epns_pyro.calibration.verdicts import FALSE_ALARM
+from epns_pyro.calibration.power import FALSE_ALARM, times
 from epns_pyro.calibration.wording import precision
 from epns_pyro.evaluation.checks import CHECKS
 from epns_pyro.evaluation.lines import Line, beyond_chance, lines
@@ -36,8 +36,8 @@ def _praise(judged: list[Line]) -> str:
     if not judged:
         return "No quantity was tested on held-out data."
     if silent == len(judged):
-        return "There are too few held-out data to say whether the ensemble can be trusted."
-    doubt = f" For {silent} more, there are too few data to say." if silent else ""
+        return f"There are too few held-out data to say whether the ensemble can be trusted{_needed(judged)}."
+    doubt = f" For {silent} more, there are too few data to say{_needed(judged)}." if silent else ""
     failed = sorted((line for line in judged if line.state == "fault"), key=lambda line: line.p_value)
     if failed and not beyond_chance(judged):
         own = " and ".join(f"{line.subject} is {line.word}" for line in failed)
@@ -45,6 +45,15 @@ def _praise(judged: list[Line]) -> str:
         share = f"{FALSE_ALARM:.0%} of right quantities fail such a test"
         return f"No fault beyond chance in {len(judged) - silent} quantities on held-out data. By {tests} {own}; {share}.{doubt}"
     return f"No test of {len(judged) - silent} quantities on held-out data found a fault in the ensemble.{doubt}"
+
+
+def _needed(judged: list[Line]) -> str:
+    """Say how many times as many data would do, where that is known."""
+    more = sorted({times(line.more) for line in judged if math.isfinite(line.more)}, key=lambda words: float(words.split()[0]))
+    if not more:
+        return ""
+    least = "" if len(more) == 1 else f"{more[0].removesuffix(' times')} to "
+    return f": {least}{more[-1]} as many would do"
 
 
 @dataclass(frozen=True)

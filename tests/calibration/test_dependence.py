@@ -14,7 +14,8 @@ from epns_pyro.calibration.dependence import RELIABLE, autocorrelation_time, wid
 from epns_pyro.calibration.diagnostics import field_diagnostics, observable_diagnostics
 from epns_pyro.calibration.known import KNOWN
 from epns_pyro.calibration.measurements import field_values, observable_values
-from epns_pyro.calibration.verdicts import FALSE_ALARM, Verdict, Word, judge_fields, judge_observables
+from epns_pyro.calibration.power import FALSE_ALARM
+from epns_pyro.calibration.verdicts import Verdict, Word, judge_fields, judge_observables
 
 MEMBERS = 19
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 
 import numpy as np
@@ -14,6 +15,7 @@ from epns_pyro.calibration import verdicts as v
 from epns_pyro.calibration.diagnostics import diagnose, diagnose_fields
 from epns_pyro.calibration.known import KNOWN, KnownForecaster
 from epns_pyro.calibration.measurements import as_paths
+from epns_pyro.calibration.power import FALSE_ALARM, POWER, TOO_NARROW, detection_power, times, times_as_many
 from epns_pyro.calibration.verdicts import Word
 
 SCALARS = ["level", "count"]
@@ -51,13 +53,13 @@ def false_alarms(repetitions: int, seed: int, **size: int) -> Counter[str]:
 
 def test_a_perfect_forecaster_passes_at_the_stated_rate():
     alarms = false_alarms(200, 0, trajectories=40, members=15, steps=2)
-    assert max(alarms.values()) <= most(v.FALSE_ALARM, 200)
+    assert max(alarms.values()) <= most(FALSE_ALARM, 200)
 
 
 @pytest.mark.slow
 def test_a_perfect_forecaster_passes_at_the_stated_rate_in_a_thousand_repetitions():
     alarms = false_alarms(1000, 1, trajectories=100, members=50, steps=10)
-    assert max(alarms.values()) <= most(v.FALSE_ALARM, 1000)
+    assert max(alarms.values()) <= most(FALSE_ALARM, 1000)
     assert min(alarms.values()) >= 5  # and the tests do fire: they are not merely asleep
 
 
@@ -66,7 +68,7 @@ def test_too_few_trajectories_say_nothing():
     for n in (2, 5, 12):
         verdicts = judged(KNOWN["perfect"], rng, trajectories=n, members=20, steps=3)
         assert {one.word for one in verdicts.values()} == {Word.TOO_FEW_DATA}
-        assert all(one.power < v.POWER for one in verdicts.values())
+        assert all(one.power < POWER for one in verdicts.values())
     assert f"with {n} trajectories 90% intervals that cover 70% would be found in" in verdicts["level"].sentence
     assert f"with {n} trajectories 90% intervals of components that cover 70% would be found in" in verdicts["vector"].sentence
     loud = judged(KnownForecaster(Word.BIASED, Word.BIASED, shift=5.0), rng, trajectories=12, members=20, steps=3)
@@ -83,7 +85,7 @@ def test_a_verdict_says_what_its_power_is_against():
 
 
 def test_the_power_that_is_claimed_is_the_power_that_there_is():
-    narrow = KnownForecaster(Word.OVER_CONFIDENT, Word.OVER_CONFIDENT, spread=v.TOO_NARROW.spread)
+    narrow = KnownForecaster(Word.OVER_CONFIDENT, Word.OVER_CONFIDENT, spread=TOO_NARROW.spread)
     rng, found, claimed = np.random.default_rng(0), 0, []
     for _ in range(100):
         forecast, truth = narrow.draw(rng, trajectories=30, members=30, steps=4)
@@ -99,12 +101,31 @@ def test_the_power_that_is_claimed_is_the_power_that_there_is():
 
 
 def test_power_grows_with_trajectories_and_members_and_shrinks_with_tests():
-    power = v.detection_power
+    power = detection_power
     assert power(30, 20, 5) < power(60, 20, 5) < power(120, 20, 5)
     assert power(40, 5, 5) < power(40, 50, 5)
     assert power(40, 20, 10, share=0.25) < power(40, 20, 10)
     assert power(40, 20, 10, error=0.05) > power(40, 20, 10)
     assert power(9, 100, 1) == power(100, 1, 1) == 0
+
+
+@pytest.mark.parametrize(("n", "tau", "error"), [(20, 1.0, math.nan), (12, 1.0, 0.2), (15, 2.1, 0.3), (40, 4.0, 0.5)])
+def test_so_many_data_as_are_asked_for_have_the_power(n, tau, error):
+    """And a tenth less have not, unless the number of independent trials is what was missing."""
+    factor = times_as_many(n, tau, 20, error=error)
+    assert factor > 1
+    larger, smaller = (int(n * some / tau) for some in (factor, factor / 1.1))
+    assert detection_power(larger, 20, 1, error=error / factor**0.5) >= POWER
+    assert detection_power(smaller, 20, 99, error=error / (factor / 1.1) ** 0.5) < POWER or n * factor / 1.1 < 15 * tau
+
+
+def test_more_data_are_asked_for_where_they_are_too_few():
+    verdicts = judged(KNOWN["perfect"], np.random.default_rng(0), trajectories=12, members=20, steps=3)
+    assert all(one.sentence.endswith(f"; {times(one.more)} as many would do") and 1 < one.more < 10 for one in verdicts.values())
+    (enough,) = {one.word for one in judged(KNOWN["perfect"], np.random.default_rng(1), trajectories=150, members=40, steps=3).values()}
+    assert enough == Word.CALIBRATED
+    assert math.isnan(times_as_many(100, 1.0, 1)), "one member has no intervals, however many data there are"
+    assert [times(factor) for factor in (1.1, 1.91, 2.99, 3.0, 7.2)] == ["1.1 times", "2.0 times", "3.0 times", "3 times", "8 times"]
 
 
 def test_holm_equals_its_definition():

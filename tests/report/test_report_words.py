@@ -37,6 +37,14 @@ def judged(*words: str) -> dict:
     return {"verdicts": {"observables": verdicts}}
 
 
+def needing(*more: float | None) -> dict:
+    """Verdicts for which there are too few data, and how many times as many would do."""
+    found = judged(*["too few data to say"] * len(more))
+    for one, factor in zip(found["verdicts"]["observables"], more, strict=True):
+        one["more"] = factor
+    return found
+
+
 def distance(p_value: float | None, label: str = "E") -> dict:
     return {"observable": label, "label": label, "time": 1.0, "ks": 0.2, "typical": 0.1, "p_value": p_value}
 
@@ -73,6 +81,11 @@ NO_BETTER = {"likelihood": {"kl": 1.0, "rows": [{"key": "elbo", "value": 1}, {"k
         ),
         (judged("calibrated") | after_one_step(q0=("biased", "calibrated")), "No test of 1 quantities"),
         (judged("calibrated", "too few data to say"), "For 1 more, there are too few data to say."),
+        (
+            needing(2.04, 5.2, None, 2.05),
+            "There are too few held-out data to say whether the ensemble can be trusted: 2.1 to 6 times as many would do.",
+        ),
+        (needing(3.1), "can be trusted: 4 times as many would do."),
         (judged(*["biased"] * 6), "Use with care: q0, q1, q2 and 3 more are biased."),
         (
             judged("calibrated") | DIFFERENT,

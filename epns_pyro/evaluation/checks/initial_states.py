@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from epns_pyro.calibration.verdicts import FALSE_ALARM
+from epns_pyro.calibration.power import FALSE_ALARM
 from epns_pyro.calibration.wording import listing, measured, number, p_value, sentence
 from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity
 from epns_pyro.evaluation.evaluated import Evaluated, Subject

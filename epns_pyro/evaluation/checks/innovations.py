@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from epns_pyro.calibration.verdicts import FALSE_ALARM, holm
+from epns_pyro.calibration.power import FALSE_ALARM
+from epns_pyro.calibration.verdicts import holm
 from epns_pyro.calibration.wording import brief, listing, number, p_value, precision
 from epns_pyro.data import Store
 from epns_pyro.evaluation.check import Check, Fault, Inputs, Severity

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from epns_pyro.calibration.verdicts import FALSE_ALARM
+from epns_pyro.calibration.power import FALSE_ALARM
 from epns_pyro.calibration.wording import sentence
 from epns_pyro.data import Store
 from epns_pyro.durations import nominal
