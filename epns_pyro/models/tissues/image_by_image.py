@@ -38,15 +38,14 @@ class ImageByImage:
         self._images, self._sites = field.tissue.flat.shape
 
     def classes(
-        self, labels: Tensor, lost: Tensor, classes: range, draft: Draft, marginals: DraftMarginals | None, scores: NeighbourScores
+        self, labels: Tensor, lost: Tensor, classes: range, draft: Draft, marginals: DraftMarginals, scores: NeighbourScores
     ) -> None:
         """Draw some classes of images labels (pixel,) in place, each given those before.
 
         `lost` (pixel,) are labels of pixels that are drawn otherwise, -1 for all others.
         """
         maps = np.arange(self.field.count) - 1  # class 0 has no earlier pixels
-        still = None if marginals is None else marginals.open
-        self._draw(labels, lost[None], classes, draft, marginals, scores, slice(0, self.field.count - 1), maps, still, again=False)
+        self._draw(labels, lost[None], classes, draft, marginals, scores, slice(0, self.field.count - 1), maps, marginals.open, again=False)
 
     def sweeps(self, labels: Tensor, lost: Tensor, draft: Draft, marginals: DraftMarginals, scores: NeighbourScores) -> None:
         """Draw all pixels of images labels (pixel,) again in place, as often as there are rows in `lost` (sweep, pixel)."""
@@ -60,31 +59,25 @@ class ImageByImage:
         lost: Tensor,
         groups: range,
         draft: Draft,
-        marginals: DraftMarginals | None,
+        marginals: DraftMarginals,
         scores: NeighbourScores,
         own: slice,
         maps: np.ndarray,
-        still: Tensor | None,
+        still: Tensor,
         *,
         again: bool,
     ) -> None:
         count, cells = len(maps), self.field.tissue.cells
         rows = scores.read(self.field, draft, self.field.pixels_of(range(self.field.count)))
-        if marginals is None or still is None:
-            probability, expected = rows.stays.new_zeros(len(rows.stays)), rows.stays.new_zeros(self._images, cells, 3)
-            mean_area, still = rows.stays.new_zeros(self._images), rows.stays.new_zeros(self._images, cells, count)
-        else:
-            probability, expected = marginals.probability, marginals.expected.view(self._images, cells, 3)
-            mean_area, still = marginals.mean_area.view(self._images, cells)[:, 0], still.view(self._images, cells, count)
         by_draft = compiled_draws.DraftArrays(
             _array(rows.cells[self._rows]),
             _array(rows.medium[self._pixels]),
             _array(rows.stays[self._rows]),
             _array(rows.outside[self._pixels].clamp_min(compiled_draws.NEVER)),
-            _array(probability[self._rows]),
-            _array(expected),
-            _array(mean_area),
-            _array(still),
+            _array(marginals.probability[self._rows]),
+            _array(marginals.expected.view(self._images, cells, 3)),
+            _array(marginals.mean_area.view(self._images, cells)[:, 0]),
+            _array(still.view(self._images, cells, count)),
         )
         by_neighbours = compiled_draws.ScoreArrays(_array(_maps(scores.own, own)), _array(_maps(scores.kinds, own)), maps)
         uniform = torch.rand(len(lost), len(self._pixels), dtype=torch.float64).numpy()

@@ -92,31 +92,31 @@ class LabelImage(TorchDistribution):
         batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
         field, first = self._flat(batch)
         labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
-        there = self._possible(field, labels)
+        there, marginals = self._possible(field, labels), self._marginals(field, first)
         gained: Tensor | float = 0.0
         if self.scores.again is not None and torch.is_grad_enabled():
-            fit = self._sweeps(field, first).fit(labels, ~there)
+            fit = self._sweeps(field, first, marginals).fit(labels, ~there)
             gained = fit - fit.detach()  # its gradient alone: the value is that of the first draw
         elif self.scores.sweeps:
-            labels, gained = self._sweeps(field, first).undo(labels, ~there, self.seed)
-        return (self._scores(field, first, labels).view(*batch, -1).sum(-1).flatten() + gained).view(batch)
+            labels, gained = self._sweeps(field, first, marginals).undo(labels, ~there, self.seed)
+        return (self._scores(field, first, labels, marginals).view(*batch, -1).sum(-1).flatten() + gained).view(batch)
 
     def pixel_log_prob(self, value: Tensor) -> Tensor:
         """Score every pixel of images as they are before the sweeps, given earlier classes: nats, (*batch, pixel)."""
         batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
         field, first = self._flat(batch)
         labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
-        return self._scores(field, first, labels).view(*batch, -1)
+        return self._scores(field, first, labels, self._marginals(field, first)).view(*batch, -1)
 
-    def _scores(self, field: LabelField, first: Draft, labels: Tensor) -> Tensor:
+    def _scores(self, field: LabelField, first: Draft, labels: Tensor, marginals: DraftMarginals) -> Tensor:
         """Score every pixel of images (pixel,), given earlier classes: (pixel,)."""
         score = torch.where(labels == 0, 0.0, -math.inf).to(first.cells.dtype)
-        for classes, draft, marginals in self._stages(field, first, labels):
+        for classes, draft, of_stage in self._stages(field, first, labels, marginals):
             pixels = field.pixels_of(classes)
             context: tuple[Tensor, ...] = ()
-            if marginals is not None:
-                past = marginals.past(labels)[:, classes.start : classes.stop]
-                context = (labels, marginals.expectation(past, classes))
+            if len(self.scores.classes) > 1:
+                past = of_stage.past(labels)[:, classes.start : classes.stop]
+                context = (labels, of_stage.expectation(past, classes))
             laws = self.scores.laws(field, draft, pixels, *context)
             score = score.index_put((pixels.pixel,), laws.score(labels) - laws.total)
         likely = with_uniform(field, score, self.floor)
@@ -128,8 +128,8 @@ class LabelImage(TorchDistribution):
         there = torch.nn.functional.pad(field.tissue.present, (1, 0), value=True)
         return there.gather(-1, labels.view(len(there), -1)).flatten()
 
-    def _sweeps(self, field: LabelField, first: Draft) -> Sweeps:
-        return Sweeps(field, first, self._marginals(field, first), self.scores, self.floor)
+    def _sweeps(self, field: LabelField, first: Draft, marginals: DraftMarginals) -> Sweeps:
+        return Sweeps(field, first, marginals, self.scores, self.floor)
 
     def _flat(self, batch: torch.Size) -> tuple[LabelField, Draft]:
         """Flatten sample and batch dimensions into one."""
@@ -143,7 +143,9 @@ class LabelImage(TorchDistribution):
         medium = d.medium.expand(*batch, -1, -1).reshape(len(labels), t.lattice.pixels, -1).contiguous()  # read once per class
         return LabelField(tissue, crops, self.scores.side, self.scores.neighbourhood, self.scores.apart), Draft(cells, medium)
 
-    def _stages(self, field: LabelField, draft: Draft, labels: Tensor) -> Iterator[tuple[range, Draft, DraftMarginals | None]]:
+    def _stages(
+        self, field: LabelField, draft: Draft, labels: Tensor, marginals: DraftMarginals
+    ) -> Iterator[tuple[range, Draft, DraftMarginals]]:
         """Iterate over the classes that share a draft, with this draft and its marginals.
 
         Of the images `labels` (pixel,) a stage reads the classes before its own; they may be drawn in place while this goes on.
@@ -151,11 +153,14 @@ class LabelImage(TorchDistribution):
         for classes, revision in self.scores.stages:
             if revision is not None:
                 draft = revision(field, draft, labels)
-            yield classes, draft, self._marginals(field, draft, classes.start, labels) if len(self.scores.classes) > 1 else None
+                marginals = self._marginals(field, draft, classes.start, labels)
+            yield classes, draft, marginals
 
     def _marginals(self, field: LabelField, draft: Draft, start: int = 0, labels: Tensor | None = None) -> DraftMarginals:
         """Return the marginals that the draft alone gives to the classes from `start`; the pixels of earlier classes are known."""
         pixels, c = field.pixels_of(range(start, len(self.scores.classes))), field.candidates
+        if len(self.scores.classes) == 1:  # nothing is drawn before: nobody asks
+            return DraftMarginals(field, draft.cells.new_zeros(len(pixels.pixel_of_candidate)))
         with torch.set_grad_enabled(
             torch.is_grad_enabled() and start > 0
         ):  # those of the first draft are the law of class 0: learned there
@@ -172,10 +177,10 @@ class LabelImage(TorchDistribution):
     def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
         batch = torch.Size((*sample_shape, *self.batch_shape))
         field, draft = self._flat(batch)
-        by_image = self._by_image(field)
-        labels = self._draw(field, draft, Lost(field, self.floor), by_image)
+        by_image, marginals = self._by_image(field), self._marginals(field, draft)
+        labels = self._draw(field, draft, marginals, Lost(field, self.floor), by_image)
         if self.scores.sweeps:
-            labels = self._sweeps(field, draft).do(labels, by_image)
+            labels = self._sweeps(field, draft, marginals).do(labels, by_image)
         return self._image(labels, batch)
 
     @torch.no_grad()
@@ -184,13 +189,14 @@ class LabelImage(TorchDistribution):
         batch = torch.broadcast_shapes(self.batch_shape, value.shape[:-3])
         labels = value[..., 0].flatten(-2).long().expand(*batch, -1).flatten()
         field, draft = self._flat(batch)
-        return self._image(self._sweeps(field, draft).do(labels, self._by_image(field)), batch)
+        return self._image(self._sweeps(field, draft, self._marginals(field, draft)).do(labels, self._by_image(field)), batch)
 
     @property
     @torch.no_grad()
     def mode(self) -> Tensor:
         """The most probable label of every pixel given the most probable labels of earlier classes, (*batch, y, x, 1); without sweeps."""
-        return self._image(self._draw(*self._flat(self.batch_shape)), self.batch_shape)
+        field, draft = self._flat(self.batch_shape)
+        return self._image(self._draw(field, draft, self._marginals(field, draft)), self.batch_shape)
 
     @property
     def mean(self) -> Tensor:
@@ -200,22 +206,24 @@ class LabelImage(TorchDistribution):
     def _by_image(self, field: LabelField) -> ImageByImage | None:
         return ImageByImage(field) if self.compiled and field.labels.device.type == "cpu" else None
 
-    def _draw(self, field: LabelField, first: Draft, lost: Lost | None = None, by_image: ImageByImage | None = None) -> Tensor:
+    def _draw(
+        self, field: LabelField, first: Draft, marginals: DraftMarginals, lost: Lost | None = None, by_image: ImageByImage | None = None
+    ) -> Tensor:
         """Draw labels (pixel,) class by class, `lost` pixels from the uniform law; without it take the most probable."""
         uniform = None if lost is None else lost.labels()
         labels = torch.zeros_like(field.labels) if uniform is None else uniform.clamp_min(0)
-        for classes, draft, marginals in self._stages(field, first, labels):
+        for classes, draft, of_stage in self._stages(field, first, labels, marginals):
             if by_image is not None and uniform is not None:
-                by_image.classes(labels, uniform, classes, draft, marginals, self.scores)
+                by_image.classes(labels, uniform, classes, draft, of_stage, self.scores)
                 continue
             past, before = draft.cells.new_zeros(field.tissue.types.numel(), 1, 3), None
             context: tuple[Tensor, ...] = ()
             for k in classes:
                 pixels = field.pixels_of(range(k, k + 1))
-                if before is not None and marginals is not None:
-                    past = past + marginals.surplus(labels, before)
-                if marginals is not None and k:
-                    context = (labels, marginals.expectation(past, pixels.classes))
+                if before is not None:
+                    past = past + of_stage.surplus(labels, before)
+                if k:
+                    context = (labels, of_stage.expectation(past, pixels.classes))
                 before = pixels
                 new = self.scores.laws(field, draft, pixels, *context).draw(None if uniform is None else random_gumbel)
                 if uniform is not None:

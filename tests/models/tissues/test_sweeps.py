@@ -52,8 +52,8 @@ def exact(emission: LabelImage) -> Tensor:
     images = every_image(3)
     flat = images.flatten(1)
     field, first = emission._flat(torch.Size((len(images),)))
-    probability = emission._scores(field, first, flat.flatten()).view(len(images), -1).sum(-1).exp()
-    sweeps, labels = emission._sweeps(field, first), flat.flatten()
+    probability = emission._scores(field, first, flat.flatten(), emission._marginals(field, first)).view(len(images), -1).sum(-1).exp()
+    sweeps, labels = emission._sweeps(field, first, emission._marginals(field, first)), flat.flatten()
     for _, group in itertools.product(range(emission.scores.sweeps), field.groups):
         laws, _ = given_others(sweeps, group, labels)
         pixel = laws.pixels.pixel
@@ -138,7 +138,7 @@ def test_undoing_reads_no_pixel_of_the_group_that_it_draws() -> None:
     x = tissues(spec, (16, 16), 1, 2)
     emission = law(t, x[:, 0])
     field, first = emission._flat(emission.batch_shape)
-    sweeps, rng = emission._sweeps(field, first), np.random.default_rng(0)
+    sweeps, rng = emission._sweeps(field, first, emission._marginals(field, first)), np.random.default_rng(0)
     for group in field.groups:
         labels = x[0, 1, ..., 0].flatten().clone()
         with torch.no_grad():
@@ -156,7 +156,7 @@ def test_pixels_of_cells_that_appear_stay_and_are_not_scored() -> None:
     value = torch.tensor([[[0, 0, 3], [0, 1, 1]]])[..., None]
     field, first = emission._flat(emission.batch_shape)
     labels = value.flatten()
-    before, _ = emission._sweeps(field, first).undo(labels, labels == 3)
+    before, _ = emission._sweeps(field, first, emission._marginals(field, first)).undo(labels, labels == 3)
     assert before[2] == 3
     assert (before != 3).sum() == 5
     assert torch.isfinite(emission.log_prob(value)).all()
@@ -178,7 +178,7 @@ def test_the_pseudo_likelihood_is_that_of_every_group_given_the_others(periodic:
     x = tissues(spec, (16, 16), 2, 2)
     emission, labels = law(t, x[:, 0]), x[:, 1, ..., 0].flatten()
     field, first = emission._flat(emission.batch_shape)
-    sweeps, fixed, parts = emission._sweeps(field, first), labels == 3, []
+    sweeps, fixed, parts = emission._sweeps(field, first, emission._marginals(field, first)), labels == 3, []
     with torch.no_grad():
         for group in field.groups:
             laws, _ = given_others(sweeps, group, labels)
@@ -216,7 +216,7 @@ def test_sweeps_that_are_fitted_to_recorded_images_leave_the_rest_of_the_model_a
         assert (emission.log_prob(value) - first_draw).abs().max() > 1e-3
     labels, scores = value.flatten(), emission.scores
     of_sweeps, of_first = [scores.again.own.shared, scores.again.view[0].weight], [emission.draft.cells, scores.own.own]
-    fit = emission._sweeps(field, first).fit(labels, labels < 0).sum()
+    fit = emission._sweeps(field, first, emission._marginals(field, first)).fit(labels, labels < 0).sum()
     for part, source in ((of_sweeps, fit), (of_first, first_draw.sum())):
         found, expected = (torch.autograd.grad(one, part, retain_graph=True) for one in (scored.sum(), source))
         for one, other in zip(found, expected, strict=True):
