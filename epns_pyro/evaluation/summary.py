@@ -49,11 +49,12 @@ def _praise(judged: list[Line]) -> str:
 
 def _needed(judged: list[Line]) -> str:
     """Say how many times as many data would do, where that is known."""
-    more = sorted({times(line.more) for line in judged if math.isfinite(line.more)}, key=lambda words: float(words.split()[0]))
+    more = [line.more for line in judged if math.isfinite(line.more)]
     if not more:
         return ""
-    least = "" if len(more) == 1 else f"{more[0].removesuffix(' times')} to "
-    return f": {least}{more[-1]} as many would do"
+    least, most = times(min(more)), times(max(more))
+    span = most if least == most else f"{least.removesuffix(' times')} to {most}"
+    return f": {span} as many would do"
 
 
 @dataclass(frozen=True)

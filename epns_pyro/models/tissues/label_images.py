@@ -158,9 +158,10 @@ class LabelImage(TorchDistribution):
 
     def _marginals(self, field: LabelField, draft: Draft, start: int = 0, labels: Tensor | None = None) -> DraftMarginals:
         """Return the marginals that the draft alone gives to the classes from `start`; the pixels of earlier classes are known."""
-        pixels, c = field.pixels_of(range(start, len(self.scores.classes))), field.candidates
+        c = field.candidates
         if len(self.scores.classes) == 1:  # nothing is drawn before: nobody asks
-            return DraftMarginals(field, draft.cells.new_zeros(len(pixels.pixel_of_candidate)))
+            return DraftMarginals(field, draft.cells.new_zeros(len(c.pixel)))
+        pixels = field.pixels_of(range(start, len(self.scores.classes)))
         with torch.set_grad_enabled(
             torch.is_grad_enabled() and start > 0
         ):  # those of the first draft are the law of class 0: learned there
