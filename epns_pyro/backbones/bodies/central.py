@@ -20,14 +20,15 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, ClassVar, Literal, cast
 
+import numpy as np
 import pydantic
 import torch
 from torch import Tensor, nn
 
 from epns_pyro.backbones.bodies.base import BACKBONES, Backbone, BackboneConfig, Features, Signature, perceptron
 from epns_pyro.backbones.bodies.edges import displacements
-from epns_pyro.backbones.bodies.graphs import Graph, GraphConfig
-from epns_pyro.backbones.bodies.laws import PLAIN, Form, Law, Reading
+from epns_pyro.backbones.bodies.graphs import DenseGraph, Graph, GraphConfig
+from epns_pyro.backbones.bodies.laws import PLAIN, CentralForces, Form, Law, Reading
 from epns_pyro.geometry import Space
 
 LENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # eps_k before training, in units of the scale of positions
@@ -192,6 +193,28 @@ class CentralNetwork(Law):
         space, strengths, halves = self.signature.space_of(features), self._strengths(features, graph), self._halves
         return lambda positions, vectors: self._forces(positions, graph, space, strengths, halves)
 
+    @torch.no_grad()
+    def central_forces(self, features: Features) -> CentralForces | None:
+        s = self.signature
+        if self.graph.moves or s.out_scalars or s.out_vectors != 1:
+            return None
+        batch, bodies = features.scalars.shape[:-2], features.scalars.shape[-2]
+        states, others, space = batch.numel(), max(bodies - 1, 0), s.space_of(features)
+        there = torch.ones(*batch, bodies, dtype=torch.bool) if features.mask is None else features.mask
+        sides = space.sides if space.own_box else torch.tensor(space.box or (0.0,) * s.space, dtype=torch.float64)
+        heads, lengths = self._strength_of_heads > 0, self._halves.any(-1)
+        strengths = self._strengths(features, DenseGraph(features.scalars))[..., heads]
+        return CentralForces(
+            _array(strengths.expand(*batch, bodies, others, -1).reshape(states, bodies, others, int(heads.sum()))),
+            there.expand(*batch, bodies).reshape(states, bodies).numpy(),
+            _array(sides.expand(*batch, 1, s.space).reshape(states, s.space)),
+            _array(self._halves[lengths][:, heads]),
+            _array((2 * self.log_lengths[lengths]).exp() + NEAREST),
+            max(0.0, self.screening.item()),
+            self.log_largest.exp().item(),
+            s.axes,
+        )
+
     @property
     def _halves(self) -> Tensor:
         """Exponents of squared distances, (length, head); a head of no strength has zeros: zero times infinity is no number."""
@@ -231,6 +254,10 @@ class CentralNetwork(Law):
             excess = vectors.square().sum(-1, keepdim=True) * (-2 * self.log_largest).exp()
             vectors = vectors * excess.hypot(torch.ones_like(excess)).rsqrt()
         return Features(graph.collect(scalars), vectors)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.detach().double().contiguous().numpy()
 
 
 @BACKBONES.register("central")

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
 from epns_pyro.backbones.bodies.base import Backbone, Features
@@ -45,6 +46,37 @@ class Reading(NamedTuple):
     powers: tuple[float, ...]
     screening: float
     inertia: dict[int, float]
+
+
+class CentralForces(NamedTuple):
+    """Central forces as compiled code reads them, of states with their attributes; of heads and lengths only those that count.
+
+    Parameters
+    ----------
+    strengths : numpy.ndarray, (state, body, other body, head)
+        On a body by one of the others.
+    there : numpy.ndarray, (state, body)
+        Which bodies act on others.
+    sides : numpy.ndarray, (state, space)
+        Of a periodic box; zero where there is none.
+    halves : numpy.ndarray, (length, head)
+        Exponents of softened squared distances.
+    squares : numpy.ndarray, (length,)
+        What softens them.
+    screening : float
+    largest : float
+        Bound on the length of a vector, or on its components if `axes`.
+    axes : bool
+    """
+
+    strengths: np.ndarray
+    there: np.ndarray
+    sides: np.ndarray
+    halves: np.ndarray
+    squares: np.ndarray
+    screening: float
+    largest: float
+    axes: bool
 
 
 class Law(Backbone):
@@ -98,3 +130,7 @@ class Law(Backbone):
     @abstractmethod
     def read(self, vector: int) -> Reading | None:
         """Return the law that an output vector follows; None where freedom was taken, so that it is no law of nature."""
+
+    def central_forces(self, features: Features) -> CentralForces | None:
+        """Return the only vector that goes out as forces between pairs, for compiled code; None where it is not such a sum."""
+        return None

@@ -23,6 +23,7 @@ from epns_pyro.context import DataContext
 from epns_pyro.errors import ConfigError
 from epns_pyro.models.bodies.broyden import Broyden
 from epns_pyro.models.bodies.integrator import Integrator, IntegratorConfig, Motion
+from epns_pyro.models.bodies.state_by_state import StateByState
 from epns_pyro.models.bodies.walks import Course, Walk, flattened, largest, refined
 
 SIGNS = 2  # numbers that say how far a frame may be wrong: how strong forces were, and the error from the length of the steps
@@ -120,18 +121,18 @@ class InferredIntegrator(Integrator):
         Broyden's method, with v <- v + error as its first step; a state that is met to the last digits is left alone, and so is one that is
         found and comes no closer.
         """
-        flat = lead.reshape(-1, *lead.shape[-2:]).clone()
+        (states, there), (lead_of, _) = flattened(x, mask), flattened(lead, None)
+        flat, walk = lead_of.clone(), self._walks(states, there)
         best, least = flat.clone(), flat.new_full(flat.shape[:1], torch.inf)
-        x, there = x.reshape(-1, *x.shape[-2:]), None if mask is None else mask.expand(x.shape[:-1]).reshape(len(flat), -1)
-        mean = self.bodies.spec.get(x, self.velocity)
+        mean = self.bodies.spec.get(states, self.velocity)
         digits = (DIGITS * torch.finfo(x.dtype).eps) ** 2 * (mean.square().sum(-1).amax(-1) + self.vectors[self.velocity] ** 2)
         found = (FOUND * self.vectors[self.velocity]) ** 2
         rows, solver = torch.arange(len(flat), device=x.device), Broyden()
         for _ in range(self.iterations):
-            present = None if there is None else there[rows]
-            error = mean[rows] + self._walk_from(x[rows], present, mean[rows] + flat[rows], -1)[0] / self.bodies.frame_dt
-            if present is not None:
-                error = error * present[..., None]
+            moved, _ = walk(mean[rows] + flat[rows], -1, rows).end.chunk(2, -1)
+            error = mean[rows] + moved / self.bodies.frame_dt
+            if there is not None:
+                error = error * there[rows][..., None]
             missed, before = largest(error, None), least[rows]
             better = missed < before
             best[rows[better]], least[rows[better]] = flat[rows[better]], missed[better]
@@ -152,13 +153,25 @@ class InferredIntegrator(Integrator):
         Returns the way, the velocity at its end, both (*batch, body, space), and the walk.
         """
         (states, there), (start, _) = flattened(x, mask), flattened(velocity, None)
-
-        def walk(rows: Tensor | slice, steps: int) -> Walk:
-            return self._steps_from(states[rows], None if there is None else there[rows], start[rows], direction, steps)
-
-        found = refined(walk, x.shape[:-2], self.steps, self.refinements, self.tolerance)
+        found = self._walks(states, there)(start, direction, None).along(x.shape[:-2])
         moved, velocity = found.end.chunk(2, -1)
         return moved, velocity, found
+
+    def _walks(self, x: Tensor, mask: Tensor | None) -> Callable[[Tensor, int, Tensor | None], Walk]:
+        """Return walks from states x (state, body, channel), or some rows of them, with a velocity (row, body, space) in a direction."""
+        by_state = StateByState.under(self, x, mask)
+
+        def walk(velocity: Tensor, direction: int, rows: Tensor | None) -> Walk:
+            if by_state is not None:
+                return by_state.walk(velocity, self.vectors[self.velocity], direction * self.bodies.frame_dt, rows)
+            states, there = (x, mask) if rows is None else (x[rows], None if mask is None else mask[rows])
+
+            def again(some: Tensor | slice, steps: int) -> Walk:
+                return self._steps_from(states[some], None if there is None else there[some], velocity[some], direction, steps)
+
+            return refined(again, self.steps, self.refinements, self.tolerance)
+
+        return walk
 
     def _steps_from(self, x: Tensor, mask: Tensor | None, velocity: Tensor, direction: int, steps: int) -> Walk:
         """Drift half a step, kick, drift, kick, ..., drift half a step."""

@@ -38,6 +38,10 @@ class Walk(NamedTuple):
     roughness: Tensor
     error: Tensor
 
+    def along(self, batch: torch.Size) -> Walk:
+        """Return this walk of a flat batch of states along their batch."""
+        return Walk(*(part.reshape((*batch, *part.shape[1:])) for part in self))
+
     @property
     def log_max_kick(self) -> Tensor:
         """Logarithms of the largest kicks, (*state, body, kicked field)."""
@@ -89,15 +93,10 @@ class Course:
         return Walk(end, strength, self._roughness.sqrt() / steps, self._error / (MIDPOINT * steps))
 
 
-def refined(walk: Callable[[Tensor | slice, int], Walk], batch: torch.Size, steps: int, refinements: int, tolerance: float) -> Walk:
+def refined(walk: Callable[[Tensor | slice, int], Walk], steps: int, refinements: int, tolerance: float) -> Walk:
     """Walk over a frame in some steps, and up to `refinements` times again in shorter ones where it was rougher than `tolerance`.
 
-    Parameters
-    ----------
-    walk : callable
-        From which states, an index along a flat batch, and the number of steps, to a walk of these states.
-    batch : Size
-        That of the states.
+    `walk` goes from which states, an index along a flat batch, and the number of steps, to a walk of these states.
     """
     found = walk(slice(None), steps)
     roughness, rows = found.roughness, torch.arange(len(found.roughness), device=found.roughness.device)
@@ -109,7 +108,7 @@ def refined(walk: Callable[[Tensor | slice, int], Walk], batch: torch.Size, step
         again = walk(rows, steps)
         found = Walk(*(whole.index_copy(0, rows, part) for whole, part in zip(found, again, strict=True)))
         roughness = again.roughness
-    return Walk(*(part.unflatten(0, batch) if batch else part[0] for part in found))
+    return found
 
 
 def flattened(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
