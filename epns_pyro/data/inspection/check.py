@@ -98,7 +98,8 @@ def _values(store: Store, split: str, progress: Progress | None, exactness: Exac
         done += len(block)
         if progress:
             progress(split, done, store.size(split))
-    return [Finding(level, split, message) for inspector in inspectors for level, message in inspector.findings()]
+    with np.errstate(over="ignore", invalid="ignore"):
+        return [Finding(level, split, message) for inspector in inspectors for level, message in inspector.findings()]
 
 
 def _symmetry(spec: StateSpec, sound: list[layout.Variable]) -> list[Inspector]:
