@@ -13,7 +13,7 @@ from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Euclidean
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, System, SystemConfig, checked_seeds
 from epns_pyro.systems.recorded import Recorded, RecordedConfig
-from epns_pyro.systems.threads import limited
+from epns_pyro.threads import limited
 
 if TYPE_CHECKING:
     from epns_pyro.systems import active_dynamics as dynamics

@@ -15,8 +15,8 @@ from epns_pyro.lineage import AGES, per_label, per_pixel
 from epns_pyro.systems.base import SYSTEMS, SetConfig
 from epns_pyro.systems.lattice import MOST_LABELS, square_lattice
 from epns_pyro.systems.potts import Pair, PottsConfig, begin, blocks_of_cells
-from epns_pyro.systems.threads import limited
 from epns_pyro.systems.tissues import TissueSystem
+from epns_pyro.threads import limited
 
 if TYPE_CHECKING:
     from epns_pyro.systems import growth_dynamics as dynamics

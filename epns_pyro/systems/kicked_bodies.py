@@ -9,7 +9,7 @@ import numpy as np
 
 from epns_pyro.errors import ShapeError
 from epns_pyro.systems.base import System, checked_seeds
-from epns_pyro.systems.threads import limited
+from epns_pyro.threads import limited
 
 
 class KickedBodies(System):

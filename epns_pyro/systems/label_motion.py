@@ -9,7 +9,7 @@ from numba import njit, prange
 
 from epns_pyro.systems.label_observables import centres
 from epns_pyro.systems.lattice import square_lattice
-from epns_pyro.systems.threads import limited
+from epns_pyro.threads import limited
 
 
 @limited(None)

@@ -14,7 +14,7 @@ from numba import njit, prange
 
 from epns_pyro.errors import ShapeError
 from epns_pyro.systems.lattice import MOST_LABELS, Lattice
-from epns_pyro.systems.threads import limited
+from epns_pyro.threads import limited
 
 # -- from states to labels -------------------------------------------------------------------------------------------------
 

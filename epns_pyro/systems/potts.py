@@ -16,8 +16,8 @@ from epns_pyro.errors import ShapeError
 from epns_pyro.later import later
 from epns_pyro.systems.base import SYSTEMS, Observable, SetConfig, SystemConfig
 from epns_pyro.systems.lattice import MOST_LABELS, square_lattice
-from epns_pyro.systems.threads import limited
 from epns_pyro.systems.tissues import TissueSystem
+from epns_pyro.threads import limited
 
 if TYPE_CHECKING:
     from epns_pyro.systems import label_observables as labels

@@ -10,7 +10,7 @@ from scipy import stats
 
 from epns_pyro.errors import ConfigError
 from epns_pyro.systems import rng as random
-from epns_pyro.systems.threads import limited
+from epns_pyro.threads import limited
 
 FALSE_FAILURE = 1e-6
 

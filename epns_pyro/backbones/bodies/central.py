@@ -201,7 +201,7 @@ class CentralNetwork(Law):
         batch, bodies = features.scalars.shape[:-2], features.scalars.shape[-2]
         states, others, space = batch.numel(), max(bodies - 1, 0), s.space_of(features)
         there = torch.ones(*batch, bodies, dtype=torch.bool) if features.mask is None else features.mask
-        sides = space.sides if space.own_box else torch.tensor(space.box or (0.0,) * s.space, dtype=torch.float64)
+        sides = torch.tensor(space.box or (0.0,) * s.space, dtype=torch.float64) if space.sides is None else space.sides
         heads, lengths = self._strength_of_heads > 0, self._halves.any(-1)
         strengths = self._strengths(features, DenseGraph(features.scalars))[..., heads]
         return CentralForces(

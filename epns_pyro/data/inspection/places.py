@@ -82,7 +82,7 @@ class Places(Inspector):
         Columns are the centroid's first place, its step from the second frame to the third, how far from it the mean is that is weighted
         with each attribute, and its displacement from the third frame to the last.
         """
-        there = (known[:, [0, 1, 2, -1]].all(1))[..., None]
+        there = np.asarray(known[:, [0, 1, 2, -1]].all(1))[..., None]
         count = there.sum(1)
         begin, second, third, end = (np.where(there, x[:, frame], 0.0).sum(1) / count for frame in (0, 1, 2, -1))
         static = {name: values.reshape(len(x), -1) for name, values in arrays.items() if name in self._weights or name in self._kinds}

@@ -102,8 +102,8 @@ class Integrator(nn.Module):
 
     def _walk(self, x: Tensor, mask: Tensor | None) -> Walk:
         """Walk over one frame, to the dynamic fields at its end."""
-        if (walk := self._state_by_state(x, mask)) is not None:
-            return walk
+        if (found := self._state_by_state(x, mask)) is not None:
+            return found
         if not self.refinements:
             return self._steps(x, mask, self.steps)
         states, there = flattened(x, mask)

@@ -1,4 +1,4 @@
-"""Walking over a frame state by state, in compiled code: what tensors do in hundreds of small steps, most of which take longer than the sum.
+"""Walking over a frame state by state, in compiled code: tensors of few bodies are small, and what is between two of them takes longer.
 
 Only where no gradient is asked for, on a CPU, and under central forces between all pairs.
 """

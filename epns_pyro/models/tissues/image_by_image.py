@@ -5,7 +5,6 @@ On a CPU the tensors of a group of pixels are small, and what is between two of 
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +16,7 @@ from epns_pyro.backbones.tissues.base import Draft
 from epns_pyro.later import later
 from epns_pyro.models.tissues.interlacing import LabelField, surroundings
 from epns_pyro.models.tissues.pixel_scores import CELL_RADIUS, ByClass, DraftMarginals, NeighbourScores, Readout
+from epns_pyro.threads import share_out
 
 if TYPE_CHECKING:
     from epns_pyro.models.tissues import compiled_draws
@@ -101,10 +101,7 @@ class ImageByImage:
                 CELL_RADIUS,
             )
 
-        threads = min(torch.get_num_threads(), self._images)
-        bounds = [self._images * part // threads for part in range(threads + 1)]
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(draw, bounds[:-1], bounds[1:]))
+        share_out(self._images, draw)
 
     def _arrays(self, groups: int) -> compiled_draws.PixelArrays:
         field, tissue, images = self.field, self.field.tissue, self._images

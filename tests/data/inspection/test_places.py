@@ -101,7 +101,9 @@ def test_axes_speak_together():
 
 
 @pytest.mark.parametrize("count", [35, 100])
-@pytest.mark.parametrize("law", [{}, {"noise": 3.0}, {"keep": 0.9}, {"keep": 0.99, "bodies": 3}], ids=["walk", "noisy", "persistent", "group"])
+@pytest.mark.parametrize(
+    "law", [{}, {"noise": 3.0}, {"keep": 0.9}, {"keep": 0.99, "bodies": 3}], ids=["walk", "noisy", "persistent", "group"]
+)
 def test_recordings_of_their_own_are_blamed_at_most_at_the_stated_rate(law, count):
     """Starts may be anywhere, or all close to one place; also pieces of one walk, shuffled, where starts and ends are those of others."""
     rng = np.random.default_rng(2)

@@ -27,7 +27,9 @@ def integrator(law: str, *, inferred: bool, absences: bool = False, **space: obj
     )
     about = DataContext(spec, DT, {"position": 0.03, "velocity": 0.3}, (BODIES,), absences=absences)
     torch.manual_seed(LAWS.index(law))
-    made = IntegratorConfig.parse({"velocity": "inferred" if inferred else "recorded", "network": "central", "steps": 5}).build(about).double()
+    made = (
+        IntegratorConfig.parse({"velocity": "inferred" if inferred else "recorded", "network": "central", "steps": 5}).build(about).double()
+    )
     network = made.network
     with torch.no_grad():
         for parameter in network.linear_parameters:
