@@ -18,7 +18,7 @@ from epns_pyro.backbones.bodies.laws import Law
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store, Windows
 from epns_pyro.models import Transition
-from epns_pyro.training.equations import IntegratorEquation
+from epns_pyro.training.equations import IntegratorEquation, affordable
 from epns_pyro.training.fittable import require_integrator
 from epns_pyro.training.least_squares import SMALL_SHARE, said, weigh
 
@@ -46,6 +46,7 @@ def fit_bounds(transition: Transition, store: Store, context: DataContext, windo
     like = next(transition.parameters())
     device, dtype = like.device, like.dtype
     transition.double()
+    windows = affordable(windows, context)
     drawn = Windows(store, "train", 1, STRONG * windows, seed=seed, context=context, dtype=torch.float64).draw()
     x0, following = drawn.x0.to(device), drawn.path[:, 0].to(device)
     strengths = [integrator(*integrator.bodies.present(x)).log_max_kick.flatten(1).nan_to_num().amax(1) for x in x0.split(BLOCK)]

@@ -87,7 +87,7 @@ class Equation(ABC):
 
         Encounters are rare, and say most about the law: near each other bodies have the strongest forces.
         """
-        windows = max(2, min(windows, MOST_PAIRS // context.sites[0] ** 2))
+        windows = affordable(windows, context)
         drawn = Windows(store, "train", 1, CANDIDATES * windows, seed=seed, context=context, dtype=torch.float64).draw()
         closest = _closest(context, drawn.x0).argsort()[: windows // 2]
         chosen = torch.cat([torch.arange(windows - len(closest), device=closest.device), closest]).unique()
@@ -345,6 +345,11 @@ def _along(q: Tensor, q_next: Tensor, turn: Tensor) -> list[tuple[float, Tensor]
     The way is a cubic; `turn` is the duration times the velocity at its start less that at its end.
     """
     return list(zip(SIMPSON, (q, (q + q_next) / 2 + turn / 8, q_next), strict=True))
+
+
+def affordable(windows: int, context: DataContext) -> int:
+    """Return how many windows of one step are used where so many are asked for: fewer of many bodies."""
+    return max(2, min(windows, MOST_PAIRS // context.sites[0] ** 2))
 
 
 def _closest(context: DataContext, x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ ITERATIONS, LEARNING_RATE = 500, 3e-2
 FRAMES = 10  # steps of a window: where a velocity is carried along it becomes better known than at the start
 UNSEEN = 30.0  # nats
 PER_WINDOW = 2  # windows, per window that the law is fitted to
+MOST_ROWS = 40_000  # steps of bodies in all windows: more take minutes, and say no more of a law of few numbers
 
 
 class _Frames(NamedTuple):
@@ -51,7 +52,8 @@ def fit_noise(transition: Transition, store: Store, context: DataContext, window
     dtype, device = next(transition.parameters()).dtype, next(transition.parameters()).device
     transition.double()  # in single precision, rounding would be the noise of bodies that meet no other
     length = min(FRAMES, store.steps("train"))
-    drawn = Windows(store, "train", length, PER_WINDOW * windows, seed=seed, context=context, dtype=torch.float64).draw()
+    windows = min(PER_WINDOW * windows, max(1, MOST_ROWS // (length * context.sites[0])))
+    drawn = Windows(store, "train", length, windows, seed=seed, context=context, dtype=torch.float64).draw()
     x0, path = drawn.x0.to(device), drawn.path.to(device)
     with torch.no_grad():
         size = transition.block_size

@@ -51,6 +51,11 @@ def _emission(system: SystemConfig) -> str:
     return "coupled" if all(field.is_vector for field in spec.dynamic_fields) else "diagonal"
 
 
+def _graph(bodies: int) -> dict[str, Any]:
+    """Return the graph of networks on so many bodies: of many, each sees the nearest."""
+    return {"kind": "nearest", "neighbours": NEIGHBOURS} if bodies > 2 * NEIGHBOURS else {}
+
+
 def nbody_quick(system: SystemConfig) -> RunConfig:
     """Minutes on two CPU cores.
 
@@ -66,7 +71,7 @@ def nbody_quick(system: SystemConfig) -> RunConfig:
     batch = 64
     if isinstance(system, RecordedConfig):
         batch = max(4, min(64, BODIES_PER_BATCH // max(system.bodies, 1)))
-        graph = {"kind": "nearest", "neighbours": NEIGHBOURS} if system.bodies > 2 * NEIGHBOURS else {}
+        graph = _graph(system.bodies)
         integrator: dict[str, Any] = {"network": {"name": "pairwise", "graph": graph}}
         if any(field["differences"] for field in system.spec["fields"]):  # a difference of positions holds no more than one frame
             integrator["steps"] = 2
@@ -93,7 +98,7 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
     bodies meet, as much as in the data. Forces without softening throw bodies that meet anywhere, and then the next frame is doubtful, too.
     What remains to learn after the fit is the noise, which takes few steps.
     """
-    spec = system.build().spec
+    spec, bodies = system.build().spec, getattr(system, "bodies", 1)
     if has_hidden_states(spec):
         raise ConfigError("the preset 'pairs' is for positions that are recorded without errors, found hidden states: use 'quick'")
     integrator: dict[str, Any] = {"network": {"name": "central"}}
@@ -105,7 +110,7 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
         system=system,
         model=ParticlesConfig.parse(
             {
-                "backbone": {"name": "vector", "width": 32, "layers": 2},
+                "backbone": {"name": "vector", "width": 32, "layers": 2, "graph": _graph(bodies)},
                 "integrator": integrator,
                 "emission": {"name": "mixture", "widths": 10, "narrowest": 1e-5, "widest": 3.0, "minimum": 1e-3},
                 "linear_path": False,
@@ -117,7 +122,7 @@ def pairs_quick(system: SystemConfig) -> RunConfig:
         ),
         training=TrainingConfig(
             steps=100,
-            batch=32,
+            batch=max(2, min(32, BODIES_PER_BATCH // max(bodies, 1))),
             horizon=HorizonSchedule(start=4, end=4),
             feedback="teacher",
             learning_rate=2e-3,
