@@ -94,7 +94,9 @@ def train(
     except KeyboardInterrupt:
         if hardware.is_main:
             again = ["epns-pyro", "train", family, "--out", str(folder.path), "--data", str(store.path), "--resume"]
-            console().print(f"interrupted: saved in {folder.last}. Continue with:\n  {shlex.join(again)}", soft_wrap=True)
+            saved = f"interrupted: saved in {folder.last}. Continue with:\n  {shlex.join(again)}"
+            words = saved if folder.last.exists() else "interrupted before the first step: nothing is saved; start again"
+            console().print(words, soft_wrap=True)
         raise
     if not hardware.is_main:
         return

@@ -135,7 +135,7 @@ class Trainer:
         TrainingError
             If the loss stays non-finite.
         KeyboardInterrupt
-            On Ctrl-C or SIGTERM, after the state has been saved.
+            On Ctrl-C or SIGTERM, after the state has been saved; before the first step there is none.
         """
         training, counters = self.config.training, self._counters
         if resume:
@@ -146,30 +146,35 @@ class Trainer:
         log = MetricsLog(self.folder, start=counters.step, enabled=self.fabric.is_global_zero)
         # Non-finite numbers are counted and reported here; validation inside every distribution would stop training at the first.
         little = self.transition.is_little(training.batch)
-        with log, interruptible() as interrupted, pyro.validation_enabled(False), threads_for(little=little):
-            if counters.step == 0 and self.motion_windows:
-                fitted = (self.transition, self.store, self.context, self.motion_windows)
-                fit_motion(*fitted, seed=self.config.seed)
-                if is_held(self.transition):
-                    fit_noise(*fitted, seed=self.config.seed + 2)
-            if counters.step == 0:  # the initial model is close to persistence, so the kept state is never worse
-                self._validate(log)
-            while counters.step < training.steps:
-                started = time.perf_counter()
-                self._step(counters.step / training.steps)
-                counters.step += 1
-                counters.seconds += time.perf_counter() - started
-                finished = counters.step == training.steps
-                if counters.step % training.log_every == 0 or finished:
-                    self._report(log, on_progress)
-                if counters.step % training.validate_every == 0 or finished:
-                    self._validate(log)
-                stop = self._stopping(interrupted())  # asked once per step: a later signal waits for the next step
-                if counters.step % training.checkpoint_every == 0 or finished or stop:
-                    self._save(self.folder.last)
-                if stop:
-                    raise KeyboardInterrupt
+        with log, pyro.validation_enabled(False), threads_for(little=little):
+            if counters.step == 0:
+                self._fit_motion()  # a signal stops it at once: there is nothing to save yet
+                self._validate(log)  # the initial model is close to persistence, so the kept state is never worse
+            with interruptible() as interrupted:
+                while counters.step < training.steps:
+                    started = time.perf_counter()
+                    self._step(counters.step / training.steps)
+                    counters.step += 1
+                    counters.seconds += time.perf_counter() - started
+                    finished = counters.step == training.steps
+                    if counters.step % training.log_every == 0 or finished:
+                        self._report(log, on_progress)
+                    if counters.step % training.validate_every == 0 or finished:
+                        self._validate(log)
+                    stop = self._stopping(interrupted())  # asked once per step: a later signal waits for the next step
+                    if counters.step % training.checkpoint_every == 0 or finished or stop:
+                        self._save(self.folder.last)
+                    if stop:
+                        raise KeyboardInterrupt
         return counters.validation
+
+    def _fit_motion(self) -> None:
+        """Fit the equation of motion, and the noise about it, where the model has one."""
+        if self.motion_windows:
+            fitted = (self.transition, self.store, self.context, self.motion_windows)
+            fit_motion(*fitted, seed=self.config.seed)
+            if is_held(self.transition):
+                fit_noise(*fitted, seed=self.config.seed + 2)
 
     @property
     def best(self) -> tuple[int, float]:

@@ -101,6 +101,18 @@ def interrupted_and_resumed(store: Store, folder: Path, run: RunConfig, stop: in
     trainer(store, folder, run).fit(resume=True)
 
 
+def test_a_signal_during_the_fit_of_the_motion_stops_it_at_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the fit goes on")
+
+    monkeypatch.setattr("epns_pyro.training.trainer.fit_motion", fit)
+    run = trainer(store, tmp_path / "run", config().override({"training.motion_windows": 20, "model.integrator.network": "central"}))
+    with pytest.raises(KeyboardInterrupt):
+        run.fit()
+    assert not RunFolder(tmp_path / "run").last.exists()
+
+
 def test_a_run_of_before_weights_were_averaged_goes_on(store: Store, tmp_path: Path) -> None:
     """Its weights are those of its last step, and the average starts there."""
     with pytest.raises(KeyboardInterrupt):
