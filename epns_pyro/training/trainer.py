@@ -157,6 +157,8 @@ class Trainer:
                     counters.step += 1
                     counters.seconds += time.perf_counter() - started
                     finished = counters.step == training.steps
+                    if finished:
+                        self._fit_noise()
                     if counters.step % training.log_every == 0 or finished:
                         self._report(log, on_progress)
                     if counters.step % training.validate_every == 0 or finished:
@@ -171,10 +173,17 @@ class Trainer:
     def _fit_motion(self) -> None:
         """Fit the equation of motion, and the noise about it, where the model has one."""
         if self.motion_windows:
-            fitted = (self.transition, self.store, self.context, self.motion_windows)
-            fit_motion(*fitted, seed=self.config.seed)
-            if is_held(self.transition):
-                fit_noise(*fitted, seed=self.config.seed + 2)
+            fit_motion(self.transition, self.store, self.context, self.motion_windows, seed=self.config.seed)
+            self._fit_noise()
+
+    def _fit_noise(self) -> None:
+        """Fit the noise about a law that stays as it was fitted: before training, and at its end to all windows at once.
+
+        Few windows of a batch have an encounter, and of what bodies are thrown by in one the steps of training leave too much.
+        """
+        if self.motion_windows and is_held(self.transition):
+            with self._weights.applied():
+                fit_noise(self.transition, self.store, self.context, self.motion_windows, seed=self.config.seed + 2)
 
     @property
     def best(self) -> tuple[int, float]:

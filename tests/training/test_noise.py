@@ -8,6 +8,7 @@ import pytest
 import torch
 from charges import charged
 
+import epns_pyro
 from epns_pyro.data import generate
 from epns_pyro.systems import ChargedConfig, SetConfig, SpringsConfig
 from epns_pyro.training.motion import fit_law
@@ -73,3 +74,19 @@ def test_widths_that_no_row_was_drawn_with_are_left_out(tmp_path):
     assert mixture.log_scales[-1] == mixture.log_scales.max()
     assert weights[..., -1].max() < 1e-9
     assert weights.amax(-1).min() > 0.1
+
+
+def test_noise_is_fitted_once_more_at_the_end_of_training(tmp_path, monkeypatch):
+    """Also where the weights that are kept are an average of those of the steps."""
+    store, fits = generate(ChargedConfig(bodies=3, sets=SETS), tmp_path / "store.zarr"), []
+
+    def fit(transition, *_, **__):
+        fits.append(transition)
+        with torch.no_grad():
+            transition.guess_scalars[-1].bias.fill_(float(len(fits)))
+
+    monkeypatch.setattr("epns_pyro.training.trainer.fit_noise", fit)
+    config = preset("charged").override({"training.steps": 3, "training.motion_windows": 20, "training.validation_transitions": 20})
+    epns_pyro.train(config, store, tmp_path / "run")
+    assert len(fits) == 2
+    assert (epns_pyro.load(tmp_path / "run", which="last").transition.guess_scalars[-1].bias == 2.0).all()
