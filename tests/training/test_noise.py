@@ -90,3 +90,18 @@ def test_noise_is_fitted_once_more_at_the_end_of_training(tmp_path, monkeypatch)
     epns_pyro.train(config, store, tmp_path / "run")
     assert len(fits) == 2
     assert (epns_pyro.load(tmp_path / "run", which="last").transition.guess_scalars[-1].bias == 2.0).all()
+
+
+@pytest.mark.parametrize(("bodies", "windows"), [(5, 800), (64, 62)])
+def test_of_many_bodies_fewer_windows_are_used(bodies, windows, tmp_path, monkeypatch):
+    """As many steps of bodies at most as 800 windows of five have."""
+
+    def draw(store, split, length, count, **_):
+        assert (length, count) == (10, windows)
+        raise InterruptedError
+
+    store = generate(ChargedConfig(bodies=bodies, sets={"train": SetConfig(trajectories=2, steps=12)}), tmp_path / "store.zarr")
+    transition = preset("charged").model.build(store.context())
+    monkeypatch.setattr("epns_pyro.training.noise.Windows", draw)
+    with pytest.raises(InterruptedError):
+        fit_noise(transition, store, store.context(), 400, seed=1)
