@@ -167,11 +167,12 @@ def _fit(trainer, *, resume: bool) -> None:
     columns = BarColumn(bar_width=8), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(), TextColumn("left")
     with Progress(*columns, console=status_console(), disable=not trainer.fabric.is_global_zero) as bar:
         total = trainer.config.training.steps
-        windows = 0 if resume else trainer.motion_windows
-        first = f"the equation of motion is fitted first, to {windows} windows" if windows else ""
-        task, last = bar.add_task("training", total=total, numbers=first), None
-        if first and not bar.console.is_terminal:
-            bar.console.print(first, soft_wrap=True)
+        task, last = bar.add_task("training", total=total, numbers=""), None
+
+        def say(what: str) -> None:
+            bar.update(task, numbers=what)
+            if trainer.fabric.is_global_zero and not bar.console.is_terminal:
+                bar.console.print(what, soft_wrap=True)
 
         def show(progress) -> None:
             nonlocal last
@@ -187,7 +188,7 @@ def _fit(trainer, *, resume: bool) -> None:
                 bar.console.print(f"step {progress.step}/{total}: {numbers}", soft_wrap=True)
             last = progress.validation
 
-        validation = trainer.fit(resume=resume, on_progress=show)
+        validation = trainer.fit(resume=resume, on_progress=show, on_fit=say)
     if trainer.fabric.is_global_zero:
         used = f"{validation.active} of {validation.latent} latent dimensions active, KL {validation.kl:.2f}"
         gap = "" if validation.gap is None else f", {validation.gap:.2f} below the oracle ({validation.oracle:.2f})"

@@ -125,8 +125,16 @@ class Trainer:
 
     # -- the loop --------------------------------------------------------------------------------------------------------
 
-    def fit(self, *, resume: bool = False, on_progress: Callable[[Progress], None] | None = None) -> Validation:
+    def fit(
+        self,
+        *,
+        resume: bool = False,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_fit: Callable[[str], None] = lambda what: None,
+    ) -> Validation:
         """Train until the configured number of steps; return the last validation.
+
+        `on_progress` is told of steps, `on_fit` in words what is fitted before and after them.
 
         Raises
         ------
@@ -148,7 +156,7 @@ class Trainer:
         little = self.transition.is_little(training.batch)
         with log, pyro.validation_enabled(False), threads_for(little=little):
             if counters.step == 0:
-                self._fit_motion()  # a signal stops it at once: there is nothing to save yet
+                self._fit_motion(on_fit)  # a signal stops it at once: there is nothing to save yet
                 self._validate(log)  # the initial model is close to persistence, so the kept state is never worse
             with interruptible() as interrupted:
                 while counters.step < training.steps:
@@ -158,7 +166,7 @@ class Trainer:
                     counters.seconds += time.perf_counter() - started
                     finished = counters.step == training.steps
                     if finished:
-                        self._fit_noise()
+                        self._fit_noise(on_fit)
                     if counters.step % training.log_every == 0 or finished:
                         self._report(log, on_progress)
                     if counters.step % training.validate_every == 0 or finished:
@@ -170,18 +178,20 @@ class Trainer:
                         raise KeyboardInterrupt
         return counters.validation
 
-    def _fit_motion(self) -> None:
+    def _fit_motion(self, on_fit: Callable[[str], None]) -> None:
         """Fit the equation of motion, and the noise about it, where the model has one."""
         if self.motion_windows:
+            on_fit(f"the equation of motion is fitted first, to {self.motion_windows} windows")
             fit_motion(self.transition, self.store, self.context, self.motion_windows, seed=self.config.seed)
-            self._fit_noise()
+            self._fit_noise(on_fit)
 
-    def _fit_noise(self) -> None:
+    def _fit_noise(self, on_fit: Callable[[str], None]) -> None:
         """Fit the noise about a law that stays as it was fitted: before training, and at its end to all windows at once.
 
         Few windows of a batch have an encounter, and of what bodies are thrown by in one the steps of training leave too much.
         """
         if self.motion_windows and is_held(self.transition):
+            on_fit("the noise about the equation of motion is fitted")
             with self._weights.applied():
                 fit_noise(self.transition, self.store, self.context, self.motion_windows, seed=self.config.seed + 2)
 

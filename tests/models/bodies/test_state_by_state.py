@@ -12,7 +12,7 @@ from epns_pyro.models.bodies.state_by_state import StateByState
 from epns_pyro.state import Field, StateSpec
 
 BODIES, BATCH, DT = 5, 40, 0.3
-LAWS = ("plain", "screened", "over a mass", "some powers", "bounded", "bent")
+LAWS = ("plain", "screened", "over a mass", "some powers", "springs", "bounded", "bent")
 SPACES = {"free": {}, "box": {"box": (2.0, 3.0, 4.0)}, "plane": {"space": 2}, "axes": {"rotations": "axes"}}
 
 
@@ -40,6 +40,8 @@ def integrator(law: str, *, inferred: bool, absences: bool = False, **space: obj
             network.inertia[:, 0] = -1.0
         if law == "some powers":
             network.keep((0, 2))
+        if law == "springs":
+            network.exponents.zero_()
         if law == "bounded":
             network.log_largest.fill_(0.5)
         if law == "bent":
@@ -101,6 +103,16 @@ def test_every_state_has_the_box_and_the_masses_of_its_own(monkeypatch: pytest.M
     single = integrator("over a mass", inferred=False).float()(x.float()).change
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), together, rtol=1e-2, atol=1e-3)
+
+
+@torch.no_grad()
+def test_no_force_is_none() -> None:
+    made = integrator("plain", inferred=False)
+    made.network.keep(())
+    made.network.bend[-1].weight.zero_()
+    found = made(states(made))
+    torch.testing.assert_close(found.change, torch.zeros_like(found.change), rtol=0, atol=1e-12)
+    assert (found.log_max_kick == 0).all()
 
 
 def test_gradients_go_through_tensors() -> None:
