@@ -73,7 +73,7 @@ def main() -> None:
             trained = {"seed": simulator.config.seed, "training steps": steps}
             row = {"method": "epns-pyro", "system": system} | trained | judge(simulator, store, options.test)
             rows.append(row)
-        write(rows, options.out)
+            write(rows, options.out)
 
 
 def train(config: RunConfig, store: Store, folder: Path) -> None:

@@ -162,7 +162,7 @@ class InferredIntegrator(Integrator):
         by_state = StateByState.under(self, x, mask)
 
         def walk(velocity: Tensor, direction: int, rows: Tensor | None) -> Walk:
-            if by_state is not None:
+            if by_state is not None and not velocity.requires_grad:
                 return by_state.walk(velocity, self.vectors[self.velocity], direction * self.bodies.frame_dt, rows)
             states, there = (x, mask) if rows is None else (x[rows], None if mask is None else mask[rows])
 

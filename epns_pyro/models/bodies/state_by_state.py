@@ -1,6 +1,6 @@
 """Walking over a frame state by state, in compiled code: tensors of few bodies are small, and what is between two of them takes longer.
 
-Only where no gradient is asked for, on a CPU, and under central forces between all pairs.
+Only where no gradient is asked for, as also in training a model whose law is held, on a CPU, and under central forces between all pairs.
 """
 
 from __future__ import annotations
@@ -46,9 +46,12 @@ class StateByState:
     def under(cls, integrator: Integrator, x: Tensor, mask: Tensor | None) -> StateByState | None:
         """Return the walks of states x (state, body, channel) under the law of an integrator; None where it is not for compiled code."""
         network, bodies = integrator.network, integrator.bodies
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu" or not isinstance(network, Law):
+        if torch.compiler.is_compiling() or x.device.type != "cpu" or not isinstance(network, Law):
             return None
-        forces = network.central_forces(bodies.features(x, mask))
+        features = bodies.features(x, mask)
+        if torch.is_grad_enabled() and any(part.requires_grad for part in (x, features.scalars, *network.parameters())):
+            return None
+        forces = network.central_forces(features)
         return None if forces is None else cls(integrator, forces, _array(bodies.positions(x)))
 
     def walk(self, velocity: Tensor, unit: float, frame: float, rows: Tensor | None = None) -> Walk:

@@ -121,6 +121,22 @@ def test_gradients_go_through_tensors() -> None:
     assert made.network.linear.weight.grad is not None
 
 
+def test_a_held_law_is_walked_in_compiled_code_in_training_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the states themselves are differentiated, it is not."""
+    made = integrator("plain", inferred=True).requires_grad_(False)
+    x = states(made)
+    lead, doubt = made.bodies.spec.get(x, "velocity") / 3, torch.zeros(*x.shape[:-1], 4, dtype=torch.float64)
+    found = made(x, None, (lead, doubt)).change
+    with monkeypatch.context() as patch:
+        in_tensors(patch)
+        torch.testing.assert_close(found, made(x, None, (lead, doubt)).change, rtol=1e-7, atol=1e-7)
+    assert StateByState.under(made, x.flatten(0, 1), None) is not None
+    for differentiated in (lead, x):
+        differentiated.requires_grad_()
+        (gradient,) = torch.autograd.grad(made(x, None, (lead, doubt)).change.square().sum(), differentiated)
+        assert gradient.abs().max() > 0
+
+
 @torch.no_grad()
 def test_other_laws_are_left_to_tensors() -> None:
     made = integrator("plain", inferred=False)
