@@ -106,10 +106,14 @@ def test_a_signal_during_the_fit_of_the_motion_stops_it_at_once(store: Store, tm
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("the fit goes on")
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where a shell runs the tests in the background
     monkeypatch.setattr("epns_pyro.training.trainer.fit_motion", fit)
     run = trainer(store, tmp_path / "run", config().override({"training.motion_windows": 20, "model.integrator.network": "central"}))
-    with pytest.raises(KeyboardInterrupt):
-        run.fit()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.fit()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not RunFolder(tmp_path / "run").last.exists()
 
 
