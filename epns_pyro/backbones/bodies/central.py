@@ -202,13 +202,14 @@ class CentralNetwork(Law):
         states, others, space = batch.numel(), max(bodies - 1, 0), s.space_of(features)
         there = torch.ones(*batch, bodies, dtype=torch.bool) if features.mask is None else features.mask
         sides = torch.tensor(space.box or (0.0,) * s.space, dtype=torch.float64) if space.sides is None else space.sides
-        heads, lengths = self._strength_of_heads > 0, self._halves.any(-1)
+        halves, heads = self._halves, self._strength_of_heads > 0
+        lengths = halves.any(-1)
         strengths = self._strengths(features, DenseGraph(features.scalars))[..., heads]
         return CentralForces(
             _array(strengths.expand(*batch, bodies, others, -1).reshape(states, bodies, others, int(heads.sum()))),
             there.expand(*batch, bodies).reshape(states, bodies).numpy(),
             _array(sides.expand(*batch, 1, s.space).reshape(states, s.space)),
-            _array(self._halves[lengths][:, heads]),
+            _array(halves[lengths][:, heads]),
             _array((2 * self.log_lengths[lengths]).exp() + NEAREST),
             max(0.0, self.screening.item()),
             self.log_largest.exp().item(),

@@ -48,9 +48,9 @@ class StateByState:
         network, bodies = integrator.network, integrator.bodies
         if torch.compiler.is_compiling() or x.device.type != "cpu" or not isinstance(network, Law):
             return None
-        features = bodies.features(x, mask)
-        if torch.is_grad_enabled() and any(part.requires_grad for part in (x, features.scalars, *network.parameters())):
+        if torch.is_grad_enabled() and any(part.requires_grad for part in (x, *bodies.parameters(), *network.parameters())):
             return None
+        features = bodies.features(x, mask)
         forces = network.central_forces(features)
         return None if forces is None else cls(integrator, forces, _array(bodies.positions(x)))
 
