@@ -28,6 +28,7 @@ STRONG = 20  # of so many windows that with the strongest forces is used
 BLOCK = 1000  # windows that are integrated at a time
 FARTHER = 2.0  # logarithm of a bound over that before training, up to which it is searched
 CANDIDATES = 13  # of a first scan
+CLOSER = 27  # of a second one, between the neighbours of its best
 PRECISION = 0.003  # of the logarithm of a bound
 GOLDEN = (5**0.5 - 1) / 2
 GAIN = 0.01  # nats per body: a bound that gains less is none
@@ -73,13 +74,18 @@ def fit_bounds(transition: Transition, store: Store, context: DataContext, windo
 
 
 def _highest(function: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a function of one number, flat at large ones, is highest, the largest such number: a scan, then golden sections."""
-    grid = np.linspace(high, low, CANDIDATES)
-    values = np.array([function(at) for at in grid])
-    best = int(np.argmax(values > values.max() - GAIN))
-    if best == 0:
-        return high
-    left, right = float(grid[min(best + 1, CANDIDATES - 1)]), float(grid[best - 1])
+    """Return where a function of one number, flat at large ones, is highest, the largest such number.
+
+    Two scans, then golden sections: of bodies that meet more than once a path depends on a bound so sensitively that the function is rugged.
+    """
+    left, right = low, high
+    for candidates in (CANDIDATES, CLOSER):
+        grid = np.linspace(right, left, candidates)
+        values = np.array([function(at) for at in grid])
+        best = int(np.argmax(values > values.max() - GAIN))
+        if grid[best] == high:
+            return high
+        left, right = float(grid[min(best + 1, candidates - 1)]), float(grid[max(best - 1, 0)])
     near = [right - GOLDEN * (right - left), left + GOLDEN * (right - left)]
     found = [function(at) for at in near]
     while right - left > PRECISION:

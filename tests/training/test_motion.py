@@ -205,6 +205,13 @@ def test_where_a_function_is_highest_and_the_largest_such_number(peak):
     assert found == (8.0 if peak is None else pytest.approx(peak, abs=0.01))
 
 
+def test_the_highest_of_several_peaks_is_found():
+    """Bodies that swing around each other make peaks of this width."""
+    found = _highest(lambda at: np.cos(2 * np.pi * (at - 5.37) / 0.15) - abs(at - 5.37), 0.0, 8.0)
+    assert found == pytest.approx(5.37, abs=0.01)
+
+
+
 def test_of_parameters_that_do_the_same_one_is_moved(tmp_path):
     store = generate(SYSTEMS["charged"], tmp_path / "store.zarr")
     context = store.context()
