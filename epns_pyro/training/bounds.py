@@ -76,7 +76,7 @@ def fit_bounds(transition: Transition, store: Store, context: DataContext, windo
 def _highest(function: Callable[[float], float], low: float, high: float) -> float:
     """Return where a function of one number, flat at large ones, is highest, the largest such number.
 
-    Two scans, then golden sections: of bodies that meet more than once a path depends on a bound so sensitively that the function is rugged.
+    Two scans, then golden sections: paths of bodies that meet more than once depend so much on a bound that there are many peaks.
     """
     left, right = low, high
     for candidates in (CANDIDATES, CLOSER):

@@ -211,7 +211,6 @@ def test_the_highest_of_several_peaks_is_found():
     assert found == pytest.approx(5.37, abs=0.01)
 
 
-
 def test_of_parameters_that_do_the_same_one_is_moved(tmp_path):
     store = generate(SYSTEMS["charged"], tmp_path / "store.zarr")
     context = store.context()
