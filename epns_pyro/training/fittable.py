@@ -89,6 +89,20 @@ def _is_fitted_by_default(transition: Transition) -> bool:
     return isinstance(law, PairPotential) or (isinstance(law, Law) and not has_hidden_states(transition.spec))
 
 
+def too_large(transition: Transition) -> str:
+    """Say that a law of nature has too many numbers to be fitted, and so is left to training; "" where it has not."""
+    integrator = transition.integrator if isinstance(transition, ParticleTransition) else None
+    if integrator is None or not isinstance(integrator.network, Law) or has_hidden_states(transition.spec):
+        return ""
+    count = sum(p.numel() for p in integrator.network.parameters())
+    if count <= LARGEST_LAW:
+        return ""
+    return (
+        f"warning: the law has {count:,} numbers, and at most {LARGEST_LAW:,} are fitted before training: it is left to training, "
+        "which takes thousands of steps (--steps); fewer classes of bodies have fewer numbers"
+    )
+
+
 def is_held(transition: Transition) -> bool:
     """Return whether a law stays as it was fitted: velocities are inferred, or frames walked again: systems of hardly any noise.
 

@@ -28,7 +28,7 @@ from epns_pyro.machine import limit_weights, threads_for, weights_that_fit
 from epns_pyro.models.building import build
 from epns_pyro.training.averaging import Average
 from epns_pyro.training.checkpoint import Counters, context_to_plain, read_checkpoint, write_checkpoint
-from epns_pyro.training.fittable import hold, is_held, windows_to_fit
+from epns_pyro.training.fittable import hold, is_held, too_large, windows_to_fit
 from epns_pyro.training.interrupts import interruptible
 from epns_pyro.training.keeping import Keeper
 from epns_pyro.training.metrics import MetricsLog
@@ -184,6 +184,8 @@ class Trainer:
             on_fit(f"the equation of motion is fitted first, to {self.motion_windows} windows")
             fit_motion(self.transition, self.store, self.context, self.motion_windows, seed=self.config.seed)
             self._fit_noise(on_fit)
+        elif self.config.training.motion_windows is None and (words := too_large(self.transition)):
+            on_fit(words)
 
     def _fit_noise(self, on_fit: Callable[[str], None]) -> None:
         """Fit the noise about a law that stays as it was fitted: before training, and at its end to all windows at once.

@@ -117,6 +117,15 @@ def test_a_signal_during_the_fit_of_the_motion_stops_it_at_once(store: Store, tm
     assert not RunFolder(tmp_path / "run").last.exists()
 
 
+def test_a_law_of_too_many_numbers_to_be_fitted_is_said_and_trained(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("epns_pyro.training.fittable.LARGEST_LAW", 10)
+    said: list[str] = []
+    run = trainer(store, tmp_path / "run", config(steps=1).override({"model.integrator.network": "central"}))
+    run.fit(on_fit=said.append)
+    assert run.motion_windows == 0
+    assert ["at most 10 are fitted before training" in words for words in said] == [True]
+
+
 def test_a_run_of_before_weights_were_averaged_goes_on(store: Store, tmp_path: Path) -> None:
     """Its weights are those of its last step, and the average starts there."""
     with pytest.raises(KeyboardInterrupt):

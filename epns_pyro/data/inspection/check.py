@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from epns_pyro.data import files, layout
+from epns_pyro.data.inspection.coasting import Coasting
 from epns_pyro.data.inspection.directions import Directions
 from epns_pyro.data.inspection.exactness import Exactness, less_exact, suits
 from epns_pyro.data.inspection.findings import ERROR, WARNING, Finding, Inspector
@@ -81,8 +82,10 @@ def _values(store: Store, split: str, progress: Progress | None, exactness: Exac
     spec, dataset = store.spec, store.dataset(split)
     sound = [v for v in layout.variables(spec) if not layout.variable_problems(spec, v, dataset)]
     inspectors = _inspectors(spec, sound, store.frame_dt)
-    if split == "train":  # directions are not tested in a set of runs from the same initial states
+    if split == "train":  # neither directions nor memory are tested in a set of runs from the same initial states
         inspectors += _symmetry(spec, sound)
+        if spec.position is not None and spec.dynamic_fields == (spec.position,) and spec.position in {v.field for v in sound}:
+            inspectors.append(Coasting(spec, spec.position))
     if exactness and spec.position in {v.field for v in sound}:
         inspectors.append(exactness)
     done = 0

@@ -122,7 +122,8 @@ def test_motion_in_a_declared_box_is_measured_to_the_nearest_image(tmp_path):
     boxed = replace(SPEC, box=(10.0, 10.0))
     xr.open_zarr(path, consolidated=False).load().assign_attrs(state_spec=boxed.to_json()).to_zarr(tmp_path / "b.zarr", consolidated=False)
     store = open_store(tmp_path / "b.zarr")
-    assert check(store) == []
+    (found,) = check(store)
+    assert "go on like the step before" in str(found)  # as they do, each with a velocity of its own
     (line,) = motion_lines(store)
     step = np.median(np.linalg.norm(np.diff(x, axis=1), axis=-1))
     assert float(line.partition("moves by ")[2].split()[0]) == pytest.approx(step, rel=0.1)

@@ -1,0 +1,76 @@
+"""Inspector of memory: do bodies go on as they went in the step before, where positions are all that is recorded?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from epns_pyro.data.inspection.findings import WARNING, Inspector
+from epns_pyro.data.scales import field_changes
+from epns_pyro.derived import recorded_space
+from epns_pyro.later import later
+from epns_pyro.state import Field, StateSpec
+
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    stats = later("scipy.stats")
+
+PARTS, SHORTEST = 8, 4  # a trajectory is cut into: parts, and the fewest pairs of consecutive steps of one
+FEWEST = 12  # parts; with fewer nothing is tested
+LEVEL = 1e-3
+LEAST = 0.3  # correlation: forces on bodies without inertia, which last, make smaller ones
+
+
+class Coasting(Inspector):
+    """Tests whether a step has the direction of the step before, by Wilcoxon's signed-rank test over parts of trajectories.
+
+    The mean step is taken off: a stream that carries all bodies alike is no memory. Noise of recorded positions makes the correlation
+    smaller.
+    """
+
+    def __init__(self, spec: StateSpec, field: Field) -> None:
+        self._spec, self._field = spec, field
+        self._sums: list[np.ndarray] = []  # by part: products of consecutive steps, mean squares, steps (space,), their number
+
+    def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        space = recorded_space(self._spec, arrays)
+        steps = field_changes(self._spec, self._field, arrays[self._field.name].astype(np.float64), space)
+        pairs = steps.shape[1] - 1
+        if pairs < 1:
+            return
+        before, after = steps[:, :-1], steps[:, 1:]
+        both = (np.isfinite(before) & np.isfinite(after)).all(-1, keepdims=True)
+        before, after = np.where(both, before, 0.0), np.where(both, after, 0.0)
+        numbers = np.concatenate(
+            [
+                (before * after).sum(-1, keepdims=True),
+                (before**2 + after**2).sum(-1, keepdims=True) / 2,
+                before + after,
+                both,
+            ],
+            axis=-1,
+        ).sum(2)
+        for part in np.array_split(numbers, max(1, min(PARTS, pairs // SHORTEST)), axis=1):
+            self._sums += list(part.sum(1))
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        sums = np.asarray([one for one in self._sums if one[-1] > 0])
+        if len(sums) < FEWEST:
+            return
+        products, squares, steps, count = sums[:, 0], sums[:, 1], sums[:, 2:-1], sums[:, -1]
+        mean = steps.sum(0) / (2 * count.sum())
+        products = products - steps @ mean + count * (mean @ mean)
+        squares = squares - steps @ mean + count * (mean @ mean)
+        if not squares.sum() > 0:
+            return
+        correlation = products.sum() / squares.sum()
+        if correlation > LEAST and stats.wilcoxon(products).pvalue < LEVEL:
+            yield (
+                WARNING,
+                f"steps of field {self._field.name!r} go on like the step before (correlation {correlation:.2f}): bodies that coast have "
+                "a velocity, and positions alone do not hold it: record it, or take it from earlier positions, on import --history, in a "
+                "description `history: 4`",
+            )

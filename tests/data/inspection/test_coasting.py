@@ -1,0 +1,63 @@
+"""Bodies that go on as they went are found where positions alone are recorded, and walks without memory are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from epns_pyro.data.inspection.coasting import Coasting
+from epns_pyro.state import Field, StateSpec
+
+SPEC = StateSpec((Field("position", "1o", translates=True, unit="m"),), space=2)
+SHAPE = (20, 30, 3, 2)  # trajectory, frame, body, space
+
+
+def said(x: np.ndarray) -> list[str]:
+    inspector = Coasting(SPEC, SPEC["position"])
+    for first in range(0, len(x), 7):
+        inspector.look({"position": x[first : first + 7]}, first)
+    return [message for _, message in inspector.findings()]
+
+
+def coasting(rng: np.random.Generator, memory: float, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    velocity = rng.normal(size=shape)
+    for t in range(1, shape[1]):
+        velocity[:, t] = memory * velocity[:, t - 1] + np.sqrt(1 - memory**2) * velocity[:, t]
+    return velocity.cumsum(1)
+
+
+def held(rng: np.random.Generator) -> np.ndarray:
+    """Bodies without inertia, held by a spring."""
+    x = rng.normal(size=SHAPE)
+    for t in range(1, SHAPE[1]):
+        x[:, t] = 0.8 * x[:, t - 1] + 0.6 * x[:, t]
+    return x
+
+
+WITHOUT = {
+    "a walk": lambda rng: coasting(rng, 0.0),
+    "a walk of heavy tails": lambda rng: rng.standard_t(3, size=SHAPE).cumsum(1),
+    "a walk in a stream": lambda rng: (rng.normal(size=SHAPE) + 3).cumsum(1),
+    "bodies on springs": held,
+    "bodies that stand still": lambda rng: np.ones(SHAPE),
+    "two frames": lambda rng: coasting(rng, 0.0, (20, 2, 3, 2)),
+}
+
+
+@pytest.mark.parametrize("law", WITHOUT)
+def test_motion_without_memory_is_not_blamed(law):
+    rng = np.random.default_rng(0)
+    assert not any(said(WITHOUT[law](rng)) for _ in range(50))
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (2, 200, 1, 2)], ids=["many trajectories", "one body, two trajectories"])
+def test_bodies_that_coast_are_found(shape):
+    (message,) = said(coasting(np.random.default_rng(0), 0.9, shape))
+    assert "correlation 0.9" in message or "correlation 0.8" in message
+    assert "history" in message
+
+
+def test_bodies_that_coast_and_come_and_go_are_found():
+    rng = np.random.default_rng(0)
+    x = coasting(rng, 0.7)
+    assert said(np.where(rng.random(SHAPE[:3])[..., None] < 0.2, np.nan, x))
