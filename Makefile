@@ -12,7 +12,7 @@ demo: .venv/ready
 
 # A file of tests stays in one process: its fixtures are made once.
 test: lint
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --durations 15
 
 slow-test: .venv/ready
 	$(BIN)/pytest -q -n $(WORKERS) -m slow

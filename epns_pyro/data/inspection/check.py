@@ -84,8 +84,9 @@ def _values(store: Store, split: str, progress: Progress | None, exactness: Exac
     inspectors = _inspectors(spec, sound, store.frame_dt)
     if split == "train":  # neither directions nor memory are tested in a set of runs from the same initial states
         inspectors += _symmetry(spec, sound)
-        if spec.position is not None and spec.dynamic_fields == (spec.position,) and spec.position in {v.field for v in sound}:
-            inspectors.append(Coasting(spec, spec.position))
+        vectors = [field for field in spec.dynamic_fields if field.is_vector]
+        if vectors == [spec.position] and spec.position in {v.field for v in sound}:
+            inspectors.append(Coasting(spec, vectors[0]))
     if exactness and spec.position in {v.field for v in sound}:
         inspectors.append(exactness)
     done = 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import xarray as xr
 
+from epns_pyro.data import Store, check, open_store
 from epns_pyro.data.inspection.coasting import Coasting
 from epns_pyro.state import Field, StateSpec
 
@@ -61,3 +65,20 @@ def test_bodies_that_coast_and_come_and_go_are_found():
     rng = np.random.default_rng(0)
     x = coasting(rng, 0.7)
     assert said(np.where(rng.random(SHAPE[:3])[..., None] < 0.2, np.nan, x))
+
+
+def write(folder: Path, **dynamic: np.ndarray) -> Store:
+    dims = ("trajectory", "time", "body", "space")
+    data = xr.Dataset({name: (dims[: values.ndim], values) for name, values in dynamic.items()})
+    fields = (*SPEC.fields, *(Field(name, "1o" if dynamic[name].ndim == 4 else "0e") for name in dynamic if name != "position"))
+    data.attrs = {"state_spec": StateSpec(fields, space=2).to_json(), "frame_dt": 0.5}
+    data.to_zarr(folder / "a.zarr", mode="w", consolidated=False)
+    return open_store(folder / "a.zarr")
+
+
+def test_check_says_so_unless_a_vector_holds_what_is_missing(tmp_path):
+    rng = np.random.default_rng(0)
+    x, scalar, vector = coasting(rng, 0.9), rng.normal(size=SHAPE[:3]), rng.normal(size=SHAPE)
+    for others, expected in (({}, True), ({"size": scalar}, True), ({"heading": vector}, False)):
+        found = [str(finding) for finding in check(write(tmp_path, position=x, **others))]
+        assert any("go on like the step before" in line for line in found) == expected
