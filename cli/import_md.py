@@ -30,6 +30,7 @@ from epns_pyro.cli._common import PATH, POSITIVE, progress_bars, store_option
 @click.option("--margin", type=click.IntRange(min=0), help="Frames left out between two sets of one file.  [default: one segment]")
 @click.option("--test", "tests", multiple=True, type=PATH, metavar="FILE", help="A file that is used for the test set only.")
 @click.option("--bonds", is_flag=True, help="Take the bonds of the topology as an attribute of pairs of atoms.")
+@click.option("--individuals", is_flag=True, help="Every atom is a class of its own, not of its species: for one molecule.")
 @click.option(
     "--pairs", multiple=True, metavar="NAME=FILE[:UNIT]", help="An attribute of pairs: a table of two atoms, from 1, and perhaps a value."
 )
@@ -53,6 +54,7 @@ def import_md(
     margin: int | None,
     tests: tuple[Path, ...],
     bonds: bool,
+    individuals: bool,
     pairs: tuple[str, ...],
     history: int | None,
 ) -> None:
@@ -79,7 +81,17 @@ def import_md(
         history=history,
     )
     with progress_bars() as progress:
-        store = run(paths, out, options, topology=topology, select=select, bonds=bonds, tests=tests, progress=progress)
+        store = run(
+            paths,
+            out,
+            options,
+            topology=topology,
+            select=select,
+            bonds=bonds,
+            individuals=individuals,
+            tests=tests,
+            progress=progress,
+        )
     for line in ImportReport.of(store.path).lines():
         click.echo(line)
     _summarise(store)

@@ -33,7 +33,7 @@ RECTANGULAR = 1e-4  # of a side: how far a cell vector may lean in the rounding 
 VELOCITIES = ("vx", "vy", "vz")
 RECORDED_AS = ("velo", "vel", "velocities", "velocity")  # names of velocities in extxyz, by OVITO, LAMMPS and others
 TIME = "time"
-SPECIES, MASS, BOND = "species", "mass", "bond"
+SPECIES, MASS, BOND, ATOM = "species", "mass", "bond", "atom"
 
 
 class Atoms(Tracks):
@@ -231,6 +231,7 @@ def import_md(
     topology: str | Path | None = None,
     select: str = "all",
     bonds: bool = False,
+    individuals: bool = False,
     tests: Sequence[str | Path] = (),
     progress: Progress | None = None,
 ) -> Store:
@@ -253,6 +254,8 @@ def import_md(
         Atoms to import, in the language of MDAnalysis.
     bonds : bool
         Whether the bonds of the topology become an attribute `bond` of pairs of atoms.
+    individuals : bool
+        Whether every atom is a class of its own, the category `atom`, in place of species: for one molecule, whose atoms have places in it.
     tests : sequence of str or Path
         Recordings that are the test set.
     progress : callable, optional
@@ -260,16 +263,20 @@ def import_md(
     Raises
     ------
     DataError
-        If a file cannot be read, or its box leans or changes.
+        If a file cannot be read, its box leans or changes, or files of individuals have different atoms.
     """
     options, files = options or Options(), [Path(path) for path in dict.fromkeys([*paths, *tests])]
     about = Path(topology) if topology else None
     atoms = [open_atoms(file, topology=about, select=select) for file in files]
     first = next(atoms[0].chunks())
     several = {name: name in first and first[name].nunique() > 1 for name in (SPECIES, MASS)}
+    classes = (Column(SPECIES, (SPECIES,)),) * several[SPECIES]
+    if individuals:
+        _require_same_atoms(atoms)
+        classes = (Column(ATOM, (TRACK,)),)
     quantities = replace(
         options.quantities,
-        categories=options.quantities.categories or (Column(SPECIES, (SPECIES,)),) * several[SPECIES],
+        categories=options.quantities.categories or classes,
         statics=options.quantities.statics or (Column(MASS, (MASS,), "u"),) * several[MASS],
         vectors=options.quantities.vectors or (Column(VELOCITY, VELOCITIES),) * (VELOCITIES[0] in first),
     )
@@ -288,3 +295,13 @@ def import_md(
     )
     numbers = [files.index(Path(path)) for path in tests]
     return import_recordings(atoms, out, options, tests=numbers, progress=progress)
+
+
+def _require_same_atoms(recordings: Sequence[Atoms]) -> None:
+    frames = [next(one.frames(one.path)) for one in recordings]
+    first, *others = ((len(frame[AXES[0]]), list(frame.get(SPECIES, ()))) for frame in frames)
+    for recording, atoms in zip(recordings[1:], others, strict=True):
+        if atoms != first:
+            raise DataError(
+                f"{recording.path}: its atoms are not those of {recordings[0].path}: individuals need the same atoms in the same order"
+            )

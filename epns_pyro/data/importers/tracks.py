@@ -35,6 +35,7 @@ from epns_pyro.systems import RecordedConfig
 
 LARGEST_TRAJECTORY = 2**31  # bytes
 BODY = "body"
+MOST_SAID = 12  # classes of a category, by name
 
 
 def import_tracks(
@@ -348,7 +349,8 @@ class _Work:
 
 
 def _numbered(known: dict[str, int]) -> str:
-    return ", ".join(f"{rank} is {name}" for rank, name in enumerate(natural_order(known)))
+    said = [f"{rank} is {name}" for rank, name in enumerate(natural_order(known))]
+    return ", ".join(said if len(said) <= MOST_SAID else [*said[:2], "...", said[-1]])
 
 
 class _Output:

@@ -142,6 +142,18 @@ class TestExtXYZ:
         with pytest.raises(ConfigError, match="a is in a periodic box, b is in none: import them apart"):
             import_md(files, tmp_path / "a.zarr", Options(segment=10))
 
+    def test_individuals_are_classes_of_their_own_and_the_same_in_all_files(self, tmp_path):
+        files = [extxyz(tmp_path / f"{name}.xyz", liquid(seed=seed)) for seed, name in enumerate("ab")]
+        store = import_md(files, tmp_path / "a.zarr", Options(segment=10), individuals=True)
+        spec, x = store.spec, store.read("train")
+        assert ("species" in spec.names, spec["atom"].size) == (False, 5)
+        np.testing.assert_array_equal(spec.get(x, "atom"), np.broadcast_to(np.arange(5), spec.get(x, "atom").shape))
+        for other in (extxyz(tmp_path / "few.xyz", liquid()[:, :4]), extxyz(tmp_path / "turned.xyz", liquid())):
+            if other.stem == "turned":
+                other.write_text(other.read_text().replace("\nO ", "\nN "))
+            with pytest.raises(DataError, match=f"{other.name}: its atoms are not those of .*a.xyz"):
+                import_md([files[0], other], tmp_path / "b.zarr", Options(segment=10), individuals=True)
+
     def test_atoms_that_come_and_go_and_damaged_files_are_refused(self, tmp_path):
         file = extxyz(tmp_path / "a.extxyz", liquid())
         with file.open("a") as out:
