@@ -6,11 +6,12 @@ data (shapes, scales, dt) are in the data context.
 
 from __future__ import annotations
 
+import enum
 import inspect
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
 import pydantic
 from pydantic_core import core_schema
@@ -146,6 +147,14 @@ def _is_exponent(text: str) -> bool:
     except ValueError:
         return False
     return "e" in text.lower()
+
+
+class Choice(enum.Enum):
+    """Values of which one is chosen, itself or by name: `Choice(value)` is the value, and raises ConfigError where there is none."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ConfigError(f"expected one of {', '.join(repr(one.value) for one in cls)}, found {value!r}")
 
 
 class Registry:

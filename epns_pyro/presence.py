@@ -55,3 +55,10 @@ def check_states(spec: StateSpec, x: Array, *, absences: bool, what: str) -> Non
     if not absences and not there.all():
         raise ShapeError(f"{what}: bodies are absent (NaN), but the training data of this model have no absent bodies: leave them out")
     spec.check((torch if isinstance(x, torch.Tensor) else np).where(there[..., None], x, 0.0), what=what)
+
+
+def as_states(x: object, *, what: str) -> torch.Tensor:
+    """Return an array of any kind as a tensor; ShapeError says how to make one of what is none."""
+    if hasattr(x, "dims"):  # of xarray
+        raise ShapeError(f"{what}: expected an array, found {type(x).__name__}: use .values, or spec.pack(...) of its fields")
+    return x if isinstance(x, torch.Tensor) else torch.as_tensor(np.ascontiguousarray(x))

@@ -29,7 +29,7 @@ from epns_pyro.models import EPNSGuide, EPNSModel, Feedback, Transition
 from epns_pyro.models.hidden.programs import HiddenGuide, HiddenModel
 from epns_pyro.models.hidden.recording import recording_of
 from epns_pyro.models.program import PathProgram
-from epns_pyro.presence import check_past, check_states
+from epns_pyro.presence import as_states, check_past, check_states
 from epns_pyro.state import StateSpec
 from epns_pyro.systems import System
 from epns_pyro.training.run import RunConfig
@@ -152,7 +152,7 @@ class Simulator:
         -------
         xarray.Dataset
             One variable per field, dims (sample, trajectory, time, *site[, space]); `alive` (sample, trajectory, time) is False from
-            the first implausible frame on. The initial state is time 0; time is in physical units.
+            the first implausible frame on. Time 0 is the initial state, in physical units; in nominal steps if durations differ.
         """
         size = 2 * members * (steps + 1) * self._given(x0).nbytes
         require_memory(size, f"{members} futures of {len(x0)} states over {steps} steps", "ask for fewer, or use rollout_blocks")
@@ -370,6 +370,7 @@ class Simulator:
         """
         if not self.infers_states:
             raise ConfigError("states are recorded, not hidden: there is nothing to infer, use the last frame")
+        self._states(frames, "the frames given", ("trajectory", "time"))  # not those of a single trajectory
         return self.context.to_global(self.inferred(frames, members, seed))
 
     def inferred(self, x0: Tensor | np.ndarray, members: int, seed: int) -> Tensor | None:
@@ -384,11 +385,10 @@ class Simulator:
         """Check what a rollout is given: states (trajectory, *site, channel), or frames (trajectory, time, *site, channel)."""
         if not self.infers_states:
             return self._states(x0)
-        alone = x0.ndim == 2 + len(self.spec.sites)  # a single frame of each trajectory
-        return self._states(x0[:, None] if alone else x0, "the frames given", ("trajectory", "time"))
+        return self._states(x0[:, None] if x0.ndim == 2 + len(self.spec.sites) else x0, "the frames given", ("trajectory", "time"))
 
     def _states(self, x: Tensor | np.ndarray, what: str = "the initial states", leading: tuple[str, ...] = ("batch",)) -> Tensor:
-        x = torch.as_tensor(x)
+        x = as_states(x, what=what)
         check_states(self.spec, x, absences=self.context.absences, what=what)
         if x.dim() != len(leading) + len(self.spec.sites) + 1:
             raise ShapeError(f"{what}: expected ({', '.join((*leading, *self.spec.sites))}, channel), none empty; found {tuple(x.shape)}")

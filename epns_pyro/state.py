@@ -342,6 +342,11 @@ class StateSpec:
         self.check_shape(x, what=what)
         if _is_floating(x) and not bool((torch if isinstance(x, torch.Tensor) else np).isfinite(x).all()):
             raise ShapeError(f"{what}: holds NaN or infinite values")
+        for field in self.fields if all(x.shape) else ():
+            if field.kind in ("label", "category") and field.size:
+                values = self.get(x, field.name)
+                if found := [int(extreme) for extreme in (values.min(), values.max()) if not 0 <= extreme < field.size]:
+                    raise ShapeError(f"{what}: {field.name!r} holds {found[0]}, expected numbers from 0 to {field.size - 1}")
 
     # -- travel --------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ import torch
 from relaxing import make_store, paths
 
 from epns_pyro.backbones import Backbone, Features
+from epns_pyro.conditioning.filtering import filter_states, smooth_paths
+from epns_pyro.conditioning.observations import Observations
 from epns_pyro.context import DataContext
 from epns_pyro.data import Windows, open_store
 from epns_pyro.data.inspection.check import check
@@ -216,3 +218,25 @@ def test_references_know_how_long_a_step_lasts(tmp_path):
         np.testing.assert_allclose(variance, context.step_scales["position"] ** 2, rtol=0.2)
         futures = reference.sample(x[:, 0], 5, 3, 0, schedule=x[:, 1:6])
         np.testing.assert_array_equal(store.spec.get(futures[0], "duration"), store.spec.get(x[:, :6], "duration"))
+
+
+@pytest.mark.parametrize("smoothing", [False, True])
+def test_observations_count_nominal_steps_whatever_the_first_one_lasted(smoothing):
+    moves, context = transition(), DataContext(TIMED, 0.5, SCALES, (3,))
+    seen = np.full((4, 3, 2), np.nan)
+    seen[3] = TIMED.get(state()[0].numpy(), "position")
+    observations = Observations.from_fields(TIMED, {"position": seen}, {"position": 0.1})
+    settings = {"particles": 100, "seed": 0} | ({"end": None, "steps": None, "sweeps": 1} if smoothing else {})
+    ask = smooth_paths if smoothing else filter_states
+    nominal, long = (ask(moves, context, state(duration)[0], observations, **settings) for duration in (0.5, 5.0))
+    np.testing.assert_array_equal(long["time"], [0.0, 0.5, 1.0, 1.5])
+    np.testing.assert_array_equal(long["position"], nominal["position"])
+    np.testing.assert_array_equal(long["log_evidence"], nominal["log_evidence"])
+
+
+def test_smoothing_says_that_a_mixture_is_no_normal_law():
+    context, observations = DataContext(TIMED, 0.5, SCALES, (3,)), Observations(np.full((3, 3, 5), np.nan), np.ones((3, 3, 5)))
+    with pytest.raises(ConfigError, match=r"smoothing and bridges need a Normal emission.* filter, or train with --set model.emission"):
+        smooth_paths(
+            transition(emission="mixture"), context, state()[0], observations, end=None, steps=None, particles=100, seed=0, sweeps=1
+        )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from epns_pyro.errors import ConfigError
+from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.symmetry import Relabelling, RelabellingElement
 from epns_pyro.systems.potts import CellsConfig
@@ -32,6 +32,17 @@ def test_cell_i_of_the_result_is_cell_permutation_i_of_the_argument(trajectories
     np.testing.assert_array_equal(after[:, 1:], before[:, 1 + g.permutation])
     z = np.random.default_rng(1).normal(size=(3, 6, 2))
     np.testing.assert_array_equal(g.act_latent(z), z[:, g.permutation])
+
+
+@pytest.mark.parametrize(("channel", "name"), [(0, "cell"), (1, "type")])
+@pytest.mark.parametrize("label", [-1, 100])
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+def test_labels_and_types_that_there_are_not_are_refused(trajectories, channel, name, label, convert):
+    x = trajectories.copy()
+    SYSTEM.spec.check(convert(x))
+    x[1, 2, 3, 4, channel] = label
+    with pytest.raises(ShapeError, match=f"the state: '{name}' holds {label}, expected numbers from 0 to {SYSTEM.spec[name].size - 1}"):
+        SYSTEM.spec.check(convert(x))
 
 
 def test_the_medium_keeps_its_name(trajectories):

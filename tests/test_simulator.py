@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import epns_pyro
 from epns_pyro.data import Store
-from epns_pyro.errors import ShapeError
+from epns_pyro.errors import ConfigError, ShapeError
+from epns_pyro.models import EPNSModel, Feedback
 from epns_pyro.simulator import Simulator
 from epns_pyro.symmetry import Euclidean, density_invariance_error
 
@@ -154,6 +156,41 @@ def test_latents_that_do_not_fit(sim: Simulator, store: Store, shape: tuple[int,
     x = store.read("test")
     with pytest.raises(ShapeError, match=r"z: expected \(batch, time, entity, latent\)"):
         sim.log_density(x[:, 0], x[:, 1:], np.zeros(shape))
+
+
+def test_a_feedback_has_a_name(sim: Simulator, x0: np.ndarray) -> None:
+    mean, named, other = (
+        sim.rollout(x0, steps=3, members=4, feedback=feedback)["position"].values
+        for feedback in (Feedback.PUSHFORWARD, "pushforward", "ancestral")
+    )
+    np.testing.assert_array_equal(named, mean)
+    np.testing.assert_array_equal(other, sim.rollout(x0, steps=3, members=4)["position"].values)
+    assert np.abs(other - mean).max() > 1e-3
+    for call in (lambda: sim.rollout(x0, steps=3, members=4, feedback="means"), lambda: EPNSModel(sim.transition, feedback="means")):
+        with pytest.raises(ConfigError, match="expected one of 'teacher', 'pushforward', 'ancestral', found 'means'"):
+            call()
+
+
+def test_arrays_of_any_kind(sim: Simulator, x0: np.ndarray) -> None:
+    ahead = np.ascontiguousarray(x0[:, ::-1])
+    for same in (x0[:, ::-1], ahead.tolist()):
+        found = sim.rollout(same, steps=2, members=2)
+        xr.testing.assert_identical(found, sim.rollout(ahead, steps=2, members=2))
+    for other in (xr.DataArray(x0), found):
+        with pytest.raises(ShapeError, match=r"expected an array, found Data.*spec.pack"):
+            sim.rollout(other, steps=2, members=2)
+
+
+def test_programs_take_batches(sim: Simulator, x0: np.ndarray) -> None:
+    for program in (sim.model, sim.guide):
+        with pytest.raises(ShapeError, match=r"x0: expected \(batch, body, channel\), found \(3, 7\): x0\[None\] for one state"):
+            program(x0[0], horizon=2)
+
+
+def test_a_bound_needs_a_sample(sim: Simulator, store: Store) -> None:
+    x = store.read("test")
+    with pytest.raises(ConfigError, match="num_samples: expected at least 1, found 0"):
+        sim.elbo(x[:, 0], x[:, 1:], num_samples=0)
 
 
 def test_loading_a_run_imports_no_library_that_it_does_not_need() -> None:

@@ -85,6 +85,13 @@ def smooth_paths(
             f"found {particles}"
         )
     with _stream(seed, problem.x0):
+        is_normal = adapts(problem, Proposal.AUTO)
+    if not is_normal:
+        raise ConfigError(
+            "smoothing and bridges need a Normal emission, and this model has another, as the mixture of recordings is: filter, or train "
+            "with --set model.emission=coupled"
+        )
+    with _stream(seed, problem.x0):
         fits = _pilot(problem)
         for _ in range(sweeps):
             done = _pass(problem, Plan.backward(problem.targets, fits))

@@ -14,7 +14,7 @@ import numpy as np
 
 from epns_pyro.data import files, layout
 from epns_pyro.data.precision import PREDICTED, check_magnitude
-from epns_pyro.errors import DataError, ShapeError, nearest, shown
+from epns_pyro.errors import ConfigError, DataError, ShapeError, nearest, shown
 from epns_pyro.state import StateSpec
 
 if TYPE_CHECKING:
@@ -151,6 +151,8 @@ class Observations:
         rng : numpy.random.Generator, optional
             Source of the errors; without it the values are the true ones.
         """
+        if every < 1:
+            raise ConfigError(f"every: expected a number of frames of at least 1, found {every}")
         fields = {}
         for name, sigma in noise.items():
             value = np.array(spec.get(states, name), np.float64)
@@ -289,7 +291,8 @@ def _frames(dataset: xr.Dataset, frame_dt: float) -> np.ndarray:
 
 
 def _initial(dataset: xr.Dataset, spec: StateSpec) -> np.ndarray | InitialNormal | None:
-    names = {f.name: f"{INITIAL}{f.name}" if f.dynamic else f.name for f in spec.fields}
+    fields = [f for f in spec.fields if f.kind != "duration"]  # steps are nominal
+    names = {f.name: f"{INITIAL}{f.name}" if f.dynamic else f.name for f in fields}
     given = [variable for variable in names.values() if variable in dataset.data_vars]
     if not any(variable.startswith(INITIAL) for variable in given):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 import torch
@@ -12,7 +11,9 @@ from torch import Tensor
 from epns_pyro.conditioning.gaussian import LogQuadratic, NormalLaw, exactly, normal_law
 from epns_pyro.conditioning.observations import InitialNormal, Observations, require_real
 from epns_pyro.conditioning.particles import Pinned, Potential, TransitionKernel, sampled
+from epns_pyro.config import Choice
 from epns_pyro.context import DataContext
+from epns_pyro.durations import nominal
 from epns_pyro.errors import ConfigError, ShapeError
 from epns_pyro.models import Transition
 
@@ -21,7 +22,7 @@ MAX_STATE = 400  # numbers of a state: covariances of whole states are computed
 Start = Tensor | np.ndarray | InitialNormal
 
 
-class Proposal(Enum):
+class Proposal(Choice):
     """How particles are proposed at an observation."""
 
     AUTO = "auto"  # adapted where the emission is Normal
@@ -124,7 +125,10 @@ def build_problem(
 
 
 def _initial(transition: Transition, x0: Start) -> tuple[Tensor, np.ndarray | None]:
-    """States (state, *site, channel), and standard deviations (*site, dynamic channel) where the start is a Normal law."""
+    """States (state, *site, channel), and standard deviations (*site, dynamic channel) where the start is a Normal law.
+
+    Observations count steps of nominal duration, so all of them last as long, whatever the step did that was recorded after the start.
+    """
     spec = transition.spec
     scale = x0.flat_scale(spec) if isinstance(x0, InitialNormal) else None
     states = torch.as_tensor(x0.mean if isinstance(x0, InitialNormal) else x0)
@@ -136,7 +140,7 @@ def _initial(transition: Transition, x0: Start) -> tuple[Tensor, np.ndarray | No
             f"the initial state: expected one state ({', '.join(spec.sites)}, channel) or an ensemble (sample, {', '.join(spec.sites)}, "
             f"channel), found {tuple(states.shape)}"
         )
-    return states, None if scale is None else scale
+    return nominal(spec, states), scale
 
 
 def complete(transition: Transition, x0: Start, observations: Observations | None, steps: int | None) -> Observations:
@@ -155,7 +159,7 @@ def complete(transition: Transition, x0: Start, observations: Observations | Non
 
 def adapts(problem: Problem, proposal: Proposal) -> bool:
     """Return whether to adapt the proposal to the observations."""
-    if proposal is Proposal.AUTO:
+    if (proposal := Proposal(proposal)) is Proposal.AUTO:
         one = problem.kernel.transition.started(problem.x0[:1], None if problem.past is None else problem.past[:1])
         return normal_law(sampled(problem.kernel.transition.step(one))) is not None
     return proposal is Proposal.ADAPTED

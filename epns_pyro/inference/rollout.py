@@ -72,7 +72,7 @@ def rollout_blocks(
     span : int, optional
         Steps that a block is yielded in, one part after the other; by default all at once. It changes no number.
     """
-    if feedback is Feedback.TEACHER:
+    if (feedback := Feedback(feedback)) is Feedback.TEACHER:
         raise ValueError("a forecast has no observed states to feed back")
     block_size = block_size or transition.at_once(x0)
     width = min(len(x0), block_size)

@@ -10,7 +10,6 @@ before x_{t-1} too, as far as `past`, x0 and the path hold them.
 
 from __future__ import annotations
 
-import enum
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -21,6 +20,7 @@ from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from epns_pyro.config import Choice
 from epns_pyro.context import DataContext
 from epns_pyro.errors import ShapeError
 from epns_pyro.models.program import PathProgram, observed, trajectory_plate
@@ -29,7 +29,7 @@ from epns_pyro.models.transition import Carry, Transition
 from epns_pyro.state import StateSpec
 
 
-class Feedback(enum.Enum):
+class Feedback(Choice):
     """What becomes the start of the next step."""
 
     TEACHER = "teacher"  # the observed state
@@ -54,7 +54,7 @@ class _Unrolled(PathProgram):
         super().__init__()
         self.transition = transition
         self.context = context if context and context.origin else None
-        self.feedback = feedback
+        self.feedback = Feedback(feedback)
         self.kl_weight = kl_weight
 
     @property
@@ -84,7 +84,8 @@ class EPNSModel(_Unrolled):
     """p(x_{1:T}, z_{1:T} | x_0) = prod_t Normal(z_t; mu(h_t), sigma(h_t)) p(x_t | h_t, z_t), h_t = f(x_{t-1}).
 
     Sites per step t = 1 .. T: ``h_t`` (deterministic), ``z_t`` (entity, latent), ``x_t`` (*site, dynamic channel), in the plate
-    ``trajectory``; for cells that divide and die also ``e_t`` (label - 1), what happens to each.
+    ``trajectory``; for cells that divide and die also ``e_t`` (label - 1), what happens to each. Values of absent bodies at ``x_t`` mean
+    nothing, and have no likelihood; what the model returns has NaN there.
 
     Parameters
     ----------

@@ -67,6 +67,8 @@ class PathProgram(PyroModule):
         for parameter in self.parameters():
             vars(parameter)["unconstrained"] = weakref.ref(parameter)
         check_states(spec, x0, absences=self.absences, what="x0")
+        if x0.dim() < 2 + len(spec.sites):
+            raise ShapeError(f"x0: expected (batch, {', '.join(spec.sites)}, channel), found {tuple(x0.shape)}: x0[None] for one state")
         if path is None:
             if horizon is None or horizon < 1:
                 raise ShapeError(f"without a path the model needs horizon=, a number of steps of at least 1, found {horizon}")

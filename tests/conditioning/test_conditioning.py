@@ -307,6 +307,11 @@ PATH, GOOD = observed(0.5)
         (lambda: run_smoother(pack(PATH[0]), None, steps=3, end=pack(PATH)), ShapeError, "the end: expected one state"),
         (lambda: run_smoother(pack(PATH[0]), None, steps=3, end=2 * pack(PATH[-1])), ShapeError, r"static fields \(mass\) differ"),
         (lambda: run_smoother(pack(PATH[0]), GOOD, sweeps=0), ConfigError, "at least one sweep"),
+        (
+            lambda: run_filter(pack(PATH[0]), GOOD, proposal="best"),
+            ConfigError,
+            "expected one of 'auto', 'adapted', 'forecast', found 'best'",
+        ),
     ],
 )
 def test_questions_without_an_answer_are_refused(ask, error, message):
@@ -318,3 +323,8 @@ def test_impossible_observations_are_named():
     far = Observations(GOOD.values + 1e200, GOOD.noise)
     with pytest.raises(DataError, match="no particle can explain the observations at step 3"):
         run_filter(pack(PATH[0]), far, proposal=Proposal.FORECAST)
+
+
+def test_a_proposal_has_a_name():
+    named, meant = (run_filter(pack(PATH[0]), GOOD, proposal=proposal) for proposal in ("adapted", Proposal.ADAPTED))
+    xr.testing.assert_identical(named, meant)

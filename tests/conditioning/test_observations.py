@@ -9,7 +9,8 @@ import pytest
 import xarray as xr
 
 from epns_pyro.conditioning.observations import InitialNormal, Observations, read_observations
-from epns_pyro.errors import DataError, ShapeError
+from epns_pyro.durations import with_duration
+from epns_pyro.errors import ConfigError, DataError, ShapeError
 from epns_pyro.state import Field, StateSpec
 from epns_pyro.systems import CellsConfig, NBodyConfig
 
@@ -47,6 +48,8 @@ def test_fields_go_to_their_channels():
 
 def test_a_twin_experiment_hides_what_it_is_told_to():
     seen = np.array([True, False, True])
+    with pytest.raises(ConfigError, match="every: expected a number of frames of at least 1, found 0"):
+        Observations.from_states(SPEC, STATES, {"position": 0.1}, every=0)
     exact = Observations.from_states(SPEC, STATES, {"position": 0.1}, every=2, sites=seen)
     assert exact.frames.tolist() == [2, 4]
     np.testing.assert_array_equal(exact.values[2, seen][:, SPEC.slice("position", among_dynamic=True)], POSITION[2, seen])
@@ -70,6 +73,10 @@ def test_files_keep_what_was_written(tmp_path):
     known = dataset(initial_velocity=dataset()["initial_velocity"].drop_attrs())
     np.testing.assert_array_equal(read(known, tmp_path).initial, STATES[0])
     assert read(dataset(initial_position=None, initial_velocity=None), tmp_path).initial is None
+    timed = with_duration(SPEC, 0.1)
+    known.to_netcdf(tmp_path / "timed.nc", engine="h5netcdf")
+    start = read_observations(tmp_path / "timed.nc", timed, frame_dt=0.1).initial
+    np.testing.assert_array_equal(start, timed.pack(**{field.name: SPEC.get(STATES[0], field.name) for field in SPEC.fields}))
     dataset().expand_dims("trajectory").to_zarr(tmp_path / "seen.zarr", consolidated=False)
     again = read_observations(tmp_path / "seen.zarr", SPEC, frame_dt=0.1)
     np.testing.assert_array_equal(again.observations.values, found.observations.values)

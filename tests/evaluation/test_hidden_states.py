@@ -14,7 +14,7 @@ import epns_pyro
 from epns_pyro import simulator as simulator_module
 from epns_pyro.cli import main
 from epns_pyro.data import Store, open_store
-from epns_pyro.errors import ConfigError, DataError
+from epns_pyro.errors import ConfigError, DataError, ShapeError
 from epns_pyro.evaluation import evaluate
 from epns_pyro.evaluation.checks.likelihood import LikelihoodCheck
 from epns_pyro.sampling import Ensemble, Request
@@ -82,6 +82,8 @@ def test_futures_go_on_from_the_frames_given_and_are_recorded_with_an_error(stor
     last = store.spec.get(frames, "position")[:, -1]
     seen = np.isfinite(last)
     assert (futures["position"].values[:, :, 0] == last.astype(np.float32))[:, seen].all()
+    with pytest.raises(ShapeError, match=r"the frames given: expected \(trajectory, time, body, channel\)"):
+        simulator.infer(frames[0], members=4)
     states = simulator.infer(frames, members=400, seed=1).numpy()
     drawn = store.spec.get(states, "position")
     recorded = futures["position"].values[:, :, 1]
