@@ -36,6 +36,7 @@ WINDOW = 10  # steps of the windows in which hidden states are inferred
 NEIGHBOURS = 8  # of a body in recordings with more than twice as many bodies
 SWEEPS = {"sweeps": 5, "apart": 8, "pseudo_likelihood": True, "distances": True}  # of images of simulated cells
 IMAGE_WORK = 2e11  # numbers that networks write for the forecasts of recorded images: four minutes of a core
+SHORT_FRAME = 50  # MCS, up to which simulated cells stay in the windows of their benchmarks
 CROP = 128  # pixels; training sees squares of at least this side of larger images
 BODIES_PER_BATCH = 320  # 64 states of 5 bodies
 
@@ -186,12 +187,17 @@ def _crop(system: SystemConfig) -> int | None:
     return side if math.prod(system.lattice) > 2 * side**2 else None
 
 
+def _size(system: SystemConfig, benchmarked: dict[str, Any]) -> dict[str, Any]:
+    """Return the benchmarked windows for simulated cells; none for recorded ones, or for frames in which cells go further than that."""
+    return benchmarked if isinstance(system, CellsConfig) and system.frame_mcs <= SHORT_FRAME else {}
+
+
 def cells_quick(system: SystemConfig) -> RunConfig:
     """Minutes on two CPU cores, for the small system."""
     # The windows of simulated systems are the benchmarked ones; those of recorded cells are as large as the cells need.
     # Sweeps are for them too: a film of hundreds of cells takes long to draw even once.
     simulated = isinstance(system, CellsConfig)
-    size, sweeps = ({"window": 13, "spacing": 2.25}, SWEEPS) if simulated else ({}, {})
+    size, sweeps = _size(system, {"window": 13, "spacing": 2.25}), SWEEPS if simulated else {}
     batch, validated = (16, 100) if simulated else _as_many_cells(system)
     if crop := _crop(system):
         batch, validated = 1, 50
@@ -238,7 +244,7 @@ def cells_default(system: SystemConfig) -> RunConfig:
     """The default system of 64 cells, at the published batch size and with its free bits; meant for a GPU."""
     quick = cells_quick(system)
     changes = {"training.steps": 60_000, "training.batch": 8, "training.free_bits": 0.1175, "training.betas": (0.9, 0.9)}
-    size = {"window": 15, "spacing": 2.5} if isinstance(system, CellsConfig) else {}
+    size = _size(system, {"window": 15, "spacing": 2.5})
     changes["training.kl"] = {}
     changes |= {"model.network": {"name": "windows"} | size, "model.latent": 64}
     return quick.override(changes | {"training.validate_every": 1000, "training.checkpoint_every": 1000})

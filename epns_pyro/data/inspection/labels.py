@@ -10,6 +10,7 @@ from epns_pyro.data.inspection.findings import ERROR, WARNING, Inspector, Tally
 from epns_pyro.state import Field
 
 BY_LABEL = ("trajectory", "frame", "label")
+OFTEN, MANY = 0.01, 20  # share and number of steps with a jump from which on frames are long for the cells, and no tracking was lost
 
 
 class EmptyFrames(Tally):
@@ -39,7 +40,7 @@ class Labels(Inspector):
         self._negative, self._beyond, self._empty = Tally(), Tally(), EmptyFrames()
         self._jumps, self._gaps, self._births = Tally(BY_LABEL), Tally(BY_LABEL), Tally(BY_LABEL)
         self._born_pixels = self._returned_pixels = 0
-        self._largest, self._seen = 0, np.zeros(field.size, dtype=bool)
+        self._largest, self._steps, self._seen = 0, 0, np.zeros(field.size, dtype=bool)
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
         labels = arrays[self._field.name]
@@ -53,7 +54,9 @@ class Labels(Inspector):
         present = areas > 0
         stayed = count_labels(flat[:, 1:], flat[:, 1:] == flat[:, :-1], self._field.size) > 0
         self._seen |= present.any((0, 1))
-        self._jumps.add(self._far(labels, _late(present[:, 1:] & present[:, :-1] & ~stayed)), first)
+        followed = present[:, 1:] & present[:, :-1]
+        self._steps += int(followed[..., 1:].sum())
+        self._jumps.add(self._far(labels, _late(followed & ~stayed)), first)
         before, after = (np.logical_or.accumulate(p, axis=1) for p in (present, present[:, ::-1]))
         self._gaps.add(_starts(before & after[:, ::-1] & ~present), first)
         come, seen_before = _starts(present), np.pad(before[:, :-1], ((0, 0), (1, 0), (0, 0)))
@@ -95,7 +98,12 @@ class Labels(Inspector):
             yield (
                 WARNING,
                 f"field {name!r}: labels jump {self._jumps.count} times, first in {self._jumps.where}: "
-                "by more than the width of the cell since the frame before; was the tracking lost?",
+                "by more than the width of the cell since the frame before; "
+                + (
+                    "frames are far apart for these cells"
+                    if self._jumps.count > max(MANY, OFTEN * self._steps)
+                    else "was the tracking lost?"
+                ),
             )
         if self._gaps.count:
             yield (

@@ -42,6 +42,7 @@ def test_presets_leave_the_window_of_recorded_cells_to_the_data():
     for name, side in (("quick", 13), ("paper", 15)):
         assert preset("cells", name, recorded).model.network.window is None
         assert preset("cells", name, CellsConfig.small()).model.network.window == side
+        assert preset("cells", name, CellsConfig(frame_mcs=1000)).model.network.window is None
 
 
 @pytest.mark.parametrize(("cells", "batch", "validated"), [(1, 16, 100), (16, 16, 100), (41, 6, 39), (285, 1, 10)])

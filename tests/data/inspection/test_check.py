@@ -256,6 +256,21 @@ def test_a_step_over_the_edge_is_a_jump_only_where_there_is_an_edge(periodic, tm
     assert ["labels jump 2 times" in line for line in found] == ([] if periodic else [True, True, True])
 
 
+def test_cells_that_jump_in_every_frame_are_not_lost_by_the_tracking(tmp_path):
+    data = cells()
+    places = np.random.default_rng(0).integers(0, data.sizes["x"], size=data["cell"].shape[:2])
+    values = np.stack(
+        [
+            np.stack([np.roll(image, k, axis=1) for image, k in zip(*film, strict=True)])
+            for film in zip(data["cell"].values, places, strict=True)
+        ]
+    )
+    (jumps,) = {
+        line.partition("; ")[2] for line in findings(data.assign({"cell": (data["cell"].dims, values)}), tmp_path) if "jump" in line
+    }
+    assert jumps == "frames are far apart for these cells"
+
+
 def test_missing_and_unfinished_sets(tmp_path):
     writer = StoreWriter(tmp_path / "a.zarr", Identity({"name": "cells"}, CELLS, 1.0))
     image = cells()["cell"].values
