@@ -44,11 +44,15 @@ def check_past(spec: StateSpec, past: Array, x0: Array | None = None) -> None:
         raise ShapeError(f"the past: expected (batch, time, ...) to go with initial states {tuple(x0.shape)}, found {tuple(past.shape)}")
 
 
-def check_states(spec: StateSpec, x: Array, *, absences: bool, what: str) -> None:
-    """Raise ShapeError unless states (*batch, *site, channel) are none empty and finite, but for absent bodies where they are allowed."""
+def check_states(spec: StateSpec, x: Array, *, absences: bool, what: str, leading: tuple[str, ...] | None = None) -> None:
+    """Raise ShapeError unless states (*batch, *site, channel) are none empty and finite, but for absent bodies where they are allowed.
+
+    `leading`: names of the batch axes, where there have to be as many.
+    """
     spec.check_shape(x, what=what)
-    if not all(x.shape):
-        raise ShapeError(f"{what}: expected (*batch, {', '.join(spec.sites)}, channel), none empty; found {tuple(x.shape)}")
+    if not all(x.shape) or (leading is not None and x.ndim != len(leading) + len(spec.sites) + 1):
+        axes = (*(("*batch",) if leading is None else leading), *spec.sites, "channel")
+        raise ShapeError(f"{what}: expected ({', '.join(axes)}), none empty; found {tuple(x.shape)}")
     if not allows_absence(spec):
         return spec.check(x, what=what)
     there = presence(spec, x)

@@ -152,7 +152,8 @@ class Simulator:
         -------
         xarray.Dataset
             One variable per field, dims (sample, trajectory, time, *site[, space]); `alive` (sample, trajectory, time) is False from
-            the first implausible frame on. Time 0 is the initial state, in physical units; in nominal steps if durations differ.
+            the first implausible frame on. Time 0 is the initial state, in physical units. Where trajectories differ in their durations,
+            `time` is that of even frames, and `elapsed` (trajectory, time) that of their own.
         """
         size = 2 * members * (steps + 1) * self._given(x0).nbytes
         require_memory(size, f"{members} futures of {len(x0)} states over {steps} steps", "ask for fewer, or use rollout_blocks")
@@ -328,8 +329,8 @@ class Simulator:
         >>> str(sim.probability(Exceeds(sim.system, "furthest_body", 8.0, step=100), x0, steps=100, members=1000))  # doctest: +SKIP
         '0.012 ± 0.0034 (95% interval 0.0062 to 0.021; 12 of 1000 futures)'
         """
-        if x0.ndim == 1 + len(self.spec.sites) + self.infers_states:
-            x0, past = torch.as_tensor(x0)[None], None if past is None else torch.as_tensor(past)[None]
+        if (x0 := as_states(x0, what="the initial state")).ndim == 1 + len(self.spec.sites) + self.infers_states:
+            x0, past = x0[None], None if past is None else torch.as_tensor(past)[None]
         if len(x0) != 1:
             raise ShapeError(f"the initial state of a probability: expected one, found {len(x0)}")
         blocks = self.rollout_blocks(x0, steps=steps, members=members, seed=seed, past=past)
@@ -389,9 +390,7 @@ class Simulator:
 
     def _states(self, x: Tensor | np.ndarray, what: str = "the initial states", leading: tuple[str, ...] = ("batch",)) -> Tensor:
         x = as_states(x, what=what)
-        check_states(self.spec, x, absences=self.context.absences, what=what)
-        if x.dim() != len(leading) + len(self.spec.sites) + 1:
-            raise ShapeError(f"{what}: expected ({', '.join((*leading, *self.spec.sites))}, channel), none empty; found {tuple(x.shape)}")
+        check_states(self.spec, x, absences=self.context.absences, what=what, leading=leading)
         return self.local(x)
 
     def local(self, x: Tensor | np.ndarray) -> Tensor:

@@ -11,7 +11,7 @@ from epns_pyro.backbones import Backbone, Features
 from epns_pyro.conditioning.filtering import filter_states, smooth_paths
 from epns_pyro.conditioning.observations import Observations
 from epns_pyro.context import DataContext
-from epns_pyro.data import Windows, open_store
+from epns_pyro.data import Windows, open_store, to_dataset
 from epns_pyro.data.inspection.check import check
 from epns_pyro.data.inspection.motion import duration_lines
 from epns_pyro.data.strides import Strides
@@ -180,6 +180,24 @@ def test_durations_of_every_trajectory_are_kept_in_a_store(tmp_path):
     context = store.context()
     ratio = context.step_scales["position"] / np.sqrt(2 * 0.5 * 0.2)
     assert 0.85 < ratio < 1.05  # of a nominal step, whatever the others are
+
+
+@pytest.mark.parametrize("differ", [True, False])
+def test_futures_say_when_they_are_where_durations_differ_among_trajectories(differ, tmp_path):
+    store = make_store(tmp_path / "a.zarr", steps=12, uneven=True)
+    rows = [0, 1 if differ else 0]
+    x = store.read("val")[rows]
+    durations = store.spec.get(x, "duration")[:, :-1, 0]
+    futures = to_dataset(store.spec, x[None], ("sample", "trajectory", "time"), frame_dt=0.2)
+    after = np.cumsum(durations, axis=1)
+    assert (after[0] != after[1]).any() == differ
+    if differ:
+        assert futures["elapsed"].dims == ("trajectory", "time")
+        np.testing.assert_allclose(futures["elapsed"][:, 1:], after)
+        np.testing.assert_allclose(futures["time"], 0.2 * np.arange(x.shape[1]))
+    else:
+        assert "elapsed" not in futures.coords
+        np.testing.assert_allclose(futures["time"][1:], after[0])
 
 
 @pytest.mark.parametrize("history", [0, 3])

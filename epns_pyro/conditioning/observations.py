@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -88,9 +88,9 @@ class Observations:
         Parameters
         ----------
         spec : StateSpec
-        fields : mapping of str to numpy.ndarray
-            (time, *site, space) for a vector, (time, *site) for a scalar; NaN where nothing was observed. Fields that are left out
-            were not observed.
+        fields : mapping of str to numpy.ndarray or xarray.DataArray
+            (time, *site, space) for a vector, (time, *site) for a scalar, in any order where dimensions have these names; NaN where
+            nothing was observed. Fields that are left out were not observed.
         noise : mapping of str to float or numpy.ndarray
             Standard deviation of the error of each of these fields, in the unit of the field; broadcasts against its array.
         """
@@ -103,9 +103,10 @@ class Observations:
                 raise DataError(f"observations: no dynamic field {name!r}: {nearest(name, dynamic)}")
         if missing := [name for name in fields if name not in noise]:
             raise DataError(f"observations: the noise of {', '.join(missing)} is missing: give a standard deviation per observed field")
-        arrays = {name: np.asarray(value, np.float64) for name, value in fields.items()}
-        for name, array in arrays.items():
+        arrays = {}
+        for name, value in fields.items():
             wanted = ("time", *spec.sites, *(("space",) if spec[name].is_vector else ()))
+            array = arrays[name] = _in_order(value, wanted)
             if array.ndim != len(wanted) or (spec[name].is_vector and array.shape[-1] != spec.space):
                 raise ShapeError(f"observations of {name!r}: expected ({', '.join(wanted)}), found {array.shape}")
         shapes = {array.shape[: 1 + len(spec.sites)] for array in arrays.values()}
@@ -160,9 +161,23 @@ class Observations:
             value[np.arange(len(value)) % every != 0] = np.nan
             value[0] = np.nan
             if sites is not None:
-                value[:, ~np.asarray(sites, bool)] = np.nan
+                value[:, ~_mask(sites, value.shape[1 : 1 + len(spec.sites)])] = np.nan
             fields[name] = value
         return cls.from_fields(spec, fields, noise)
+
+
+def _in_order(value: Any, dims: tuple[str, ...]) -> np.ndarray:
+    """Return an array whose dimensions are in this order, where they have names."""
+    named = set(getattr(value, "dims", ()))
+    return np.asarray(value.transpose(*dims) if named == set(dims) else value, np.float64)
+
+
+def _mask(sites: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a mask of sites; ShapeError if it is none, as numbers of sites are not."""
+    mask = np.asarray(sites)
+    if mask.dtype != bool or mask.shape != shape:
+        raise ShapeError(f"sites: expected booleans {shape}, True where a site is observed; found {mask.dtype} {mask.shape}")
+    return mask
 
 
 @dataclass(frozen=True)

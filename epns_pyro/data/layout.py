@@ -10,7 +10,7 @@ says so. The box of a trajectory is a variable (trajectory, space): its sides. A
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -123,7 +123,12 @@ def to_dataset(spec: StateSpec, x: np.ndarray, dims: tuple[str, ...], *, frame_d
         Names of the leading axes; they end with "trajectory", "time". What is static is taken from the first sample,
         since all members of an ensemble share it.
     frame_dt : float
-        Time between two frames, where states do not say it or trajectories differ in it.
+        Time between two frames, where states do not say it.
+
+    Returns
+    -------
+    xarray.Dataset
+        Where trajectories differ in their durations, `time` is that of even frames, and `elapsed` (trajectory, time) that of their own.
     """
     first = x[(0,) * (len(dims) - 2)]  # (trajectory, time, *site, channel)
     data = {}
@@ -133,10 +138,12 @@ def to_dataset(spec: StateSpec, x: np.ndarray, dims: tuple[str, ...], *, frame_d
         else:  # durations are the same in all members too
             axes, values = variable.dims, _encode(spec, variable, first)
         data[variable.name] = (axes, values, {"units": variable.field.unit})
-    time = frame_dt * np.arange(x.shape[len(dims) - 1])
-    if spec.duration and (dt := data[spec.duration.name][1]).size and (dt == dt[:1]).all():  # else each trajectory has times of its own
-        time = np.concatenate([[0.0], np.cumsum(dt[0, :-1], dtype=np.float64)])
-    return xr.Dataset(data, coords={TIME: time})
+    times: dict[str, Any] = {TIME: frame_dt * np.arange(x.shape[len(dims) - 1])}
+    if spec.duration and (dt := data[spec.duration.name][1]).size:
+        elapsed = np.pad(np.cumsum(dt[:, :-1], axis=1, dtype=np.float64), ((0, 0), (1, 0)))
+        same = (dt == dt[:1]).all()
+        times |= {TIME: elapsed[0]} if same else {"elapsed": (dims[-2:], elapsed)}
+    return xr.Dataset(data, coords=times)
 
 
 # -- variables to states ---------------------------------------------------------------------------------------------------

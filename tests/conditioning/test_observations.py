@@ -46,6 +46,18 @@ def test_fields_go_to_their_channels():
     np.testing.assert_array_equal(SPEC.get_dynamic(observations.noise, "position"), np.broadcast_to(noise, POSITION.shape))
 
 
+def test_named_dimensions_may_be_in_any_order():
+    named = xr.DataArray(POSITION, dims=("time", "body", "space")).transpose("space", "time", "body")
+    found = Observations.from_fields(SPEC, {"position": named}, {"position": 0.1})
+    np.testing.assert_array_equal(SPEC.get_dynamic(found.values, "position"), POSITION)
+
+
+@pytest.mark.parametrize("sites", [[0, 2], np.array([1, 0, 1]), np.array([True, False])])
+def test_sites_are_a_mask_not_numbers(sites):
+    with pytest.raises(ShapeError, match=r"sites: expected booleans \(3,\), True where a site is observed"):
+        Observations.from_states(SPEC, STATES, {"position": 0.1}, sites=sites)
+
+
 def test_a_twin_experiment_hides_what_it_is_told_to():
     seen = np.array([True, False, True])
     with pytest.raises(ConfigError, match="every: expected a number of frames of at least 1, found 0"):

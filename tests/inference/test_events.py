@@ -40,6 +40,7 @@ def test_events_are_counted_in_the_futures_of_the_simulator(sim: Simulator, stor
     found = sim.probability(Exceeds(sim.system, "furthest_body", threshold, step=4), x0, steps=4, members=300, seed=3)
     assert found.hits == (distance[:, 4] > threshold).sum()
     assert found.members == 300
+    assert sim.probability(Exceeds(sim.system, "furthest_body", threshold, step=4), x0.tolist(), steps=4, members=300, seed=3) == found
     ever = sim.probability(Exceeds(sim.system, "furthest_body", threshold), x0, steps=4, members=300, seed=3)
     assert ever.hits == (distance[:, 1:].max(1) > threshold).sum()
     there = np.stack([x0, 2 * x0, x0])[None]  # out and back again
