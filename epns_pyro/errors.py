@@ -36,6 +36,13 @@ class ClusterError(EpnsError):
     """The workers of a cluster cannot be reached, or die of the work."""
 
 
+def require_positive(**counts: int) -> None:
+    """Raise ConfigError unless all these numbers are at least 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"{name}: expected at least 1, found {count}")
+
+
 MOST_NAMES = 40  # in a message
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlong, _SHOWN.maxlevel = 80, 80, 30, 3

@@ -14,7 +14,7 @@ import numpy as np
 
 from epns_pyro.data import files, layout
 from epns_pyro.data.precision import PREDICTED, check_magnitude
-from epns_pyro.errors import ConfigError, DataError, ShapeError, nearest, shown
+from epns_pyro.errors import DataError, ShapeError, nearest, require_positive, shown
 from epns_pyro.state import StateSpec
 
 if TYPE_CHECKING:
@@ -152,8 +152,7 @@ class Observations:
         rng : numpy.random.Generator, optional
             Source of the errors; without it the values are the true ones.
         """
-        if every < 1:
-            raise ConfigError(f"every: expected a number of frames of at least 1, found {every}")
+        require_positive(every=every)
         fields = {}
         for name, sigma in noise.items():
             value = np.array(spec.get(states, name), np.float64)

@@ -16,7 +16,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from epns_pyro.errors import ConfigError
+from epns_pyro.errors import require_positive
 from epns_pyro.models import Feedback, Transition
 from epns_pyro.models.normal import unmasked
 from epns_pyro.models.transition import Carry, Step
@@ -179,8 +179,7 @@ def path_bounds(
     past : Tensor, (batch, time, *site, channel), optional
         Recorded states before x0, for a transition with a history.
     """
-    if num_samples < 1:
-        raise ConfigError(f"num_samples: expected at least 1, found {num_samples}")
+    require_positive(num_samples=num_samples)
     batch, steps = path.shape[:2]
     block_size, rows = block_size or transition.at_once(x0), []
     for step, x_next in _steps(transition, x0, path, max(1, block_size // num_samples), past):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from epns_pyro.durations import with_durations
-from epns_pyro.errors import ConfigError
+from epns_pyro.errors import ConfigError, require_positive
 from epns_pyro.inference.compiled import compiled_bound
 from epns_pyro.inference.elbo import Bounds, Loss, Noise, Objective, elbo_step, weighted
 from epns_pyro.inference.rollout import Block, stream_seed
@@ -163,8 +163,7 @@ def _draw(transition: Transition, frames: Frames, num_samples: int) -> Draws:
 @torch.no_grad()
 def recording_bounds(transition: Transition, x0: Tensor, path: Tensor, *, num_samples: int = 1) -> Bounds:
     """Estimate the ELBO and the IWAE bound of log p(y_{1:T} | y_0) with `num_samples` paths of states; each (batch,), nats."""
-    if num_samples < 1:
-        raise ConfigError(f"num_samples: expected at least 1, found {num_samples}")
+    require_positive(num_samples=num_samples)
     draws = draw_paths(transition, torch.cat([x0[:, None], path], 1), num_samples)
     likelihood, kl = draws.log_likelihood.mean(0), draws.kl.mean(0)
     return Bounds(likelihood - kl, draws.log_weight.logsumexp(0) - math.log(num_samples), likelihood, kl)
@@ -177,8 +176,7 @@ def infer_last(transition: Transition, x: Tensor, members: int, *, candidates: i
     Of `candidates` paths per member, drawn by the guide, members are chosen by importance weights, which are cut off at sqrt(number)
     times their mean so that none takes all (Ionides 2008).
     """
-    if members < 1:
-        raise ConfigError(f"members: expected at least 1, found {members}")
+    require_positive(members=members)
     count = candidates * members
     draws = draw_paths(transition, x, count, forecast=True)
     weight = torch.softmax(draws.log_weight.double().nan_to_num(nan=-torch.inf), 0)

@@ -51,11 +51,14 @@ def require_potential(transition: Transition) -> tuple[SymplecticTransition, Pai
 
 
 def _require_few(law: nn.Module, way_out: str) -> None:
-    count = sum(p.numel() for p in law.parameters())
-    if count > LARGEST_LAW:
+    if (count := _numbers(law)) > LARGEST_LAW:
         raise ConfigError(
             f"training.motion_windows: the law has {count} parameters, at most {LARGEST_LAW} can be fitted: set it to 0, or {way_out}"
         )
+
+
+def _numbers(law: nn.Module) -> int:
+    return sum(p.numel() for p in law.parameters())
 
 
 def windows_to_fit(transition: Transition, asked: int | None) -> int:
@@ -94,8 +97,7 @@ def too_large(transition: Transition) -> str:
     integrator = transition.integrator if isinstance(transition, ParticleTransition) else None
     if integrator is None or not isinstance(integrator.network, Law) or has_hidden_states(transition.spec):
         return ""
-    count = sum(p.numel() for p in integrator.network.parameters())
-    if count <= LARGEST_LAW:
+    if (count := _numbers(integrator.network)) <= LARGEST_LAW:
         return ""
     return (
         f"warning: the law has {count:,} numbers, and at most {LARGEST_LAW:,} are fitted before training: it is left to training, "

@@ -60,7 +60,7 @@ def test_sites_are_a_mask_not_numbers(sites):
 
 def test_a_twin_experiment_hides_what_it_is_told_to():
     seen = np.array([True, False, True])
-    with pytest.raises(ConfigError, match="every: expected a number of frames of at least 1, found 0"):
+    with pytest.raises(ConfigError, match="every: expected at least 1, found 0"):
         Observations.from_states(SPEC, STATES, {"position": 0.1}, every=0)
     exact = Observations.from_states(SPEC, STATES, {"position": 0.1}, every=2, sites=seen)
     assert exact.frames.tolist() == [2, 4]
