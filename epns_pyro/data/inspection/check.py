@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from epns_pyro.data import files, layout
-from epns_pyro.data.inspection.coasting import Coasting
 from epns_pyro.data.inspection.directions import Directions
 from epns_pyro.data.inspection.exactness import Exactness, less_exact, suits
 from epns_pyro.data.inspection.findings import ERROR, WARNING, Finding, Inspector
 from epns_pyro.data.inspection.labels import Entities, Labels
+from epns_pyro.data.inspection.memory import Memory
 from epns_pyro.data.inspection.numbers import Constant, ExactRate, NonFinite, OutOfRange, Rate, Still
 from epns_pyro.data.inspection.outliers import Outliers, Wrapped
 from epns_pyro.data.inspection.places import Places
@@ -84,9 +84,9 @@ def _values(store: Store, split: str, progress: Progress | None, exactness: Exac
     inspectors = _inspectors(spec, sound, store.frame_dt)
     if split == "train":  # neither directions nor memory are tested in a set of runs from the same initial states
         inspectors += _symmetry(spec, sound)
-        vectors = [field for field in spec.dynamic_fields if field.is_vector]
-        if vectors == [spec.position] and spec.position in {v.field for v in sound}:
-            inspectors.append(Coasting(spec, vectors[0]))
+        others = [field for field in spec.dynamic_fields if field.is_vector and field != spec.position]
+        if spec.position in {v.field for v in sound} and all(field.differences or field.lag_of for field in others):
+            inspectors.append(Memory(spec, spec.position, alone=not others))
     if exactness and spec.position in {v.field for v in sound}:
         inspectors.append(exactness)
     done = 0

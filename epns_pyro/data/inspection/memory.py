@@ -1,4 +1,4 @@
-"""Inspector of memory: do bodies go on as they went in the step before, where positions are all that is recorded?"""
+"""Inspector of memory: do bodies go on as they went in the step before, or turn back, where their velocity is not recorded?"""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ PARTS, SHORTEST = 8, 4  # a trajectory is cut into: parts, and the fewest pairs 
 FEWEST = 12  # parts; with fewer nothing is tested
 LEVEL = 1e-3
 LEAST = 0.3  # correlation: forces on bodies without inertia, which last, make smaller ones
+NOISE = -0.5  # correlation of the steps of independent positions, the least without vibrations
+TURNING = -0.6  # correlation of an oscillation of 2.8 frames per period is cos(2 pi / 2.8)
 
 
-class Coasting(Inspector):
-    """Tests whether a step has the direction of the step before, by Wilcoxon's signed-rank test over parts of trajectories.
+class Memory(Inspector):
+    """Tests whether a step has the direction of the step before, or turns back, by Wilcoxon's signed-rank test over parts of trajectories.
 
     The mean step is taken off: a stream that carries all bodies alike is no memory. Noise of recorded positions makes the correlation
-    smaller.
+    smaller. `alone`: whether no velocity is made of positions; one that is says how bodies coast, but not how they vibrate.
     """
 
-    def __init__(self, spec: StateSpec, field: Field) -> None:
-        self._spec, self._field = spec, field
+    def __init__(self, spec: StateSpec, field: Field, *, alone: bool = True) -> None:
+        self._spec, self._field, self._alone = spec, field, alone
         self._sums: list[np.ndarray] = []  # by part: products of consecutive steps, mean squares, steps (space,), their number
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
@@ -67,7 +69,13 @@ class Coasting(Inspector):
         if not squares.sum() > 0:
             return
         correlation = products.sum() / squares.sum()
-        if correlation > LEAST and stats.wilcoxon(products).pvalue < LEVEL:
+        if correlation < TURNING and stats.wilcoxon(products - NOISE * squares, alternative="less").pvalue < LEVEL:
+            yield (
+                WARNING,
+                f"steps of field {self._field.name!r} turn back (correlation {correlation:.2f}): bodies vibrate with a period of fewer "
+                "than three frames, which recorded positions do not show: record frames closer together",
+            )
+        if self._alone and correlation > LEAST and stats.wilcoxon(products).pvalue < LEVEL:
             yield (
                 WARNING,
                 f"steps of field {self._field.name!r} go on like the step before (correlation {correlation:.2f}): bodies that coast have "

@@ -1,4 +1,4 @@
-"""Bodies that go on as they went are found where positions alone are recorded, and walks without memory are not."""
+"""Bodies that go on as they went, or vibrate, are found where positions alone are recorded, and walks without memory are not."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 from epns_pyro.data import Store, check, open_store
-from epns_pyro.data.inspection.coasting import Coasting
+from epns_pyro.data.inspection.memory import Memory
 from epns_pyro.state import Field, StateSpec
 
 SPEC = StateSpec((Field("position", "1o", translates=True, unit="m"),), space=2)
@@ -17,7 +18,7 @@ SHAPE = (20, 30, 3, 2)  # trajectory, frame, body, space
 
 
 def said(x: np.ndarray) -> list[str]:
-    inspector = Coasting(SPEC, SPEC["position"])
+    inspector = Memory(SPEC, SPEC["position"])
     for first in range(0, len(x), 7):
         inspector.look({"position": x[first : first + 7]}, first)
     return [message for _, message in inspector.findings()]
@@ -38,11 +39,19 @@ def held(rng: np.random.Generator) -> np.ndarray:
     return x
 
 
+def vibrating(rng: np.random.Generator, period: float) -> np.ndarray:
+    """Bodies that vibrate around a place, with a period in frames."""
+    phase = 2 * np.pi * (np.arange(SHAPE[1])[None, :, None, None] / period + rng.random((SHAPE[0], 1, *SHAPE[2:])))
+    return np.sin(phase) + 0.1 * rng.normal(size=SHAPE)
+
+
 WITHOUT = {
     "a walk": lambda rng: coasting(rng, 0.0),
     "a walk of heavy tails": lambda rng: rng.standard_t(3, size=SHAPE).cumsum(1),
     "a walk in a stream": lambda rng: (rng.normal(size=SHAPE) + 3).cumsum(1),
     "bodies on springs": held,
+    "noise around places": lambda rng: rng.normal(size=SHAPE),
+    "vibrations that frames follow": lambda rng: vibrating(rng, 4.5),
     "bodies that stand still": lambda rng: np.ones(SHAPE),
     "two frames": lambda rng: coasting(rng, 0.0, (20, 2, 3, 2)),
 }
@@ -67,6 +76,13 @@ def test_bodies_that_coast_and_come_and_go_are_found():
     assert said(np.where(rng.random(SHAPE[:3])[..., None] < 0.2, np.nan, x))
 
 
+@pytest.mark.parametrize("period", [2.2, 2.6, 1.8])
+def test_vibrations_faster_than_frames_are_found(period):
+    (message,) = said(vibrating(np.random.default_rng(0), period))
+    assert "turn back" in message
+    assert "record frames closer together" in message
+
+
 def write(folder: Path, **dynamic: np.ndarray) -> Store:
     dims = ("trajectory", "time", "body", "space")
     data = xr.Dataset({name: (dims[: values.ndim], values) for name, values in dynamic.items()})
@@ -82,3 +98,12 @@ def test_check_says_so_unless_a_vector_holds_what_is_missing(tmp_path):
     for others, expected in (({}, True), ({"size": scalar}, True), ({"heading": vector}, False)):
         found = [str(finding) for finding in check(write(tmp_path, position=x, **others))]
         assert any("go on like the step before" in line for line in found) == expected
+
+
+def test_check_says_so_also_where_velocities_are_differences(tmp_path):
+    write(tmp_path, position=vibrating(np.random.default_rng(0), 2.3))
+    differences = Field("velocity", "1o", rate_of="position", differences=True)
+    root = zarr.open_group(tmp_path / "a.zarr")
+    root.attrs["state_spec"] = StateSpec((*SPEC.fields, differences), space=2).to_json()
+    found = [str(finding) for finding in check(open_store(tmp_path / "a.zarr"))]
+    assert any("turn back" in line for line in found), found
