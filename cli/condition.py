@@ -98,7 +98,7 @@ def _initial(path: Path, index: int | None, *, sim: Simulator, particles: int, s
     from epns_pyro.data import open_store
     from epns_pyro.sampling import given
 
-    store = open_store(path).timed_as(sim.spec)
+    store = open_store(path).states_for(sim.spec, sim.context.frame_dt)
     x0, past = given(sim, store, "test" if "test" in store.splits else store.splits[0], index or 0)
     if sim.infers_states:
         return sim.infer(x0, members=particles, seed=seed)[:, 0].numpy(), None

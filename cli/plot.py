@@ -77,7 +77,7 @@ def _gather(what: Path, split: str | None, trajectory: int, members: int, steps:
         sim = epns_pyro.load(what)
         if not Path(sim.store).exists():
             fail(f"{sim.store}: the data that {what} was trained on are not there, so there is nothing to start from")
-        store = open_store(sim.store).timed_as(sim.spec)
+        store = open_store(sim.store).states_for(sim.spec, sim.context.frame_dt)
         return sample_futures(sim, store, trajectory=trajectory, split=split, members=members, steps=steps or STEPS, seed=seed)
     if is_futures(what):
         return read_futures(what, trajectory=trajectory)

@@ -119,7 +119,7 @@ class Ensemble:
             raise DataError(
                 f"{path}: the data that {request.run} was trained on are not there: name a store with initial states with --from"
             )
-        store = open_store(path).timed_as(sim.spec)
+        store = open_store(path).states_for(sim.spec, sim.context.frame_dt)
         split, index = "test" if "test" in store.splits else store.splits[0], request.trajectory
         schedule = _schedule(store, split, index, request.steps, sim.transition.earlier_frames) if request.recorded_entries else None
         if request.frame_dt and (schedule is not None or store.spec.duration is None):

@@ -1,8 +1,9 @@
 """Errors of localisation that are added to the recorded positions of windows, so that a model does not rely on their exactness.
 
 Tracks set by hand and interpolated are smooth; those of a detector jitter. A model that has seen smooth tracks alone is too sure of the
-next step of others, and takes their jitter for speed. If some windows jitter, and the state remembers some frames, then a model learns to
-tell from these how exact a recording is.
+next step of others, and takes their jitter for speed. If some bodies jitter, and the state remembers some frames, then a model learns to
+tell from these how exact a track is. Every body has a level of its own: in one and the same recording, who stands hardly jitters, and who
+walks does.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from epns_pyro.data.stores import Store
 from epns_pyro.derived import displaced, has_positions_alone, memory_frames
 from epns_pyro.errors import ConfigError
 
-EXACT = 0.25  # share of windows that are left as they are
-SMALLEST = 0.1  # of the largest level, the least of a window that jitters
+EXACT = 0.25  # share of bodies in windows that are left as they are
+SMALLEST = 0.1  # of the largest level, the least of a body that jitters
 
 
 class Jitter:
-    """Draws errors: independent between axes, bodies and frames, Normal, with a level of its own for every window.
+    """Draws errors: independent between axes, bodies and frames, Normal, with a level of its own for every body in every window.
 
     Parameters
     ----------
@@ -62,5 +63,6 @@ class Jitter:
         return torch.from_numpy(displaced(self._spec, x, moves, self._frame_dt)).to(windows)
 
     def _errors(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        level = self._largest * SMALLEST ** rng.random() if rng.random() >= EXACT else 0.0
-        return level * rng.standard_normal(shape)
+        bodies = shape[1:-1]
+        level = np.where(rng.random(bodies) >= EXACT, self._largest * SMALLEST ** rng.random(bodies), 0.0)
+        return level[..., None] * rng.standard_normal(shape)

@@ -222,9 +222,28 @@ class Store:
         spec = with_duration(self.spec, self.frame_dt)
         return Store(self.path, spec, self.frame_dt, self.time_unit, self.config | {"spec": asdict(spec)}, self._sets)
 
-    def timed_as(self, spec: StateSpec) -> Store:
-        """Return this store with durations of steps in its states if those of a spec have them."""
-        return self.timed() if spec.duration else self
+    def states_for(self, spec: StateSpec, frame_dt: float) -> Store:
+        """Return this store as a model of states of a spec and of steps of frame_dt reads it: with durations, if its states have them.
+
+        Raises
+        ------
+        DataError
+            If the store has other fields, units or steps.
+        """
+        store = self.timed() if spec.duration else self
+        if store.spec.names != spec.names:
+            raise DataError(f"{self.path}: has the fields {', '.join(store.spec.names)}, the model has {', '.join(spec.names)}")
+        if store.spec.space != spec.space:
+            raise DataError(f"{self.path}: space has {store.spec.space} dimensions, {spec.space} in the model")
+        for field, known in zip(store.spec.fields, spec.fields, strict=True):
+            for what in ("irreps", "kind", "dynamic"):
+                if (found := getattr(field, what)) != getattr(known, what):
+                    raise DataError(f"{self.path}: the field {field.name!r} has {what} {found}, in the model {getattr(known, what)}")
+            if field.unit and known.unit and field.unit != known.unit:
+                raise DataError(f"{self.path}: the field {field.name!r} is in {field.unit}, in the model in {known.unit}: convert it")
+        if not spec.duration and not np.isclose(self.frame_dt, frame_dt, rtol=1e-3):
+            raise DataError(f"{self.path}: a step lasts {self.frame_dt:.6g}, of the model {frame_dt:.6g}: a model knows its own step alone")
+        return store
 
     def _extent(self, config: RecordedConfig) -> dict[str, float]:
         extent: dict[str, float] = {}

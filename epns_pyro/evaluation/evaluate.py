@@ -79,11 +79,10 @@ def evaluate(
     progress : callable
         Called as ``progress(stage, done, total)``.
     """
-    settings, store = settings or simulator.config.evaluation, store.timed_as(simulator.spec)
+    settings = settings or simulator.config.evaluation
+    store = store.states_for(simulator.spec, simulator.context.frame_dt)
     if len(store.spec.sites) == 1:
         settings = settings.for_bodies(store.sites("test")[0])
-    if simulator.spec.names != store.spec.names:
-        raise DataError(f"{store.path}: has the fields {', '.join(store.spec.names)}, the model has {', '.join(simulator.spec.names)}")
     if has_hidden_states(simulator.spec) != has_hidden_states(store.spec):
         words = (
             ("infers", "as recorded")
