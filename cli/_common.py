@@ -148,6 +148,8 @@ def overrides(pairs: tuple[str, ...]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise click.BadParameter(f"expected key=value, found {pair!r}", param_hint="--set")
+        if key in changes:
+            raise click.BadParameter(f"{key} is given twice", param_hint="--set")
         changes[key] = parse_value(value)
     return changes
 
@@ -168,6 +170,8 @@ def result_file(ctx: click.Context, param: click.Parameter, out: Path) -> Path:
         fail(f"{out}: expected a name that ends in .zarr or .nc")
     if out.exists():
         fail(f"{out}: exists already: choose another name")
+    if not (home := out.resolve().parent).is_dir():
+        fail(f"{out}: there is no folder {home}")
     return out
 
 

@@ -70,7 +70,7 @@ def condition(
 
     chosen = trajectory_of(source) if source else None
     sim = epns_pyro.load(run, device=device)
-    recorded = read_observations(observations, sim.spec, frame_dt=sim.context.frame_dt, noise=dict(map(_noise, noises)))
+    recorded = read_observations(observations, sim.spec, frame_dt=sim.context.frame_dt, noise=_noise(noises))
     x0, past = _initial(*chosen, sim=sim, particles=particles, seed=seed) if chosen else (recorded.initial, None)
     if x0 is None:
         names = ", ".join(f.name if not f.dynamic else f"initial_{f.name}" for f in sim.spec.fields)
@@ -82,12 +82,17 @@ def condition(
     _summarise(posterior, recorded.observations.frames, particles, out)
 
 
-def _noise(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    try:
-        return name, float(value)
-    except ValueError:
-        raise click.BadParameter(f"expected FIELD=SIGMA with a number, found {text!r}", param_hint="--noise") from None
+def _noise(options: tuple[str, ...]) -> dict[str, float]:
+    noise: dict[str, float] = {}
+    for text in options:
+        name, _, value = text.partition("=")
+        if name in noise:
+            raise click.BadParameter(f"{name} is given twice", param_hint="--noise")
+        try:
+            noise[name] = float(value)
+        except ValueError:
+            raise click.BadParameter(f"expected FIELD=SIGMA with a number, found {text!r}", param_hint="--noise") from None
+    return noise
 
 
 def _initial(path: Path, index: int | None, *, sim: Simulator, particles: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from epns_pyro.cli._common import LARGEST, RUN, console, fail, seed_option, with_imports
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".svg", ".pdf")
 FILMS = (".gif", ".mp4", ".html")
+NOT_OF = {"members": ("futures", "recordings"), "seed": ("futures", "recordings"), "split": ("futures",), "steps": ("futures",)}  # options
 STEPS = 100  # of the futures of a run that are sampled by default
 
 
@@ -33,7 +35,9 @@ STEPS = 100  # of the futures of a run that are sampled by default
     help="FILE.png, .svg or .pdf; .gif, .mp4 or .html for a film.  [default: fan.png or paths.png]",
 )
 @with_imports
+@click.pass_context
 def plot(
+    ctx: click.Context,
     what: Path,
     kind: str | None,
     observables: tuple[str, ...],
@@ -55,7 +59,8 @@ def plot(
         fail(f"{what}: no such run, store or file of futures")
     if out is not None and not out.absolute().parent.is_dir():
         fail(f"{out.absolute().parent}: no such folder: make it first, or name another place for the picture")
-    futures = _gather(what, split, trajectory, members, steps, seed)
+    given = [name for name in NOT_OF if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    futures = _gather(what, split, trajectory, members, steps, seed, given)
     if out is not None and out.suffix in FILMS:
         _film(futures, runs, out)
     else:
@@ -65,7 +70,7 @@ def plot(
     console().print(f"{_described(futures)}: {out}", soft_wrap=True)
 
 
-def _gather(what: Path, split: str | None, trajectory: int, members: int, steps: int | None, seed: int) -> Futures:
+def _gather(what: Path, split: str | None, trajectory: int, members: int, steps: int | None, seed: int, given: list[str]) -> Futures:
     from epns_pyro.data import open_store
     from epns_pyro.plots.futures import is_futures, read_futures, recorded, sample_futures
     from epns_pyro.training.run import RunFolder
@@ -79,7 +84,10 @@ def _gather(what: Path, split: str | None, trajectory: int, members: int, steps:
             fail(f"{sim.store}: the data that {what} was trained on are not there, so there is nothing to start from")
         store = open_store(sim.store).states_for(sim.spec, sim.context.frame_dt)
         return sample_futures(sim, store, trajectory=trajectory, split=split, members=members, steps=steps or STEPS, seed=seed)
-    if is_futures(what):
+    kind = "futures" if is_futures(what) else "recordings"
+    if wrong := [name for name in given if kind in NOT_OF[name]]:
+        fail(f"{what}: holds {kind}, and {', '.join('--' + name.replace('split', 'set') for name in wrong)} is not for these: leave it out")
+    if kind == "futures":
         return read_futures(what, trajectory=trajectory)
     return recorded(open_store(what), split=split, first=trajectory, steps=steps)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("family", metavar="nbody|particles|cells")
 @click.option("--data", "data", type=click.Path(path_type=Path), help="Store to train on.  [default: simulated once, in data/]")
-@click.option("--preset", default="quick", show_default=True, metavar="quick|pairs|paper", help="Settings to start from.")
+@click.option("--preset", metavar="quick|pairs|paper", help="Settings to start from.  [default: quick]")
 @click.option(
     "--config",
     "file",
@@ -46,7 +46,7 @@ def train(
     ctx: click.Context,
     family: str,
     data: Path | None,
-    preset: str,
+    preset: str | None,
     file: Path | None,
     changes: tuple[str, ...],
     steps: int | None,
@@ -71,9 +71,9 @@ def train(
     folder = RunFolder(out or Path("runs") / family)
     hardware = Hardware(accelerator, devices, num_nodes)
     settings = overrides(changes)
-    settings |= {
-        key: value for key, value in (("training.steps", steps), ("training.compile", compiling), ("seed", seed)) if value is not None
-    }
+    for key, value in (("training.steps", steps), ("training.compile", compiling), ("seed", seed)):
+        if value is not None and settings.setdefault(key, value) is not value:
+            fail(f"--set {key}: there is an option for it, too: give one of them")
     settings |= {"imports": imported(ctx)} if imported(ctx) else {}
     store, config = _prepare(family, data, preset, file, settings, folder, resume)
     check_trainable(store, config)
@@ -88,7 +88,7 @@ def train(
         folder.check_free()
     trainer = Trainer(config, store, folder, hardware)
     if new:  # after the trainer, which refuses data that it cannot train on: then no empty folder is left behind
-        folder.create(config)
+        folder.create(trainer.config)
     try:
         _fit(trainer, resume=resume)
     except KeyboardInterrupt:
@@ -113,7 +113,7 @@ def train(
 
 
 def _prepare(
-    family: str, data: Path | None, preset: str, file: Path | None, settings: dict, folder: RunFolder, resume: bool
+    family: str, data: Path | None, preset: str | None, file: Path | None, settings: dict, folder: RunFolder, resume: bool
 ) -> tuple[Store, RunConfig]:
     """Read the settings, and open or make the data for them."""
     from epns_pyro.data import open_store
@@ -123,10 +123,12 @@ def _prepare(
     from epns_pyro.training.run import RunConfig
     from epns_pyro.training.trainable import check_data
 
-    presets.get_preset(family, preset)
+    if file and preset:
+        fail("--config has all settings: leave out --preset")
+    presets.get_preset(family, start := preset or "quick")
     if resume:
-        if file or settings.keys() - {"imports"}:
-            fail(f"--resume uses the settings of {folder.config}: leave out --config, --set, --steps and --seed")
+        if file or preset or settings.keys() - {"imports"}:
+            fail(f"--resume uses the settings of {folder.config}: leave out --config, --preset, --set, --steps and --seed")
         if folder.config.exists() and not folder.last.exists():
             fail(f"{folder.path}: stopped before its first checkpoint: start again without --resume")
         content = read_checkpoint(folder.last)
@@ -137,6 +139,8 @@ def _prepare(
         store = open_store(path)
         presets.check_family(family, store.spec, where=str(path))
         return store, config
+    if data and (simulated := next((key for key in settings if key.partition(".")[0] == "system"), None)):
+        fail(f"--set {simulated}: is for data that are simulated: those of {data} are what they are")
     given = open_store(data) if data else None
     if given:
         check_data(given)
@@ -145,9 +149,9 @@ def _prepare(
         config = RunConfig.from_yaml(file)
         presets.check_family(family, config.system.build().spec, where=str(file))
     else:
-        config = presets.preset(family, preset, given)
+        config = presets.preset(family, start, given)
     config = config.override(settings)
-    return given or _default_store(config, presets.default_data(family, preset)), config
+    return given or _default_store(config, presets.default_data(family, start)), config
 
 
 def _default_store(config: RunConfig, path: Path) -> Store:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import re
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,14 @@ class Config(pydantic.BaseModel):
     """Base of all configs: frozen, no unknown keys, errors in one line."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, raw: Any) -> Any:
+        for name, value in raw.items() if isinstance(raw, dict) else ():
+            if isinstance(value, bool) and name in cls.model_fields and _is_number(cls.model_fields[name].annotation):
+                raise ValueError(f"{name}: expected a number, found {value}")
+        return raw
 
     @pydantic.model_validator(mode="after")
     def _countable(self) -> Self:
@@ -103,7 +112,8 @@ def _place(raw: dict[str, Any], dotted: str) -> tuple[dict[str, Any], str]:
     *parents, leaf = dotted.split(".")
     for parent in parents:
         if not isinstance(node.get(parent), dict):
-            raise ConfigError(f"--set {dotted}: there is no section {parent!r}: {nearest(parent, node)}")
+            why = f"{parent!r} is a value, not a section" if parent in node else f"there is no section {parent!r}: {nearest(parent, node)}"
+            raise ConfigError(f"--set {dotted}: {why}")
         node = node[parent]
     if leaf not in node:
         raise ConfigError(f"--set {dotted}: unknown key {leaf!r}: {nearest(leaf, node)}")
@@ -132,8 +142,23 @@ def _submodel(owner: Any, part: Any) -> Any:
     return annotation if isinstance(annotation, type) and issubclass(annotation, Config) else None
 
 
+def _is_number(annotation: Any) -> bool:
+    """Say whether a field takes numbers, and neither true nor false."""
+    kinds, parts = set(), [annotation]
+    while parts:
+        part = parts.pop()
+        inner = typing.get_args(part)
+        parts += inner[:1] if hasattr(part, "__metadata__") else inner
+        kinds.add(part)
+    return bool(kinds & {int, float}) and bool not in kinds
+
+
 def parse_value(text: str) -> Any:
     """Read the value of a `--set key=value` as YAML, so that 1e-3, true, [1, 2] and words have their usual types."""
+    if re.fullmatch(r"[-+]?[0-9]{1,100}", text):
+        return int(text)  # YAML 1.1 reads 010 as 8
+    if re.fullmatch(r"[-+]?[0-9]+(:[0-9]+)+", text):
+        return text  # and 1:30 as 90
     try:
         return float(text) if _is_exponent(text) else parse_yaml(text, where="--set")
     except ConfigError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 
@@ -37,10 +38,18 @@ class ClusterError(EpnsError):
 
 
 def require_positive(**counts: int) -> None:
-    """Raise ConfigError unless all these numbers are at least 1."""
+    """Raise ConfigError unless all these are whole numbers of at least 1."""
     for name, count in counts.items():
+        if not isinstance(count, Integral):
+            raise ConfigError(f"{name}: expected a whole number, found {shown(count)}")
         if count < 1:
             raise ConfigError(f"{name}: expected at least 1, found {count}")
+
+
+def require_seed(seed: int) -> None:
+    """Raise ConfigError unless this can be the seed of random numbers."""
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed: expected a whole number from 0 to 2^63 - 1, found {shown(seed)}")
 
 
 MOST_NAMES = 40  # in a message

@@ -112,6 +112,15 @@ class _Loader(yaml.SafeLoader):
         self._inside = [(0, 0)]  # (values, height) of the nodes being composed
         self._anchored: dict[int, tuple[int, int]] = {}
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise _Limit(f"line {key.start_mark.line + 1}: the key {shown(key.value)} is given twice")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         if len(self._inside) > DEPTH + 1:
             raise _too_deep()

@@ -129,6 +129,6 @@ def train(
         folder.check_free()
     trainer = Trainer(config, store, folder, hardware)
     if new:  # after the trainer, which refuses data that it cannot train on: then no empty folder is left behind
-        folder.create(config)
+        folder.create(trainer.config)
     trainer.fit(resume=resume, on_progress=on_progress)
     return load(folder.path)

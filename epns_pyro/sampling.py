@@ -384,5 +384,7 @@ def _finish(partial: Path, out: Path) -> None:
         return
     with xr.open_zarr(partial, consolidated=False, chunks=None) as dataset:
         del dataset.attrs[PROGRESS]
-        dataset.drop_encoding().to_netcdf(out, engine="h5netcdf")
+        whole = out.with_name(out.name + ".whole")  # an interruption leaves no result that is cut short
+        dataset.drop_encoding().to_netcdf(whole, engine="h5netcdf")
+    os.replace(whole, out)
     shutil.rmtree(partial)

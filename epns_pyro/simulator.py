@@ -17,7 +17,7 @@ from epns_pyro.conditioning.observations import Observations
 from epns_pyro.conditioning.problem import Proposal, Start
 from epns_pyro.context import DataContext
 from epns_pyro.data import open_store, to_dataset
-from epns_pyro.errors import ConfigError, ShapeError
+from epns_pyro.errors import ConfigError, ShapeError, require_positive, require_seed
 from epns_pyro.inference import elbo, events
 from epns_pyro.inference.compiled import compiled_sampler
 from epns_pyro.inference.elbo import Bounds
@@ -114,7 +114,9 @@ class Simulator:
 
     def compile(self) -> Simulator:
         """Return a simulator that samples the same futures by compiled steps; with a warning, by plain ones where that cannot be."""
-        return replace(self, sampler=compiled_sampler(self.transition))
+        made = replace(self, sampler=compiled_sampler(self.transition))
+        vars(made).update(model=self.model, guide=self.guide)  # the same ones: what a script sets on them stays
+        return made
 
     # -- sampling ----------------------------------------------------------------------------------------------------------
 
@@ -155,10 +157,10 @@ class Simulator:
             the first implausible frame on. Time 0 is the initial state, in physical units. Where trajectories differ in their durations,
             `time` is that of even frames, and `elapsed` (trajectory, time) that of their own.
         """
-        size = 2 * members * (steps + 1) * self._given(x0).nbytes
-        require_memory(size, f"{members} futures of {len(x0)} states over {steps} steps", "ask for fewer, or use rollout_blocks")
         settings: dict[str, Any] = {"seed": seed, "feedback": feedback, "block_size": block_size, "schedule": schedule, "past": past}
         blocks = self.rollout_blocks(x0, steps=steps, members=members, **settings)
+        size = 2 * members * (steps + 1) * self._given(x0).nbytes
+        require_memory(size, f"{members} futures of {len(x0)} states over {steps} steps", "ask for fewer, or use rollout_blocks")
         first = next(blocks)
         paths = np.empty((members, len(x0), *first.states.shape[2:]), first.states.dtype)
         alive = np.empty(paths.shape[:3], bool)
@@ -184,10 +186,8 @@ class Simulator:
         span: int | None = None,
     ) -> Iterator[Block]:
         """Sample futures block by block, see `rollout`; `only` some, by number, `inferred` for all of them; in parts of `span` steps."""
-        if steps < 1 or members < 1:
-            raise ShapeError(f"a rollout needs at least one step and one member, found steps {steps}, members {members}")
-        if seed < 0 or (block_size is not None and block_size < 1):
-            raise ConfigError(f"a rollout needs seed >= 0 and block_size >= 1, found seed {seed}, block_size {block_size}")
+        require_positive(steps=steps, members=members, block_size=1 if block_size is None else block_size)
+        require_seed(seed)
         start = self._given(x0)[:, -1] if self.infers_states else self._given(x0)
         states = self.inferred(x0, members, seed) if inferred is None else inferred
         if schedule is not None:

@@ -43,6 +43,7 @@ from epns_pyro.evaluation.work import plan
 from epns_pyro.machine import threads_for
 from epns_pyro.simulator import Simulator
 from epns_pyro.training.checkpoint import versions
+from epns_pyro.training.presets import family_for
 from epns_pyro.training.run import EvaluationConfig, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -152,7 +153,17 @@ def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: Eval
         evaluation=settings.model_dump(mode="json"),
         versions=versions(),
         command=shlex.join(
-            ["epns-pyro", "train", store.system.name, "--config", str(folder.config), "--data", str(store.path), "--out", "NEW_FOLDER"]
+            [
+                "epns-pyro",
+                "train",
+                family_for(config),
+                "--config",
+                str(folder.config),
+                "--data",
+                simulator.store or str(store.path),
+                "--out",
+                "NEW_FOLDER",
+            ]
         ),
         store=str(store.path),
         sets={name: SetSize(trajectories=store.size(name), steps=store.steps(name)) for name in store.splits},

@@ -67,9 +67,13 @@ class CompiledSampler:
             following = sample_step(transition, Carry(x, memory))
             return following.x, following.memory
 
-        self.transition, self.compiled, self._warm = transition, True, False
+        self.transition, self.backend, self.compiled, self._warm = transition, backend, True, False
         options = OPTIONS if backend == "inductor" else None
         self._step = torch.compile(step, fullgraph=True, dynamic=False, backend=backend, options=options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, or one that is sent elsewhere, compiles the steps of its own transition."""
+        return type(self), (self.transition, self.backend)
 
     def __call__(self, carry: Carry) -> Carry:
         if self.compiled:

@@ -350,6 +350,13 @@ def check_family(family: str, spec: StateSpec, *, where: str) -> None:
     )
 
 
+def family_for(config: RunConfig) -> str:
+    """Return the name of a family with which `epns-pyro train` takes a config: its settings are all in it."""
+    names = (config.model.name, "particles", *FAMILIES.names)
+    spec = config.system.build().spec
+    return next(name for name in names if name in FAMILIES.names and FAMILIES[name].suits(spec))
+
+
 def default_data(family: str, name: str) -> Path:
     """Return the path of the data that `epns-pyro train FAMILY --preset NAME` simulates."""
     return Path("data") / f"{get_preset(family, name).store}.zarr"

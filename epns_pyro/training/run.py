@@ -162,7 +162,7 @@ class EvaluationConfig(Config):
         Seed of all random numbers.
     """
 
-    members: Count = 39
+    members: Annotated[Count, pydantic.Field(ge=2)] = 39
     trajectories: Count = 100
     stretch: Count | None = None
     frames: Count = 150

@@ -91,7 +91,8 @@ class Trainer:
     """
 
     def __init__(self, config: RunConfig, store: Store, folder: RunFolder, hardware: Hardware = Hardware()) -> None:
-        self.config, self.folder = config, folder
+        # What a config says of the data is how these were simulated, and not those that a preset would simulate.
+        self.config, self.folder = config.model_copy(update={"system": store.system.config}), folder
         self.store = store = with_strides(store, config.training)
         self.fabric = hardware.fabric()
         self.fabric.launch()
@@ -306,7 +307,7 @@ class Trainer:
         self.fabric.barrier()
 
     def _restore(self, content: dict[str, Any]) -> None:
-        found = RunConfig.parse(content["config"], where=str(self.folder.last))
+        found = RunConfig.parse(content["config"], where=str(self.folder.last)).model_copy(update={"system": self.config.system})
         if found != self.config:
             raise CheckpointError(f"{self.folder.last}: {differences(self.config, found)}: start again in another folder with --out")
         if content["context"] != self.context:

@@ -13,9 +13,11 @@ import xarray as xr
 import yaml
 from click.testing import CliRunner, Result
 
+import epns_pyro
 from epns_pyro.cli import main
-from epns_pyro.data import generate
+from epns_pyro.data import generate, open_store
 from epns_pyro.simulator import Simulator
+from epns_pyro.state import StateSpec
 from epns_pyro.systems import NBodyConfig, SetConfig, SpringsConfig
 
 SETS = {name: {"trajectories": n, "steps": 12} for name, n in (("train", 12), ("val", 6), ("test", 4))}
@@ -148,6 +150,58 @@ def test_an_existing_run_is_not_overwritten(trained: Path, store: Path) -> None:
 
 def test_resume_refuses_new_settings(trained: Path) -> None:
     refused(run("train", "nbody", "--out", trained, "--resume", "--steps", 9), "--resume uses the settings")
+
+
+def test_what_would_be_ignored_is_refused(trained: Path, store: Path, tmp_path: Path) -> None:
+    refused(run("train", "nbody", "--resume", "--out", trained, "--preset", "paper"), "leave out --config, --preset")
+    new = ("train", "nbody", "--data", store, "--out", tmp_path / "new")
+    refused(run(*new, "--set", "system.sigma=0.7"), "--set system.sigma: is for data that are simulated")
+    refused(run(*new, "--set", "training.batch=2", "--set", "training.batch=3"), "training.batch is given twice")
+    refused(run(*new, "--steps", 2, "--set", "training.steps=1e3x"), "--set training.steps: there is an option for it")
+    twice = tmp_path / "twice.yaml"
+    twice.write_text((trained / "config.yaml").read_text() + "seed: 7\n")
+    refused(run(*new, "--config", twice), "the key 'seed' is given twice")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_config_describes_the_data_that_were_used(trained: Path, store: Path) -> None:
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["system"]["bodies"] == 3
+    simulator = epns_pyro.train(
+        epns_pyro.preset("nbody").override({"training.steps": 1} | dict(pair[6:].split("=") for pair in SMALL)),
+        store,
+        trained.parent / "script",
+    )
+    assert simulator.config.system == open_store(store).system.config
+
+
+def test_initial_states_of_other_fields_are_refused(trained: Path, store: Path, tmp_path: Path) -> None:
+    recorded = open_store(store)
+    turned = StateSpec(recorded.spec.fields[::-1], space=recorded.spec.space)
+    with xr.open_zarr(store, group="test", consolidated=False) as data:
+        data.load().assign_attrs(state_spec=turned.to_json(), frame_dt=recorded.frame_dt).to_netcdf(
+            tmp_path / "turned.nc", engine="h5netcdf"
+        )
+    result = run("simulate", trained, "--from", tmp_path / "turned.nc", "--members", 2, "--steps", 2, "--out", tmp_path / "x.nc")
+    refused(result, "turned.nc: has the fields velocity, position, mass, the model has mass, position, velocity")
+
+
+def test_an_interrupted_result_is_completed(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, write = tmp_path / "x.nc", xr.Dataset.to_netcdf
+
+    def stop(data: xr.Dataset, path: Path, **settings: object) -> None:
+        write(data.isel(sample=[0]), path, **settings)
+        raise KeyboardInterrupt
+
+    command = ("simulate", trained, "--members", 3, "--steps", 2, "--out", out)
+    with monkeypatch.context() as patch:
+        patch.setattr(xr.Dataset, "to_netcdf", stop)
+        assert run(*command).exit_code == 130
+    assert not out.exists()
+    assert run(*command).exit_code == 0
+    with xr.open_dataset(out) as found:
+        assert found.sizes["sample"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["x.nc"]
 
 
 def test_resume_and_simulate_need_a_run(tmp_path: Path) -> None:

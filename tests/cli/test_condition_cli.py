@@ -76,6 +76,8 @@ def test_a_posterior_is_written_and_summarised(folder: Path, tmp_path: Path, nam
         (["--observations", "seen.nc", "--out", "x.nc", "--noise", "position=0"], "finite noise > 0, found 0"),
         (["--observations", "seen.nc", "--out", "x.nc", "--noise", "speed=1"], "did you mean 'position'|known: position"),
         (["--observations", "seen.nc", "--out", "x.nc", "--noise", "position"], "expected FIELD=SIGMA with a number, found 'position'"),
+        (["--observations", "seen.nc", "--out", "x.nc", "--noise", "position=1", "--noise", "position=2"], "position is given twice"),
+        (["--observations", "seen.nc", "--out", "no/x.nc"], "no/x.nc: there is no folder"),
         (["--observations", "seen.nc", "--out", "x.nc", "--from", "data.zarr:one"], "PATH:INDEX with a whole number"),
         (["--observations", "seen.nc", "--out", "x.nc", "--smooth", "--particles", "5"], "needs at least 38 particles, found 5"),
     ],

@@ -20,16 +20,20 @@ def invoke(*arguments: object) -> Result:
 def test_plot_takes_runs_stores_and_futures(name, run, store, tmp_path) -> None:
     futures = tmp_path / "futures.zarr"
     assert invoke("simulate", run, "--members", 2, "--steps", 3, "--out", futures).exit_code == 0
-    for what in (run, store.path, futures):
+    for what, options in ((run, ("--steps", 3, "--members", 2)), (store.path, ("--steps", 3)), (futures, ())):
         out = tmp_path / f"{Path(what).stem}-{name}"
-        result = invoke("plot", what, "--out", out, "--steps", 3, "--members", 2)
+        result = invoke("plot", what, "--out", out, *options)
         assert result.exit_code == 0, result.output
         assert out.stat().st_size > 1000
         assert str(out) in result.output
 
 
-def test_what_plot_cannot_do_is_one_line(run, tmp_path) -> None:
+def test_what_plot_cannot_do_is_one_line(run, store, tmp_path) -> None:
+    futures = tmp_path / "futures.zarr"
+    assert invoke("simulate", run, "--members", 2, "--steps", 3, "--out", futures).exit_code == 0
     for arguments, said in [
+        ((futures, "--steps", 1, "--set", "val"), "holds futures, and --set, --steps is not for these"),
+        ((store.path, "--members", 5), "holds recordings, and --members is not for these"),
         ((tmp_path / "no",), "no such run, store or file of futures"),
         ((run, "--out", "x.jpg"), "expected a name that ends in .png"),
         ((run, "--out", tmp_path / "no" / "x.png"), "no such folder"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -309,3 +309,24 @@ def test_states_as_a_dataset_in_memory(walkers, stripes):
 
 def test_the_spec_of_a_store_survives_the_trip(walkers):
     assert asdict(open_store(walkers.path).spec) == asdict(WALKERS)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"fields": SPEC.fields[::-1]}, "has the fields position, charge, wind, the model has wind, charge, position"),
+        ({"fields": (replace(SPEC.fields[0], unit="mm"), *SPEC.fields[1:])}, "the field 'position' is in um, in the model in mm"),
+        (
+            {"fields": (SPEC.fields[0], Field("charge", "0o", dynamic=False), SPEC.fields[2])},
+            "the field 'charge' has irreps 0e, in the model 0o",
+        ),
+        ({"frame_dt": 0.1}, "a step lasts 0.5, of the model 0.1"),
+    ],
+)
+def test_a_store_of_other_states_is_not_for_a_model(change, said, tmp_path):
+    data = dataset().assign_attrs(state_spec=SPEC.to_json(), frame_dt=0.5)
+    data.to_zarr(tmp_path / "a.zarr", consolidated=False)
+    store = open_store(tmp_path / "a.zarr")
+    assert store.states_for(SPEC, 0.5) is store
+    with pytest.raises(DataError, match=said):
+        store.states_for(replace(SPEC, fields=change.get("fields", SPEC.fields)), change.get("frame_dt", 0.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -214,10 +215,12 @@ def test_the_true_tissue_used_as_a_model_is_found_calibrated(cells: Store) -> No
     assert "calibrated" in words.values()
 
 
-def test_the_command_names_the_system(untrained: Simulator, nbody: Store, cells: Store, tmp_path: Path) -> None:
-    for store in (nbody, cells):
-        about = _about(untrained, store, RunFolder(tmp_path / "a run"), EvaluationConfig(), 1.0)
-        assert about.command.startswith(f"epns-pyro train {store.system.name} --config '")
+def test_the_command_that_repeats_a_run_names_its_family_and_the_data_that_it_was_trained_on(
+    untrained: Simulator, nbody: Store, tmp_path: Path
+):
+    about = _about(replace(untrained, store="trained on"), nbody, RunFolder(tmp_path / "a run"), EvaluationConfig(), 1.0)
+    assert about.command.startswith("epns-pyro train particles --config '")
+    assert about.command.endswith("--data 'trained on' --out NEW_FOLDER")
 
 
 def test_a_failed_evaluation_leaves_the_old_one(tmp_path: Path) -> None:

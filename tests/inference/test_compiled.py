@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import shutil
 import warnings
 
@@ -88,6 +90,26 @@ def test_what_is_carried_is_carried_on() -> None:
         there = compiled.sample_step(transition, compiled.sample_step(transition, transition.start(x0)))
     torch.testing.assert_close(here.x, there.x, rtol=1e-9, atol=1e-12)
     assert len(here.memory) == len(there.memory)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["a copy", "a pickle"])
+def test_a_duplicate_samples_with_the_weights_of_its_own(duplicate) -> None:
+    transition = model("no integrator")
+    sampler = CompiledSampler(transition, backend="eager")
+    before = futures(transition, 2, sampler=sampler)
+    other = duplicate(sampler)
+    with torch.no_grad():
+        for weights in other.transition.parameters():
+            weights.add_(0.1)
+    found = futures(transition, 2, sampler=other)
+    np.testing.assert_allclose(found, futures(other.transition, 2), rtol=1e-9, atol=1e-12)
+    assert not np.allclose(found, before)
+
+
+def test_a_compiled_simulator_has_the_same_programs(sim: Simulator) -> None:
+    made = sim.compile()
+    assert made.model is sim.model
+    assert made.guide is sim.guide
 
 
 def test_a_step_that_is_no_graph_is_sampled_plainly() -> None:
