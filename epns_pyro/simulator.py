@@ -140,6 +140,7 @@ class Simulator:
             Full initial states, as `spec.pack` builds them. Where states are hidden: the frames given, (trajectory, time, *site, channel),
             and futures are what would be recorded after the last of them.
         steps, members, seed : int
+            Random numbers are those of PyTorch, which all threads share: sample several ensembles at a time in processes, not in threads.
         feedback : Feedback
             ANCESTRAL: a sample of the model. PUSHFORWARD: the mean of the emission is fed back, as in the published code.
         block_size : int, optional
