@@ -140,7 +140,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def overrides(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Read the values of repeated `--set key=value` options."""
+    """Read the values of repeated `--set key=value` options; of one key the last counts."""
     from epns_pyro.config import parse_value
 
     changes = {}
@@ -148,8 +148,6 @@ def overrides(pairs: tuple[str, ...]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise click.BadParameter(f"expected key=value, found {pair!r}", param_hint="--set")
-        if key in changes:
-            raise click.BadParameter(f"{key} is given twice", param_hint="--set")
         changes[key] = parse_value(value)
     return changes
 

@@ -156,7 +156,6 @@ def test_what_would_be_ignored_is_refused(trained: Path, store: Path, tmp_path: 
     refused(run("train", "nbody", "--resume", "--out", trained, "--preset", "paper"), "leave out --config, --preset")
     new = ("train", "nbody", "--data", store, "--out", tmp_path / "new")
     refused(run(*new, "--set", "system.sigma=0.7"), "--set system.sigma: is for data that are simulated")
-    refused(run(*new, "--set", "training.batch=2", "--set", "training.batch=3"), "training.batch is given twice")
     refused(run(*new, "--steps", 2, "--set", "training.steps=1e3x"), "--set training.steps: there is an option for it")
     twice = tmp_path / "twice.yaml"
     twice.write_text((trained / "config.yaml").read_text() + "seed: 7\n")
