@@ -138,6 +138,7 @@ def _write_inference_data(store: Store, judged: heldout.HeldOut, scored: likelih
 
 def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: EvaluationConfig, seconds: float) -> Run:
     config = simulator.config
+    again = {"--config": folder.config, "--data": simulator.store or store.path, "--out": "NEW_FOLDER"}
     return Run(
         name=folder.path.name,
         system=store.system.name,
@@ -152,19 +153,7 @@ def _about(simulator: Simulator, store: Store, folder: RunFolder, settings: Eval
         config_yaml=config.to_yaml(),
         evaluation=settings.model_dump(mode="json"),
         versions=versions(),
-        command=shlex.join(
-            [
-                "epns-pyro",
-                "train",
-                family_for(config),
-                "--config",
-                str(folder.config),
-                "--data",
-                simulator.store or str(store.path),
-                "--out",
-                "NEW_FOLDER",
-            ]
-        ),
+        command=shlex.join(["epns-pyro", "train", family_for(config), *(str(part) for option in again.items() for part in option)]),
         store=str(store.path),
         sets={name: SetSize(trajectories=store.size(name), steps=store.steps(name)) for name in store.splits},
         held_out=store.fingerprint("test"),

@@ -354,7 +354,7 @@ def family_for(config: RunConfig) -> str:
     """Return the name of a family with which `epns-pyro train` takes a config: its settings are all in it."""
     names = (config.model.name, "particles", *FAMILIES.names)
     spec = config.system.build().spec
-    return next(name for name in names if name in FAMILIES.names and FAMILIES[name].suits(spec))
+    return next((name for name in names if name in FAMILIES.names and FAMILIES[name].suits(spec)), config.model.name)
 
 
 def default_data(family: str, name: str) -> Path:

@@ -91,7 +91,7 @@ class Trainer:
     """
 
     def __init__(self, config: RunConfig, store: Store, folder: RunFolder, hardware: Hardware = Hardware()) -> None:
-        # What a config says of the data is how these were simulated, and not those that a preset would simulate.
+        # The system of a config is that of the data, not the one that a preset would simulate.
         self.config, self.folder = config.model_copy(update={"system": store.system.config}), folder
         self.store = store = with_strides(store, config.training)
         self.fabric = hardware.fabric()
