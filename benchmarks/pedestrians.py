@@ -78,14 +78,13 @@ def recorded(store: Store, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def autoregressions(store: Store, context: DataContext, seed: int) -> dict[str, np.ndarray]:
     """Return forecasts of the test set by the order that is best in validation, and by the one that is best in the test."""
-    scores: dict[str, list[float]] = {"val": [], "test": []}
-    forecasts = []
+    sets, forecasts = {split: recorded(store, split) for split in ("val", "test")}, []
+    scores: dict[str, list[float]] = {split: [] for split in sets}
     for order in range(1, SEEN):
         law = Autoregression.fit(store, context, order=order)
-        for split, found in scores.items():
-            x, truth, there = recorded(store, split)
+        for split, (x, truth, there) in sets.items():
             ensemble = store.spec.get(law.sample(x[:, 0], STEPS, MEMBERS, seed), "position")[:, :, 1:]
-            found.append(crps(ensemble, truth, there))
+            scores[split].append(crps(ensemble, truth, there))
         forecasts.append(ensemble)  # of the test set, the last
     chosen, best = (int(np.argmin(found)) for found in scores.values())
     return {
