@@ -63,7 +63,7 @@ LAYERS = {
     "symmetry": {"errors", "state", "fields", "geometry"},
     "context": {"errors", "state"},
     "systems": _GROUND,
-    "data": _GROUND | {"systems"},
+    "data": _GROUND | {"systems", "calibration"},
     "backbones": _GROUND,
     "models": _GROUND | {"backbones"},
     "inference": _MODELS | {"models"},

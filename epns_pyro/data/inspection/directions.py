@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from epns_pyro.calibration.dependence import autocorrelation_time
 from epns_pyro.data.inspection.findings import WARNING, Inspector
 from epns_pyro.data.scales import field_changes
 from epns_pyro.derived import recorded_space
@@ -22,6 +23,9 @@ else:
 LEVEL = 0.01  # of all tests of one field together
 LEAST_RATIO = 1.1  # of changes along and across: a smaller one may be sure, as in a molecule that keeps its direction, and matters little
 FEWEST = 12  # trajectories; with fewer, the Normal approximation of the rank tests is too coarse
+EXCESS = 2.7  # of a decorrelation time over one trajectory, times the square root of their number: independent ones seldom reach it
+APART = 3.0  # decorrelation times: means over so many trajectories count as independent
+FEWEST_MEANS = 6
 WAY_OUT = (
     "declare `symmetry: axis` (with `axis: [...]`) or `symmetry: translations`, on import --symmetry, or add a static vector field with "
     "the direction"
@@ -33,7 +37,8 @@ class Directions(Inspector):
 
     Under rotations and reflections, three quantities of a trajectory are symmetric: its mean change about zero, the log ratio of the mean
     squares along two axes about zero, and the mean product of two axes about zero. Each is tested by Wilcoxon's signed-rank test over
-    trajectories, which must be independent and start anywhere in any direction. Under translations the change of a single body does not
+    trajectories, which start anywhere in any direction. Where trajectories continue each other, a school keeps its direction from one to the
+    next: then means over many of them are tested, or nothing if these are too few. Under translations the change of a single body does not
     depend on where it starts: Spearman's rank correlation over trajectories. (With several bodies it may: if data are centred on the centre
     of mass, the position of one body tells where the others are.) Bonferroni's correction keeps the probability of a false alarm in a set
     below 1%. With fewer than 12 trajectories nothing is tested.
@@ -44,23 +49,22 @@ class Directions(Inspector):
         self._position = next((f.name for f in spec.dynamic_fields if f.translates), "")
         self._means: list[np.ndarray] = []  # by trajectory: mean change (space,)
         self._squares: list[np.ndarray] = []  # mean outer product of changes (space, space)
-        self._starts: list[np.ndarray] = []  # position (space,) of a single body in the first frame, and in the last
+        self._starts: list[np.ndarray] = []  # centroid (space,) in the first frame, and in the last
         self._ends: list[np.ndarray] = []
-        self._whole = True  # every body is present in every frame
+        self._alone = True  # one body, which is present in every frame
 
     def look(self, arrays: dict[str, np.ndarray], first: int) -> None:
         space = recorded_space(self._spec, arrays)
         changes = field_changes(self._spec, self._field, arrays[self._field.name].astype(np.float64), space)
         changes = changes.reshape(len(changes), -1, changes.shape[-1])
         known = np.isfinite(changes).all(-1, keepdims=True)
-        self._whole &= bool(known.all())
+        self._alone &= bool(known.all()) and arrays[self._field.name].shape[2] == 1
         count, changes = np.maximum(known.sum((1, 2)), 1), np.where(known, changes, 0.0)
         self._means += list(changes.sum(1) / count[:, None])
         self._squares += list(np.einsum("tna,tnb->tab", changes, changes) / count[:, None, None])
-        if self._position in arrays and arrays[self._position].shape[2] == 1:
-            place = arrays[self._position][:, :, 0].astype(np.float64)
-            self._starts += list(place[:, 0])
-            self._ends += list(place[:, -1])
+        if self._position in arrays:
+            self._starts += list(_centroid(arrays[self._position][:, 0]))
+            self._ends += list(_centroid(arrays[self._position][:, -1]))
 
     def findings(self) -> Iterator[tuple[str, str]]:
         if not self._means:  # the set is still empty
@@ -70,11 +74,13 @@ class Directions(Inspector):
         means, squares = means[moving], squares[moving]
         if len(means) < 2 or means.shape[-1] < 2:
             return
+        places = len(self._starts) == len(moving)
+        continued = places and self._continued()
         space, name = means.shape[-1], self._field.name
         pairs = list(itertools.combinations(range(space), 2))
         level = LEVEL / (2 * space + 2 * len(pairs))
         typical = np.sqrt(np.einsum("taa->", squares) / len(squares) / space)
-        if any(_signed_rank(column) < level for column in means.T):
+        if any(_symmetric(column, continued) < level for column in means.T):
             mean = ", ".join(f"{value:.3g}" for value in means.mean(0))
             yield (
                 WARNING,
@@ -83,18 +89,20 @@ class Directions(Inspector):
             )
             both = means[:, :, None] * means.mean(0)
             squares = squares - both - both.mT + np.outer(means.mean(0), means.mean(0))  # about the mean: a drift is reported above
-        yield from self._anisotropy(squares, pairs, level)
-        if len(self._starts) == len(moving) and self._whole and not self._consecutive():
+        yield from self._anisotropy(squares, pairs, level, continued)
+        if places and self._alone and not continued:
             yield from self._places(means, np.asarray(self._starts)[moving], level)
 
-    def _anisotropy(self, squares: np.ndarray, pairs: list[tuple[int, int]], level: float) -> Iterator[tuple[str, str]]:
+    def _anisotropy(
+        self, squares: np.ndarray, pairs: list[tuple[int, int]], level: float, continued: bool
+    ) -> Iterator[tuple[str, str]]:
         diagonal = np.einsum("taa->ta", squares)
         tilted = False
         for a, b in pairs:
             first, second, product = np.take(diagonal, a, -1), np.take(diagonal, b, -1), squares[:, a, b]
             both = (first > 0) & (second > 0)
             ratio = np.log(first[both] / second[both])
-            tilted |= bool(len(ratio)) and min(_signed_rank(ratio), _signed_rank(product)) < level
+            tilted |= bool(len(ratio)) and min(_symmetric(ratio, continued), _symmetric(product, continued)) < level
         if tilted:
             values, axes = np.linalg.eigh(squares.mean(0))
             longest, ratio = np.take(axes, -1, -1), np.sqrt(values.max() / max(values.min(), 1e-300))
@@ -121,14 +129,39 @@ class Directions(Inspector):
                     "trap or wall, or add it as a body",
                 )
 
-    def _consecutive(self) -> bool:
-        """Return whether trajectories continue those before them: then their starts are not independent of their changes."""
+    def _continued(self) -> bool:
+        """Return whether trajectories continue those before them: then they are not independent."""
         starts, ends = np.asarray(self._starts), np.asarray(self._ends)
-        seam, apart = (np.median(np.linalg.norm(starts[1:] - before[:-1], axis=-1)) for before in (ends, starts))
-        return bool(seam < 0.5 * apart)
+        seam, apart = (np.linalg.norm(starts[1:] - before[:-1], axis=-1) for before in (ends, starts))
+        known = np.isfinite(seam) & np.isfinite(apart)
+        return bool(known.any() and np.median(seam[known]) < 0.5 * np.median(apart[known]))
 
 
-def _signed_rank(values: np.ndarray) -> float:
-    """Return the p-value of Wilcoxon's test that values (trajectory,) are symmetric about zero; 1 if there is nothing to test."""
-    values = values[values != 0]
-    return float(stats.wilcoxon(values).pvalue) if len(values) > 1 else 1.0
+def _centroid(x: np.ndarray) -> np.ndarray:
+    """Return the mean place of the bodies that are there, (trajectory, space), of positions (trajectory, body, space); NaN without one."""
+    known = np.isfinite(x).all(-1, keepdims=True)
+    count = known.sum(1)
+    return np.divide(np.where(known, x, 0.0).sum(1), count, out=np.full((len(x), x.shape[-1]), np.nan), where=count > 0)
+
+
+def _symmetric(values: np.ndarray, continued: bool) -> float:
+    """Return the p-value of the hypothesis that values (trajectory,) are symmetric about zero; 1 if there is nothing to test.
+
+    Wilcoxon's test of independent trajectories. Of those that continue each other, and remember how, Student's: their means over blocks that
+    are long enough to be independent are few.
+    """
+    block = _block(values) if continued else 1
+    if block == 1:
+        values = values[values != 0]
+        return float(stats.wilcoxon(values).pvalue) if len(values) > 1 else 1.0
+    count = len(values) // block
+    if count < FEWEST_MEANS:
+        return 1.0
+    return float(stats.ttest_1samp(values[: count * block].reshape(count, block).mean(1), 0.0).pvalue)
+
+
+def _block(values: np.ndarray) -> int:
+    """Return over how many consecutive trajectories the mean of values (trajectory,) has to be taken to be independent of the next mean."""
+    ranks = np.sign(values) * stats.rankdata(np.abs(values))  # heavy tails would hide dependence
+    length = float(autocorrelation_time(ranks, np.zeros(len(ranks)), np.arange(len(ranks))))
+    return 1 if length <= 1 + EXCESS / np.sqrt(len(ranks)) else int(np.ceil(APART * length))

@@ -37,11 +37,19 @@ def recording(rng: np.random.Generator) -> np.ndarray:
     return 0.1 * rng.normal(size=(300, 3, 2)).cumsum(0).reshape(SHAPE)
 
 
+def school(rng: np.random.Generator) -> np.ndarray:
+    """One recording of a school, cut into trajectories, whose common direction turns slowly: once in about six trajectories."""
+    heading = np.cumsum(0.2 * rng.normal(size=300))
+    common = np.stack([np.cos(heading), np.sin(heading)], -1)[:, None]
+    return 0.1 * (common + 0.5 * rng.normal(size=(300, 3, 2))).cumsum(0).reshape(SHAPE)
+
+
 LAWFUL = {
     "a walk": walk,
     "a walk of heavy tails": lambda rng: walk(rng, rng.standard_t(3, size=SHAPE)),
     "bodies that keep their direction": lambda rng: walk(rng, rng.normal(size=SHAPE) + 5 * rng.normal(size=(30, 1, 3, 2))),
     "one recording cut into pieces": recording,
+    "one recording of a school": school,
     "one body": lambda rng: walk(rng)[:, :, :1],
     "one body, recorded once": lambda rng: recording(rng)[:, :, :1],
     "bodies that come and go": lambda rng: np.where(rng.random(SHAPE[:3])[..., None] < 0.1, np.nan, walk(rng)),
