@@ -97,5 +97,6 @@ TRACKS = (
     Reader("tracks-idtracker", _made(track_files.idtracker_csv), read_tracks, OF_TEXT),
     Reader("tracks-deeplabcut", _made(deeplabcut), read_tracks, OF_TEXT),
     Reader("tracks-parquet", _made(track_files.parquet), read_tracks, mutators.BYTES),
+    Reader("tracks-dictionary", _made(track_files.idtracker_dictionary), read_tracks, mutators.BYTES),
     Reader("tracks-npy", _made(track_files.idtracker_array), read_tracks, (*mutators.BYTES, change_header, change_values)),
 )

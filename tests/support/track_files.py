@@ -78,6 +78,18 @@ def idtracker_array(folder, table):
     return folder / "positions.npy"
 
 
+def idtracker_dictionary(folder, table):
+    """As idtracker.ai saves a session: a dictionary, pickled by NumPy."""
+    session = {
+        "trajectories": dense(table),
+        "frames_per_second": np.float64(32),
+        "body_length": 57.0,
+        "setup_points": {"border": np.eye(2)},
+    }
+    np.save(folder / "trajectories.npy", session)
+    return folder / "trajectories.npy"
+
+
 # -- DeepLabCut ------------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import final
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from epns_pyro.data.importers import track_tables
-from epns_pyro.data.importers.npy import load_npy, load_npz
+from epns_pyro.data.importers.npy import load_dictionary, load_npy, load_npz
 from epns_pyro.data.importers.track_recording import AXES, FRAME, LIKELIHOOD, TRACK, Tracks
 from epns_pyro.data.importers.track_tables import LINE, TextTable, interval, numbers
 from epns_pyro.errors import DataError
@@ -105,7 +106,7 @@ def _stacked(parts: list[pd.DataFrame], chunk: pd.DataFrame) -> pd.DataFrame:
 
 @final
 class ArrayTracks(Tracks):
-    """An array (frame, animal, axis), NaN where an animal was not seen: a .npy file, or `trajectories` in a .npz file."""
+    """An array (frame, animal, axis), NaN where an animal was not seen: a .npy file, or `trajectories` in a .npz file or a dictionary."""
 
     layout = "idtracker"
 
@@ -113,17 +114,25 @@ class ArrayTracks(Tracks):
         try:
             array = load_npz(path, "trajectories") if path.suffix.lower() == ".npz" else load_npy(path)
         except DataError as error:
-            if path.suffix.lower() == ".npy" and any(word in str(error) for word in ("Python objects", "Object arrays", "pickled")):
-                raise DataError(
-                    f"{path}: is a pickled dictionary (idtracker.ai), which can run code when it is read: import trajectories.csv of the "
-                    "same session, or, if you trust the file, save its array: "
-                    f"np.save('positions.npy', np.load('{path.name}', allow_pickle=True).item()['trajectories'])"
-                ) from None
-            raise
+            if path.suffix.lower() != ".npy" or not any(word in str(error) for word in ("Python objects", "Object arrays", "pickled")):
+                raise
+            array = self._saved_by_idtracker(path)
         if array.ndim != 3 or array.shape[-1] not in (2, 3):
             raise DataError(f"{path}: expected numbers (frame, animal, 2 or 3 axes), found {array.dtype} {array.shape}")
         self._array = array
         super().__init__(path, (), AXES[: array.shape[-1]])
+
+    def _saved_by_idtracker(self, path: Path) -> np.ndarray:
+        """Return the positions that idtracker.ai saved in a dictionary, and keep its time between frames."""
+        session = load_dictionary(path)
+        array, rate = session.get("trajectories"), session.get("frames_per_second")
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise DataError(
+                f"{path}: expected a dictionary of idtracker.ai with 'trajectories', found {', '.join(map(str, session))[:200]}"
+            )
+        if isinstance(rate, Real) and 0 < float(rate) < np.inf:
+            self.frame_dt, self.time_unit = 1.0 / float(rate), "s"
+        return array
 
     def chunks(self) -> Iterator[pd.DataFrame]:
         frames, animals, _ = self._array.shape

@@ -37,11 +37,11 @@ class Directions(Inspector):
 
     Under rotations and reflections, three quantities of a trajectory are symmetric: its mean change about zero, the log ratio of the mean
     squares along two axes about zero, and the mean product of two axes about zero. Each is tested by Wilcoxon's signed-rank test over
-    trajectories, which start anywhere in any direction. Where trajectories continue each other, a school keeps its direction from one to the
-    next: then means over many of them are tested, or nothing if these are too few. Under translations the change of a single body does not
-    depend on where it starts: Spearman's rank correlation over trajectories. (With several bodies it may: if data are centred on the centre
-    of mass, the position of one body tells where the others are.) Bonferroni's correction keeps the probability of a false alarm in a set
-    below 1%. With fewer than 12 trajectories nothing is tested.
+    trajectories, which start anywhere in any direction. Where trajectories continue each other, a school keeps its direction from one to
+    the next: then means over many of them are tested, or nothing if these are too few. Under translations the change of a single body does
+    not depend on where it starts: Spearman's rank correlation over trajectories. (With several bodies it may: if data are centred on the
+    centre of mass, the position of one body tells where the others are.) Bonferroni's correction keeps the probability of a false alarm in
+    a set below 1%. With fewer than 12 trajectories nothing is tested.
     """
 
     def __init__(self, spec: StateSpec, field: Field) -> None:
@@ -93,9 +93,7 @@ class Directions(Inspector):
         if places and self._alone and not continued:
             yield from self._places(means, np.asarray(self._starts)[moving], level)
 
-    def _anisotropy(
-        self, squares: np.ndarray, pairs: list[tuple[int, int]], level: float, continued: bool
-    ) -> Iterator[tuple[str, str]]:
+    def _anisotropy(self, squares: np.ndarray, pairs: list[tuple[int, int]], level: float, continued: bool) -> Iterator[tuple[str, str]]:
         diagonal = np.einsum("taa->ta", squares)
         tilted = False
         for a, b in pairs:
@@ -147,8 +145,8 @@ def _centroid(x: np.ndarray) -> np.ndarray:
 def _symmetric(values: np.ndarray, continued: bool) -> float:
     """Return the p-value of the hypothesis that values (trajectory,) are symmetric about zero; 1 if there is nothing to test.
 
-    Wilcoxon's test of independent trajectories. Of those that continue each other, and remember how, Student's: their means over blocks that
-    are long enough to be independent are few.
+    Wilcoxon's test of independent trajectories. Of those that continue each other, and remember how, Student's: their means over blocks
+    that are long enough to be independent are few.
     """
     block = _block(values) if continued else 1
     if block == 1:

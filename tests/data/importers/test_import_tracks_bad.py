@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -26,6 +28,13 @@ def refused(result, message, folder):
     assert message in last
     assert "Traceback" not in result.output
     assert [p.name for p in folder.iterdir() if "store" in p.name or p.name.startswith(".")] == []
+
+
+class Command:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch store.ran",)
 
 
 def lines_of(table, separator=","):
@@ -117,7 +126,10 @@ def test_bad_options_get_one_line(tmp_path, args, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("trajectories.npy", None, "trajectories.npy: is a pickled dictionary (idtracker.ai), which can run code when it is read"),
+        ("evil.npy", {"trajectories": Command()}, "evil.npy: cannot be read as a dictionary of arrays: it names posix.system, which could"),
+        ("a dictionary.npy", {"x": 1.0}, "a dictionary.npy: expected a dictionary of idtracker.ai with 'trajectories', found x"),
+        ("words.npy", {"trajectories": "none"}, "words.npy: expected a dictionary of idtracker.ai with 'trajectories'"),
+        ("a list.npy", [[1.0], None], "a list.npy: holds ndarray, expected a dictionary"),
         ("a.npy", b"no array", "a.npy: "),
         ("a.npz", b"no archive", "a.npz: cannot be read as a .npz archive"),
         ("a.parquet", b"no table", "a.parquet: cannot be read as Parquet"),
@@ -130,8 +142,8 @@ def test_bad_options_get_one_line(tmp_path, args, message):
     ],
 )
 def test_files_that_are_no_tables(tmp_path, name, content, message):
-    if name == "trajectories.npy":
-        np.save(tmp_path / name, {"trajectories": np.zeros((3, 2, 2))})
+    if isinstance(content, (dict, list)):
+        np.save(tmp_path / name, np.array(content, dtype=object))
     elif name == "empty":
         (tmp_path / name).mkdir()
     elif content is not None:

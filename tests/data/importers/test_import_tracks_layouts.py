@@ -8,7 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from small_tracks import detections, walkers
-from track_files import btrack, csv, deeplabcut, idtracker_array, idtracker_csv, idtracker_text, napari, parquet, trackmate, trackpy
+from track_files import (
+    btrack,
+    csv,
+    deeplabcut,
+    idtracker_array,
+    idtracker_csv,
+    idtracker_dictionary,
+    idtracker_text,
+    napari,
+    parquet,
+    trackmate,
+    trackpy,
+)
 
 from epns_pyro.data import Split
 from epns_pyro.data.importers.track_fields import Column, Quantities
@@ -31,7 +43,10 @@ def same(store, table):
     np.testing.assert_array_equal(found.to_numpy(), expected[list(found)].to_numpy())
 
 
-@pytest.mark.parametrize("write", [trackpy, trackmate, napari, btrack, parquet, idtracker_csv, idtracker_text, idtracker_array])
+IDTRACKER = [idtracker_csv, idtracker_text, idtracker_array, idtracker_dictionary]
+
+
+@pytest.mark.parametrize("write", [trackpy, trackmate, napari, btrack, parquet, *IDTRACKER])
 def test_the_same_walk_from_every_program(tmp_path, write):
     table = walkers()
     store, found = imported(write(tmp_path, table))
@@ -44,6 +59,8 @@ def test_the_same_walk_from_every_program(tmp_path, write):
         assert (store.frame_dt, store.time_unit) == (0.5, "sec")
     if write is idtracker_csv:
         assert store.frame_dt == pytest.approx(1 / 30)
+    if write is idtracker_dictionary:
+        assert (store.frame_dt, store.time_unit) == (1 / 32, "s")
     if write in (trackmate, btrack):
         assert "z is 0 everywhere: space has 2 dimensions" in found.notes
 
