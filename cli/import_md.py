@@ -29,6 +29,14 @@ from epns_pyro.cli._common import PATH, POSITIVE, progress_bars, store_option
 )
 @click.option("--margin", type=click.IntRange(min=0), help="Frames left out between two sets of one file.  [default: one segment]")
 @click.option("--test", "tests", multiple=True, type=PATH, metavar="FILE", help="A file that is used for the test set only.")
+@click.option(
+    "--box",
+    type=click.Choice(["recorded", "mean", "none"]),
+    default="recorded",
+    show_default=True,
+    help="The box as it is, constant and rectangular; the mean box, to which positions are scaled (constant pressure); or none: atoms are "
+    "followed across its sides (one molecule).",
+)
 @click.option("--bonds", is_flag=True, help="Take the bonds of the topology as an attribute of pairs of atoms.")
 @click.option("--individuals", is_flag=True, help="Every atom is a class of its own, not of its species: for one molecule.")
 @click.option(
@@ -53,12 +61,13 @@ def import_md(
     split: str,
     margin: int | None,
     tests: tuple[Path, ...],
+    box: str,
     bonds: bool,
     individuals: bool,
     pairs: tuple[str, ...],
     history: int | None,
 ) -> None:
-    """Import trajectories of atoms: extxyz, and what MDAnalysis reads. A box must be rectangular and constant in a file.
+    """Import trajectories of atoms: extxyz, .traj and XDATCAR by ASE, and what MDAnalysis reads.
 
     Needs the extra md: pip install 'epns-pyro[md]'.
     """
@@ -87,6 +96,7 @@ def import_md(
             options,
             topology=topology,
             select=select,
+            box=box,
             bonds=bonds,
             individuals=individuals,
             tests=tests,

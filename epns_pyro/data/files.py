@@ -54,8 +54,7 @@ def reading(what: str, hint: str = "") -> Iterator[None]:
 # Endings of files that are imported.
 ARRAYS, IMAGES = (".npy", ".npz"), (".tif", ".tiff")
 TABLES = (".csv", ".tsv", ".txt", ".dat", ".tab", ".parquet", *ARRAYS)
-EXTXYZ = (".extxyz", ".xyz")
-MOLECULES = (*EXTXYZ, ".dcd", ".xtc", ".trr", ".pdb", ".lammpstrj")
+MOLECULES = (".extxyz", ".exyz", ".xyz", ".traj", ".dcd", ".xtc", ".trr", ".pdb", ".lammpstrj")
 _NEITHER = "is neither a zarr directory nor a netCDF-4 file that can be read"
 
 

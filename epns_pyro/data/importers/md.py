@@ -1,7 +1,7 @@
-"""Trajectories of molecular dynamics: extxyz files by ASE, and whatever MDAnalysis reads (DCD, XTC, TRR, LAMMPS, PDB, ...).
+"""Trajectories of molecular dynamics: by ASE (extxyz, its .traj, XDATCAR) or MDAnalysis (DCD, XTC, TRR, LAMMPS, PDB, ...).
 
 Both are extras, `pip install 'epns-pyro[md]'`. Atoms become tracks, so that all that can be done with a table of tracks can be done with
-them. A periodic box has to be rectangular, and the same in all frames of a file.
+them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, final
 import numpy as np
 import pandas as pd
 
-from epns_pyro.data.files import EXTXYZ
-from epns_pyro.data.importers import track_tables
+from epns_pyro.data.importers import md_boxes, track_tables
+from epns_pyro.data.importers.md_boxes import VELOCITIES, Frame
 from epns_pyro.data.importers.track_fields import VELOCITY, Column
 from epns_pyro.data.importers.track_pairs import Pairs
 from epns_pyro.data.importers.track_recording import AXES, FRAME, TRACK, Tracks
@@ -26,11 +26,10 @@ from epns_pyro.data.importers.tracks import Options, import_recordings
 from epns_pyro.data.stores import Store
 from epns_pyro.data.writing import Progress
 from epns_pyro.errors import ConfigError, DataError
-from epns_pyro.geometry import SAME
 
 INSTALL = "pip install 'epns-pyro[md]'"
-RECTANGULAR = 1e-4  # of a side: how far a cell vector may lean in the rounding of a file
-VELOCITIES = ("vx", "vy", "vz")
+ASE_READS = {".extxyz": "extxyz", ".exyz": "extxyz", ".xyz": "extxyz", ".traj": "traj"}  # endings, and what ASE calls the format
+COMPRESSED = (".gz", ".bz2", ".xz")
 RECORDED_AS = ("velo", "vel", "velocities", "velocity")  # names of velocities in extxyz, by OVITO, LAMMPS and others
 TIME = "time"
 SPECIES, MASS, BOND, ATOM = "species", "mass", "bond", "atom"
@@ -39,10 +38,16 @@ SPECIES, MASS, BOND, ATOM = "species", "mass", "bond", "atom"
 class Atoms(Tracks):
     """Frames of atoms in a rectangular periodic box, or in none.
 
+    Parameters
+    ----------
+    path : Path
+    how : {"recorded", "mean", "none"}
+        What becomes of the box of the file (`md_boxes`).
+
     Attributes
     ----------
     box : tuple of float
-        Sides; empty where there are no periodic boundaries. Known once the first frame is.
+        Sides; empty where there are no periodic boundaries.
     bonds : numpy.ndarray, (bond, 2)
         Pairs of atoms, numbered from 1, where the topology has them.
     """
@@ -52,26 +57,22 @@ class Atoms(Tracks):
     simulated = True
     bonds: np.ndarray = np.zeros((0, 2), dtype=np.int64)
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, how: str) -> None:
         first = next(self.frames(path), None)
         if first is None:
             raise DataError(f"{path}: holds no frames")
-        self.box, self._atoms = self._box_of(path, 0, first), len(first[AXES[0]])
+        self._boundary = md_boxes.box(how)(path, lambda: self.frames(path))
+        self.box, self.note, self._atoms = self._boundary.sides, self._boundary.note, len(first[AXES[0]])
         super().__init__(path, tuple(name for name in (SPECIES, MASS, *VELOCITIES) if name in first), AXES)
 
     @abstractmethod
-    def frames(self, path: Path) -> Iterator[dict[str, Any]]:
+    def frames(self, path: Path) -> Iterator[Frame]:
         """Read frame by frame: x, y, z, perhaps species, mass and velocities, each (atom,); `cell` (3, 3), or None without a box."""
 
     def chunks(self) -> Iterator[pd.DataFrame]:
         waiting: list[pd.DataFrame] = []
-        for number, frame in enumerate(self.frames(self.path)):
-            if (found := len(frame[AXES[0]])) != self._atoms:
-                raise DataError(f"{self.path}: frame {number} has {found} atoms, the first {self._atoms}: atoms cannot be followed")
-            self._require_same(number, self._box_of(self.path, number, frame))
+        for number, frame in enumerate(self._boundary.place(self._sound())):
             columns = {name: frame[name] for name in (*AXES, *self.columns)}
-            if not all(np.isfinite(columns[axis]).all() for axis in AXES):
-                raise DataError(f"{self.path}: frame {number} holds positions that are not finite")
             index = pd.Index(np.full(self._atoms, number), name=FRAME)
             waiting.append(pd.DataFrame({FRAME: number, TRACK: np.arange(1, self._atoms + 1)} | columns, index=index))
             if len(waiting) * self._atoms >= track_tables.CHUNK_ROWS:
@@ -80,46 +81,37 @@ class Atoms(Tracks):
         if waiting:
             yield pd.concat(waiting)
 
-    def _box_of(self, path: Path, number: int, frame: dict[str, Any]) -> tuple[float, ...]:
-        cell = frame["cell"]
-        if cell is None:
-            return ()
-        sides = np.diag(cell)
-        if np.abs(cell - np.diag(sides)).max() > RECTANGULAR * np.abs(sides).max():
-            raise DataError(f"{path}: the cell of frame {number} is not rectangular (triclinic): only boxes with right angles are modelled")
-        if (sides <= 0).any():
-            raise DataError(f"{path}: the cell of frame {number} has sides {np.round(sides, 4).tolist()}: expected positive lengths")
-        return tuple(map(float, sides))
-
-    def _require_same(self, number: int, box: tuple[float, ...]) -> None:
-        if len(box) != len(self.box) or not np.allclose(box, self.box, rtol=SAME, atol=0):
-            first, now = (" x ".join(f"{side:.6g}" for side in sides) or "none" for sides in (self.box, box))
-            raise DataError(
-                f"{self.path}: the box changes, from {first} in frame 0 to {now} in frame {number}: only a constant one is modelled"
-            )
+    def _sound(self) -> Iterator[Frame]:
+        for number, frame in enumerate(self.frames(self.path)):
+            if (found := len(frame[AXES[0]])) != self._atoms:
+                raise DataError(f"{self.path}: frame {number} has {found} atoms, the first {self._atoms}: atoms cannot be followed")
+            if not all(np.isfinite(frame[axis]).all() for axis in AXES):
+                raise DataError(f"{self.path}: frame {number} holds positions that are not finite")
+            yield frame
 
 
 @final
-class ExtXYZ(Atoms):
-    """An extended XYZ file: Lattice is the box, species are classes, velocities are called velo, vel or velocities, or are ASE's momenta.
+class ASE(Atoms):
+    """A file that ASE reads: species are classes, velocities are called velo, vel or velocities, or are ASE's momenta.
 
     The first two frames say how much time lies between frames, where each has a `time`.
     """
 
-    layout = "extxyz"
+    layout = "ASE"
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, how: str) -> None:
+        self._format = format_of(path)
+        super().__init__(path, how)
         times = [frame[TIME] for frame in itertools.islice(self.frames(path), 2)]
         if len(times) == 2 and np.isfinite(times).all() and times[1] > times[0]:
             self.frame_dt = round(float(times[1] - times[0]), 9)
 
-    def frames(self, path: Path) -> Iterator[dict[str, Any]]:
+    def frames(self, path: Path) -> Iterator[Frame]:
         try:
             from ase.io import iread
         except ImportError:
-            raise DataError(f"{path}: reading extxyz needs ASE: {INSTALL}") from None
-        images = iread(path, index=":", format="extxyz")
+            raise DataError(f"{path}: reading {self._format} needs ASE: {INSTALL}") from None
+        images = iread(path, index=":", format=self._format)
         number = 0
         while True:
             try:
@@ -127,12 +119,12 @@ class ExtXYZ(Atoms):
             except StopIteration:
                 return
             except Exception as error:  # ASE raises what its parsers raise
-                raise DataError(f"{path}: frame {number} cannot be read as extxyz: {' '.join(str(error).split())[:200]}") from None
+                raise DataError(f"{path}: frame {number} cannot be read as {self._format}: {' '.join(str(error).split())[:200]}") from None
             periodic = np.asarray(atoms.get_pbc())
             if periodic.any() and not periodic.all():
                 axes = ", ".join(np.array(AXES)[periodic])
                 raise DataError(f"{path}: frame {number} is periodic along {axes} alone: expected all axes or none")
-            found: dict[str, Any] = dict(zip(AXES, atoms.get_positions().T, strict=True))
+            found: Frame = dict(zip(AXES, atoms.get_positions().T, strict=True))
             found |= {SPECIES: np.asarray(atoms.get_chemical_symbols()), MASS: np.asarray(atoms.get_masses(), np.float64)}
             if (speed := self._velocities(atoms)) is not None:
                 found |= dict(zip(VELOCITIES, speed.T, strict=True))
@@ -167,7 +159,7 @@ class Universe(Atoms):
 
     layout = "MDAnalysis"
 
-    def __init__(self, path: Path, topology: Path | None = None, select: str = "all") -> None:
+    def __init__(self, path: Path, how: str, topology: Path | None = None, select: str = "all") -> None:
         try:
             import MDAnalysis
         except ImportError:
@@ -182,7 +174,7 @@ class Universe(Atoms):
             raise DataError(f"{path}: MDAnalysis cannot read it: {' '.join(str(error).split())[:200]}{hint}") from None
         if not len(self._chosen):
             raise DataError(f"{path}: no atom is selected by {select!r}")
-        super().__init__(path)
+        super().__init__(path, how)
         self.time_unit, self.frame_dt = "ps", dt
         if hasattr(self._chosen, "bonds"):
             place = np.full(len(self._universe.atoms), 0)
@@ -190,7 +182,7 @@ class Universe(Atoms):
             numbered = place[np.asarray(self._chosen.bonds.indices, dtype=np.int64).reshape(-1, 2)]
             self.bonds = numbered[(numbered > 0).all(1)]
 
-    def frames(self, path: Path) -> Iterator[dict[str, Any]]:
+    def frames(self, path: Path) -> Iterator[Frame]:
         for number in range(len(self._universe.trajectory)):
             try:
                 step = self._universe.trajectory[number]
@@ -199,7 +191,7 @@ class Universe(Atoms):
                 cell = step.triclinic_dimensions
             except Exception as error:
                 raise DataError(f"{path}: frame {number} cannot be read: {' '.join(str(error).split())[:200]}") from None
-            found: dict[str, Any] = dict(zip(AXES, place.T, strict=True))
+            found: Frame = dict(zip(AXES, place.T, strict=True))
             for name, attribute in ((SPECIES, "names"), (MASS, "masses")):
                 if hasattr(self._chosen, attribute):
                     found[name] = np.asarray(getattr(self._chosen, attribute))
@@ -208,8 +200,16 @@ class Universe(Atoms):
             yield found | {"cell": None if cell is None else np.asarray(cell, np.float64)}
 
 
-def open_atoms(path: Path, *, topology: Path | None = None, select: str = "all") -> Atoms:
-    """Open a trajectory of atoms: extxyz by ASE, everything else by MDAnalysis.
+def format_of(path: Path) -> str | None:
+    """Return what ASE calls the format of a file, by its name; None if it is not for ASE to read."""
+    name = path.name.lower()
+    if path.suffix.lower() in COMPRESSED:
+        name = name.removesuffix(path.suffix.lower())
+    return "vasp-xdatcar" if "xdatcar" in name else ASE_READS.get(Path(name).suffix)
+
+
+def open_atoms(path: Path, *, topology: Path | None = None, select: str = "all", how: str = "recorded") -> Atoms:
+    """Open a trajectory of atoms: what `format_of` knows by ASE, everything else by MDAnalysis.
 
     Raises
     ------
@@ -218,9 +218,9 @@ def open_atoms(path: Path, *, topology: Path | None = None, select: str = "all")
     """
     if not path.exists():
         raise DataError(f"{path}: no such file")
-    if path.suffix.lower() in EXTXYZ and topology is None and select == "all":
-        return ExtXYZ(path)
-    return Universe(path, topology, select)
+    if format_of(path) and topology is None and select == "all":
+        return ASE(path, how)
+    return Universe(path, how, topology, select)
 
 
 def import_md(
@@ -232,6 +232,7 @@ def import_md(
     select: str = "all",
     bonds: bool = False,
     individuals: bool = False,
+    box: str = "recorded",
     tests: Sequence[str | Path] = (),
     progress: Progress | None = None,
 ) -> Store:
@@ -256,6 +257,9 @@ def import_md(
         Whether the bonds of the topology become an attribute `bond` of pairs of atoms.
     individuals : bool
         Whether every atom is a class of its own, the category `atom`, in place of species: for one molecule, whose atoms have places in it.
+    box : {"recorded", "mean", "none"}
+        Boxes of the files as they are, constant and rectangular; the mean box of each file, to which places are scaled; or no box: atoms
+        are followed across the sides of theirs.
     tests : sequence of str or Path
         Recordings that are the test set.
     progress : callable, optional
@@ -263,11 +267,11 @@ def import_md(
     Raises
     ------
     DataError
-        If a file cannot be read, its box leans or changes, or files of individuals have different atoms.
+        If a file cannot be read, its box cannot be modelled, or files of individuals have different atoms.
     """
     options, files = options or Options(), [Path(path) for path in dict.fromkeys([*paths, *tests])]
     about = Path(topology) if topology else None
-    atoms = [open_atoms(file, topology=about, select=select) for file in files]
+    atoms = [open_atoms(file, topology=about, select=select, how=box) for file in files]
     first = next(atoms[0].chunks())
     several = {name: name in first and first[name].nunique() > 1 for name in (SPECIES, MASS)}
     classes = (Column(SPECIES, (SPECIES,)),) * several[SPECIES]

@@ -34,6 +34,8 @@ class Tracks(ABC):
     frame_dt : float, optional
         Time between two frame numbers, if the file has one, in `time_unit`.
     time_unit : str
+    note : str
+        What was changed while it was read, for the report of the import.
     simulated : bool
         Whether it is a simulation of molecules, whose bodies influence each other.
     """
@@ -44,6 +46,7 @@ class Tracks(ABC):
     declared: bool = False
     frame_dt: float | None = None
     time_unit: str = ""
+    note: str = ""
     simulated: ClassVar[bool] = False
 
     def __init__(self, path: Path, columns: tuple[str, ...], axes: tuple[str, ...]) -> None:

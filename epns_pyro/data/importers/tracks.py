@@ -139,7 +139,7 @@ class _Work:
         }
         self._reader = Reader(self._quantities, **known, times=bool(options.time_column))
         self._dropped: Counter[str] = self._reader.dropped
-        self._notes: list[str] = []
+        self._notes = [f"{one.path.name}: {one.note}" for one in tracks if one.note]
         if unused := options.unused():
             if not options.names_bodies:
                 raise ConfigError(f"--columns: {unused[0]!r} has no meaning, and no column is the id of bodies: write id in its place")
