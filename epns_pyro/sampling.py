@@ -31,6 +31,7 @@ from epns_pyro.errors import ConfigError, DataError
 from epns_pyro.later import later
 from epns_pyro.models import Feedback
 from epns_pyro.runs import load
+from epns_pyro.whole import whole
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -384,7 +385,6 @@ def _finish(partial: Path, out: Path) -> None:
         return
     with xr.open_zarr(partial, consolidated=False, chunks=None) as dataset:
         del dataset.attrs[PROGRESS]
-        whole = out.with_name(out.name + ".whole")  # an interruption leaves no result that is cut short
-        dataset.drop_encoding().to_netcdf(whole, engine="h5netcdf")
-    os.replace(whole, out)
+        with whole(out, ".whole") as temporary:
+            dataset.drop_encoding().to_netcdf(temporary, engine="h5netcdf")
     shutil.rmtree(partial)

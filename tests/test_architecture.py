@@ -21,6 +21,7 @@ _GROUND = {
     "_moved",
     "errors",
     "once",
+    "whole",
     "later",
     "threads",
     "heap",
@@ -45,6 +46,7 @@ LAYERS = {
     "_moved": set(),
     "errors": set(),
     "once": set(),
+    "whole": set(),
     "later": set(),
     "threads": {"errors", "later"},
     "heap": set(),
@@ -78,7 +80,7 @@ LAYERS = {
     "evaluation": _MODELS | {"models", "inference", "training", "simulator", "calibration"},
     "studies": _MODELS | {"models", "inference", "training", "simulator", "runs", "calibration", "evaluation"},
     "plots": _MODELS | {"simulator", "calibration", "evaluation"},
-    "report": {"errors", "plain", "state", "calibration", "evaluation", "plots"},
+    "report": {"errors", "whole", "plain", "state", "calibration", "evaluation", "plots"},
     "cli": _MODELS
     | {"models", "inference", "training", "conditioning", "simulator", "calibration", "evaluation", "report", "epns_pyro"}
     | {"pretrained", "plots", "studies", "sampling"},

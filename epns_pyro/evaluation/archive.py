@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+
+from epns_pyro.whole import whole
 
 logger = logging.getLogger(__name__)
 WORTH = 2.0  # seconds: what takes less is sampled again
@@ -73,13 +74,10 @@ def _digest(key: Sequence[Any]) -> str:
 
 
 def _write(path: Path, made: Kept) -> None:
-    """Write a file at once or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    xr.Dataset(attrs={NAMES: list(made)}).to_netcdf(partial, engine="h5netcdf")
-    for number, data in enumerate(made.values()):
-        data.to_netcdf(partial, group=str(number), mode="a", engine="h5netcdf")
-    os.replace(partial, path)
+    with whole(path) as partial:
+        xr.Dataset(attrs={NAMES: list(made)}).to_netcdf(partial, engine="h5netcdf")
+        for number, data in enumerate(made.values()):
+            data.to_netcdf(partial, group=str(number), mode="a", engine="h5netcdf")
 
 
 def _read(path: Path) -> Kept | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from epns_pyro.evaluation.parts import Page, Panel, Section
 from epns_pyro.report import svg
 from epns_pyro.report.training import TrainingLog, training
 from epns_pyro.report.viewers import player, viewer
+from epns_pyro.whole import whole
 
 PLAYERS = {"orbits": ("player.js", "viewer.js"), "film": ("player.js", "film.js")}
 
@@ -186,10 +186,9 @@ def safe_json(value: Any) -> Markup:
 
 
 def write_text(out: Path, page: str) -> Path:
-    """Write a file atomically: after a crash it is the old one or the new one, never a part of one."""
+    """Write a page, completely or not at all."""
     if not out.parent.is_dir():
         raise DataError(f"{out.parent}: no such folder: make it first, or name another place for the page")
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(page, encoding="utf-8", newline="\n")
-    os.replace(partial, out)
+    with whole(out) as partial:
+        partial.write_text(page, encoding="utf-8", newline="\n")
     return out

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from epns_pyro.studies.definition import StudyModel
 from epns_pyro.studies.judging import Results, parts_of
 from epns_pyro.studies.plan import Plan
+from epns_pyro.whole import whole
 
 TRUTH = "truth"  # the model of a study that others are measured against
 
@@ -167,9 +167,8 @@ def as_csv(rows: list[Row]) -> str:
 
 def write_csv(rows: list[Row], out: Path) -> None:
     """Write the table as a CSV file, completely or not at all."""
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(as_csv(rows), encoding="utf-8")
-    os.replace(partial, out)
+    with whole(out) as partial:
+        partial.write_text(as_csv(rows), encoding="utf-8")
 
 
 def _cells(row: Row) -> Iterator[tuple[str, str | int]]:

@@ -28,6 +28,7 @@ from epns_pyro.machine import cores
 from epns_pyro.studies.contenders import contender
 from epns_pyro.studies.judging import Results, judge, parts_of
 from epns_pyro.studies.plan import Job, Plan
+from epns_pyro.whole import whole
 
 try:
     import fcntl
@@ -127,9 +128,8 @@ def _require_room(path: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        temporary.write_text(text)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from epns_pyro.models.building import build
 from epns_pyro.state import StateSpec
 from epns_pyro.training.run import RunConfig, migrate_config
 from epns_pyro.training.validation import Validation
+from epns_pyro.whole import whole
 
 FORMAT = "epns-pyro checkpoint"
 OLDEST, VERSION = 1, 2
@@ -53,13 +54,11 @@ def versions() -> dict[str, str]:
 
 
 def write_checkpoint(path: Path, **content: Any) -> None:
-    """Write tensors and plain data by name; after a crash the file is the old one or the new one, never a part of one."""
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as file:
+    """Write tensors and plain data by name, completely or not at all."""
+    with whole(path) as temporary, open(temporary, "wb") as file:
         torch.save({"format": FORMAT, "version": VERSION, "versions": versions(), **content}, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

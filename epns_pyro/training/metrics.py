@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from epns_pyro.errors import DataError
 from epns_pyro.training.run import RunFolder
+from epns_pyro.whole import whole
 
 COLUMNS = ("step", "name", "value")
 
@@ -57,11 +58,9 @@ class MetricsLog:
 
     def _begin_with(self, rows: list[tuple[int, str, float]]) -> None:
         """Replace the file by one with these rows, atomically, so that a crash here loses nothing."""
-        temporary = self._folder.metrics.with_name(self._folder.metrics.name + ".partial")
-        with open(temporary, "w", newline="") as file:
+        with whole(self._folder.metrics) as temporary, open(temporary, "w", newline="") as file:
             csv.writer(file).writerow(COLUMNS)
             _write_rows(file, rows)
-        os.replace(temporary, self._folder.metrics)
 
 
 def _write_rows(file: TextIO, rows: Iterable[tuple[int, str, float]]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from epns_pyro.errors import CheckpointError, TrainingError
 from epns_pyro.models.program import PathProgram
 from epns_pyro.training.interrupts import interruptible
 from epns_pyro.training.schedules import HorizonSchedule, RateSchedule
+from epns_pyro.whole import whole
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +67,9 @@ class Saved:
         return state
 
     def write(self, **state: Any) -> None:
-        """Write the state; after a crash the file is the old one or the new one, never a part of one."""
-        temporary = self.path.with_name(self.path.name + ".partial")
-        with open(temporary, "wb") as file:
-            torch.save(state | {"seconds": self.seconds}, file)
-        os.replace(temporary, self.path)
+        """Write the state, completely or not at all."""
+        with whole(self.path) as temporary:
+            torch.save(state | {"seconds": self.seconds}, temporary)
 
 
 def fit(

@@ -9,7 +9,7 @@ import numpy as np
 
 from epns_pyro.data import files, layout
 from epns_pyro.data.inspection.directions import Directions
-from epns_pyro.data.inspection.exactness import Exactness, less_exact, suits
+from epns_pyro.data.inspection.exactness import Exactness, differ, suits
 from epns_pyro.data.inspection.findings import ERROR, WARNING, Finding, Inspector
 from epns_pyro.data.inspection.labels import Entities, Labels
 from epns_pyro.data.inspection.memory import Memory
@@ -32,7 +32,7 @@ def check(store: Store, *, progress: Progress | None = None) -> list[Finding]:
         with store.naming(split):
             found += _structure(store, split)
             found += _values(store, split, progress, exactness.get(split))
-    found += less_exact(store.spec, exactness)
+    found += differ(store.spec, exactness)
     return sorted(found, key=lambda finding: finding.level != ERROR)
 
 

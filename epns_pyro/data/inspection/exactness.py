@@ -1,4 +1,4 @@
-"""Find test recordings whose positions jitter more than those that a model is trained on."""
+"""Find test recordings whose positions jitter more, or less, than those that a model is trained on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from epns_pyro.derived import has_positions_alone
 from epns_pyro.state import StateSpec
 
 LEAST = 200  # pairs of second differences that an estimate needs
-WORSE = 2.0  # times the error of the training set, of an error that is told
+WORSE = 2.0  # times the error of the other set, of an error that is told
 MATTERS = 0.5  # of the mean square of second differences of the training set, the part an error adds that is told
 ROOM = 2.0  # of the errors in training, the largest over that of the test set
 
@@ -59,19 +59,22 @@ def suits(spec: StateSpec) -> bool:
     return has_positions_alone(spec) and not spec.geometry.periodic and spec.box_field is None
 
 
-def less_exact(spec: StateSpec, sets: Mapping[str, Exactness]) -> Iterator[Finding]:
-    """Warn if the test set jitters more than the training set."""
+def differ(spec: StateSpec, sets: Mapping[str, Exactness]) -> Iterator[Finding]:
+    """Warn if the test set jitters much more than the training set, or much less."""
     position = spec.position
     if position is None or not {"train", "test"} <= sets.keys():
         return
     train, test = sets["train"], sets["test"]
-    if not (train.known and test.known) or test.error < WORSE * train.error or 6 * test.error**2 < MATTERS * train.bending:
+    rough, exact = max(train.error, test.error), min(train.error, test.error)
+    if not (train.known and test.known) or rough < WORSE * exact or 6 * rough**2 < MATTERS * train.bending:
         return
-    unit = f" {position.unit}" if position.unit else ""
-    other = f"by {train.error:.2g}{unit}" if train.error else "do not"
+    how = [f"jitter by about {s.error:.2g} {position.unit}".rstrip() if s.error else "do not jitter" for s in (test, train)]
+    if test.error == rough:
+        why, level = "a model that has seen exact tracks alone is too sure of the next step", ROOM * rough
+    else:
+        why, level = "a model that has seen rough tracks alone takes their errors for those of all", rough
     yield Finding(
         WARNING,
         "test",
-        f"its positions jitter by about {test.error:.2g}{unit}, those of the training set {other}: a model that has seen "
-        f"exact tracks alone is too sure of the next step: train with --set training.jitter={ROOM * test.error:.2g}",
+        f"its positions {how[0]}, those of the training set {how[1]}: {why}: train with --set training.jitter={level:.2g}",
     )

@@ -137,7 +137,11 @@ class Rate(Inspector):
         name = self._field.name
         mismatch = f"field {name!r} does not match the change of {self._field.rate_of!r}"
         if correlation < 0.5:
-            yield WARNING, f"{mismatch}, of which it explains {correlation:.0%}: are frames and bodies in the same order in both?"
+            yield (
+                WARNING,
+                f"{mismatch}, of which it explains {correlation:.0%}: are frames and bodies in the same order in both, and frames so close "
+                "that a velocity lasts from one to the next?",
+            )
         elif not 0.8 < slope < 1.25:
             yield (
                 WARNING,

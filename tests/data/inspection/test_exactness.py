@@ -1,4 +1,4 @@
-"""A test set that jitters more than the training set is told; random walks and smooth tracks are not."""
+"""A test set that jitters more or less than the training set is told; random walks and smooth tracks are not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from epns_pyro.data import check
 from epns_pyro.data.importers.tracks import Options, import_tracks
-from epns_pyro.data.inspection.exactness import Exactness, less_exact
+from epns_pyro.data.inspection.exactness import Exactness, differ
 from epns_pyro.derived import with_history
 from epns_pyro.state import Field, StateSpec
 
@@ -32,7 +32,7 @@ def smooth(seed: int, error: float = 0.0, kick: float = 0.02) -> np.ndarray:
 
 
 def told(train: np.ndarray, test: np.ndarray) -> list[str]:
-    return [finding.message for finding in less_exact(SPEC, {"train": seen(train), "test": seen(test)})]
+    return [finding.message for finding in differ(SPEC, {"train": seen(train), "test": seen(test)})]
 
 
 def test_the_error_is_found():
@@ -46,7 +46,13 @@ def test_a_test_set_that_jitters_is_told():
     assert float(message.rsplit("training.jitter=")[1]) == pytest.approx(0.1, rel=0.1)
 
 
-@pytest.mark.parametrize(("train", "test"), [(0.0, 0.0), (0.05, 0.05), (0.05, 0.0), (0.0, 0.004)])
+def test_a_training_set_that_jitters_is_told():
+    (message,) = told(smooth(0, error=0.05), smooth(1))
+    assert float(re.search(r"those of the training set jitter by about ([\d.]+) m", message)[1]) == pytest.approx(0.05, rel=0.1)
+    assert float(message.rsplit("training.jitter=")[1]) == pytest.approx(0.05, rel=0.1)
+
+
+@pytest.mark.parametrize(("train", "test"), [(0.0, 0.0), (0.05, 0.05), (0.05, 0.03), (0.004, 0.0), (0.0, 0.004)])
 def test_sets_alike_and_errors_that_do_not_matter_are_left_alone(train, test):
     assert told(smooth(0, error=train), smooth(1, error=test)) == []
 
