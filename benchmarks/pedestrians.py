@@ -4,8 +4,7 @@
 
 DIR holds biwi_hotel.txt, crowds_zara01.txt and crowds_zara02.txt of the ETH/UCY recordings (frame, person, x, y; 10 frame numbers are
 0.4 s). 8 frames are seen and 12 predicted. Coverage and CRPS are of every person who is there at the start, as long as the recording
-has them; best-of-20 ADE and FDE of those who are there in all 20 frames, as is usual. An autoregression is as good as its order: the one
-that is best in validation is what a user has, and the one that is best on the TEST set the strictest reference.
+has them; best-of-20 ADE and FDE of those who are there in all 20 frames, as is usual.
 """
 
 from __future__ import annotations
@@ -16,19 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scoringrules
+from track_scores import coverage, crps, forecasts, recorded
 
 import epns_pyro
-from epns_pyro.context import DataContext
 from epns_pyro.data import Store
 from epns_pyro.data.importers.tracks import Options, import_tracks
-from epns_pyro.evaluation.linear_forecasters import Autoregression
 from epns_pyro.simulator import Simulator
 
 ZARA, HOTEL = ("crowds_zara01.txt", "crowds_zara02.txt"), ("biwi_hotel.txt",)
 SIDES = {"hotel": (ZARA, HOTEL), "zara": (HOTEL, ZARA)}  # by what is left out for the test
 JITTER = {"hotel": 0.045}  # m, as `epns-pyro data info` proposes for the sides whose test set jitters more than its training set
-SEEN, STEPS, MEMBERS = 8, 12, 99
+SEEN, STEPS = 8, 12
 
 
 def main() -> None:
@@ -55,11 +52,10 @@ def main() -> None:
 
 def judge(name: str, simulator: Simulator, store: Store, seed: int) -> list[dict]:
     """Score the model and autoregressions on the side that was left out."""
-    x, truth, there = recorded(store, "test")
+    _, truth, there = recorded(store, "test")
     whole = there.all(1) & ~np.isnan(store.spec.get(store.read("test"), "position")).any((1, -1))
-    futures = simulator.rollout(x[:, 0], steps=STEPS, members=MEMBERS, seed=seed)["position"].values[:, :, 1:]
     rows = []
-    for who, ensemble in {"model": futures, **autoregressions(store, simulator.context, seed)}.items():
+    for who, ensemble in forecasts(simulator, store, seed).items():
         distance = np.linalg.norm(ensemble[:20] - truth, axis=-1)  # (sample, trajectory, time, body)
         of_whole = np.moveaxis(distance, 2, 3)[:, whole]  # (sample, person, time)
         row = {"left out": name, "forecast": who, "persons": int(there[:, 0].sum()), "in all frames": int(whole.sum())}
@@ -67,42 +63,6 @@ def judge(name: str, simulator: Simulator, store: Store, seed: int) -> list[dict
         row |= {f"90% at {0.4 * (t + 1):.1f} s": c for t, c in enumerate(coverage(ensemble, truth, there))}
         rows.append(row)
     return rows
-
-
-def recorded(store: Store, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return states from the last frame seen on, positions that are to be forecast (trajectory, time, body, space), and which are known."""
-    x = store.read(split, start=store.system.forecast_frame)
-    position = store.spec.get(x, "position")
-    return x, position[:, 1:], ~np.isnan(position[:, 1:]).any(-1) & ~np.isnan(position[:, :1]).any(-1)
-
-
-def autoregressions(store: Store, context: DataContext, seed: int) -> dict[str, np.ndarray]:
-    """Return forecasts of the test set by the order that is best in validation, and by the one that is best in the test."""
-    sets, forecasts = {split: recorded(store, split) for split in ("val", "test")}, []
-    scores: dict[str, list[float]] = {split: [] for split in sets}
-    for order in range(1, SEEN):
-        law = Autoregression.fit(store, context, order=order)
-        for split, (x, truth, there) in sets.items():
-            ensemble = store.spec.get(law.sample(x[:, 0], STEPS, MEMBERS, seed), "position")[:, :, 1:]
-            scores[split].append(crps(ensemble, truth, there))
-        forecasts.append(ensemble)  # of the test set, the last
-    chosen, best = (int(np.argmin(found)) for found in scores.values())
-    return {
-        f"autoregression chosen in validation: order {chosen + 1}": forecasts[chosen],
-        f"autoregression best on the test set: order {best + 1}": forecasts[best],
-    }
-
-
-def crps(ensemble: np.ndarray, truth: np.ndarray, there: np.ndarray) -> float:
-    """Mean CRPS of single coordinates of persons who are there, m; ensemble (sample, trajectory, time, body, space)."""
-    return float(scoringrules.crps_ensemble(truth[there], np.moveaxis(ensemble[:, there], 0, -1), estimator="fair").mean())
-
-
-def coverage(ensemble: np.ndarray, truth: np.ndarray, there: np.ndarray) -> list[float]:
-    """Share of coordinates within the central 90% interval, exact for 99 members, by lead time."""
-    ordered = np.sort(ensemble, axis=0)
-    inside = (truth >= ordered[4]) & (truth <= ordered[-5])
-    return [float(inside[:, t][there[:, t]].mean()) for t in range(truth.shape[1])]
 
 
 if __name__ == "__main__":
