@@ -1,6 +1,6 @@
 """Pedestrians of three scenes, one side left out: is the ensemble honest, and is it better than a linear autoregression?
 
-    python benchmarks/pedestrians.py DIR [--steps 1000] [--seed 0] [--out benchmarks/results/pedestrians.csv]
+    python benchmarks/pedestrians.py DIR [--steps 1000] [--seed 0] [--jitter J] [--out benchmarks/results/pedestrians.csv]
 
 DIR holds biwi_hotel.txt, crowds_zara01.txt and crowds_zara02.txt of the ETH/UCY recordings (frame, person, x, y; 10 frame numbers are
 0.4 s). 8 frames are seen and 12 predicted. Coverage and CRPS are of every person who is there at the start, as long as the recording
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=SIDES)
+    parser.add_argument("--jitter", type=float, help="of training, in place of what `data info` proposes, m")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pedestrians.csv"))
     options = parser.parse_args()
     rows = []
@@ -43,7 +44,8 @@ def main() -> None:
             how = Options(columns="frame,id,x,y", frame_dt=0.04, every=10, unit="m", time_unit="s", segment=SEEN + STEPS, history=SEEN - 1)
             store = import_tracks(train, Path(scratch) / f"{name}.zarr", how, tests=test)
             config = epns_pyro.preset("particles", data=store)
-            config = config.override({"training.steps": options.steps, "training.jitter": JITTER[name], "seed": options.seed})
+            jitter = JITTER[name] if options.jitter is None else options.jitter
+            config = config.override({"training.steps": options.steps, "training.jitter": jitter, "seed": options.seed})
             simulator = epns_pyro.train(config, store, Path(scratch) / name)
             rows += judge(name, simulator, store, options.seed)
             print(pd.DataFrame(rows).to_string(index=False), flush=True)

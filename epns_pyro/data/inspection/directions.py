@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from epns_pyro.calibration.dependence import autocorrelation_time
+from epns_pyro.calibration.dependence import autocorrelation_time, widening
 from epns_pyro.data.inspection.findings import WARNING, Inspector
 from epns_pyro.data.scales import field_changes
 from epns_pyro.derived import recorded_space
@@ -24,8 +24,8 @@ LEVEL = 0.01  # of all tests of one field together
 LEAST_RATIO = 1.1  # of changes along and across: a smaller one may be sure, as in a molecule that keeps its direction, and matters little
 FEWEST = 12  # trajectories; with fewer, the Normal approximation of the rank tests is too coarse
 EXCESS = 2.7  # of a decorrelation time over one trajectory, times the square root of their number: independent ones seldom reach it
-APART = 3.0  # decorrelation times: means over so many trajectories count as independent
-FEWEST_MEANS = 6
+MARGIN = 2.0  # times the decorrelation time, which short recordings show too short
+FEWEST_APART = 3  # independent trajectories
 WAY_OUT = (
     "declare `symmetry: axis` (with `axis: [...]`) or `symmetry: translations`, on import --symmetry, or add a static vector field with "
     "the direction"
@@ -38,10 +38,10 @@ class Directions(Inspector):
     Under rotations and reflections, three quantities of a trajectory are symmetric: its mean change about zero, the log ratio of the mean
     squares along two axes about zero, and the mean product of two axes about zero. Each is tested by Wilcoxon's signed-rank test over
     trajectories, which start anywhere in any direction. Where trajectories continue each other, a school keeps its direction from one to
-    the next: then means over many of them are tested, or nothing if these are too few. Under translations the change of a single body does
-    not depend on where it starts: Spearman's rank correlation over trajectories. (With several bodies it may: if data are centred on the
-    centre of mass, the position of one body tells where the others are.) Bonferroni's correction keeps the probability of a false alarm in
-    a set below 1%. With fewer than 12 trajectories nothing is tested.
+    the next: then the test allows for it, and nothing is tested if they are worth too few. Under translations the change of a single body
+    does not depend on where it starts: Spearman's rank correlation over trajectories. (With several bodies it may: if data are centred on
+    the centre of mass, the position of one body tells where the others are.) Bonferroni's correction keeps the probability of a false alarm
+    in a set below 1%; where trajectories depend on each other, it is some per cent. With fewer than 12 trajectories nothing is tested.
     """
 
     def __init__(self, spec: StateSpec, field: Field) -> None:
@@ -145,21 +145,22 @@ def _centroid(x: np.ndarray) -> np.ndarray:
 def _symmetric(values: np.ndarray, continued: bool) -> float:
     """Return the p-value of the hypothesis that values (trajectory,) are symmetric about zero; 1 if there is nothing to test.
 
-    Wilcoxon's test of independent trajectories. Of those that continue each other, and remember how, Student's: their means over blocks
-    that are long enough to be independent are few.
+    Wilcoxon's test of independent trajectories. Of those that continue each other, and remember how, Student's of their mean, with as many
+    degrees of freedom as there are doubled decorrelation times, less one.
     """
-    block = _block(values) if continued else 1
-    if block == 1:
+    n, length = len(values), _decorrelation(values) if continued else 1.0
+    if length <= 1 + EXCESS / np.sqrt(n):
         values = values[values != 0]
         return float(stats.wilcoxon(values).pvalue) if len(values) > 1 else 1.0
-    count = len(values) // block
-    if count < FEWEST_MEANS:
+    length *= MARGIN
+    if n < FEWEST_APART * length:
         return 1.0
-    return float(stats.ttest_1samp(values[: count * block].reshape(count, block).mean(1), 0.0).pvalue)
+    error = values.std(ddof=1) / np.sqrt(n) * float(widening(np.asarray(n), np.asarray(length)))
+    return float(2 * stats.t.sf(abs(values.mean()) / error, n / length - 1))
 
 
-def _block(values: np.ndarray) -> int:
-    """Return over how many consecutive trajectories the mean of values (trajectory,) has to be taken to be independent of the next mean."""
-    ranks = np.sign(values) * stats.rankdata(np.abs(values))  # heavy tails would hide dependence
-    length = float(autocorrelation_time(ranks, np.zeros(len(ranks)), np.arange(len(ranks))))
-    return 1 if length <= 1 + EXCESS / np.sqrt(len(ranks)) else int(np.ceil(APART * length))
+def _decorrelation(values: np.ndarray) -> float:
+    """Return the decorrelation time of values (trajectory,), in trajectories; of their ranks, too, as heavy tails hide dependence."""
+    ranks = np.sign(values) * stats.rankdata(np.abs(values))
+    one, order = np.zeros(len(ranks)), np.arange(len(ranks))
+    return max(float(autocorrelation_time(x, one, order)) for x in (values, ranks))

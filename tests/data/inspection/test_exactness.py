@@ -57,6 +57,10 @@ def test_sets_alike_and_errors_that_do_not_matter_are_left_alone(train, test):
     assert told(smooth(0, error=train), smooth(1, error=test)) == []
 
 
+def test_a_test_set_of_busy_tracks_is_left_alone_as_they_may_hide_an_error():
+    assert told(smooth(0, error=0.05), smooth(1, kick=0.2)) == []
+
+
 def test_random_walks_are_left_alone():
     """Their steps are independent, as if their positions jittered, but in both sets alike."""
     walks = [np.cumsum(np.random.default_rng(seed).normal(size=SHAPE), 1) for seed in range(2)]
