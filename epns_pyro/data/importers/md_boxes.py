@@ -98,13 +98,15 @@ class Followed(Box):
     note = "atoms are followed across the sides of their box, and are in none: what is near across a side is not near"
 
     def __init__(self, path: Path, frames: Callable[[], Iterator[Frame]]) -> None:
-        pass
+        self._path = path
 
     def place(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         before = None
-        for frame in frames:
+        for number, frame in enumerate(frames):
             x = np.stack([frame[axis] for axis in AXES], -1)
             if (cell := frame["cell"]) is not None:
+                if np.linalg.matrix_rank(cell) < len(AXES):
+                    raise DataError(f"{self._path}: the cell of frame {number} is flat: expected three vectors that span space")
                 x = _made_whole(x, cell) if before is None else before + _nearest(x - before, cell)
             before = x
             yield frame | dict(zip(AXES, x.T, strict=True))

@@ -26,6 +26,7 @@ FEWEST = 12  # trajectories; with fewer, the Normal approximation of the rank te
 EXCESS = 2.7  # of a decorrelation time over one trajectory, times the square root of their number: independent ones seldom reach it
 MARGIN = 2.0  # times the decorrelation time, which short recordings show too short
 FEWEST_APART = 3  # independent trajectories
+MOST = 2000  # values of which a decorrelation time is measured: of more, means over neighbours
 WAY_OUT = (
     "declare `symmetry: axis` (with `axis: [...]`) or `symmetry: translations`, on import --symmetry, or add a static vector field with "
     "the direction"
@@ -148,6 +149,8 @@ def _symmetric(values: np.ndarray, continued: bool) -> float:
     Wilcoxon's test of independent trajectories. Of those that continue each other, and remember how, Student's of their mean, with as many
     degrees of freedom as there are doubled decorrelation times, less one.
     """
+    if continued and (together := -(-len(values) // MOST)) > 1:
+        values = values[: len(values) // together * together].reshape(-1, together).mean(1)
     n, length = len(values), _decorrelation(values) if continued else 1.0
     if length <= 1 + EXCESS / np.sqrt(n):
         values = values[values != 0]

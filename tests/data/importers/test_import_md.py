@@ -153,6 +153,11 @@ class TestExtXYZ:
         assert store.spec.box == ()
         np.testing.assert_allclose(found - found[:1, :1, :1], expected - expected[:1, :1, :1], atol=5e-6)
 
+    def test_a_flat_cell_is_refused(self, tmp_path):
+        file = extxyz(tmp_path / "a.extxyz", liquid(), cell="8 0 0 0 9 0 8 9 0")
+        with pytest.raises(DataError, match="the cell of frame 0 is flat"):
+            import_md([file], tmp_path / "a.zarr", Options(segment=10), box="none")
+
     def test_what_ase_writes_itself_is_read(self, tmp_path):
         from ase import Atoms
         from ase.io import write

@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 from epns_pyro.data import check, open_store
+from epns_pyro.data.inspection import directions
 from epns_pyro.data.inspection.directions import Directions
 from epns_pyro.data.inspection.motion import motion_lines
 from epns_pyro.state import Field, StateSpec
@@ -106,6 +107,14 @@ def test_a_street_is_found_in_one_recording_of_groups_that_pass():
     walkers = 0.1 * np.concatenate([0.2 * rng.normal(size=(600, 3, 1)), along], -1).cumsum(0)
     (message,) = said(walkers.reshape(60, *SHAPE[1:]))
     assert re.search(r"times as much along \(-?0.0\d, 1.00\)", message)
+
+
+def test_many_trajectories_are_averaged_before_they_are_tested():
+    rng = np.random.default_rng(0)
+    steps = rng.normal(size=(directions.MOST * 10, 3, 2)).cumsum(0) * 1e-3 + rng.normal(size=(directions.MOST * 10, 3, 2))
+    drift = steps - steps.mean(0) + np.array([0.1, 0.0])
+    found = said((0.1 * drift).cumsum(0).reshape(-1, 5, 3, 2))
+    assert "a mean step" in found[0]
 
 
 def test_a_trap_is_found():
