@@ -9,8 +9,12 @@ Geyer 1992, doi:10.1214/ss/1177011137).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import xarray as xr
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 RELIABLE = 15  # independent trials; if fewer remain, the decorrelation time itself is too uncertain for a test
 CORRECTIONS = 2  # iterations that correct the autocovariances for subtracting the sample mean
