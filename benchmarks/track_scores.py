@@ -7,6 +7,7 @@ import scoringrules
 
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store
+from epns_pyro.derived import memory_frames
 from epns_pyro.evaluation.linear_forecasters import Autoregression
 from epns_pyro.simulator import Simulator
 
@@ -31,12 +32,11 @@ def autoregressions(store: Store, context: DataContext, seed: int) -> dict[str, 
     """Return forecasts of the test set by the order that is best in validation, and by the one that is best in the test.
 
     An autoregression is as good as its order: the one that is best in validation is what a user has, and the one that is best on the TEST
-    set the strictest reference. A state holds as many frames as velocities, and one more.
+    set the strictest reference.
     """
-    orders = 1 + sum(bool(field.differences or field.lag_of) for field in store.spec.fields)
     sets, forecasts = {split: recorded(store, split) for split in ("val", "test")}, []
     scores: dict[str, list[float]] = {split: [] for split in sets}
-    for order in range(1, orders):
+    for order in range(1, memory_frames(store.spec) + 1):
         law = Autoregression.fit(store, context, order=order)
         for split, (x, truth, there) in sets.items():
             ensemble = store.spec.get(law.sample(x[:, 0], truth.shape[1], MEMBERS, seed), "position")[:, :, 1:]

@@ -70,8 +70,7 @@ class Mean(Box):
     """The mean box of all frames, to which places and velocities are scaled: for a pressure that is held (NPT)."""
 
     def __init__(self, path: Path, frames: Callable[[], Iterator[Frame]]) -> None:
-        self._path = path
-        found = [_sides(path, number, frame["cell"]) for number, frame in enumerate(frames())]
+        self._found = found = [_sides(path, number, frame["cell"]) for number, frame in enumerate(frames())]
         if not all(found):
             raise DataError(f"{path}: --box mean: frame {next(i for i, sides in enumerate(found) if not sides)} has no box")
         mean = np.mean(found, axis=0)
@@ -79,8 +78,7 @@ class Mean(Box):
         self.note = f"places are scaled to the mean box, of which a box differs by up to {np.abs(found / mean - 1).max():.2g}"
 
     def place(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        for number, frame in enumerate(frames):
-            sides = _sides(self._path, number, frame["cell"])
+        for frame, sides in zip(frames, self._found, strict=True):
             yield frame | {
                 name: frame[name] * mean / side
                 for names in (AXES, VELOCITIES)
