@@ -163,7 +163,8 @@ def import_tracks(
 ) -> None:
     """Import tables of tracks, one row per detection: CSV, TSV, text, Parquet, .npy or .npz files, or folders. One file is one recording.
 
-    Layouts of trackpy, TrackMate, btrack, napari, DeepLabCut and idtracker are recognised; other tables need --columns.
+    Layouts of trackpy, TrackMate, btrack, napari, DeepLabCut, idtracker and
+    MOTChallenge are recognised; other tables need --columns.
     """
     from epns_pyro.cli.data import _summarise
     from epns_pyro.data.importers.track_fields import Column, Quantities

@@ -95,6 +95,7 @@ TRACKS = (
     Reader("tracks-columns", _made(track_files.trackpy), read_columns, OF_TEXT),
     Reader("tracks-trackmate", _made(track_files.trackmate), read_tracks, OF_TEXT),
     Reader("tracks-idtracker", _made(track_files.idtracker_csv), read_tracks, OF_TEXT),
+    Reader("tracks-boxes", _made(track_files.boxes), read_tracks, OF_TEXT),
     Reader("tracks-deeplabcut", _made(deeplabcut), read_tracks, OF_TEXT),
     Reader("tracks-parquet", _made(track_files.parquet), read_tracks, mutators.BYTES),
     Reader("tracks-dictionary", _made(track_files.idtracker_dictionary), read_tracks, mutators.BYTES),

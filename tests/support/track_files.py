@@ -43,6 +43,21 @@ def btrack(folder, table):
     return csv(folder / "btrack.csv", table[["id", "t", "x", "y", "z", "parent", "root"]], sep=" ")
 
 
+def boxes(folder, table):
+    """As trackers write them for MOTChallenge: boxes in an image, of no known confidence and nowhere in the world."""
+    return _boxes(folder / "boxes.txt", table, (-1, -1, -1, -1))
+
+
+def boxes_in_the_world(folder, table):
+    """As MOTChallenge writes the truth: boxes in an image elsewhere, and places on the ground."""
+    return _boxes(folder / "gt.txt", table.assign(x=17.0, y=table.id), (1, table.x, table.y, 0))
+
+
+def _boxes(path, table, rest):
+    columns = [table.frame, table.id, table.x - 2, table.y - 4, 4, 8, *rest]
+    return csv(path, pd.DataFrame(dict(enumerate(columns))), header=False)
+
+
 def parquet(folder, table):
     table.rename(columns={"id": "particle"}).to_parquet(folder / "walk.parquet")
     return folder / "walk.parquet"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from epns_pyro.data.files import ARRAYS, TABLES
 from epns_pyro.data.importers.epns_format import natural
+from epns_pyro.data.importers.track_boxes import BoxTracks, is_boxes
 from epns_pyro.data.importers.track_frames import ArrayTracks, DeepLabCut, WideTracks, is_wide
 from epns_pyro.data.importers.track_recording import Tracks
 from epns_pyro.data.importers.track_rows import ParquetTracks, TextTracks, assign, timed
@@ -79,4 +80,6 @@ def open_tracks(path: Path, columns: str | None = None, time_column: str = "") -
         return DeepLabCut(table)
     if columns is None and table.has_header and is_wide(table.names):
         return WideTracks(table)
+    if columns is None and is_boxes(table):
+        return BoxTracks(table)
     return TextTracks(table, assign(path, table.names, table.has_header, columns), bool(columns))

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from small_tracks import detections, walkers
 from track_files import (
+    boxes,
+    boxes_in_the_world,
     btrack,
     csv,
     deeplabcut,
@@ -46,13 +48,14 @@ def same(store, table):
 IDTRACKER = [idtracker_csv, idtracker_text, idtracker_array, idtracker_dictionary]
 
 
-@pytest.mark.parametrize("write", [trackpy, trackmate, napari, btrack, parquet, *IDTRACKER])
+@pytest.mark.parametrize("write", [trackpy, trackmate, napari, btrack, parquet, boxes_in_the_world, *IDTRACKER])
 def test_the_same_walk_from_every_program(tmp_path, write):
     table = walkers()
     store, found = imported(write(tmp_path, table))
     same(store, table)
     assert store.spec.space == 2
     expected = {"trackpy": "trackpy", "trackmate": "TrackMate", "napari": "napari", "btrack": "napari", "parquet": "trackpy"}
+    expected |= {"boxes_in_the_world": "MOTChallenge"}
     assert found.layouts == [expected.get(write.__name__, "idtracker")]
     if write is trackmate:
         assert store.spec["position"].unit == "micron"
@@ -63,6 +66,40 @@ def test_the_same_walk_from_every_program(tmp_path, write):
         assert (store.frame_dt, store.time_unit) == (1 / 32, "s")
     if write in (trackmate, btrack):
         assert "z is 0 everywhere: space has 2 dimensions" in found.notes
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_middles_of_boxes_in_an_image(tmp_path, known):
+    table = walkers()
+    path = boxes(tmp_path, table)
+    if known:  # and a table with classes has nine columns
+        path.write_text(path.read_text().replace(",-1,-1,-1,-1", ",0.5,1,1").replace(",0.5,", ",0.25,", 7))
+    store, found = imported(path, quantities=Quantities(fields=(Column.parse("height:px"),)), **({"likelihood": 0.5} if known else {}))
+    np.testing.assert_allclose(detections(store), table[7 * known :].reset_index(drop=True), atol=1e-12)
+    assert found.layouts == ["MOTChallenge"]
+    assert "boxes.txt: positions are the middles of boxes, in pixels" in found.notes
+    assert not any("likelihood" in note for note in found.notes)
+    heights = store.spec.get(store.read("train"), "height")
+    np.testing.assert_array_equal(heights[~np.isnan(heights)], 8.0)
+
+
+def test_a_box_nowhere_in_the_world_is_left_out(tmp_path):
+    table = walkers()
+    path = boxes_in_the_world(tmp_path, table)
+    lines = path.read_text().splitlines()
+    lines[3] = ",".join([*lines[3].split(",")[:7], "-1,-1,-1"])
+    path.write_text("\n".join(lines))
+    store, found = imported(path)
+    same(store, table.drop(index=3))
+    assert found.dropped == {"without a position": 1}
+
+
+@pytest.mark.parametrize(("old", "new"), [(",4,8,", ",0,8,"), ("\n30,", "\n30.5,"), (",-1,-1,-1,-1", ",7,-1,-1,-1")])
+def test_other_tables_of_ten_columns_are_not_boxes(tmp_path, old, new):
+    path = boxes(tmp_path, walkers(first=0))
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(DataError, match="there is no header above its 10 columns"):
+        imported(path)
 
 
 def test_a_word_among_pairs_is_the_column_of_that_name(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,11 @@ def held(rng: np.random.Generator) -> np.ndarray:
     return x
 
 
+def erring(rng: np.random.Generator, step: float, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """Walks with a drift, recorded with an error of 0.2 per axis."""
+    return (0.03 + step * rng.normal(size=shape)).cumsum(1) + 0.2 * rng.normal(size=shape)
+
+
 def vibrating(rng: np.random.Generator, period: float) -> np.ndarray:
     """Bodies that vibrate around a place, with a period in frames."""
     phase = 2 * np.pi * (np.arange(SHAPE[1])[None, :, None, None] / period + rng.random((SHAPE[0], 1, *SHAPE[2:])))
@@ -50,7 +56,6 @@ WITHOUT = {
     "a walk of heavy tails": lambda rng: rng.standard_t(3, size=SHAPE).cumsum(1),
     "a walk in a stream": lambda rng: (rng.normal(size=SHAPE) + 3).cumsum(1),
     "bodies on springs": held,
-    "noise around places": lambda rng: rng.normal(size=SHAPE),
     "vibrations that frames follow": lambda rng: vibrating(rng, 4.5),
     "bodies that stand still": lambda rng: np.ones(SHAPE),
     "two frames": lambda rng: coasting(rng, 0.0, (20, 2, 3, 2)),
@@ -81,6 +86,30 @@ def test_vibrations_faster_than_frames_are_found(period):
     (message,) = said(vibrating(np.random.default_rng(0), period))
     assert "turn back" in message
     assert "record frames closer together" in message
+
+
+@pytest.mark.parametrize("step", [0.0, 0.1, 0.2])
+@pytest.mark.parametrize("shape", [SHAPE, (2, 200, 1, 2)], ids=["many trajectories", "one body, two trajectories"])
+def test_errors_of_positions_are_found(step, shape):
+    (message,) = said(erring(np.random.default_rng(0), step, shape))
+    assert "turn back at once" in message
+    assert 0.17 < float(re.search(r"error of about (.*) m per axis", message)[1]) < 0.23
+    assert "--noise learn" in message
+
+
+def test_small_errors_of_positions_say_nothing():
+    rng = np.random.default_rng(0)
+    assert not any(said(erring(rng, 0.6)) for _ in range(50))
+
+
+def test_springs_are_not_taken_for_errors():
+    """Bodies that return to their places within two or three frames turn back more than once."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        x = rng.normal(size=SHAPE)
+        for t in range(1, SHAPE[1]):
+            x[:, t] = 0.4 * x[:, t - 1] + x[:, t]
+        assert not said(x)
 
 
 def write(folder: Path, **dynamic: np.ndarray) -> Store:
