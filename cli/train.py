@@ -202,10 +202,16 @@ def _fit(trainer, *, resume: bool) -> None:
         )
         if (law := trainer.transition.law) is not None:
             console().print(f"law of pairs: {law}", soft_wrap=True)
+        if trainer.lost_patience:
+            patience = trainer.config.training.patience
+            console().print(
+                f"ended early: the last {patience} validations were worse than the best; --set training.patience=null trains to the end",
+                soft_wrap=True,
+            )
         step, best = trainer.best
         if step == 0:
             console().print(
-                f"not better than persistence: no state of the training beat the first ({best:.2f} nats), which is kept: train longer, "
+                f"not better than {trainer.start}: no state of the training beat the first ({best:.2f} nats), which is kept: train longer, "
                 "check the data with epns-pyro data info, or give the state what it lacks (velocities, `history: 4`)",
                 soft_wrap=True,
             )

@@ -66,6 +66,11 @@ def free_fields(spec: StateSpec) -> tuple[Field, ...]:
     return tuple(f for f in spec.dynamic_fields if not f.lag_of and f.name not in determined)
 
 
+def velocity_fields(spec: StateSpec) -> list[str]:
+    """Return the names of the vectors that a change can be linear in: all dynamic vectors except the position."""
+    return [f.name for f in spec.dynamic_fields if f.is_vector and f != spec.position]
+
+
 def judged_fields(spec: StateSpec) -> tuple[Field, ...]:
     """Return the dynamic fields on which forecasts are tested: all except values of earlier frames and hidden fields."""
     return tuple(f for f in spec.dynamic_fields if not (f.lag_of or f.hidden))

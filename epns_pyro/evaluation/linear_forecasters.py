@@ -1,29 +1,26 @@
 """References for particles without a network: linear in the state, with Normal noise of one standard deviation per field.
 
-persistence       x' = x + v dt for fields with a rate, x' = x for the others
-autoregression    v' = sum_k c_k v_k over the velocities in the state (with a history: of the last frames), the same c for all axes
-
-A model that beats the second has learnt interactions between bodies, or noise that is not Normal.
+Their laws are in `epns_pyro.data.linear`. A model that beats the autoregression has learnt interactions between bodies, or noise that is
+not Normal.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from epns_pyro.context import DataContext
 from epns_pyro.data import Store
+from epns_pyro.data.linear import LinearLaw, fit_linear, lasting, persisting, recorded_transitions
 from epns_pyro.derived import complete, difference, free_fields
-from epns_pyro.durations import along, drift, noise_power, relative, with_durations
+from epns_pyro.durations import with_durations
 from epns_pyro.evaluation.forecasters import Forecaster
 from epns_pyro.presence import presence
-from epns_pyro.state import Field, StateSpec
-
-FITTED_ON = 200  # trajectories
+from epns_pyro.state import StateSpec
 
 
 class LinearForecaster(Forecaster):
@@ -99,80 +96,15 @@ class Autoregression(LinearForecaster):
     @classmethod
     def fit(cls, store: Store, context: DataContext, *, order: int | None = None) -> Self:
         """Fit to the training set of a store; `order` is the number of velocities to use, by default all velocities in the state."""
-        spec, fields = context.spec, free_fields(context.spec)
-        count = len(_velocities(spec)[:order])
-        gram = np.zeros((count, count))
-        moments = {f.name: np.zeros(count) for f in fields if f.is_vector}
-        for x, after, both in _transitions(store):
-            if count:
-                seen = _rows(spec, x, both)[:count]
-                gram += seen @ seen.T
-                for name in moments:
-                    left = difference(spec, spec[name], persisting(context, x, spec[name]), spec.get(after, name), spec.space_of(x))
-                    moments[name] += seen @ left[both].ravel()
-        ridge = 1e-9 * np.trace(gram) / max(count, 1) * np.eye(count)
-        weights = {name: np.linalg.solve(gram + ridge, moment) for name, moment in moments.items() if count and gram.any()}
-        squares, n = dict.fromkeys((f.name for f in fields), 0.0), 0
-        draft = cls(context, weights, dict.fromkeys(squares, 1.0))
-        for x, after, both in _transitions(store):
-            mean, _ = draft.law(x)
-            n += int(both.sum())
-            for f in fields:
-                left = difference(spec, f, mean[f.name], spec.get(after, f.name), spec.space_of(x))
-                left = (left / lasting(spec, x, f, 1.0))[both]
-                squares[f.name] += float((left**2).sum()) / spec.width(f)
-        floor = {name: 1e-9 * context.step_scales[name] for name in squares}
-        return replace(draft, scales={name: max(float(np.sqrt(total / max(n, 1))), floor[name]) for name, total in squares.items()})
+        return cls(context, *fit_linear(partial(recorded_transitions, store), context, order=order))
 
     def law(self, x: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        spec, mean = self.context.spec, {}
-        for f in free_fields(spec):
-            mean[f.name] = persisting(self.context, x, f)
-            if f.name in self.weights:
-                mean[f.name] = mean[f.name] + np.einsum(
-                    "...kd,k->...d", _by_body(spec, x)[..., : len(self.weights[f.name]), :], self.weights[f.name]
-                )
+        spec, linear = self.context.spec, LinearLaw(self.weights, self.scales)
+        mean = {f.name: linear.mean(self.context, x, f) for f in free_fields(spec)}
         return mean, {name: lasting(spec, x, spec[name], scale) for name, scale in self.scales.items()}
-
-
-def persisting(context: DataContext, x: np.ndarray, field: Field) -> np.ndarray:
-    """Return a field (*batch, body[, space]) one step later if nothing happens: x + v dt, or x where the field has no rate."""
-    return context.spec.get(x, field.name) + drift(context.spec, field, x, context.frame_dt)
-
-
-def lasting(spec: StateSpec, x: np.ndarray, field: Field, scale: float) -> np.ndarray | float:
-    """Return the standard deviation of the noise of a field in the steps from states x, given that in a nominal step."""
-    ratio = relative(spec, x)
-    return scale if ratio is None else along(field, scale * ratio ** noise_power(spec, field))
 
 
 def scheduled(spec: StateSpec, x: np.ndarray, following: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Return next states with what was recorded of them: durations, bodies that leave, and bodies that enter, where they were seen."""
     stays = presence(spec, x) & presence(spec, seen)
     return with_durations(spec, np.where(stays[..., None], following, seen), seen)
-
-
-def _velocities(spec: StateSpec) -> list[str]:
-    """Return the names of the vectors that a change can depend on: all dynamic vectors except the position."""
-    return [f.name for f in spec.dynamic_fields if f.is_vector and f != spec.position]
-
-
-def _by_body(spec: StateSpec, x: np.ndarray) -> np.ndarray:
-    return np.stack([spec.get(x, name) for name in _velocities(spec)], -2)
-
-
-def _rows(spec: StateSpec, x: np.ndarray, both: np.ndarray) -> np.ndarray:
-    """Return velocities of the bodies that are True in `both` (row, body), as regressors: (velocity, body * space)."""
-    return np.moveaxis(_by_body(spec, x)[both], -2, 0).reshape(len(_velocities(spec)), -1)
-
-
-def _transitions(store: Store) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield blocks of the training set: states, next states (row, body, channel), and which bodies are present in both (row, body)."""
-    spec, left = store.spec, FITTED_ON
-    for block in store.blocks("train"):
-        if left <= 0:
-            return
-        x = store.read("train", block[:left], start=store.system.forecast_frame).astype(np.float64)
-        left -= len(x)
-        before, after = (part.reshape(-1, *part.shape[2:]) for part in (x[:, :-1], x[:, 1:]))
-        yield before, after, presence(spec, before) & presence(spec, after)

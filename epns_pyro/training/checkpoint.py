@@ -150,6 +150,7 @@ class Counters:
     skipped_in_a_row: pydantic.NonNegativeInt = 0
     best: float = -math.inf
     best_step: pydantic.NonNegativeInt = 0
+    worse: pydantic.NonNegativeInt = 0  # validations in a row, the last ones, of states that were not kept
     seconds: pydantic.NonNegativeFloat = 0.0
     validation: Validation | None = None
     run: dict[str, float] = field(default_factory=dict)  # sums since the last log entry

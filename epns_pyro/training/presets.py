@@ -10,7 +10,7 @@ from typing import Any
 
 from epns_pyro.config import Registry
 from epns_pyro.data import Store
-from epns_pyro.derived import has_hidden_states
+from epns_pyro.derived import has_hidden_states, has_positions_alone
 from epns_pyro.errors import ConfigError, nearest
 from epns_pyro.models.bodies.mixture import turns_suit
 from epns_pyro.models.bodies.particles import ParticlesConfig
@@ -38,6 +38,7 @@ SWEEPS = {"sweeps": 5, "apart": 8, "pseudo_likelihood": True, "distances": True}
 IMAGE_WORK = 2e11  # numbers that networks write for the forecasts of recorded images: four minutes of a core
 SHORT_FRAME = 50  # MCS, up to which simulated cells stay in the windows of their benchmarks
 CROP = 128  # pixels; training sees squares of at least this side of larger images
+PATIENCE = 3  # validations; the networks know a film of a minute by heart after a part of the steps
 BODIES_PER_BATCH = 320  # 64 states of 5 bodies
 
 
@@ -76,9 +77,11 @@ def nbody_quick(system: SystemConfig) -> RunConfig:
         integrator: dict[str, Any] = {"network": {"name": "pairwise", "graph": graph}}
         if any(field["differences"] for field in system.spec["fields"]):  # a difference of positions holds no more than one frame
             integrator["steps"] = 2
+        if has_positions_alone(system.build().spec):
+            model["autoregression"] = True
         model |= {"backbone": {"name": "vector", "graph": graph}, "integrator": integrator}
     windows: dict[str, Any] = {}
-    steps = 2000
+    steps, patience = 2000, PATIENCE if isinstance(system, RecordedConfig) else None
     if isinstance(system, NBodyConfig):
         steps = 1000  # 2,000 gain no more than the error bars: docs/results.md
         model |= {"integrator": {"network": "central"}, "backbone": {"name": "vector", "width": 32, "vectors": 8, "layers": 2}}
@@ -87,7 +90,7 @@ def nbody_quick(system: SystemConfig) -> RunConfig:
     return RunConfig(
         system=system,
         model=ParticlesConfig.parse(model),
-        training=TrainingConfig(steps=steps, batch=batch, learning_rate=3e-3, **windows),
+        training=TrainingConfig(steps=steps, batch=batch, learning_rate=3e-3, patience=patience, **windows),
     )
 
 

@@ -65,6 +65,9 @@ class TrainingConfig(Config):
         In steps.
     validation_transitions : int
         Number of transitions of the validation set on which the ELBO is computed, always the same ones.
+    patience : int, optional
+        Training ends early after so many validations in a row of states that are not kept, because they are worse by more than a standard
+        error; null: never.
     max_bad_steps : int
         Steps with a non-finite loss or gradient are skipped and counted; this many in a row stop training.
     motion_windows : int, optional
@@ -102,6 +105,7 @@ class TrainingConfig(Config):
     validate_every: Positive = 250
     checkpoint_every: Positive = 250
     validation_transitions: Positive = 2000
+    patience: Count | None = None
     max_bad_steps: Positive = 20
     motion_windows: Annotated[int, pydantic.Field(ge=0, le=10**6)] | None = None
     memory: Positive = 2 * 2**30

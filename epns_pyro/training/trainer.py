@@ -31,6 +31,7 @@ from epns_pyro.training.checkpoint import Counters, context_to_plain, read_check
 from epns_pyro.training.fittable import hold, is_held, too_large, windows_to_fit
 from epns_pyro.training.interrupts import interruptible
 from epns_pyro.training.keeping import Keeper
+from epns_pyro.training.linear import start_from_linear, starts_linear
 from epns_pyro.training.metrics import MetricsLog
 from epns_pyro.training.motion import fit_motion
 from epns_pyro.training.noise import fit_noise
@@ -133,7 +134,7 @@ class Trainer:
         on_progress: Callable[[Progress], None] | None = None,
         on_fit: Callable[[str], None] = lambda what: None,
     ) -> Validation:
-        """Train until the configured number of steps; return the last validation.
+        """Train until the configured number of steps, or until patience is lost; return the last validation.
 
         `on_progress` is told of steps, `on_fit` in words what is fitted before and after them.
 
@@ -157,10 +158,11 @@ class Trainer:
         little = self.transition.is_little(training.batch)
         with log, pyro.validation_enabled(False), threads_for(little=little):
             if counters.step == 0:
+                start_from_linear(self.transition, self.store, self.context, jitter=training.jitter, seed=self.config.seed)
                 self._fit_motion(on_fit)  # a signal stops it at once: there is nothing to save yet
-                self._validate(log)  # the initial model is close to persistence, so the kept state is never worse
+                self._validate(log)  # the kept state is never worse than the law that training starts from
             with interruptible() as interrupted:
-                while counters.step < training.steps:
+                while counters.step < training.steps and not self.lost_patience:
                     started = time.perf_counter()
                     self._step(counters.step / training.steps)
                     counters.step += 1
@@ -173,7 +175,7 @@ class Trainer:
                     if counters.step % training.validate_every == 0 or finished:
                         self._validate(log)
                     stop = self._stopping(interrupted())  # asked once per step: a later signal waits for the next step
-                    if counters.step % training.checkpoint_every == 0 or finished or stop:
+                    if counters.step % training.checkpoint_every == 0 or finished or stop or self.lost_patience:
                         self._save(self.folder.last)
                     if stop:
                         raise KeyboardInterrupt
@@ -199,8 +201,18 @@ class Trainer:
                 fit_noise(self.transition, self.store, self.context, self.motion_windows, seed=self.config.seed + 2)
 
     @property
+    def lost_patience(self) -> bool:
+        """Whether training ends early: no state was kept in the last validations."""
+        return self._counters.worse >= (self.config.training.patience or math.inf)
+
+    @property
+    def start(self) -> str:
+        """What training starts from, in words."""
+        return "a linear autoregression" if starts_linear(self.transition) else "persistence"
+
+    @property
     def best(self) -> tuple[int, float]:
-        """Step and validation ELBO of the state that is kept; step 0 is persistence with the noise of the data."""
+        """Step and validation ELBO of the state that is kept; step 0 is what training starts from, with the noise of the data."""
         return self._counters.best_step, self._counters.best
 
     def _step(self, fraction: float) -> None:
@@ -282,8 +294,10 @@ class Trainer:
         self._counters.validation = validation
         log.write(self._counters.step, **{f"val_{name}": value for name, value in validation.__dict__.items()})
         if self._keeper.takes(elbos, later=self._counters.best_step > 0):
-            self._counters.best, self._counters.best_step = validation.elbo, self._counters.step
+            self._counters.best, self._counters.best_step, self._counters.worse = validation.elbo, self._counters.step, 0
             self._save(self.folder.best)
+        else:
+            self._counters.worse += 1
 
     # -- state -----------------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ class BoxTracks(Tracks):
     layout = "MOTChallenge"
 
     def __init__(self, table: TextTable) -> None:
-        names = RESULTS if len(table.names) == len(RESULTS) else TRUTH
+        names: tuple[str, ...] = RESULTS if len(table.names) == len(RESULTS) else TRUTH
         rows = [dict(zip(names, map(float, row), strict=True)) for row in table.head if len(row) == len(names)]
         self._in_world = any(row.get(axis, UNKNOWN) != UNKNOWN for row in rows for axis in ("world_x", "world_y"))
         if all(row[LIKELIHOOD] == UNKNOWN for row in rows):

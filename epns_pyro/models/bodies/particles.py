@@ -21,6 +21,7 @@ from epns_pyro.backbones.bodies.base import centroid, perceptron, safe_norm
 from epns_pyro.backbones.bodies.window import HistoryNetwork
 from epns_pyro.config import one_of
 from epns_pyro.context import DataContext
+from epns_pyro.models.bodies.autoregression import Autoregression
 from epns_pyro.models.bodies.echo import Echo
 from epns_pyro.models.bodies.emissions import EMISSIONS, EmissionConfig, completed, innovation
 from epns_pyro.models.bodies.fields import BodyFields, shortened
@@ -66,6 +67,7 @@ class ParticleTransition(Transition):
         self.guess_vectors = nn.Linear(vectors, moved, bias=False)
         self.integrator = config.integrator.build(context) if config.integrator else None
         self.echo = Echo(bodies.widths) if config.echo else None
+        self.autoregression = Autoregression(bodies) if config.autoregression else None
         strained = (self.integrator.signs if self.integrator else 0) + (self.echo is not None)
         self.guess_scalars = perceptron(width + strained, width, changed + noise, small_output=True)
         self.prior_net = perceptron(width, width, 2 * latent, small_output=True)
@@ -303,7 +305,10 @@ class ParticleStep(BodyStep):
 
     @property
     def _trend(self) -> Tensor:
-        return self.foreseen if self.past is None else self.foreseen + self.past.trend
+        trend = self.foreseen if self.past is None else self.foreseen + self.past.trend
+        if (linear := self.transition.autoregression) is None:
+            return trend
+        return trend + self.bodies.join(linear(self.x), self.x.new_zeros(*self.x.shape[:-1], len(self.bodies.dynamic_scalars)))
 
     @once
     def _noise_unit(self) -> Tensor:
@@ -366,6 +371,11 @@ class ParticlesConfig(TransitionConfig):
     echo: bool = pydantic.Field(
         default=False,
         description="whether the first guess goes on with a part of what earlier frames missed; needs guess_unit noise",
+    )
+    autoregression: bool = pydantic.Field(
+        default=False,
+        description="whether the first guess has a part that is linear in the velocities of the state, where training starts from least "
+        "squares; for positions recorded without errors",
     )
     linear_path: bool = pydantic.Field(
         default=True, description="a linear path from innovation to latents to mean, in the body's own frame"
