@@ -15,7 +15,7 @@ from small_tracks import walkers
 
 from epns_pyro.cli import main
 from epns_pyro.data import open_store
-from epns_pyro.evaluation.linear_forecasters import Persistence
+from epns_pyro.evaluation.linear_forecasters import Autoregression, Persistence
 from epns_pyro.evaluation.record import EvaluationRecord
 from epns_pyro.runs import load
 from epns_pyro.training.metrics import read_metrics
@@ -105,13 +105,16 @@ def test_a_recording_is_trained_on(row, tmp_path):
     assert best >= before
 
 
-def test_sixty_steps_never_end_below_persistence(tmp_path):
-    """Before training a model is persistence with the noise of the data, within 3%; what is kept is never worse."""
+@pytest.mark.parametrize("linear", [True, False])
+def test_sixty_steps_never_end_below_the_start(tmp_path, linear):
+    """Before training a model is a linear autoregression, or persistence, with the noise of the data; what is kept is never worse."""
     pedestrians(tmp_path)
-    before, best = trained(tmp_path, steps=60, settings=[*SMALL, "model.emission=coupled", "training.validate_every=20"])
+    settings = ["model.emission=coupled", "training.validate_every=20", f"model.autoregression={linear}"]
+    before, best = trained(tmp_path, steps=60, settings=[*SMALL, *settings])
     store, sim = open_store(tmp_path / "store.zarr"), load(tmp_path / "run")
-    persistence = Persistence(sim.context).log_prob(*draw_transitions(store, "val", 100)).mean()
-    assert abs(before - persistence) < 0.03 * abs(persistence) + 0.3
+    reference = Autoregression.fit(store, sim.context) if linear else Persistence(sim.context)
+    expected = reference.log_prob(*draw_transitions(store, "val", 100)).mean()
+    assert abs(before - expected) < 0.03 * abs(expected) + 0.3
     assert best >= before
 
 
