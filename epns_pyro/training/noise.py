@@ -75,10 +75,9 @@ def fit_noise(transition: Transition, store: Store, context: DataContext, window
     transition.to(dtype)
     density = float(value.detach())
     logger.info("noise about the equation of motion: log density %.3f per body", density)
-    if transition.echo:
-        logger.info(
-            "what stays of a miss in the next frame: %s", ", ".join(f"{share:.2f}" for share in transition.echo.raw.tanh().tolist())
-        )
+    if echo := transition.echo:
+        shares = ", ".join(f"{a:.2f} + {b:.2f} log s" for a, b in zip(echo.raw.tolist(), echo.slope.tolist(), strict=True))
+        logger.info("what stays of a miss in the next frame: tanh of %s", shares)
     return density
 
 

@@ -1,22 +1,26 @@
 """What stays of the last miss: the noise of a step as a moving average of order one.
 
-    x_{t+1} - foreseen_t = m_t = e_t + theta e_{t-1} min(1, s_t / s_{t-1}),   e_t: new at every step, of size s_t
+    x_{t+1} - foreseen_t = m_t = e_t + theta(s_{t-1}) e_{t-1} min(1, s_t / s_{t-1}),   e_t: new at every step, of size s_t
 
 A velocity that is a difference of positions holds half of the kick of the frame before: theta is 2 - sqrt(3) = 0.27 then. An equation of
 motion that is nearly right errs in much the same way in the next frame. Independent noise of the same size spreads too slowly: ensembles
 become over-confident (Box and Jenkins, Time Series Analysis, chapter 3). This spreads at most sqrt(2) times as fast; an autoregression
 has no such bound, and where errors of a law come and go on the way, ensembles become far too wide with it.
 
-Where bodies meet, misses are larger by orders of magnitude, and of another kind: such accidents do not stay, nor does a small miss become
-a large one.
+Where bodies meet, misses are larger by orders of magnitude, and of another kind: on the way in a law errs in one sense, on the way out in
+the other, so a part of a miss is taken back. Hence theta depends on the size of the noise: tanh(a + b log s). Accidents do not stay at all,
+nor does a small miss become a large one.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 RARE = 4.0  # sizes of the noise
+SMALLEST, FOLDS = 1e-6, 7.0  # of a typical change; e-folds from the middle of sizes to a typical change
 
 
 class Echo(nn.Module):
@@ -26,6 +30,8 @@ class Echo(nn.Module):
     ----------
     widths : Tensor, (field,)
         Channels of every predicted field; each has its own theta, between -1 and 1.
+    units : Tensor, (field,)
+        Typical changes of these fields, in which sizes are measured.
 
     Notes
     -----
@@ -34,17 +40,24 @@ class Echo(nn.Module):
     """
 
     widths: Tensor
+    units: Tensor
 
-    def __init__(self, widths: Tensor) -> None:
+    def __init__(self, widths: Tensor, units: Tensor) -> None:
         super().__init__()
         self.register_buffer("widths", widths, persistent=False)
+        self.register_buffer("units", units, persistent=False)
         self.raw = nn.Parameter(torch.zeros(len(widths)))
+        self.slope = nn.Parameter(torch.zeros(len(widths)))
         self.channels = int(widths.sum())
 
-    @property
-    def theta(self) -> Tensor:
-        """How much of the last miss stays: (channel,)."""
-        return self.raw.tanh().repeat_interleave(self.widths, output_size=self.channels)
+    def theta(self, size: Tensor) -> Tensor:
+        """How much stays of a miss where the noise had this size: both (*batch, body, channel)."""
+        units, raw, slope = (part.repeat_interleave(self.widths, output_size=self.channels) for part in (self.units, self.raw, self.slope))
+        return torch.tanh(raw + slope * (1 + (size / units).clamp_min(SMALLEST).log() / FOLDS))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f"{prefix}slope", torch.zeros_like(self.slope))  # runs of earlier versions have none
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def start(self, x: Tensor) -> Tensor:
         """Return the memory at the start, of states x (*batch, body, channel): nothing is known."""
@@ -53,7 +66,8 @@ class Echo(nn.Module):
     def expected(self, memory: Tensor, size: Tensor) -> Tensor:
         """Return the miss that is expected in a frame whose noise has this size: both (*batch, body, channel)."""
         new, before, known = memory.split([self.channels, self.channels, 1], -1)
-        return self.theta * new * (size / torch.where(known > 0, before, 1.0)).clamp_max(1.0)
+        before = torch.where(known > 0, before, size)
+        return self.theta(before) * new * (size / before).clamp_max(1.0)
 
     def known(self, memory: Tensor) -> Tensor:
         """Return 1 where there is something to expect it from, else 0: (*batch, body, 1)."""
@@ -74,11 +88,11 @@ class Echo(nn.Module):
 
         Sizes of the noise are alike; bodies that were not there, (path, frame, body), are forgotten.
         """
-        smaller = (size[:, 1:] / size[:, :-1]).clamp_max(1.0) * there[:, :-1, :, None]
+        staying = self.theta(size[:, :-1]) * (size[:, 1:] / size[:, :-1]).clamp_max(1.0) * there[:, :-1, :, None]
         expected = [torch.zeros_like(missed[:, 0])]
         for frame in range(missed.shape[1] - 1):
             new = usual(missed[:, frame] - expected[-1], size[:, frame])
-            expected.append(self.theta * new * smaller[:, frame])
+            expected.append(staying[:, frame] * new)
         return torch.stack(expected, 1)
 
 

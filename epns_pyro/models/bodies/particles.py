@@ -66,7 +66,7 @@ class ParticleTransition(Transition):
         self.encoder = network(*(a + b for a, b in zip(bodies.feature_counts, seen, strict=True)), width, vectors)
         self.guess_vectors = nn.Linear(vectors, moved, bias=False)
         self.integrator = config.integrator.build(context) if config.integrator else None
-        self.echo = Echo(bodies.widths) if config.echo else None
+        self.echo = Echo(bodies.widths, self.step_scales) if config.echo else None
         self.autoregression = Autoregression(bodies) if config.autoregression else None
         strained = (self.integrator.signs if self.integrator else 0) + (self.echo is not None)
         self.guess_scalars = perceptron(width + strained, width, changed + noise, small_output=True)

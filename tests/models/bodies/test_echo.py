@@ -10,17 +10,18 @@ from epns_pyro.models.bodies.echo import Echo
 from epns_pyro.models.bodies.particles import ParticlesConfig
 
 
-def echo(*theta: float) -> Echo:
-    made = Echo(torch.tensor([3] * len(theta))).double()
+def echo(*theta: float, slope: float = 0.0) -> Echo:
+    made = Echo(torch.tensor([3] * len(theta)), torch.ones(len(theta))).double()
     with torch.no_grad():
         made.raw.copy_(torch.tensor(theta).atanh())
+        made.slope.fill_(slope)
     return made
 
 
 @torch.no_grad()
 def test_along_a_path_is_step_after_step() -> None:
     torch.manual_seed(0)
-    made, missed = echo(0.3, -0.6), torch.randn(2, 6, 4, 6, dtype=torch.float64)
+    made, missed = echo(0.3, -0.6, slope=-0.4), torch.randn(2, 6, 4, 6, dtype=torch.float64)
     there, size = torch.rand(2, 6, 4) > 0.2, torch.rand(2, 6, 4, 6, dtype=torch.float64) + 0.1
     whole, memory = made.along(missed, size, there), made.start(missed[:, 0])
     for frame in range(6):
@@ -50,6 +51,30 @@ def test_accidents_do_not_stay_nor_do_small_misses_grow() -> None:
     torch.testing.assert_close(made.expected(usual, 100 * one), 0.5 * one, rtol=0.01, atol=0)
     torch.testing.assert_close(made.expected(usual, 0.01 * one), 0.005 * one, rtol=0.01, atol=0)
     assert made.expected(rare, one).max() < 1e-3
+
+
+def test_large_misses_are_taken_back_where_small_ones_stay() -> None:
+    """Where bodies meet a law errs in one sense on the way in and in the other on the way out: both shares are found together."""
+    torch.manual_seed(0)
+    size = torch.where(torch.rand(300, 1, 4, 1) < 0.5, 1.0, 1e-4).double().expand(300, 20, 4, 3)
+    there, new = torch.ones(300, 20, 4, dtype=torch.bool), size * torch.randn(300, 20, 4, 3, dtype=torch.float64)
+    missed = new.clone()
+    missed[:, 1:] += torch.where(size[:, 1:] == 1.0, -0.5, 0.5) * new[:, :-1]
+    made = echo(0.0)
+    optimizer = torch.optim.Adam(made.parameters(), lr=0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        ((missed - made.along(missed, size, there)) / size).square().mean().backward()
+        optimizer.step()
+    for of, theta in ((1.0, -0.5), (1e-4, 0.5)):
+        assert made.theta(torch.full((1, 3), of)).tolist()[0] == pytest.approx([theta] * 3, abs=0.05)
+
+
+def test_runs_of_earlier_versions_have_one_share_for_all_sizes() -> None:
+    made = echo(0.3, slope=-0.4)
+    made.load_state_dict({"raw": torch.tensor([0.5])})
+    assert not made.slope.any()
+    torch.testing.assert_close(made.theta(torch.rand(2, 3)), torch.full((2, 3), 0.5).tanh(), check_dtype=False)
 
 
 @torch.no_grad()
