@@ -23,7 +23,8 @@ def list_runs(folder: Path) -> None:
     from epns_pyro.training.run import RunFolder
 
     if not folder.is_dir():
-        fail(f"{folder}: no such folder: name one that holds runs, such as the one that epns-pyro train --out was given")
+        what = "is a file" if folder.is_file() else "no such folder"
+        fail(f"{folder}: {what}: name one that holds runs, such as the one that epns-pyro train --out was given")
     found = {str(run.relative_to(folder)) if run != folder else run.name: RunFolder(run) for run in _runs(folder, DEEPEST)}
     found |= {f"{PREFIX}{name}": RunFolder(HOME / name) for name in pretrained_names()}
     rows = [("run", "data", "steps", "ELBO", "verdict"), *((name, *_row(run)) for name, run in found.items())]

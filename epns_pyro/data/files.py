@@ -69,6 +69,8 @@ def contents(path: Path) -> tuple[list[str], dict[str, Any]]:
     if not path.exists():
         raise DataError(f"{path}: no such file or store: check the path")
     if path.is_dir():
+        if not any(path.iterdir()):
+            raise DataError(f"{path}: is empty: it holds neither data nor a run")
         check_zarr(path)
         with reading(f"{path}: {_NEITHER}"):
             root = zarr.open_group(path, mode="r", use_consolidated=False)

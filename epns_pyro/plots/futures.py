@@ -164,6 +164,8 @@ def recorded(store: Store, *, split: str | None = None, first: int = 0, steps: i
     split = split or ("test" if "test" in store.splits else store.splits[0])
     if first >= store.size(split):
         raise DataError(f"{store.path}: set {split!r} has trajectories 0 to {store.size(split) - 1}, found {first}")
+    if steps is not None and steps > store.steps(split):
+        raise DataError(f"{store.path}: set {split!r} has {store.steps(split)} steps, found {steps}")
     x = store.read(split, slice(first, first + MOST_RUNS), stop=None if steps is None else steps + 1)
     return Futures(store.system, {TRUTH: x}, store.frame_dt)
 

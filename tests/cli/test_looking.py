@@ -59,6 +59,7 @@ def test_list_shows_runs_with_what_is_known_of_them(run, tmp_path) -> None:
     assert "30" in lines["deep/er/fresh"]
     assert "pretrained:nbody" in lines
     assert "no such folder" in invoke("list", tmp_path / "no").output
+    assert "is a file: name one that holds runs" in invoke("list", tmp_path / "evaluated" / "config.yaml").output
 
 
 def test_report_writes_its_summary_and_figures_and_opens_the_page(run, tmp_path, monkeypatch) -> None:

@@ -242,6 +242,9 @@ def test_a_split_is_a_partition_that_never_starves_a_set(n):
 def test_what_cannot_be_opened(tmp_path):
     with pytest.raises(DataError, match="no such store"):
         open_store(tmp_path / "nothing.zarr")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: is empty: it holds neither data nor a run"):
+        open_store(tmp_path / "empty")
     (tmp_path / "notes.txt").write_text("not data")
     with pytest.raises(DataError, match=r"is neither a zarr directory nor a netCDF-4 file.*: epns-pyro data import-tracks notes\.txt"):
         open_store(tmp_path / "notes.txt")

@@ -109,6 +109,8 @@ def test_what_is_recorded(store) -> None:
     assert recorded(store, first=1, steps=2).states["truth"].shape[:2] == (5, 3)
     with pytest.raises(DataError, match="trajectories 0 to 5, found 6"):
         recorded(store, first=6)
+    with pytest.raises(DataError, match=rf"set 'test' has {store.steps('test')} steps, found 1000"):
+        recorded(store, steps=1000)
     with pytest.raises(DataError, match="no set 'tset'"):
         recorded(store, split="tset")
 
