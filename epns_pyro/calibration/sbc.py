@@ -78,7 +78,7 @@ def _guide_word(diagnostics: xr.Dataset, tests: Family, power: float, n: int) ->
     if tests.smallest >= FALSE_ALARM and power >= POWER:
         return Word.CALIBRATED, f": no test fails; {found}"
     if tests.smallest >= FALSE_ALARM:
-        return Word.TOO_FEW_DATA, f": no test fails, but with {n} transitions {found}"
+        return Word.TOO_FEW_DATA, f": no test fails, but with {n} transitions, {found}"
     fault = (tests.by_lead_time < FALSE_ALARM).reshape(diagnostics.sizes["entity"], diagnostics.sizes["latent"])
     where = fault if fault.any() else np.ones_like(fault)
 

@@ -266,7 +266,7 @@ class Evidence:
         )
         do = f"; {times(more)} as many would do" if math.isfinite(more) else ""
         return replace(
-            self._verdict(Word.TOO_FEW_DATA, f"{Word.TOO_FEW_DATA}: no test fails, but with {self.trials} {found}{do}", ()), more=more
+            self._verdict(Word.TOO_FEW_DATA, f"{Word.TOO_FEW_DATA}: no test fails, but with {self.trials}, {found}{do}", ()), more=more
         )
 
     def failed(self, word: Word, phrase: str) -> Verdict:

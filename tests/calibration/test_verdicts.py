@@ -69,8 +69,8 @@ def test_too_few_trajectories_say_nothing():
         verdicts = judged(KNOWN["perfect"], rng, trajectories=n, members=20, steps=3)
         assert {one.word for one in verdicts.values()} == {Word.TOO_FEW_DATA}
         assert all(one.power < POWER for one in verdicts.values())
-    assert f"with {n} trajectories 90% intervals that cover 70% would be found in" in verdicts["level"].sentence
-    assert f"with {n} trajectories 90% intervals of components that cover 70% would be found in" in verdicts["vector"].sentence
+    assert f"with {n} trajectories, 90% intervals that cover 70% would be found in" in verdicts["level"].sentence
+    assert f"with {n} trajectories, 90% intervals of components that cover 70% would be found in" in verdicts["vector"].sentence
     loud = judged(KnownForecaster(Word.BIASED, Word.BIASED, shift=5.0), rng, trajectories=12, members=20, steps=3)
     assert {one.word for one in loud.values()} == {Word.BIASED}  # few data can still be enough to find fault
 
