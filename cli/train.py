@@ -210,8 +210,9 @@ def _fit(trainer, *, resume: bool) -> None:
             )
         step, best = trainer.best
         if step == 0:
+            start = "a linear autoregression" if trainer.starts_linear else "persistence"
             console().print(
-                f"not better than {trainer.start}: no state of the training beat the first ({best:.2f} nats), which is kept: train longer, "
+                f"not better than {start}: no state of the training beat the first ({best:.2f} nats), which is kept: train longer, "
                 "check the data with epns-pyro data info, or give the state what it lacks (velocities, `history: 4`)",
                 soft_wrap=True,
             )

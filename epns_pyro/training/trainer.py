@@ -89,6 +89,8 @@ class Trainer:
     ----------
     motion_windows : int
         To which the equation of motion is fitted before the first step; 0 for none.
+    starts_linear : bool
+        Whether training starts from a linear autoregression, and not from persistence or a law.
     """
 
     def __init__(self, config: RunConfig, store: Store, folder: RunFolder, hardware: Hardware = Hardware()) -> None:
@@ -104,6 +106,7 @@ class Trainer:
             self.transition = build(config.model, self.context)
         training = config.training
         self.motion_windows = windows_to_fit(self.transition, training.motion_windows)
+        self.starts_linear = starts_linear(self.transition) and not self.motion_windows  # both are fitted to the same changes
         if self.motion_windows:
             hold(self.transition)
         minimised = objective(self.transition, training.feedback_mode, compiled=training.compile)
@@ -158,7 +161,8 @@ class Trainer:
         little = self.transition.is_little(training.batch)
         with log, pyro.validation_enabled(False), threads_for(little=little):
             if counters.step == 0:
-                start_from_linear(self.transition, self.store, self.context, jitter=training.jitter, seed=self.config.seed)
+                if self.starts_linear:
+                    start_from_linear(self.transition, self.store, self.context, jitter=training.jitter, seed=self.config.seed)
                 self._fit_motion(on_fit)  # a signal stops it at once: there is nothing to save yet
                 self._validate(log)  # the kept state is never worse than the law that training starts from
             with interruptible() as interrupted:
@@ -204,11 +208,6 @@ class Trainer:
     def lost_patience(self) -> bool:
         """Whether training ends early: no state was kept in the last validations."""
         return self._counters.worse >= (self.config.training.patience or math.inf)
-
-    @property
-    def start(self) -> str:
-        """What training starts from, in words."""
-        return "a linear autoregression" if starts_linear(self.transition) else "persistence"
 
     @property
     def best(self) -> tuple[int, float]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from small import trainer
 
 from epns_pyro.data import Store, open_store
 from epns_pyro.data.linear import fit_linear, recorded_transitions
@@ -98,6 +99,17 @@ def test_it_is_for_recorded_positions_alone(store, tmp_path):
     assert not preset("particles", data=timed).model.autoregression
     with pytest.raises(ConfigError, match=r"model\.autoregression"):
         ParticlesConfig(autoregression=True).build(timed.context())
+
+
+@pytest.mark.parametrize(("network", "linear"), [("pairwise", True), ("central", False)])
+def test_a_law_that_is_fitted_takes_its_place(store, tmp_path, network, linear):
+    """Both are fitted to the same changes, and together they would foresee them twice."""
+    changes = {"model.integrator.network": network, "training.motion_windows": None if linear else 20, "model.width": 8}
+    config = preset("particles", data=store).override(changes | {"model.emission": "coupled", "training.steps": 1})
+    one = trainer(store, tmp_path / "run", config)
+    assert one.starts_linear == linear
+    one.fit()
+    assert (one.transition.autoregression.weights.abs().max() > 0.1) == linear
 
 
 def test_where_nothing_has_moved_training_starts_from_persistence(store, monkeypatch):
